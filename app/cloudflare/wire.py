@@ -1,0 +1,317 @@
+"""Cloudflare's wire: envelopes, the error table, and what is read from a request (contract-cloudflare 1, 3, 4)."""
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
+from uuid import UUID
+
+import msgspec
+from litestar import Request, Response
+
+from app import errors
+from app.errors import Advice, Clash, Denial, Hint, Limit, Problem, Rule, Scheme
+from app.house import House
+from app.model import Caller, Idempotency, Scope
+from app.tokens import Visit
+
+AnyRequest: TypeAlias = Request[Any, Any, Any]
+
+MAX_BODY = 64 * 1024
+BODY_SECONDS = 10.0
+JSON = "application/json"
+_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
+
+
+class Source(msgspec.Struct, frozen=True):
+    pointer: str
+
+
+class ErrorChainItem(msgspec.Struct, frozen=True):
+    code: int
+    message: str
+
+
+class Item(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One entry of `errors` or `messages`."""
+
+    code: int
+    message: str
+    documentation_url: str | None = None
+    source: Source | None = None
+    error_chain: list[ErrorChainItem] | None = None
+
+
+class ResultInfo(msgspec.Struct, frozen=True):
+    """`count` is the items of this page, `total_count` those of all pages."""
+
+    count: int
+    page: int
+    per_page: int
+    total_count: int
+    total_pages: int
+
+
+class Success(msgspec.Struct, frozen=True, omit_defaults=True):
+    result: msgspec.Raw
+    success: bool
+    errors: list[Item]
+    messages: list[Item]
+    result_info: ResultInfo | None = None
+
+
+class Failure(msgspec.Struct, frozen=True):
+    result: None
+    success: bool
+    errors: list[Item]
+    messages: list[Item]
+
+
+class Refused(Exception):  # noqa: N818 - a refusal by the dialect itself, before the core is asked
+    """An answer of the gateway: status, code and text are the contract's."""
+
+    def __init__(
+        self, status: int, code: int, text: str, *, chain: tuple[int, str] | None = None, retry_after: int = 0
+    ) -> None:
+        super().__init__(text)
+        self.status = status
+        self.code = code
+        self.chain = chain
+        self.retry_after = retry_after
+
+
+# What each code means, for the error reference; the status is the one that it always comes with.
+CODES: dict[int, tuple[int, str]] = {
+    971: (429, "The rate limit is used up. Wait for Retry-After seconds."),
+    1000: (401, "The token that was to be verified is not known."),
+    1400: (400, "The body is not JSON, is not an object, or did not arrive in time."),
+    1403: (403, "The quota of custom CSRs of this zone or account is used up, or none is allocated."),
+    1404: (403, "The operator has switched custom CSRs off for this zone or account."),
+    1405: (400, "country is missing or empty."),
+    1406: (400, "state is missing or empty."),
+    1407: (400, "locality is missing or empty."),
+    1408: (400, "organization is missing or empty."),
+    1409: (400, "common_name is missing or empty."),
+    1410: (400, "common_name has more than 64 characters."),
+    1411: (400, "sans is missing or empty; at least one hostname is required."),
+    1412: (400, "A SAN is not a well-formed hostname."),
+    1413: (400, "A SAN has non-ASCII characters; write it in its A-label form (xn--…)."),
+    1414: (400, "A SAN is under a reserved top domain: test, example, invalid or localhost. Name policy public."),
+    1415: (400, "A SAN is a public suffix (name policy public), or a wildcard directly on one (always)."),
+    1416: (400, "A SAN is at or under example.com, example.net or example.org. Name policy public."),
+    1417: (400, "key_type is neither rsa2048 nor p256v1; the case counts."),
+    1418: (400, "The id of the CSR in the path is not a UUID."),
+    1419: (404, "There is no such CSR in this account's or zone's list."),
+    1450: (400, "country is not an ISO 3166-1 code of two upper-case letters, or XX."),
+    1451: (400, "A field is too long; lengths are counted in characters."),
+    1452: (400, "There are more than 150 SANs."),
+    1453: (400, "A field has the wrong JSON type, a control character, or only white space."),
+    1454: (413, "The body is larger than 64 KiB."),
+    1455: (400, "A query parameter is out of range, of the wrong form, or given twice."),
+    1456: (409, "The Idempotency-Key was used with another body, or is not 1 to 255 printable ASCII characters (400)."),
+    1480: (200, "Advice: a field is not known and was ignored."),
+    1481: (200, "Advice: the common name is not among the SANs, and clients only look at the SANs."),
+    1482: (200, "Advice: public CAs no longer certify an organizational unit."),
+    1483: (200, "Advice: a SAN is given twice; the CSR names it once."),
+    1484: (200, "Advice: public CAs, or the name policy public, would refuse this."),
+    1500: (500, "Something unforeseen; the text carries the request id for the operator."),
+    1501: (503, "The database, the ring or the key queue is not available. Wait for Retry-After seconds."),
+    6003: (400, "A header of the credentials is malformed; error_chain names it (6102, 6103 or 6111)."),
+    6102: (400, "X-Auth-Email is not an email address; in the error_chain of 6003."),
+    6103: (400, "X-Auth-Key is not 32 to 45 lower-case hex characters; in the error_chain of 6003."),
+    6111: (400, "Authorization is not Bearer and 20 to 256 of A-Z, a-z, 0-9, '-' and '_'; in the error_chain of 6003."),
+    7001: (405, "The path exists, but not with this method; Allow lists those that do."),
+    7003: (404, "There is no such path, or an id in it is not 32 lower-case hex characters."),
+    9103: (400, "The pair of X-Auth-Email and X-Auth-Key is not known."),
+    9106: (400, "There are no credentials, or X-Auth-Email is missing."),
+    9107: (400, "X-Auth-Key is missing."),
+    9109: (
+        403,
+        "The token is not valid, not allowed from here, or not permitted; or the account or zone does not exist.",
+    ),
+}
+_MISSING = {"country": 1405, "state": 1406, "locality": 1407, "organization": 1408, "common_name": 1409, "sans": 1411}
+RULES: dict[Rule, int] = {
+    Rule.BODY: 1400,
+    Rule.COMMON_NAME_LENGTH: 1410,
+    Rule.NAME_SYNTAX: 1412,
+    Rule.NAME_NOT_ASCII: 1413,
+    Rule.NAME_RESERVED: 1414,
+    Rule.NAME_PUBLIC_SUFFIX: 1415,
+    Rule.NAME_EXAMPLE_DOMAIN: 1416,
+    Rule.KEY_TYPE: 1417,
+    Rule.COUNTRY: 1450,
+    Rule.LENGTH: 1451,
+    Rule.TOO_MANY_NAMES: 1452,
+    Rule.TEXT: 1453,
+}
+HINTS: dict[Hint, int] = {
+    Hint.UNKNOWN_FIELD: 1480,
+    Hint.COMMON_NAME_NOT_IN_SANS: 1481,
+    Hint.ORGANIZATIONAL_UNIT: 1482,
+    Hint.DUPLICATES: 1483,
+    Hint.PUBLIC_WOULD_REFUSE: 1484,
+}
+LIMITS: dict[Limit, int] = {Limit.CSR_QUOTA: 1403, Limit.CSRS_OFF: 1404}
+CLASHES: dict[Clash, int] = {Clash.IDEMPOTENCY_KEY: 1456}
+_UNAUTHENTICATED = {
+    Scheme.TOKEN: (403, 9109, "Invalid access token"),
+    Scheme.GLOBAL_KEY: (400, 9103, "Unknown X-Auth-Key or X-Auth-Email"),
+}
+DENIALS: dict[Denial, int] = {Denial.RESOURCE: 9109, Denial.ADDRESS: 9109}
+
+
+def code_of(problem: Problem) -> int:
+    return _MISSING[problem.field] if problem.rule is Rule.MISSING else RULES[problem.rule]
+
+
+def house(request: AnyRequest) -> House:
+    opened: House = request.app.state.house
+    return opened
+
+
+def visit(request: AnyRequest) -> Visit:
+    made: Visit = request.scope["state"]["visit"]
+    return made
+
+
+def caller(request: AnyRequest) -> Caller:
+    admitted: Caller = request.scope["state"]["caller"]
+    return admitted
+
+
+def scope(request: AnyRequest) -> Scope:
+    admitted: Scope = request.scope["state"]["scope"]
+    return admitted
+
+
+class Answers:
+    """Makes answers; `public_url` is where this server's own error reference is."""
+
+    def __init__(self, public_url: str) -> None:
+        self._reference = f"{public_url}/docs/errors#"
+
+    def success(
+        self,
+        result: object,
+        status: int = 200,
+        *,
+        advice: Iterable[Advice] = (),
+        messages: Iterable[Item] = (),
+        info: ResultInfo | None = None,
+    ) -> Response[bytes]:
+        told = [self._item(HINTS[a.hint], a.text, _pointer(a.field, a.index)) for a in advice]
+        body = Success(msgspec.Raw(msgspec.json.encode(result)), True, [], [*told, *messages], info)
+        return Response(msgspec.json.encode(body), status_code=status, media_type=JSON)
+
+    def failure(self, error: Exception, visit: Visit) -> Response[bytes]:
+        """The one way from an error to an answer; what is not ours keeps its text to itself."""
+        match error:
+            case errors.Invalid():
+                # The contract's order of checks is the order of the codes, and then of the places.
+                items = [self._item(code_of(p), p.text, _pointer(p.field, p.index)) for p in error.problems]
+                items.sort(key=lambda item: item.code)
+                return self._failure(400, items)
+            case errors.NotFound():
+                return self._one(404, 1419, str(error))
+            case errors.Conflict() if error.clash in CLASHES:
+                # Official clients repeat a 409, the Go one for three minutes, unless told not to.
+                return self._one(409, CLASHES[error.clash], str(error), {"X-Should-Retry": "false"})
+            case errors.Unauthenticated():
+                return self._one(*_UNAUTHENTICATED[error.scheme])
+            case errors.Forbidden():
+                return self._one(403, DENIALS[error.denial], str(error))
+            case errors.LimitReached():
+                return self._one(403, LIMITS[error.limit], str(error))
+            case errors.Unavailable():
+                headers = {"Retry-After": str(min(max(error.retry_after, 1), 60))}
+                return self._one(503, 1501, f"Not available now: {error}. Please try again.", headers)
+            case Refused():
+                return self._refused(error)
+            case _:
+                text = f"Something went wrong here. The operator finds it in the log under {visit.request_id}."
+                return self._one(500, 1500, text)
+
+    def _refused(self, refused: Refused) -> Response[bytes]:
+        item = self._item(refused.code, str(refused))
+        if refused.chain:
+            item = msgspec.structs.replace(item, error_chain=[ErrorChainItem(*refused.chain)])
+        headers = {"X-Should-Retry": "false"} if refused.code == 1456 else {}
+        if refused.retry_after:
+            headers["Retry-After"] = str(min(refused.retry_after, 60))
+        return self._failure(refused.status, [item], headers)
+
+    def _one(self, status: int, code: int, text: str, headers: Mapping[str, str] | None = None) -> Response[bytes]:
+        return self._failure(status, [self._item(code, text)], headers)
+
+    def _failure(self, status: int, items: list[Item], headers: Mapping[str, str] | None = None) -> Response[bytes]:
+        body = msgspec.json.encode(Failure(None, False, items, []))
+        return Response(body, status_code=status, media_type=JSON, headers=dict(headers or {}))
+
+    def _item(self, code: int, text: str, pointer: str | None = None) -> Item:
+        return Item(code, text, f"{self._reference}{code}", Source(pointer) if pointer is not None else None)
+
+
+def answers(request: AnyRequest) -> Answers:
+    made: Answers = request.app.state.cloudflare_answers
+    return made
+
+
+def _pointer(field: str, index: int | None) -> str:
+    """A JSON pointer into the request body (RFC 6901); the whole body is the empty one."""
+    token = field.replace("~", "~0").replace("/", "~1")
+    return ("/" + token if field else "") + (f"/{index}" if index is not None else "")
+
+
+async def body(request: AnyRequest, most: int = MAX_BODY) -> bytes:
+    """The raw body, bounded in size and time."""
+    too_large = Refused(413, 1454, f"The body is larger than {most} bytes.")
+    length = request.headers.get("content-length", "")
+    if length.isascii() and length.isdigit() and int(length[:20]) > most:
+        raise too_large
+    chunks, size = [], 0
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > most:
+                    raise too_large
+                chunks.append(chunk)
+    except TimeoutError:
+        raise Refused(400, 1400, f"The body did not arrive within {BODY_SECONDS:.0f} seconds.") from None
+    return b"".join(chunks)
+
+
+def idempotency(request: AnyRequest, raw: bytes) -> Idempotency | None:
+    """The Idempotency-Key header, if there is one."""
+    keys = request.headers.getall("idempotency-key", [])
+    if not keys:
+        return None
+    if len(keys) > 1 or not _IDEMPOTENCY_KEY.fullmatch(keys[0]):
+        raise Refused(400, 1456, "Idempotency-Key must be given once, as 1 to 255 printable ASCII characters.")
+    return Idempotency(keys[0], hashlib.sha256(raw).digest())
+
+
+def csr_id(request: AnyRequest) -> UUID:
+    """The CSR's id in the path."""
+    text = request.path_params["custom_csr_id"]
+    if not _UUID.fullmatch(text):
+        raise Refused(400, 1418, f"{errors.quoted(text)} is not the id of a CSR: a UUID is.")
+    return UUID(text)
+
+
+def accepted(request: AnyRequest) -> str:
+    """Which of JSON, PEM and DER the client likes best; JSON when it says nothing that we have."""
+    best, best_quality = JSON, 0.0
+    for part in request.headers.get("accept", "").split(","):
+        media_type, *parameters = (word.strip().lower() for word in part.split(";"))
+        quality = next((_quality(p[2:]) for p in parameters if p.startswith("q=")), 1.0)
+        if media_type in (JSON, "application/x-pem-file", "application/pkcs10", "*/*") and quality > best_quality:
+            best, best_quality = (JSON if media_type == "*/*" else media_type), quality
+    return best
+
+
+def _quality(text: str) -> float:
+    return float(text) if re.fullmatch(r"[01](?:\.[0-9]{0,3})?", text) else 0.0

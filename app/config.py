@@ -1,0 +1,165 @@
+"""Settings: the only reader of the environment. docs/operations.md explains each of them."""
+
+import ipaddress
+import os
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from app.errors import Misconfigured
+from app.limits import RateLimit
+
+T = TypeVar("T")
+D = TypeVar("D")
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class LogFormat(StrEnum):
+    JSON = "json"
+    CONSOLE = "console"
+
+
+class Settings(msgspec.Struct, frozen=True):
+    host: str = "127.0.0.1"
+    port: int = 8787
+    data_dir: Path = Path(".data")
+    database_url: str | None = None
+    # Set by `serve` when the address is that of the PostgreSQL which it started itself.
+    embedded: bool = False
+    statement_cache_size: int = 100
+    keyring: Path = Path(".data/keyring.json")
+    workers: int = 1
+    rate_limit: RateLimit | None = RateLimit(1200, 300)
+    public_url: str = "http://127.0.0.1:8787"
+    trusted_proxies: tuple[Network, ...] = ()
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    log: LogFormat = LogFormat.CONSOLE
+
+    def __repr__(self) -> str:
+        # The database address may hold a password, and settings end up in tracebacks.
+        return f"Settings({self.host}:{self.port}, data_dir={str(self.data_dir)!r})"
+
+
+def load(environ: Mapping[str, str]) -> Settings:
+    """Read every KEYSTEAD_ variable; raises Misconfigured with one sentence for a value that makes no sense."""
+    unknown = sorted(name for name in environ if name.startswith("KEYSTEAD_") and name not in _KNOWN)
+    if unknown:
+        raise Misconfigured(f"{unknown[0]} is not a setting; the settings are {', '.join(sorted(_KNOWN - _IGNORED))}")
+    read = _Reader(environ)
+    data_dir = read("DATA_DIR", Path, Path(".data"), "a folder").absolute()
+    host = read("HOST", _address, "127.0.0.1", "an IP address to bind, such as 127.0.0.1 or ::1")
+    port = read("PORT", _between(1, 65535), 8787, "a port number from 1 to 65535")
+    tls_cert = read("TLS_CERT", _readable, None, "a readable file with a PEM certificate chain")
+    tls_key = read("TLS_KEY", _readable, None, "a readable file with an unencrypted PEM private key")
+    scheme, shown = ("https" if tls_cert else "http"), (f"[{host}]" if ":" in host else host)
+    settings = Settings(
+        host=host,
+        port=port,
+        data_dir=data_dir,
+        database_url=read("DATABASE_URL", _database_url, None, "an address such as postgresql://user@host/database"),
+        statement_cache_size=read("STATEMENT_CACHE_SIZE", _between(0, 1000), 100, "a number from 0 to 1000"),
+        keyring=read("KEYRING", Path, data_dir / "keyring.json", "a file").absolute(),
+        workers=read("WORKERS", _between(1, 64), min(os.cpu_count() or 1, 4), "a number from 1 to 64"),
+        rate_limit=read("RATE_LIMIT", _rate_limit, RateLimit(1200, 300), "off, or requests/window such as 1200/5m"),
+        public_url=read(
+            "PUBLIC_URL",
+            _url,
+            f"{scheme}://{shown}:{port}",
+            "an address that begins with http:// or https://, without a query",
+        ),
+        trusted_proxies=read("TRUSTED_PROXIES", _networks, (), "networks such as 10.0.0.0/8,fd00::/8"),
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        log=read("LOG", LogFormat, LogFormat.CONSOLE, "json or console"),
+    )
+    _check_together(settings)
+    return settings
+
+
+def _check_together(settings: Settings) -> None:
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        missing = "KEYSTEAD_TLS_KEY" if settings.tls_key is None else "KEYSTEAD_TLS_CERT"
+        raise Misconfigured(f"{missing} is missing: TLS needs both KEYSTEAD_TLS_CERT and KEYSTEAD_TLS_KEY")
+    exposed = not ipaddress.ip_address(settings.host).is_loopback
+    if exposed and settings.tls_cert is None and not settings.trusted_proxies:
+        raise Misconfigured(
+            f"KEYSTEAD_HOST={settings.host} would send tokens in clear text over the network: set KEYSTEAD_TLS_CERT "
+            "and KEYSTEAD_TLS_KEY, or KEYSTEAD_TRUSTED_PROXIES to the proxies that end TLS, or bind to 127.0.0.1"
+        )
+
+
+class _Reader:
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self.environ = environ
+
+    def __call__(self, name: str, parse: Callable[[str], T], default: D, allowed: str) -> T | D:
+        text = self.environ.get(f"KEYSTEAD_{name}", "").strip()
+        if not text:
+            return default
+        try:
+            return parse(text)
+        except (ValueError, OSError):
+            # A database address may carry a password: it is the one value that is not repeated.
+            shown = "" if name == "DATABASE_URL" else f" is {text!r}, which"
+            raise Misconfigured(f"KEYSTEAD_{name}{shown} makes no sense; it takes {allowed}") from None
+
+
+def _between(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
+            raise ValueError(text)
+        return int(text)
+
+    return parse
+
+
+def _address(text: str) -> str:
+    return str(ipaddress.ip_address("127.0.0.1" if text == "localhost" else text))
+
+
+def _readable(text: str) -> Path:
+    path = Path(text).absolute()
+    with path.open("rb"):
+        return path
+
+
+def _database_url(text: str) -> str:
+    if not text.startswith(("postgresql://", "postgres://")):
+        raise ValueError("scheme")
+    return text
+
+
+def _rate_limit(text: str) -> RateLimit | None:
+    if text == "off":
+        return None
+    quota, _, window = text.partition("/")
+    seconds = int(window[:-1]) * {"s": 1, "m": 60, "h": 3600}.get(window[-1:], 0)
+    limit = RateLimit(int(quota), seconds)
+    if not (0 < limit.quota <= 1_000_000 and 0 < limit.window <= 86_400):
+        raise ValueError(text)
+    return limit
+
+
+def _url(text: str) -> str:
+    if not text.startswith(("http://", "https://")) or any(c in text for c in "?#\"'<> \\"):
+        raise ValueError(text)
+    return text.rstrip("/")
+
+
+def _networks(text: str) -> tuple[Network, ...]:
+    return tuple(ipaddress.ip_network(part.strip()) for part in text.split(","))
+
+
+# KEYSTEAD_PROJECT_SLUG stands in credentials.env for clients; a shell that has sourced that file must still serve.
+_IGNORED = frozenset({"KEYSTEAD_PROJECT_SLUG"})
+_KNOWN = _IGNORED | {
+    "KEYSTEAD_" + name
+    for name in (
+        *("HOST", "PORT", "DATA_DIR", "DATABASE_URL", "STATEMENT_CACHE_SIZE", "KEYRING", "WORKERS", "RATE_LIMIT"),
+        *("PUBLIC_URL", "TRUSTED_PROXIES", "TLS_CERT", "TLS_KEY", "LOG"),
+    )
+}

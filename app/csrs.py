@@ -1,0 +1,350 @@
+"""Custom CSRs: their rules and their SQL (contract-cloudflare sections 2 and 3)."""
+
+import re
+from uuid import UUID, uuid4
+
+import asyncpg
+import iso3166
+
+from app import audit, idempotency, keyring, names, pkix
+from app.db import Connection, Database, parameters
+from app.errors import Advice, Hint, Invalid, Limit, LimitReached, NotFound, Problem, Rule, quoted
+from app.keypool import KeyPool
+from app.keyring import Ring
+from app.model import (
+    Caller,
+    Csr,
+    CsrQuery,
+    CsrRequest,
+    Direction,
+    Idempotency,
+    KeyType,
+    NamePolicy,
+    Order,
+    Page,
+    Scope,
+    Subject,
+)
+
+MAX_SANS = 150
+MAX_COMMON_NAME = 64
+# Characters (code points), not bytes. X.520's upper bounds for the four of the subject.
+MAX_LENGTHS = {
+    "state": 128,
+    "locality": 128,
+    "organization": 64,
+    "organizational_unit": 64,
+    "name": 255,
+    "description": 1024,
+}
+# XX is for what has no code; XK is in the library's list, but ISO has not assigned it.
+_COUNTRIES = (frozenset(iso3166.countries_by_alpha2) | {"XX"}) - {"XK"}
+# C0 and C1 controls with DEL, the bidirectional controls of Unicode (UAX 9), and lone surrogates.
+_FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_FORBIDDEN_IN_DESCRIPTION = re.compile(_FORBIDDEN.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
+_REQUIRED = ("country", "state", "locality", "organization", "common_name")
+
+
+def problems(request: CsrRequest, policy: NamePolicy) -> tuple[Problem, ...]:
+    """Every rule that the request breaks, what the dialect could not read included; pure."""
+    if any(problem.rule is Rule.BODY for problem in request.malformed):
+        return request.malformed
+    unread = {(problem.field, problem.index) for problem in request.malformed}
+    found = (*_missing(request), *_sans(request.sans, policy), *_key_type(request), *_texts(request))
+    judged = (p for p in found if (p.field, p.index) not in unread and (p.field, None) not in unread)
+    return (*request.malformed, *judged)
+
+
+def _fields(request: CsrRequest) -> dict[str, str | None]:
+    subject = request.subject
+    return {
+        "country": subject.country,
+        "state": subject.state,
+        "locality": subject.locality,
+        "organization": subject.organization,
+        "common_name": subject.common_name,
+        "organizational_unit": subject.organizational_unit,
+        "name": request.name,
+        "description": request.description,
+    }
+
+
+def _missing(request: CsrRequest) -> list[Problem]:
+    fields = _fields(request)
+    found = [
+        Problem(Rule.MISSING, field, f"{field} is required and must not be empty.")
+        for field in _REQUIRED
+        if not fields[field]
+    ]
+    if not request.sans:
+        text = "sans is required: a list of at least one hostname, such as www.example.com."
+        found.append(Problem(Rule.MISSING, "sans", text))
+    return found
+
+
+def _sans(sans: tuple[str, ...], policy: NamePolicy) -> list[Problem]:
+    if len(sans) > MAX_SANS:
+        text = f"sans has {len(sans)} names; at most {MAX_SANS} are allowed."
+        return [Problem(Rule.TOO_MANY_NAMES, "sans", text)]
+    found = []
+    for index, san in enumerate(sans):
+        problem = names.broken(san, policy)
+        if problem:
+            found.append(Problem(problem[0], "sans", problem[1], index))
+    return found
+
+
+def _key_type(request: CsrRequest) -> list[Problem]:
+    if request.key_type in set(KeyType):
+        return []
+    text = f"key_type {quoted(request.key_type)} is not supported; rsa2048 and p256v1 are."
+    return [Problem(Rule.KEY_TYPE, "key_type", text)]
+
+
+def _texts(request: CsrRequest) -> list[Problem]:
+    found = []
+    for field, value in _fields(request).items():
+        if not value:
+            continue
+        if field == "country":
+            if value not in _COUNTRIES:
+                text = f"country {quoted(value)} is not an ISO 3166-1 code of two upper-case letters, such as US or DE."
+                found.append(Problem(Rule.COUNTRY, field, text))
+            continue
+        if field == "common_name" and len(value) > MAX_COMMON_NAME:
+            text = f"common_name has {len(value)} characters; at most {MAX_COMMON_NAME} are allowed."
+            found.append(Problem(Rule.COMMON_NAME_LENGTH, field, text))
+        if len(value) > MAX_LENGTHS.get(field, len(value)):
+            text = f"{field} has {len(value)} characters; at most {MAX_LENGTHS[field]} are allowed."
+            found.append(Problem(Rule.LENGTH, field, text))
+        text = _bad_text(field, value)
+        if text:
+            found.append(Problem(Rule.TEXT, field, text))
+    return found
+
+
+def _bad_text(field: str, value: str) -> str:
+    if not value.strip():
+        return f"{field} {quoted(value)} is only white space."
+    forbidden = (_FORBIDDEN_IN_DESCRIPTION if field == "description" else _FORBIDDEN).search(value)
+    if forbidden:
+        character = f"U+{ord(forbidden[0]):04X}"
+        return f"{field} has the character {character} at position {forbidden.start()}; control characters are refused."
+    return ""
+
+
+def advice(request: CsrRequest, policy: NamePolicy) -> tuple[Advice, ...]:
+    """What the caller of an accepted request should know; pure."""
+    subject = request.subject
+    found = []
+    lower = [san.lower() for san in request.sans]
+    if subject.common_name.lower() not in lower:
+        text = f"common_name {quoted(subject.common_name)} is not among the SANs; clients only look at the SANs."
+        found.append(Advice(Hint.COMMON_NAME_NOT_IN_SANS, "common_name", text))
+    if subject.organizational_unit:
+        text = "public CAs no longer put an organizational unit into certificates; leave organizational_unit out."
+        found.append(Advice(Hint.ORGANIZATIONAL_UNIT, "organizational_unit", text))
+    for index, san in enumerate(lower):
+        if lower.index(san) < index:
+            text = f"{quoted(request.sans[index])} is there before; the CSR names it once."
+            found.append(Advice(Hint.DUPLICATES, "sans", text, index))
+            continue
+        doubt = names.doubts(request.sans[index], policy)
+        if doubt:
+            found.append(Advice(Hint.PUBLIC_WOULD_REFUSE, "sans", doubt, index))
+    return (*found, *_subject_doubts(request))
+
+
+def _subject_doubts(request: CsrRequest) -> list[Advice]:
+    found = []
+    for field, value in _fields(request).items():
+        if field in MAX_LENGTHS and field not in {"name", "description"} and value:
+            if not value.strip(" .-"):
+                text = f"{field} {quoted(value)} has no letters or digits; public CAs refuse such a value."
+            elif value != value.strip():
+                text = f"{field} {quoted(value)} begins or ends with white space; public CAs refuse such a value."
+            else:
+                continue
+            found.append(Advice(Hint.PUBLIC_WOULD_REFUSE, field, text))
+    return found
+
+
+_COLUMNS = (
+    "account_id, id, key_type, name, description, country, state, locality, organization, organizational_unit, "
+    "common_name, sans, csr, created_at"
+)
+_INPUTS = (
+    "id, zone_id, name, description, country, state, locality, organization, organizational_unit, common_name, "
+    "sans, csr"
+)
+_INPUT_PARAMETERS = 12
+
+
+def _create(*, claimed: bool) -> str:
+    first_input = 1 + keyring.KEY_PARAMETERS
+    first_audit = first_input + _INPUT_PARAMETERS
+    claim = f"claim AS ({idempotency.claim(first_audit + audit.PARAMETERS)})," if claimed else ""
+    key = keyring.insert_key(1, "FROM claim" if claimed else "")
+    return f"""
+WITH {claim}
+key AS ({key} RETURNING account_id, id, key_type),
+csr AS (
+    INSERT INTO custom_csrs (account_id, key_id, key_type, {_INPUTS})
+    SELECT key.account_id, key.id, key.key_type, {parameters(first_input, _INPUT_PARAMETERS)} FROM key
+    RETURNING account_id, id, zone_id, created_at
+),
+audit AS ({audit.insert(first_audit, "csr")})
+SELECT created_at FROM csr
+"""
+
+
+_CREATE = _create(claimed=False)
+_CREATE_CLAIMED = _create(claimed=True)
+
+
+async def create(
+    db: Database,
+    ring: Ring,
+    pool: KeyPool,
+    caller: Caller,
+    scope: Scope,
+    request: CsrRequest,
+    once: Idempotency | None = None,
+) -> Csr:
+    """Make a key pair and its CSR; with `once`, at most one for this caller, path and key.
+
+    Raises Invalid, Conflict (the key of `once` was used with another body), LimitReached, Unavailable, and NotFound
+    when what `once` made before is deleted.
+    """
+    made = await idempotency.find(db, caller, scope, once) if once else None
+    if made:
+        return await get(db, scope, made)
+    found = problems(request, scope.name_policy)
+    if found:
+        raise Invalid(found)
+    pair = await pool.take(KeyType(request.key_type))
+    csr_id = uuid4()
+    pem = pkix.custom_csr(pair.private_key, request.subject, request.sans)
+    key = keyring.new_key(ring, scope.account_id, pair)
+    values = (
+        *key.row,
+        *(csr_id, scope.zone_id, request.name, request.description),
+        *(request.subject.country, request.subject.state, request.subject.locality, request.subject.organization),
+        *(request.subject.organizational_unit, request.subject.common_name, list(request.sans), pem),
+        *audit.values(caller, audit.Action.CREATE, audit.Resource.CUSTOM_CSR),
+        *(idempotency.values(caller, scope, once, csr_id) if once else ()),
+    )
+    row = await _insert(db, scope, _CREATE_CLAIMED if once else _CREATE, values)
+    if row is None and once:
+        # Another request with the same key was faster; ours made nothing, and its key pair is dropped here.
+        return await create(db, ring, pool, caller, scope, request, once)
+    if row is None:
+        raise RuntimeError("the insert of a CSR returned no row")
+    return Csr(csr_id, scope.account_id, row["created_at"], request, pem)
+
+
+async def _insert(db: Database, scope: Scope, sql: str, values: tuple[object, ...]) -> asyncpg.Record | None:
+    if scope.csr_quota is None:
+        return await db.fetchrow(sql, *values)
+    quota = scope.csr_quota
+
+    async def work(connection: Connection) -> asyncpg.Record | None:
+        # Creators in a scope with a quota queue up here: each counts what the one before it has committed.
+        await connection.execute(_LOCK_ZONE if scope.zone_id else _LOCK_ACCOUNT, scope.id)
+        row = await connection.fetchrow(sql, *values)
+        if row is not None and await connection.fetchval(_COUNT_ALL, scope.account_id, scope.id) > quota:
+            raise LimitReached(Limit.CSR_QUOTA, _quota_text(scope))
+        return row
+
+    return await db.transaction(work)
+
+
+_LOCK_ZONE = "SELECT FROM zones WHERE id = $1 FOR NO KEY UPDATE"
+_LOCK_ACCOUNT = "SELECT FROM accounts WHERE id = $1 FOR NO KEY UPDATE"
+_COUNT_ALL = "SELECT count(*) FROM custom_csrs WHERE account_id = $1 AND scope_id = $2"
+
+
+def _quota_text(scope: Scope) -> str:
+    kind = "zone" if scope.zone_id else "account"
+    return (
+        f"The quota of {scope.csr_quota} custom CSRs of this {kind} is used up; delete one, or have the operator run "
+        f"`keystead {kind} set {scope.id.hex} --csr-quota N`."
+    )
+
+
+_GET = f"SELECT {_COLUMNS} FROM custom_csrs WHERE account_id = $1 AND scope_id = $2 AND id = $3"
+
+
+async def get(db: Database, scope: Scope, csr_id: UUID) -> Csr:
+    """One CSR of this scope; raises NotFound."""
+    row = await db.fetchrow(_GET, scope.account_id, scope.id, csr_id)
+    if row is None:
+        raise _not_found(csr_id)
+    return _csr(row)
+
+
+def _not_found(csr_id: UUID) -> NotFound:
+    return NotFound(f"There is no custom CSR {csr_id} here.")
+
+
+_FILTERS = """
+FROM custom_csrs
+WHERE account_id = $1 AND scope_id = $2
+  AND ($3::text IS NULL OR common_name = $3)
+  AND ($4::text IS NULL OR $4 = ANY(sans))
+  AND ($5::text IS NULL OR name = $5)
+  AND ($6::text IS NULL OR key_type = $6)
+"""
+_COUNT = f"SELECT count(*) AS total {_FILTERS}"
+# All rows of a list have the same account, so that order is the order of the tie-break.
+_ORDERS = {
+    (Order.NAME, Direction.ASC): 'name COLLATE "C" ASC NULLS LAST, id ASC',
+    (Order.NAME, Direction.DESC): 'name COLLATE "C" DESC NULLS LAST, id DESC',
+    (Order.ACCOUNT_TAG, Direction.ASC): "id ASC",
+    (Order.ACCOUNT_TAG, Direction.DESC): "id DESC",
+    (Order.CREATED_AT, Direction.ASC): "created_at ASC, id ASC",
+    (Order.CREATED_AT, Direction.DESC): "created_at DESC, id DESC",
+}
+_LISTS = {key: f"SELECT {_COLUMNS} {_FILTERS} ORDER BY {order} LIMIT $7 OFFSET $8" for key, order in _ORDERS.items()}
+# OFFSET is a signed 64-bit number; a page that far out is empty all the same.
+_MAX_OFFSET = 2**62
+
+
+async def list_(db: Database, scope: Scope, query: CsrQuery) -> Page:
+    """One page of this scope's CSRs, empty past the end."""
+    filters = (scope.account_id, scope.id, query.common_name, query.san, query.name, query.key_type)
+    offset = min((query.page - 1) * query.per_page, _MAX_OFFSET)
+    rows = await db.fetch(_LISTS[query.order, query.direction], *filters, query.per_page, offset)
+    total = await db.fetchrow(_COUNT, *filters)
+    return Page(tuple(_csr(row) for row in rows), total["total"] if total else 0)
+
+
+_DELETE = f"""
+WITH csr AS (
+    DELETE FROM custom_csrs WHERE account_id = $1 AND scope_id = $2 AND id = $3
+    RETURNING account_id, id, zone_id, key_id
+),
+key AS ({keyring.delete_key("csr")}),
+audit AS ({audit.insert(4, "csr")})
+SELECT id FROM csr
+"""
+
+
+async def delete(db: Database, caller: Caller, scope: Scope, csr_id: UUID) -> None:
+    """Delete a CSR and destroy its private key, in one statement; raises NotFound."""
+    values = audit.values(caller, audit.Action.DELETE, audit.Resource.CUSTOM_CSR)
+    if await db.fetchrow(_DELETE, scope.account_id, scope.id, csr_id, *values) is None:
+        raise _not_found(csr_id)
+
+
+def _csr(row: asyncpg.Record) -> Csr:
+    subject = Subject(
+        country=row["country"],
+        state=row["state"],
+        locality=row["locality"],
+        organization=row["organization"],
+        common_name=row["common_name"],
+        organizational_unit=row["organizational_unit"],
+    )
+    request = CsrRequest(subject, tuple(row["sans"]), row["key_type"], row["name"], row["description"])
+    return Csr(row["id"], row["account_id"], row["created_at"], request, row["csr"])

@@ -1,0 +1,262 @@
+"""Connections, transactions, the mapping of database errors to our kinds, and the schema's version.
+
+Connections are held, not borrowed from asyncpg's pool: its acquire and the reset round trip at release cost more than
+the queries here do (docs/decisions/0004-held-connections.md). Statements leave no session state behind.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from enum import Enum, auto
+from importlib import resources
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+import asyncpg
+import msgspec
+
+from app.errors import Conflict, Misconfigured, Unavailable
+
+T = TypeVar("T")
+if TYPE_CHECKING:
+    # Generic in its published types, not at run time.
+    Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
+else:
+    Connection = asyncpg.Connection
+
+CONNECT_SECONDS = 5.0
+STATEMENT_SECONDS = 10.0
+WAIT_SECONDS = 5.0
+_ATTEMPTS = 4
+# An arbitrary number that only Keystead's migrations lock.
+_MIGRATION_LOCK = 0x6B657973
+
+_CONFLICTS = {
+    "accounts_slug_key": "an account with this slug exists already",
+    "zones_account_id_name_key": "the account has a zone of this name already",
+    "users_email_key": "a user with this email exists already",
+    "memberships_pkey": "the user is a member of this account already",
+    "private_keys_generated_key": "this key pair was handed out before",
+}
+_TRY_AGAIN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
+_UNAVAILABLE = (
+    OSError,  # TimeoutError is one
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.PostgresSystemError,
+    asyncpg.InternalServerError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+)
+
+
+class Database:
+    """`size` held connections to one PostgreSQL; every call is bounded in time."""
+
+    def __init__(self, dsn: str, size: int, statement_cache_size: int = 100) -> None:
+        self._dsn = dsn
+        self._statement_cache_size = statement_cache_size
+        self._idle: asyncio.LifoQueue[Connection | None] = asyncio.LifoQueue()
+        for _ in range(size):
+            self._idle.put_nowait(None)
+
+    async def close(self) -> None:
+        while not self._idle.empty():
+            connection = self._idle.get_nowait()
+            if connection is not None:
+                connection.terminate()
+
+    async def fetchrow(self, sql: str, *args: object) -> asyncpg.Record | None:
+        return await self._run(lambda connection: connection.fetchrow(sql, *args))
+
+    async def fetch(self, sql: str, *args: object) -> list[asyncpg.Record]:
+        return await self._run(lambda connection: connection.fetch(sql, *args))
+
+    async def execute(self, sql: str, *args: object) -> str:
+        return await self._run(lambda connection: connection.execute(sql, *args))
+
+    async def transaction(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Run `work` in one transaction; it may run again after a serialization failure or a deadlock."""
+
+        async def inside(connection: Connection) -> T:
+            async with connection.transaction():
+                return await work(connection)
+
+        return await self._run(inside)
+
+    async def _run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return await self._once(work)
+            except _TRY_AGAIN:
+                continue
+        return await self._once(work)
+
+    async def _once(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        async with self.connection() as connection:
+            return await work(connection)
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """One connection for a while; database errors leave as our kinds."""
+        connection = await self._take()
+        try:
+            if connection is None or connection.is_closed():
+                connection = None
+                connection = await self._connect()
+            yield connection
+        except _TRY_AGAIN:
+            raise
+        except _UNAVAILABLE as error:
+            _drop(connection)
+            raise Unavailable("the database is not available") from error
+        except asyncpg.IntegrityConstraintViolationError as error:
+            text = _CONFLICTS.get(error.constraint_name or "")
+            if text is None:
+                raise
+            raise Conflict(text) from None
+        except asyncio.CancelledError:
+            # The server may be in the middle of our statement: whoever came next would read its answer.
+            _drop(connection)
+            raise
+        finally:
+            self._idle.put_nowait(connection)
+
+    async def _take(self) -> Connection | None:
+        if not self._idle.empty():
+            return self._idle.get_nowait()
+        try:
+            return await asyncio.wait_for(self._idle.get(), WAIT_SECONDS)
+        except TimeoutError:
+            raise Unavailable("all database connections are busy") from None
+
+    async def _connect(self) -> Connection:
+        return await asyncpg.connect(
+            self._dsn,
+            timeout=CONNECT_SECONDS,
+            command_timeout=STATEMENT_SECONDS,
+            statement_cache_size=self._statement_cache_size,
+            server_settings={
+                "application_name": "keystead",
+                "statement_timeout": str(int(STATEMENT_SECONDS * 1000)),
+                "idle_in_transaction_session_timeout": "30000",
+                "TimeZone": "UTC",
+            },
+        )
+
+
+def _drop(connection: Connection | None) -> None:
+    # It goes back to its place closed, and the next to take it connects anew.
+    if connection is not None:
+        connection.terminate()
+
+
+def parameters(first: int, count: int) -> str:
+    """`$first, …` for `count` parameters: how the named fragments of a statement number theirs."""
+    return ", ".join(f"${first + i}" for i in range(count))
+
+
+class SchemaState(Enum):
+    EMPTY = auto()
+    OLDER = auto()
+    CURRENT = auto()
+    NEWER = auto()
+
+
+class Migration(msgspec.Struct, frozen=True):
+    version: int
+    name: str
+    sql: str
+
+
+def migrations() -> tuple[Migration, ...]:
+    """All changes since the first schema, in order; `NNNN_what.sql` brings a database to version NNNN."""
+    folder = resources.files("app.migrations")
+    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
+    return tuple(Migration(int(name[:4]), name, (folder / name).read_text("utf-8")) for name in names)
+
+
+def version_of_this_program() -> int:
+    return max((migration.version for migration in migrations()), default=1)
+
+
+async def schema_state(connection: Connection) -> SchemaState:
+    version = await _version(connection)
+    if version == 0:
+        return SchemaState.EMPTY
+    expected = version_of_this_program()
+    if version == expected:
+        return SchemaState.CURRENT
+    return SchemaState.OLDER if version < expected else SchemaState.NEWER
+
+
+async def state_at(dsn: str) -> SchemaState:
+    """The state of a database that nothing is connected to yet; raises Misconfigured when it cannot be reached."""
+    connection = await _connect_once(dsn)
+    try:
+        return await schema_state(connection)
+    finally:
+        await connection.close()
+
+
+async def _connect_once(dsn: str) -> Connection:
+    try:
+        return await asyncpg.connect(dsn, timeout=CONNECT_SECONDS)
+    except (*_UNAVAILABLE, asyncpg.PostgresError, ValueError) as error:
+        raise Misconfigured(f"the database cannot be reached: {error}") from None
+
+
+async def _version(connection: Connection) -> int:
+    if await connection.fetchval("SELECT to_regclass('schema_version')") is None:
+        return 0
+    return int(await connection.fetchval("SELECT max(version) FROM schema_version"))
+
+
+async def migrate(dsn: str) -> list[str]:
+    """Bring an empty or older database to this program's schema; names what was applied, nothing if it was current.
+
+    One transaction for each step, under an advisory lock, with a short lock time-out: a migration that cannot have its
+    lock gives up rather than making every request of the serving release queue behind it.
+    """
+    connection = await _connect_once(dsn)
+    try:
+        await connection.execute("SET lock_timeout = '5s'; SET statement_timeout = '10min'")
+        await connection.execute("SELECT pg_advisory_lock($1)", _MIGRATION_LOCK)
+        return [name async for name in _apply(connection, await _version(connection))]
+    except asyncpg.LockNotAvailableError:
+        raise Misconfigured("another migration is running, or a table is in use; try again in a moment") from None
+    finally:
+        await connection.close()
+
+
+async def _apply(connection: Connection, version: int) -> AsyncIterator[str]:
+    expected = version_of_this_program()
+    if version > expected:
+        raise Misconfigured(
+            f"the database has schema version {version}, and this release knows {expected}: run the newer release"
+        )
+    if version == 0:
+        async with connection.transaction():
+            await connection.execute(resources.files("app").joinpath("schema.sql").read_text("utf-8"))
+        yield "schema.sql"
+        return
+    for migration in migrations():
+        if migration.version > version:
+            async with connection.transaction():
+                await connection.execute(migration.sql)
+                await connection.execute("INSERT INTO schema_version (version) VALUES ($1)", migration.version)
+            yield migration.name
+
+
+async def require_current(database: Database) -> None:
+    """Raises Misconfigured unless the schema is this program's."""
+    async with database.connection() as connection:
+        state = await schema_state(connection)
+    if state is SchemaState.OLDER:
+        raise Misconfigured("the database's schema is older than this release: run `keystead migrate` first")
+    if state is SchemaState.NEWER:
+        raise Misconfigured("the database's schema is newer than this release: run the newer release")
+    if state is SchemaState.EMPTY:
+        raise Misconfigured("the database is empty: run `keystead migrate` first")

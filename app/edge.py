@@ -1,0 +1,145 @@
+"""The thin ASGI wrapper around everything: request id, raw path, client address, common headers, one log line.
+
+Nothing here is built from Host or X-Forwarded-* headers, but for the client address behind a trusted proxy.
+"""
+
+import ipaddress
+import re
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import unquote_to_bytes
+from uuid import uuid4
+
+import structlog
+
+from app.limits import RateLimit, Verdict
+from app.model import Address, Network
+from app.tokens import Visit
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+MAX_USER_AGENT = 256
+# A path that no route has: what must not be decoded twice or at all is sent there.
+_NOWHERE = "/-"
+_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_log = structlog.get_logger("keystead.request")
+
+
+class Edge:
+    def __init__(self, app: App, trusted_proxies: tuple[Network, ...], rate_limit: RateLimit | None) -> None:
+        self._app = app
+        self._trusted = trusted_proxies
+        self._policy = f'"default";q={rate_limit.quota};w={rate_limit.window}' if rate_limit else ""
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        visit = self._visit(scope)
+        state = scope.setdefault("state", {})
+        state["visit"] = visit
+        status = 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], *self._headers(visit, state.get("verdict"))]
+            elif visit.method == "HEAD":
+                message = {**message, "body": b""}
+            await send(message)
+
+        try:
+            await self._app(scope, receive, answer)
+        finally:
+            _log.info(
+                "request",
+                request_id=visit.request_id,
+                method=visit.method,
+                path=visit.path,
+                status=status,
+                ms=round((time.perf_counter() - started) * 1000, 2),
+                caller=state.get("caller_id"),
+                address=str(visit.address) if visit.address else None,
+            )
+
+    def _visit(self, scope: Message) -> Visit:
+        method, path = scope["method"], _path(scope["raw_path"])
+        scope["path"] = path if path is not None else _NOWHERE
+        # GET answers HEAD without its body; no route answers PROPFIND, and so none answers OPTIONS by itself.
+        scope["method"] = {"HEAD": "GET", "OPTIONS": "PROPFIND"}.get(method, method)
+        headers = scope["headers"]
+        shown = path if path is not None else scope["raw_path"].decode("latin-1")
+        agent = _header(headers, b"user-agent")
+        return Visit(
+            address=self._address(scope),
+            request_id=uuid4().hex,
+            method=method,
+            path=shown,
+            user_agent=_printable(agent)[:MAX_USER_AGENT] if agent else None,
+        )
+
+    def _address(self, scope: Message) -> Address | None:
+        """The peer, or the nearest address in X-Forwarded-For that is not a trusted proxy's (contract section 5)."""
+        peer = _parse(scope["client"][0]) if scope.get("client") else None
+        if peer is None or not self._is_trusted(peer):
+            return peer
+        hops = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
+        for hop in reversed(hops.decode("latin-1").split(",")):
+            address = _parse(hop.strip())
+            if address is None:
+                return peer
+            peer = address
+            if not self._is_trusted(peer):
+                return peer
+        return peer
+
+    def _is_trusted(self, address: Address) -> bool:
+        return any(address in network for network in self._trusted)
+
+    def _headers(self, visit: Visit, verdict: Verdict | None) -> list[tuple[bytes, bytes]]:
+        request_id = visit.request_id.encode()
+        headers = [(b"x-request-id", request_id), (b"cf-ray", request_id), (b"cache-control", b"no-store")]
+        if verdict:
+            left = f'"default";r={verdict.remaining};t={verdict.reset}'
+            headers += [(b"ratelimit", left.encode()), (b"ratelimit-policy", self._policy.encode())]
+        return headers
+
+
+def _path(raw: bytes) -> str | None:
+    """The path decoded once, without a trailing slash; None for one that names nothing whatever it decodes to."""
+    text = raw.decode("latin-1")
+    if not text.startswith("/") or _ESCAPE.search(text):
+        return None
+    segments = text[1:].removesuffix("/").split("/")
+    try:
+        decoded = [unquote_to_bytes(segment.encode("latin-1")).decode("utf-8") for segment in segments]
+    except UnicodeDecodeError:
+        return None
+    if len(decoded) > 1 and "" in decoded:
+        return None
+    if any("/" in segment or "\x00" in segment for segment in decoded):
+        return None
+    return "/" + "/".join(decoded)
+
+
+def _header(headers: list[tuple[bytes, bytes]], name: bytes) -> str | None:
+    return next((value.decode("latin-1") for key, value in headers if key == name), None)
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _parse(text: str) -> Address | None:
+    try:
+        address = ipaddress.ip_address(text.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address

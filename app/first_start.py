@@ -1,0 +1,164 @@
+"""What `keystead serve` does before it serves: schema, ring, first account, credentials file."""
+
+import asyncio
+import getpass
+import os
+import shlex
+from pathlib import Path
+from uuid import UUID
+
+import msgspec
+
+from app import __version__, accounts, db, keyring, tokens
+from app.config import Settings
+from app.errors import KeyDamaged, Misconfigured, NotFound
+from app.keyring import Peppers, Ring
+from app.model import Account, Actor, Caller, Role
+
+FIRST_SLUG = "default"
+FIRST_ZONE = "example.com"
+FIRST_EMAIL = "admin@example.com"
+
+
+def operator() -> Caller:
+    """The command line acts in nobody's scope: it is audited by the operating system's user."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):
+        name = f"uid {os.getuid()}"
+    return Caller(actor=Actor.OPERATOR, id=UUID(int=0), reach={}, name=name, method="CLI")
+
+
+def prepare(settings: Settings) -> str:
+    """Make the installation ready to serve, and say in a banner what it is; raises Misconfigured."""
+    return asyncio.run(_prepare(settings))
+
+
+async def _prepare(settings: Settings) -> str:
+    dsn = settings.database_url or ""
+    await _schema(settings, dsn)
+    database = db.Database(dsn, 1, settings.statement_cache_size)
+    try:
+        await db.require_current(database)
+        ring = await ring_for(settings, database)
+        peppers = await keyring.load_peppers(database, ring)
+        credentials = await _first_account(settings, database, peppers)
+    except KeyDamaged as error:
+        raise Misconfigured(f"the ring {settings.keyring} does not belong to this database: {error}") from None
+    finally:
+        await database.close()
+    (settings.data_dir / "limits").unlink(missing_ok=True)
+    return _banner(settings, credentials)
+
+
+async def _schema(settings: Settings, dsn: str) -> None:
+    # A database of the operator's own is only filled when it is empty: upgrading it is for `keystead migrate`.
+    if settings.embedded or await db.state_at(dsn) is db.SchemaState.EMPTY:
+        await db.migrate(dsn)
+
+
+async def ring_for(settings: Settings, database: db.Database) -> Ring:
+    """The ring of this installation; made only where nothing in the database needs another one."""
+    if not settings.keyring.exists() and await keyring.is_unused(database):
+        try:
+            ring = keyring.create(settings.keyring)
+        except FileExistsError:
+            ring = keyring.load(settings.keyring)
+        except OSError as error:
+            raise Misconfigured(f"the ring {settings.keyring} cannot be written ({error.strerror})") from None
+    else:
+        ring = keyring.load(settings.keyring)
+    await keyring.require_all_keks(database, ring)
+    await keyring.ensure_pepper(database, ring)
+    return ring
+
+
+async def _first_account(settings: Settings, database: db.Database, peppers: Peppers) -> Path | None:
+    path = settings.data_dir / "credentials.env"
+    # With a database of our own a missing file is made again: a start that was killed half way leaves that behind.
+    if await accounts.list_accounts(database) and not (settings.embedded and not path.exists()):
+        return path if path.exists() else None
+    caller = operator()
+    try:
+        account = await accounts.find_account(database, FIRST_SLUG)
+    except NotFound:
+        account = await accounts.create_account(database, caller, FIRST_SLUG, "Default")
+    zones = await accounts.list_zones(database, account)
+    zone = zones[0] if zones else await accounts.create_zone(database, caller, account, FIRST_ZONE)
+    try:
+        user = await accounts.find_user(database, FIRST_EMAIL)
+    except NotFound:
+        user = await accounts.create_user(database, caller, FIRST_EMAIL)
+    await accounts.set_membership(database, caller, user, account, Role.ADMINISTRATOR)
+    key = await tokens.roll_global_key(database, peppers, caller, user)
+    policies = tokens.policies_for(account, tokens.default_groups())
+    _, token = await tokens.create(database, peppers, caller, tokens.NewToken(account, "first token", policies))
+    write_private(path, Credentials(settings.public_url, token, account, zone.id, FIRST_EMAIL, key).text())
+    return path
+
+
+class Credentials(msgspec.Struct, frozen=True):
+    """What credentials.env holds: the variables that the official clients read."""
+
+    public_url: str
+    token: str
+    account: Account
+    zone_id: UUID
+    email: str
+    key: str
+
+    def __repr__(self) -> str:
+        return "Credentials()"
+
+    def text(self) -> str:
+        lines = [
+            "# Read by the official SDKs and Terraform: set -a; . this file; set +a. Keep it secret.",
+            f"CLOUDFLARE_BASE_URL={shlex.quote(self.public_url + '/client/v4')}",
+            f"CLOUDFLARE_API_TOKEN={self.token}",
+            f"CLOUDFLARE_ACCOUNT_ID={self.account.id.hex}",
+            f"CLOUDFLARE_ZONE_ID={self.zone_id.hex}",
+            f"KEYSTEAD_PROJECT_SLUG={self.account.slug}",
+            "# The older scheme, commented out because clients refuse or mix two schemes at once.",
+            f"# CLOUDFLARE_EMAIL={self.email}",
+            f"# CLOUDFLARE_API_KEY={self.key}",
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def write_private(path: Path, text: str) -> None:
+    """A file of mode 0600, whole or not at all."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.unlink(missing_ok=True)
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+_TRY = """\
+(. {credentials} && curl -sS "$CLOUDFLARE_BASE_URL/accounts/$CLOUDFLARE_ACCOUNT_ID/custom_csrs" \
+-H "Authorization: Bearer $CLOUDFLARE_API_TOKEN" -H "Accept: application/x-pem-file" \
+-d '{{"common_name":"www.example.com","sans":["www.example.com","example.com"],"country":"US",\
+"state":"California","locality":"San Francisco","organization":"Example, Inc.","key_type":"p256v1"}}')"""
+
+
+def _banner(settings: Settings, credentials: Path | None) -> str:
+    lines = [
+        f"Keystead {__version__} serves on {settings.public_url}",
+        "",
+        f"  back up      {settings.keyring}",
+        "               together with the database: without this ring no private key can ever be opened again",
+    ]
+    if credentials is None:
+        return "\n".join([*lines, "", "  credentials  `keystead token create` makes a token", ""])
+    lines += [
+        f"  credentials  {credentials}",
+        f"  reference    {settings.public_url}/docs",
+        "",
+        "Make a first CSR by pasting this line; it prints the PEM:",
+        "",
+        _TRY.format(credentials=shlex.quote(str(credentials))),
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,21 @@
+"""What a worker process holds open while it serves."""
+
+import msgspec
+
+from app.db import Database
+from app.keypool import KeyPool
+from app.keyring import Peppers, Ring
+from app.limits import Limiter, RateLimit
+
+
+class House(msgspec.Struct, frozen=True):
+    db: Database
+    ring: Ring
+    peppers: Peppers
+    pool: KeyPool
+    limiter: Limiter
+    rate_limit: RateLimit | None
+    public_url: str
+
+    def __repr__(self) -> str:
+        return "House()"

@@ -1,0 +1,81 @@
+"""Rate limits: a GCRA whose state all workers of a machine share, in one small file that they map.
+
+GCRA keeps one number for each key, the theoretical arrival time, so an entry that lies in the past equals no entry:
+the table needs no cleaning, and its size is fixed. When a bucket is full of live entries, the one nearest to being
+full again makes room, which at worst forgives somebody a few requests.
+"""
+
+import fcntl
+import hashlib
+import mmap
+import os
+import struct
+import time
+from pathlib import Path
+
+import msgspec
+
+_BUCKETS = 4096
+_WAYS = 8
+_ENTRY = struct.Struct("<16sQ")
+_BUCKET_BYTES = _ENTRY.size * _WAYS
+_SECOND = 1_000_000_000
+
+
+class RateLimit(msgspec.Struct, frozen=True):
+    """`quota` requests in `window` seconds: the burst is the quota, the refill is quota / window a second."""
+
+    quota: int
+    window: int
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """Whether the request may pass; times in whole seconds. `reset` is until the full quota is there again."""
+
+    allowed: bool
+    remaining: int
+    reset: int
+    retry_after: int
+
+
+class Limiter:
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.ftruncate(self._fd, _BUCKETS * _BUCKET_BYTES)
+        self._table = mmap.mmap(self._fd, _BUCKETS * _BUCKET_BYTES)
+
+    def close(self) -> None:
+        self._table.close()
+        os.close(self._fd)
+
+    def hit(self, key: bytes, limit: RateLimit) -> Verdict:
+        """Count one request of `key`. A request that is refused costs nothing."""
+        digest = hashlib.blake2b(key, digest_size=16).digest()
+        offset = int.from_bytes(digest[:2], "little") % _BUCKETS * _BUCKET_BYTES
+        # A record lock, because the kernel drops it when its worker is killed in the middle.
+        fcntl.lockf(self._fd, fcntl.LOCK_EX, _BUCKET_BYTES, offset)
+        try:
+            return self._hit(digest, offset, limit)
+        finally:
+            fcntl.lockf(self._fd, fcntl.LOCK_UN, _BUCKET_BYTES, offset)
+
+    def _hit(self, digest: bytes, offset: int, limit: RateLimit) -> Verdict:
+        now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        window = limit.window * _SECOND
+        entries = list(_ENTRY.iter_unpack(self._table[offset : offset + _BUCKET_BYTES]))
+        way = next((i for i, (key, _) in enumerate(entries) if key == digest), None)
+        if way is None:
+            way, arrival = min(range(_WAYS), key=lambda i: entries[i][1]), now
+        else:
+            # Never further ahead than a window: what stands there may be older than the machine's last boot.
+            arrival = min(max(entries[way][1], now), now + window)
+        next_arrival = arrival + window // limit.quota
+        if next_arrival - now > window:
+            return Verdict(False, 0, _seconds(arrival - now), _seconds(next_arrival - now - window))
+        _ENTRY.pack_into(self._table, offset + way * _ENTRY.size, digest, next_arrival)
+        remaining = (window - (next_arrival - now)) * limit.quota // window
+        return Verdict(True, remaining, _seconds(next_arrival - now), 0)
+
+
+def _seconds(nanoseconds: int) -> int:
+    return -(-nanoseconds // _SECOND)

@@ -1,0 +1,118 @@
+"""The application of one worker process: opens the house, mounts the dialects, answers what belongs to none."""
+
+import asyncio
+import contextlib
+import logging
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+import structlog
+from litestar import Litestar, Response, get
+from litestar.datastructures import State
+from litestar.exceptions import HTTPException
+
+from app import cloudflare, config, edge, idempotency, keyring, pages
+from app.cloudflare import wire
+from app.cloudflare.wire import AnyRequest
+from app.db import Database
+from app.errors import KeysteadError
+from app.house import House
+from app.keypool import KeyPool
+from app.limits import Limiter
+
+# Two workers of eight keep well below PostgreSQL's default of 100 connections, with room for the command line.
+CONNECTIONS_PER_WORKER = 8
+PRUNE_SECONDS = 600
+_log = structlog.get_logger("keystead")
+
+
+def create_app(settings: config.Settings) -> edge.App:
+    """The ASGI application for these settings, whose database address must be set."""
+    configure_log(settings.log)
+    app = Litestar(
+        route_handlers=[cloudflare.router(), healthz, *pages.HANDLERS],
+        lifespan=[_open(settings)],
+        exception_handlers={Exception: _on_error},
+        state=State({"cloudflare_answers": wire.Answers(settings.public_url)}),
+        openapi_config=None,
+        logging_config=None,
+        request_max_body_size=None,
+    )
+    return edge.Edge(app, settings.trusted_proxies, settings.rate_limit)  # type: ignore[arg-type] # ASGI as plain dicts
+
+
+def configure_log(log: config.LogFormat) -> None:
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer()
+        if log is config.LogFormat.JSON
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info if log is config.LogFormat.JSON else _as_it_is,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def _as_it_is(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    return event
+
+
+def _open(settings: config.Settings) -> Any:  # noqa: ANN401 - Litestar's own type of a lifespan
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Litestar) -> AsyncIterator[None]:
+        if settings.database_url is None:
+            raise ValueError("the address of the database is not set")
+        db = Database(settings.database_url, CONNECTIONS_PER_WORKER, settings.statement_cache_size)
+        ring = keyring.load(settings.keyring)
+        house = House(
+            db=db,
+            ring=ring,
+            peppers=await keyring.load_peppers(db, ring),
+            pool=KeyPool(),
+            limiter=Limiter(settings.data_dir / "limits"),
+            rate_limit=settings.rate_limit,
+            public_url=settings.public_url,
+        )
+        app.state.house = house
+        pruner = asyncio.create_task(_prune(db))
+        try:
+            yield
+        finally:
+            pruner.cancel()
+            house.pool.close()
+            house.limiter.close()
+            await db.close()
+
+    return lifespan
+
+
+async def _prune(db: Database) -> None:
+    while True:
+        try:
+            await idempotency.prune(db)
+        except KeysteadError as error:
+            _log.warning("expired idempotency keys stay for now", reason=str(error))
+        await asyncio.sleep(PRUNE_SECONDS)
+
+
+@get("/healthz")
+async def healthz() -> dict[str, str]:
+    """This process answers; it says nothing of the database."""
+    return {"status": "ok"}
+
+
+def _on_error(request: AnyRequest, error: Exception) -> Response[bytes]:
+    """404, 405 and whatever else no router has seen: in the shape of the dialect that the path belongs to."""
+    if isinstance(error, HTTPException) and not wire.visit(request).path.startswith(cloudflare.PREFIX):
+        return Response(f"{error.status_code}\n".encode(), status_code=error.status_code, media_type="text/plain")
+    return cloudflare.on_error(request, error)

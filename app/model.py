@@ -1,0 +1,304 @@
+"""What the core speaks of, as frozen data: no I/O, no wire names, and no field that could hold a private key."""
+
+import ipaddress
+from collections.abc import Mapping
+from datetime import datetime
+from enum import Enum, StrEnum, auto
+from uuid import UUID
+
+import msgspec
+
+from app.errors import Problem
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class NamePolicy(StrEnum):
+    """Which hostnames an account may put into a CSR; only the operator changes it."""
+
+    PRIVATE = "private"
+    PUBLIC = "public"
+
+
+class Role(StrEnum):
+    """What a user is in an account."""
+
+    ADMINISTRATOR = "administrator"
+    READ = "read"
+
+
+class Effect(StrEnum):
+    ALLOW = "allow"
+    DENY = "deny"
+
+
+class Area(Enum):
+    """What a permission is about."""
+
+    SSL = auto()
+    ZONE = auto()
+    SETTINGS = auto()
+    ACCOUNT_TOKENS = auto()
+    USER_TOKENS = auto()
+    PRIVATE_CA = auto()
+
+
+class Access(Enum):
+    READ = auto()
+    WRITE = auto()
+    SIGN = auto()
+    ISSUE_KEY = auto()
+
+
+# Whoever may change a thing may read it; so whoever is denied reading is denied the rest too.
+_IMPLIES = {
+    Access.READ: {Access.READ},
+    Access.WRITE: {Access.READ, Access.WRITE},
+    Access.SIGN: {Access.READ, Access.SIGN},
+    Access.ISSUE_KEY: {Access.READ, Access.ISSUE_KEY},
+}
+
+
+class Level(Enum):
+    ACCOUNT = auto()
+    ZONE = auto()
+
+
+class Group(msgspec.Struct, frozen=True):
+    """A permission group; the ids are Cloudflare's published ones where Cloudflare has the group."""
+
+    id: UUID
+    name: str
+    level: Level
+    area: Area
+    access: Access
+
+
+def _groups() -> tuple[Group, ...]:
+    account, zone, read, write = Level.ACCOUNT, Level.ZONE, Access.READ, Access.WRITE
+    rows = (
+        ("7b7216b327b04b8fbc8f524e1f9b7531", "SSL and Certificates Read", zone, Area.SSL, read),
+        ("c03055bc037c4ea9afb9a9f104b7b721", "SSL and Certificates Write", zone, Area.SSL, write),
+        ("c8fed203ed3043cba015a93ad1616f1f", "Zone Read", zone, Area.ZONE, read),
+        ("e6d2666161e84845a636613608cee8d5", "Zone Write", zone, Area.ZONE, write),
+        ("a7a233f9604845c787d4c8c39ac09c21", "Account: SSL and Certificates Read", account, Area.SSL, read),
+        ("db37e5f1cb1a4e1aabaef8deaea43575", "Account: SSL and Certificates Write", account, Area.SSL, write),
+        ("c1fde68c7bcc44588cbb6ddbc16d6480", "Account Settings Read", account, Area.SETTINGS, read),
+        ("1af1fa2adc104452b74a9a3364202f20", "Account Settings Write", account, Area.SETTINGS, write),
+        ("eb56a6953c034b9d97dd838155666f06", "Account API Tokens Read", account, Area.ACCOUNT_TOKENS, read),
+        ("5bc3f8b21c554832afc660159ab75fa4", "Account API Tokens Write", account, Area.ACCOUNT_TOKENS, write),
+        ("0cc3a61731504c89b99ec1be78b77aa0", "API Tokens Read", account, Area.USER_TOKENS, read),
+        ("686d18d5ac6c441c867cbf6771e58a0a", "API Tokens Write", account, Area.USER_TOKENS, write),
+        ("d0d6a31a9b1c4c3f8a1e4f6f0c5b7a01", "Private CA Read", account, Area.PRIVATE_CA, read),
+        ("d0d6a31a9b1c4c3f8a1e4f6f0c5b7a02", "Private CA Write", account, Area.PRIVATE_CA, write),
+        ("d0d6a31a9b1c4c3f8a1e4f6f0c5b7a03", "Private CA Sign", account, Area.PRIVATE_CA, Access.SIGN),
+        ("d0d6a31a9b1c4c3f8a1e4f6f0c5b7a04", "Private CA Issue Key", account, Area.PRIVATE_CA, Access.ISSUE_KEY),
+    )
+    return tuple(Group(UUID(id_), name, level, area, access) for id_, name, level, area, access in rows)
+
+
+GROUPS = _groups()
+
+
+class Account(msgspec.Struct, frozen=True):
+    id: UUID
+    name: str
+    slug: str
+    name_policy: NamePolicy
+    csrs_enabled: bool
+    csr_quota: int | None
+    created_at: datetime
+
+
+class Zone(msgspec.Struct, frozen=True):
+    id: UUID
+    account_id: UUID
+    name: str
+    csrs_enabled: bool
+    csr_quota: int | None
+    created_at: datetime
+
+
+class User(msgspec.Struct, frozen=True):
+    """`memberships` is the role in each account."""
+
+    id: UUID
+    email: str
+    created_at: datetime
+    memberships: Mapping[UUID, Role]
+
+
+class Token(msgspec.Struct, frozen=True):
+    """An API token without its value; exactly one of account and user owns it. `policies` is JSON text."""
+
+    id: UUID
+    account_id: UUID | None
+    user_id: UUID | None
+    name: str
+    status: str
+    policies: str
+    not_before: datetime | None
+    expires_on: datetime | None
+    issued_on: datetime
+
+
+class Scope(msgspec.Struct, frozen=True):
+    """Where a call works: an account, or one zone of it, with the rules that the operator set there."""
+
+    account_id: UUID
+    zone_id: UUID | None = None
+    name_policy: NamePolicy = NamePolicy.PRIVATE
+    csrs_enabled: bool = True
+    csr_quota: int | None = None
+
+    @property
+    def id(self) -> UUID:
+        return self.zone_id or self.account_id
+
+
+class Target(msgspec.Struct, frozen=True):
+    """One resource of a policy. `id` None is all of them; with `within` it is all zones of that account."""
+
+    level: Level
+    id: UUID | None = None
+    within: UUID | None = None
+
+    def covers(self, level: Level, scope: Scope) -> bool:
+        if level is not self.level:
+            return False
+        if level is Level.ACCOUNT:
+            return self.id in (None, scope.account_id)
+        if scope.zone_id is None or self.within not in (None, scope.account_id):
+            return False
+        return self.id in (None, scope.zone_id)
+
+
+class Policy(msgspec.Struct, frozen=True):
+    effect: Effect
+    targets: tuple[Target, ...]
+    groups: tuple[Group, ...]
+
+    def speaks_of(self, area: Area, access: Access, scope: Scope) -> bool:
+        return any(
+            group.area is area
+            and (access in _IMPLIES[group.access] if self.effect is Effect.ALLOW else group.access in _IMPLIES[access])
+            and any(target.covers(group.level, scope) for target in self.targets)
+            for group in self.groups
+        )
+
+
+class Actor(StrEnum):
+    """Who acts, as the audit log names them."""
+
+    TOKEN = "token"  # noqa: S105 - a kind of actor, not a secret
+    USER = "user"
+    OPERATOR = "operator"
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who asks, what they reach, and from where; built once a request.
+
+    `reach` bounds everything by tenant: the account of an account's token, or the memberships of a user. `policies`
+    None means that the membership alone decides (a global key).
+    """
+
+    actor: Actor
+    id: UUID
+    reach: Mapping[UUID, Role]
+    policies: tuple[Policy, ...] | None = None
+    name: str | None = None
+    email: str | None = None
+    address: Address | None = None
+    request_id: str = ""
+    method: str = ""
+    path: str = ""
+    user_agent: str | None = None
+
+    def may(self, area: Area, access: Access, scope: Scope) -> bool:
+        """Explicit deny wins, then allow, then deny (contract-cloudflare section 5)."""
+        role = self.reach.get(scope.account_id)
+        if role is None or (role is Role.READ and access is not Access.READ):
+            return False
+        if self.policies is None:
+            return True
+        effects = {policy.effect for policy in self.policies if policy.speaks_of(area, access, scope)}
+        return effects == {Effect.ALLOW}
+
+
+class KeyType(StrEnum):
+    """Cloudflare's names of the key types of a custom CSR."""
+
+    RSA2048 = "rsa2048"
+    P256V1 = "p256v1"
+
+
+class Subject(msgspec.Struct, frozen=True):
+    """The distinguished name of a CSR (X.520 attributes)."""
+
+    country: str
+    state: str
+    locality: str
+    organization: str
+    common_name: str
+    organizational_unit: str | None = None
+
+
+class CsrRequest(msgspec.Struct, frozen=True):
+    """What is asked of a CSR, kept byte for byte; `key_type` is the caller's text until it is checked.
+
+    `malformed` is what a dialect could not read: such a field stands here empty, and is not judged a second time.
+    """
+
+    subject: Subject
+    sans: tuple[str, ...]
+    key_type: str = KeyType.RSA2048
+    name: str | None = None
+    description: str | None = None
+    malformed: tuple[Problem, ...] = ()
+
+
+class Csr(msgspec.Struct, frozen=True):
+    """A custom CSR as it is stored; `pem` ends with a newline."""
+
+    id: UUID
+    account_id: UUID
+    created_at: datetime
+    request: CsrRequest
+    pem: str
+
+
+class Order(StrEnum):
+    NAME = "name"
+    ACCOUNT_TAG = "account_tag"
+    CREATED_AT = "created_at"
+
+
+class Direction(StrEnum):
+    ASC = "asc"
+    DESC = "desc"
+
+
+class CsrQuery(msgspec.Struct, frozen=True):
+    """Which page of a scope's CSRs; filters are exact and combined with AND. `page` counts from 1."""
+
+    page: int
+    per_page: int
+    order: Order = Order.CREATED_AT
+    direction: Direction = Direction.ASC
+    common_name: str | None = None
+    san: str | None = None
+    name: str | None = None
+    key_type: str | None = None
+
+
+class Page(msgspec.Struct, frozen=True):
+    items: tuple[Csr, ...]
+    total: int
+
+
+class Idempotency(msgspec.Struct, frozen=True):
+    """A caller's promise that requests with this key are one request; `body_sha256` tells a different body."""
+
+    key: str
+    body_sha256: bytes

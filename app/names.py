@@ -1,0 +1,130 @@
+"""Hostname rules: LDH labels, wildcards, A-labels, reserved names and public suffixes (contract-cloudflare section 2).
+
+Pure functions of a name and a policy. A name is judged as given; nothing is normalized, since inputs come back byte
+for byte. Sources: RFC 952, RFC 1123 section 2.1, RFC 5890, RFC 6761, publicsuffix.org.
+"""
+
+import re
+
+import idna
+from publicsuffixlist import PublicSuffixList
+
+from app.errors import Rule, quoted
+from app.model import NamePolicy
+
+MAX_NAME = 255
+DNS_MAX_NAME = 253  # what fits a DNS message once the length octets are counted (RFC 1035 section 2.3.4)
+_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+_NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
+_RESERVED_TOP = frozenset({"test", "example", "invalid", "localhost"})
+_EXAMPLE_DOMAINS = frozenset({"example.com", "example.net", "example.org"})
+# Its defaults answer as Go's EffectiveTLDPlusOne does: the whole list, and an unknown top domain is a suffix.
+_SUFFIXES = PublicSuffixList()
+_ICANN = PublicSuffixList(only_icann=True, accept_unknown=False)
+
+
+def broken(name: str, policy: NamePolicy) -> tuple[Rule, str] | None:
+    """The first rule that `name` breaks as a SAN, with a sentence for the caller; None when it breaks none."""
+    if not name.isascii():
+        return Rule.NAME_NOT_ASCII, _not_ascii(name)
+    problem = _syntax(name)
+    if problem:
+        return Rule.NAME_SYNTAX, f"{quoted(name)} is not a hostname: {problem}."
+    lower = name.lower()
+    if policy is NamePolicy.PUBLIC:
+        public = _public(lower)
+        if public:
+            return public
+    if lower.startswith("*.") and _is_icann_suffix(lower[2:]):
+        return (
+            Rule.NAME_PUBLIC_SUFFIX,
+            f"{quoted(name)} is a wildcard directly on a public suffix; put a label of your own between them.",
+        )
+    return None
+
+
+def doubts(name: str, policy: NamePolicy) -> str | None:
+    """Why public CAs, or the public policy, would refuse a name that `broken` lets pass; None when they would not."""
+    if len(name) > DNS_MAX_NAME:
+        return f"{quoted(name)} has {len(name)} characters, and DNS carries at most {DNS_MAX_NAME}."
+    if "_" in name:
+        return f"{quoted(name)} contains an underscore, which public CAs refuse."
+    if any(label[2:4] == "--" and label[:2].lower() != "xn" for label in name.split(".")):
+        return f"{quoted(name)} has hyphens in positions 3 and 4 without being an A-label; public CAs refuse it."
+    if policy is NamePolicy.PRIVATE:
+        public = _public(name.lower())
+        if public:
+            return f"{public[1]} This account's name policy is private, so the name was accepted."
+    return None
+
+
+def _public(lower: str) -> tuple[Rule, str] | None:
+    bare = lower.removeprefix("*.")
+    top = bare.rpartition(".")[2]
+    if top in _RESERVED_TOP:
+        return Rule.NAME_RESERVED, f"{quoted(lower)} is under the reserved top domain {quoted(top)}."
+    if _SUFFIXES.is_public(lower):
+        return Rule.NAME_PUBLIC_SUFFIX, f"{quoted(lower)} is a public suffix; a name below it would be accepted."
+    if ".".join(bare.split(".")[-2:]) in _EXAMPLE_DOMAINS:
+        return Rule.NAME_EXAMPLE_DOMAIN, f"{quoted(lower)} is under a domain that is reserved for examples."
+    return None
+
+
+def _is_icann_suffix(lower: str) -> bool:
+    # A list rule such as *.ck makes every foo.ck a suffix and leaves ck itself to the default rule.
+    return _ICANN.publicsuffix(lower) == lower
+
+
+def _syntax(name: str) -> str | None:
+    if not name:
+        return "it is empty"
+    if len(name) > MAX_NAME:
+        return f"it has {len(name)} characters, and at most {MAX_NAME} are allowed"
+    bare = name.removeprefix("*.")
+    labels = bare.split(".")
+    if name[-1] == ".":
+        return "it ends with a dot"
+    if "" in labels:
+        return "it has an empty label"
+    for label in labels:
+        problem = _label(label)
+        if problem:
+            return problem
+    if _NUMBER.fullmatch(labels[-1]):
+        return "its last label is a number, as in an IP address; only DNS names can be in a custom CSR"
+    return None
+
+
+def _label(label: str) -> str | None:
+    if len(label) > 63:
+        return f"the label {quoted(label)} has {len(label)} characters, and at most 63 are allowed"
+    if not _LABEL.fullmatch(label):
+        if label[0] == "-" or label[-1] == "-":
+            return f"the label {quoted(label)} begins or ends with a hyphen"
+        return f"the label {quoted(label)} has characters other than A-Z, a-z, 0-9, '-' and '_'" + (
+            "; a wildcard is only allowed as the whole first label" if "*" in label else ""
+        )
+    if label[:4].lower() == "xn--" and not _is_a_label(label[4:].lower()):
+        return f"the label {quoted(label)} is not valid punycode"
+    return None
+
+
+def _is_a_label(encoded: str) -> bool:
+    try:
+        decoded = encoded.encode("ascii").decode("punycode")
+        # An encoder never writes a pure-ASCII label this way, and a lone surrogate is no character.
+        return (
+            not decoded.isascii()
+            and decoded.encode("utf-8").decode("utf-8").encode("punycode").decode("ascii") == encoded
+        )
+    except (UnicodeError, ValueError, OverflowError):
+        return False
+
+
+def _not_ascii(name: str) -> str:
+    try:
+        wildcard = "*." if name.startswith("*.") else ""
+        a_label = wildcard + idna.encode(name.removeprefix("*."), uts46=True).decode("ascii")
+    except (idna.IDNAError, UnicodeError):
+        return f"{quoted(name)} has non-ASCII characters, and is not a valid internationalized name."
+    return f"{quoted(name)} has non-ASCII characters; write it as {quoted(a_label)}."

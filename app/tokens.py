@@ -1,0 +1,437 @@
+"""Credentials: API tokens, global keys, their policies, and who asks (contract-cloudflare section 5)."""
+
+import ipaddress
+import json
+import secrets
+import string
+import zlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import msgspec
+
+from app import accounts, audit
+from app.db import Connection, Database
+from app.errors import Denial, Forbidden, Invalid, NotFound, Problem, Rule, Scheme, Unauthenticated, quoted
+from app.keyring import Peppers
+from app.model import (
+    GROUPS,
+    Access,
+    Account,
+    Actor,
+    Address,
+    Area,
+    Caller,
+    Effect,
+    Group,
+    Level,
+    NamePolicy,
+    Network,
+    Policy,
+    Role,
+    Scope,
+    Target,
+    Token,
+    User,
+    Zone,
+)
+
+_ALPHABET = string.digits + string.ascii_letters
+_ACCOUNT = "com.cloudflare.api.account."
+_ZONE = "com.cloudflare.api.account.zone."
+_GROUPS_BY_ID = {group.id: group for group in GROUPS}
+
+
+class TokenCredential(msgspec.Struct, frozen=True):
+    value: str
+
+    def __repr__(self) -> str:
+        return "TokenCredential()"
+
+
+class KeyCredential(msgspec.Struct, frozen=True):
+    email: str
+    key: str
+
+    def __repr__(self) -> str:
+        return f"KeyCredential({self.email})"
+
+
+class Visit(msgspec.Struct, frozen=True):
+    """Where a request comes from and what it asks; the audit log's share of it."""
+
+    address: Address | None
+    request_id: str
+    method: str
+    path: str
+    user_agent: str | None = None
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Which account or zone a path names."""
+
+    level: Level
+    id: UUID
+
+
+class Admission(msgspec.Struct, frozen=True):
+    """Who asks, and the scope that the path names: None when it does not exist; `gone` when it is a deleted zone."""
+
+    caller: Caller
+    scope: Scope | None
+    gone: bool
+
+
+def new_token() -> str:
+    """`kst_`, 40 random characters (238 bits) and a CRC-32 in six, so that a scanner can tell it from other text."""
+    body = "kst_" + "".join(secrets.choice(_ALPHABET) for _ in range(40))
+    return body + _checksum(body)
+
+
+def _checksum(body: str) -> str:
+    number, digits = zlib.crc32(body.encode("ascii")), ""
+    for _ in range(6):
+        number, digit = divmod(number, len(_ALPHABET))
+        digits = _ALPHABET[digit] + digits
+    return digits
+
+
+def new_global_key() -> str:
+    """37 lower-case hex characters, as clients validate them."""
+    return secrets.token_hex(19)[:37]
+
+
+# One statement tells who asks and what the path names; a row always comes back, so that both can be absent.
+_SCOPE_OF = {
+    Level.ACCOUNT: """
+        SELECT a.id AS account_id, NULL::uuid AS zone_id, a.name_policy, a.csrs_enabled, a.csr_quota,
+               false AS gone
+        FROM accounts a WHERE a.id = $2
+    """,
+    Level.ZONE: """
+        SELECT a.id AS account_id, z.id AS zone_id, a.name_policy, z.csrs_enabled, z.csr_quota,
+               z.deleted_at IS NOT NULL AS gone
+        FROM zones z JOIN accounts a ON a.id = z.account_id WHERE z.id = $2
+    """,
+}
+_BY_TOKEN = """
+SELECT t.id, t.name, t.account_id AS owner, t.status, t.not_before, t.expires_on, t.policies, t.condition,
+       u.email, m.reach, s.*
+FROM (VALUES (1)) AS one
+LEFT JOIN tokens t ON t.digest = ANY($1::bytea[])
+LEFT JOIN users u ON u.id = t.user_id
+LEFT JOIN LATERAL (
+    SELECT json_object_agg(account_id, role)::text AS reach FROM memberships WHERE user_id = t.user_id
+) m ON true
+LEFT JOIN LATERAL ({scope}) s ON true
+"""  # noqa: S105 - SQL
+_BY_KEY = """
+SELECT u.id, u.email, m.reach, s.*
+FROM (VALUES (1)) AS one
+LEFT JOIN users u ON u.key_digest = ANY($1::bytea[]) AND u.email = $3
+LEFT JOIN LATERAL (
+    SELECT json_object_agg(account_id, role)::text AS reach FROM memberships WHERE user_id = u.id
+) m ON true
+LEFT JOIN LATERAL ({scope}) s ON true
+"""
+_TOKEN_AT = {level: _BY_TOKEN.format(scope=scope) for level, scope in _SCOPE_OF.items()}
+_KEY_AT = {level: _BY_KEY.format(scope=scope) for level, scope in _SCOPE_OF.items()}
+
+
+async def admit(
+    db: Database, peppers: Peppers, credential: TokenCredential | KeyCredential, place: Place, visit: Visit
+) -> Admission:
+    """Who asks, and what the path names, in one statement.
+
+    Raises Unauthenticated, and Forbidden(ADDRESS) for a token that is not allowed from the caller's address.
+    """
+    if isinstance(credential, TokenCredential):
+        digests = peppers.digests(credential.value)
+        row = await db.fetchrow(_TOKEN_AT[place.level], digests, place.id)
+        caller = _token_caller(row, visit)
+    else:
+        digests = peppers.digests(credential.key)
+        row = await db.fetchrow(_KEY_AT[place.level], digests, place.id, credential.email.lower())
+        caller = _key_caller(row, visit)
+    return Admission(caller, *_scope(row))
+
+
+class Verification(msgspec.Struct, frozen=True):
+    """What a token says of itself; `status` is active, disabled or expired."""
+
+    id: UUID
+    status: str
+    not_before: datetime | None
+    expires_on: datetime | None
+
+
+async def verify(
+    db: Database, peppers: Peppers, credential: TokenCredential, account_id: UUID | None, visit: Visit
+) -> Verification:
+    """The state of a token, for a token of any owner.
+
+    Raises Unauthenticated for an unknown one, and Forbidden when `account_id` is not one that it reaches or it is not
+    allowed from the caller's address.
+    """
+    digests = peppers.digests(credential.value)
+    row = await db.fetchrow(_TOKEN_AT[Level.ACCOUNT], digests, account_id or audit.NO_ACCOUNT)
+    if row is None or row["id"] is None:
+        raise Unauthenticated(Scheme.TOKEN)
+    _require_address(row, visit)
+    if account_id and account_id not in ({row["owner"]} | _reach(row["reach"]).keys()):
+        raise Forbidden(Denial.RESOURCE, "Unauthorized to access requested resource")
+    expired = row["expires_on"] is not None and datetime.now(UTC) >= row["expires_on"]
+    status = "expired" if expired and row["status"] == "active" else row["status"]
+    return Verification(row["id"], status, row["not_before"], row["expires_on"])
+
+
+def _require_address(row: asyncpg.Record, visit: Visit) -> None:
+    if row["condition"] and not _allowed_from(row["condition"], visit.address):
+        raise Forbidden(Denial.ADDRESS, f"Cannot use the access token from location: {visit.address}")
+
+
+def _token_caller(row: asyncpg.Record | None, visit: Visit) -> Caller:
+    now = datetime.now(UTC)
+    if row is None or row["id"] is None or row["status"] != "active":
+        raise Unauthenticated(Scheme.TOKEN)
+    if (row["not_before"] and now < row["not_before"]) or (row["expires_on"] and now >= row["expires_on"]):
+        raise Unauthenticated(Scheme.TOKEN)
+    _require_address(row, visit)
+    owner = row["owner"]
+    reach = {owner: Role.ADMINISTRATOR} if owner else _reach(row["reach"])
+    return _caller(Actor.TOKEN, row, reach, visit, name=row["name"], policies=policies(row["policies"]))
+
+
+def _key_caller(row: asyncpg.Record | None, visit: Visit) -> Caller:
+    if row is None or row["id"] is None:
+        raise Unauthenticated(Scheme.GLOBAL_KEY)
+    return _caller(Actor.USER, row, _reach(row["reach"]), visit)
+
+
+def _caller(
+    actor: Actor,
+    row: asyncpg.Record,
+    reach: dict[UUID, Role],
+    visit: Visit,
+    *,
+    name: str | None = None,
+    policies: tuple[Policy, ...] | None = None,
+) -> Caller:
+    return Caller(
+        actor=actor,
+        id=row["id"],
+        reach=reach,
+        policies=policies,
+        name=name,
+        email=row["email"],
+        address=visit.address,
+        request_id=visit.request_id,
+        method=visit.method,
+        path=visit.path,
+        user_agent=visit.user_agent,
+    )
+
+
+def _reach(text: str | None) -> dict[UUID, Role]:
+    return {UUID(account): Role(role) for account, role in json.loads(text or "{}").items()}
+
+
+def _scope(row: asyncpg.Record | None) -> tuple[Scope | None, bool]:
+    if row is None or row["account_id"] is None:
+        return None, False
+    policy = NamePolicy(row["name_policy"])
+    return Scope(row["account_id"], row["zone_id"], policy, row["csrs_enabled"], row["csr_quota"]), row["gone"]
+
+
+@lru_cache(maxsize=1024)
+def policies(text: str) -> tuple[Policy, ...]:
+    """Read the policies of a token from the JSON text that we stored."""
+    return tuple(
+        Policy(
+            Effect(policy["effect"]),
+            tuple(target for name, value in policy["resources"].items() for target in _targets(name, value)),
+            tuple(_GROUPS_BY_ID[UUID(group["id"])] for group in policy["permission_groups"]),
+        )
+        for policy in json.loads(text)
+    )
+
+
+def _targets(name: str, value: Any) -> tuple[Target, ...]:  # noqa: ANN401 - JSON
+    if name.startswith(_ZONE):
+        return (Target(Level.ZONE, _id_or_all(name.removeprefix(_ZONE))),)
+    account = _id_or_all(name.removeprefix(_ACCOUNT))
+    if value == "*":
+        return (Target(Level.ACCOUNT, account),)
+    return tuple(Target(Level.ZONE, _id_or_all(zone.removeprefix(_ZONE)), within=account) for zone in value)
+
+
+def _id_or_all(text: str) -> UUID | None:
+    return None if text == "*" else UUID(text)
+
+
+@lru_cache(maxsize=1024)
+def _networks(condition: str) -> tuple[tuple[Network, ...], tuple[Network, ...]]:
+    ip = (json.loads(condition) or {}).get("request_ip") or {}
+    allowed, refused = (tuple(map(ipaddress.ip_network, ip.get(key) or ())) for key in ("in", "not_in"))
+    return allowed, refused
+
+
+def _allowed_from(condition: str, address: Address | None) -> bool:
+    allowed, refused = _networks(condition)
+    if address is None:
+        return not allowed and not refused
+    return (not allowed or any(address in network for network in allowed)) and not any(
+        address in network for network in refused
+    )
+
+
+def address_condition(networks: Sequence[str]) -> str | None:
+    """Cloudflare's condition that allows only these networks, as JSON text; raises Invalid for one that is none."""
+    if not networks:
+        return None
+    for network in networks:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            text = f"{quoted(network)} is not a network such as 10.0.0.0/8: {error}."
+            raise Invalid((Problem(Rule.TEXT, "condition", text),)) from None
+    return json.dumps({"request_ip": {"in": list(networks)}})
+
+
+def default_groups() -> tuple[Group, ...]:
+    """What a token gets when the operator names no group: everything but handing out private keys."""
+    return tuple(g for g in GROUPS if g.area is not Area.USER_TOKENS and g.access is not Access.ISSUE_KEY)
+
+
+def find_group(name: str) -> Group:
+    """A permission group by its name, ignoring case; raises NotFound that lists them."""
+    for group in GROUPS:
+        if group.name.lower() == name.lower():
+            return group
+    known = ", ".join(group.name for group in GROUPS)
+    raise NotFound(f"there is no permission group {quoted(name)}; there are {known}")
+
+
+def policies_for(account: Account, groups: tuple[Group, ...], zones: tuple[Zone, ...] = ()) -> str:
+    """Policies as JSON text: account groups on the account, zone groups on these zones or else on all of them."""
+    all_zones: dict[str, object] = {_ACCOUNT + account.id.hex: {_ZONE + "*": "*"}}
+    targets: dict[Level, dict[str, object]] = {
+        Level.ACCOUNT: {_ACCOUNT + account.id.hex: "*"},
+        Level.ZONE: {_ZONE + zone.id.hex: "*" for zone in zones} or all_zones,
+    }
+    return json.dumps(
+        [
+            {
+                "id": uuid4().hex,
+                "effect": "allow",
+                "resources": targets[level],
+                "permission_groups": [{"id": g.id.hex, "name": g.name} for g in groups if g.level is level],
+            }
+            for level in Level
+            if any(g.level is level for g in groups)
+        ]
+    )
+
+
+_TOKEN = "id, account_id, user_id, name, status, policies, not_before, expires_on, issued_on"  # noqa: S105 - columns
+_INSERT_TOKEN = f"""
+INSERT INTO tokens (id, account_id, user_id, name, digest, pepper_id, policies, condition, not_before, expires_on)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING {_TOKEN}
+"""
+
+
+class NewToken(msgspec.Struct, frozen=True):
+    """What a new token is to be; a user's token when `user` is given, else the account's."""
+
+    account: Account
+    name: str
+    policies: str
+    user: User | None = None
+    condition: str | None = None
+    not_before: datetime | None = None
+    expires_on: datetime | None = None
+
+
+async def create(db: Database, peppers: Peppers, caller: Caller, new: NewToken) -> tuple[Token, str]:
+    """A token and its value, which is not stored and cannot be had again; raises Invalid."""
+    accounts.checked_name("name", new.name, 120)
+    value = new_token()
+    pepper_id, digest = peppers.newest(value)
+    owner = (None, new.user.id) if new.user else (new.account.id, None)
+
+    async def work(connection: Connection) -> Token:
+        row = await connection.fetchrow(
+            *(_INSERT_TOKEN, uuid4(), *owner, new.name, digest, pepper_id),
+            *(new.policies, new.condition, new.not_before, new.expires_on),
+        )
+        token = _token(row)
+        await _audit(connection, caller, audit.Action.CREATE, token)
+        return token
+
+    return await db.transaction(work), value
+
+
+async def list_(db: Database) -> tuple[Token, ...]:
+    """All tokens, for the operator."""
+    return tuple(_token(row) for row in await db.fetch(f"SELECT {_TOKEN} FROM tokens ORDER BY issued_on, id"))
+
+
+async def find(db: Database, word: str) -> Token:
+    """By id, for the operator; raises NotFound."""
+    try:
+        row = await db.fetchrow(f"SELECT {_TOKEN} FROM tokens WHERE id = $1", UUID(word))
+    except ValueError:
+        row = None
+    if row is None:
+        raise NotFound(f"there is no token {quoted(word)}; `keystead token list` shows their ids")
+    return _token(row)
+
+
+async def set_status(db: Database, caller: Caller, token: Token, *, active: bool) -> Token:
+    """Switch a token on or off."""
+
+    async def work(connection: Connection) -> Token:
+        sql = f"UPDATE tokens SET status = $2, modified_on = now() WHERE id = $1 RETURNING {_TOKEN}"
+        row = await connection.fetchrow(sql, token.id, "active" if active else "disabled")
+        await _audit(connection, caller, audit.Action.UPDATE, token)
+        return _token(row)
+
+    return await db.transaction(work)
+
+
+async def revoke(db: Database, caller: Caller, token: Token) -> None:
+    """Delete a token: it is dead for the next request."""
+
+    async def work(connection: Connection) -> None:
+        await connection.execute("DELETE FROM tokens WHERE id = $1", token.id)
+        await _audit(connection, caller, audit.Action.DELETE, token)
+
+    await db.transaction(work)
+
+
+async def roll_global_key(db: Database, peppers: Peppers, caller: Caller, user: User) -> str:
+    """Give a user a new global key, which is not stored and cannot be had again; the old one is dead."""
+    value = new_global_key()
+    pepper_id, digest = peppers.newest(value)
+
+    async def work(connection: Connection) -> None:
+        sql = "UPDATE users SET key_digest = $2, key_pepper_id = $3 WHERE id = $1"
+        await connection.execute(sql, user.id, digest, pepper_id)
+        place = (audit.NO_ACCOUNT, user.id, None)
+        await audit.record(connection, caller, audit.Action.UPDATE, audit.Resource.USER, place)
+
+    await db.transaction(work)
+    return value
+
+
+async def _audit(connection: Connection, caller: Caller, action: audit.Action, token: Token) -> None:
+    place = (token.account_id or audit.NO_ACCOUNT, token.id, None)
+    await audit.record(connection, caller, action, audit.Resource.TOKEN, place)
+
+
+def _token(row: asyncpg.Record | None) -> Token:
+    return msgspec.convert(dict(row or ()), Token)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 import asyncpg
 import msgspec
 
-from app.errors import Conflict, Misconfigured, Unavailable
+from app.errors import Conflict, KeysteadError, Misconfigured, Unavailable
 
 T = TypeVar("T")
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ _TRY_AGAIN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 _UNAVAILABLE = (
     OSError,  # TimeoutError is one
     asyncpg.InterfaceError,
+    # A statement given to a connection that the server is just closing.
+    asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError,
     asyncpg.InsufficientResourcesError,
     asyncpg.OperatorInterventionError,
@@ -92,7 +94,10 @@ class Database:
                 return await self._once(work)
             except _TRY_AGAIN:
                 continue
-        return await self._once(work)
+        try:
+            return await self._once(work)
+        except _TRY_AGAIN as error:
+            raise Unavailable("the database has too many conflicting changes") from error
 
     async def _once(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         async with self.connection() as connection:
@@ -117,8 +122,11 @@ class Database:
             if text is None:
                 raise
             raise Conflict(text) from None
-        except asyncio.CancelledError:
-            # The server may be in the middle of our statement: whoever came next would read its answer.
+        except (asyncpg.PostgresError, KeysteadError):
+            raise
+        except BaseException:
+            # Cancelled, or worse: the server may be in the middle of our statement, and whoever came next would read
+            # its answer.
             _drop(connection)
             raise
         finally:

@@ -14,8 +14,7 @@ from uuid import uuid4
 import structlog
 
 from app.limits import RateLimit, Verdict
-from app.model import Address, Network
-from app.tokens import Visit
+from app.model import Address, Network, Visit
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -73,7 +72,8 @@ class Edge:
         scope["path"] = path if path is not None else _NOWHERE
         # GET answers HEAD without its body; no route answers PROPFIND, and so none answers OPTIONS by itself.
         scope["method"] = {"HEAD": "GET", "OPTIONS": "PROPFIND"}.get(method, method)
-        headers = scope["headers"]
+        # The framework refuses a Host that it cannot parse; to us it means nothing, so it is not shown to it.
+        headers = scope["headers"] = [header for header in scope["headers"] if header[0] != b"host"]
         shown = path if path is not None else scope["raw_path"].decode("latin-1")
         agent = _header(headers, b"user-agent")
         return Visit(

@@ -67,8 +67,10 @@ class Limiter:
         if way is None:
             way, arrival = min(range(_WAYS), key=lambda i: entries[i][1]), now
         else:
-            # Never further ahead than a window: what stands there may be older than the machine's last boot.
-            arrival = min(max(entries[way][1], now), now + window)
+            arrival = max(entries[way][1], now)
+            if arrival > now + window:
+                # No request of this boot wrote that: the clock began anew, and the entry is as good as none.
+                arrival = now
         next_arrival = arrival + window // limit.quota
         if next_arrival - now > window:
             return Verdict(False, 0, _seconds(arrival - now), _seconds(next_arrival - now - window))

@@ -226,6 +226,16 @@ class Caller(msgspec.Struct, frozen=True):
         return effects == {Effect.ALLOW}
 
 
+class Visit(msgspec.Struct, frozen=True):
+    """Where a request comes from and what it asks; the audit log's share of it."""
+
+    address: Address | None
+    request_id: str
+    method: str
+    path: str
+    user_agent: str | None = None
+
+
 class KeyType(StrEnum):
     """Cloudflare's names of the key types of a custom CSR."""
 

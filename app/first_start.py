@@ -3,6 +3,7 @@
 import asyncio
 import getpass
 import os
+import re
 import shlex
 from pathlib import Path
 from uuid import UUID
@@ -77,7 +78,7 @@ async def _first_account(settings: Settings, database: db.Database, peppers: Pep
     path = settings.data_dir / "credentials.env"
     # With a database of our own a missing file is made again: a start that was killed half way leaves that behind.
     if await accounts.list_accounts(database) and not (settings.embedded and not path.exists()):
-        return path if path.exists() else None
+        return _addressed(path, settings.public_url) if path.exists() else None
     caller = operator()
     try:
         account = await accounts.find_account(database, FIRST_SLUG)
@@ -97,6 +98,19 @@ async def _first_account(settings: Settings, database: db.Database, peppers: Pep
     return path
 
 
+def _addressed(path: Path, public_url: str) -> Path:
+    """After a change of port or address the file must not lead the clients to where nobody is."""
+    text = path.read_text()
+    fresh = re.sub("^CLOUDFLARE_BASE_URL=.*$", lambda _: _base_url(public_url), text, flags=re.MULTILINE)
+    if fresh != text:
+        write_private(path, fresh)
+    return path
+
+
+def _base_url(public_url: str) -> str:
+    return f"CLOUDFLARE_BASE_URL={shlex.quote(public_url + '/client/v4')}"
+
+
 class Credentials(msgspec.Struct, frozen=True):
     """What credentials.env holds: the variables that the official clients read."""
 
@@ -113,7 +127,7 @@ class Credentials(msgspec.Struct, frozen=True):
     def text(self) -> str:
         lines = [
             "# Read by the official SDKs and Terraform: set -a; . this file; set +a. Keep it secret.",
-            f"CLOUDFLARE_BASE_URL={shlex.quote(self.public_url + '/client/v4')}",
+            _base_url(self.public_url),
             f"CLOUDFLARE_API_TOKEN={self.token}",
             f"CLOUDFLARE_ACCOUNT_ID={self.account.id.hex}",
             f"CLOUDFLARE_ZONE_ID={self.zone_id.hex}",

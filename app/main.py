@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import AsyncIterator
-from typing import Any
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
 
 import structlog
 from litestar import Litestar, Response, get
@@ -16,7 +17,7 @@ from app import cloudflare, config, edge, idempotency, keyring, pages
 from app.cloudflare import wire
 from app.cloudflare.wire import AnyRequest
 from app.db import Database
-from app.errors import KeysteadError
+from app.errors import KeysteadError, Unavailable
 from app.house import House
 from app.keypool import KeyPool
 from app.limits import Limiter
@@ -24,6 +25,8 @@ from app.limits import Limiter
 # Two workers of eight keep well below PostgreSQL's default of 100 connections, with room for the command line.
 CONNECTIONS_PER_WORKER = 8
 PRUNE_SECONDS = 600
+DATABASE_PATIENCE = 30.0
+T = TypeVar("T")
 _log = structlog.get_logger("keystead")
 
 
@@ -77,7 +80,7 @@ def _open(settings: config.Settings) -> Any:  # noqa: ANN401 - Litestar's own ty
         house = House(
             db=db,
             ring=ring,
-            peppers=await keyring.load_peppers(db, ring),
+            peppers=await _patiently(lambda: keyring.load_peppers(db, ring)),
             pool=KeyPool(),
             limiter=Limiter(settings.data_dir / "limits"),
             rate_limit=settings.rate_limit,
@@ -94,6 +97,19 @@ def _open(settings: config.Settings) -> Any:  # noqa: ANN401 - Litestar's own ty
             await db.close()
 
     return lifespan
+
+
+async def _patiently(work: Callable[[], Awaitable[T]]) -> T:
+    # A worker that is started while the database is away waits for it: one that ended would be started again at once,
+    # and two such ends in a row are the end of the server.
+    deadline = time.monotonic() + DATABASE_PATIENCE
+    while True:
+        try:
+            return await work()
+        except Unavailable:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.2)
 
 
 async def _prune(db: Database) -> None:

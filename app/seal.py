@@ -10,11 +10,11 @@ Byte format, version 1. The wrapped data key and the sealed secret have the same
 
 The associated data of both is the context, so that a value opens only in the row it was made for:
 
-    "keystead" 0x00 | version 0x01 | purpose | each field as a 2-byte big-endian length and its bytes
+    "keystead" 0x00 | version 0x01 | each field as a 2-byte big-endian length and its bytes
 
-with purpose "wrap" or "seal". The fields of a private key are the word "private-key", key id (16 bytes), account id
-(16 bytes), key type (ASCII) and SHA-256 of the SubjectPublicKeyInfo (32 bytes); those of a pepper are the word
-"pepper" and its id. "wrap" ends with one more field, the KEK id. docs/custody.md has a worked example.
+The first field is the purpose, "wrap" or "seal". Those of a private key go on with the word "private-key", key id (16
+bytes), account id (16 bytes), key type (ASCII) and SHA-256 of the SubjectPublicKeyInfo (32 bytes); those of a pepper
+with the word "pepper" and its id. "wrap" ends with one more field, the KEK id. docs/custody.md has a worked example.
 
 A data key seals one secret once. A KEK wraps with random 96-bit nonces and stays far below their bound of 2^32.
 """

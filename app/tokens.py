@@ -152,10 +152,11 @@ async def admit(
 
 
 class Verification(msgspec.Struct, frozen=True):
-    """What a token says of itself; `status` is active, disabled or expired."""
+    """What a token says of itself; `status` is active, disabled or expired, and an active one may begin later."""
 
     id: UUID
     status: str
+    usable: bool
     not_before: datetime | None
     expires_on: datetime | None
 
@@ -175,9 +176,10 @@ async def verify(
     _require_address(row, visit)
     if account_id and account_id not in ({row["owner"]} | _reach(row["reach"]).keys()):
         raise Forbidden(Denial.RESOURCE, "Unauthorized to access requested resource")
-    expired = row["expires_on"] is not None and datetime.now(UTC) >= row["expires_on"]
-    status = "expired" if expired and row["status"] == "active" else row["status"]
-    return Verification(row["id"], status, row["not_before"], row["expires_on"])
+    now, begins, ends = datetime.now(UTC), row["not_before"], row["expires_on"]
+    status = "expired" if row["status"] == "active" and ends and now >= ends else row["status"]
+    usable = status == "active" and not (begins and now < begins)
+    return Verification(row["id"], status, usable, begins, ends)
 
 
 def _require_address(row: asyncpg.Record, visit: Visit) -> None:

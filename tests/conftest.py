@@ -133,6 +133,7 @@ class World(msgspec.Struct):
     peppers: keyring.Peppers
     a: Tenant
     b: Tenant
+    app: Any
     http: httpx.AsyncClient
     seen: list[str]
 
@@ -180,7 +181,7 @@ async def new_world(
     app = main.create_app(settings)
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(log))
     async with _lifespan(app), judged_client(app, seen, settings.public_url) as http:
-        made = World(settings, database, ring, peppers, a, b, http, seen)
+        made = World(settings, database, ring, peppers, a, b, app, http, seen)
         yield made
     await _nothing_leaked(made, log.getvalue())
     await database.close()

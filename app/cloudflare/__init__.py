@@ -8,7 +8,6 @@ from litestar.exceptions import HTTPException
 
 from app.cloudflare import custom_csrs, gate, tokens_verify, wire
 from app.cloudflare.wire import AnyRequest, Refused
-from app.errors import KeysteadError
 
 PREFIX = "/client/v4"
 _log = structlog.get_logger("keystead.cloudflare")
@@ -24,9 +23,10 @@ def on_error(request: AnyRequest, error: Exception) -> Response[bytes]:
         response = wire.answers(request).failure(refused, visit)
         response.headers["Allow"] = _allow((error.headers or {}).get("allow", ""))
         return response
-    elif not isinstance(error, KeysteadError | Refused):
+    response = wire.answers(request).failure(error, visit)
+    if response.status_code == HTTPStatus.INTERNAL_SERVER_ERROR:
         _log.error("unexpected error", request_id=visit.request_id, exc_info=error)
-    return wire.answers(request).failure(error, visit)
+    return response
 
 
 def router() -> Router:

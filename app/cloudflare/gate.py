@@ -33,7 +33,7 @@ async def guard(connection: Asking, handler: BaseRouteHandler) -> None:
     credential = credentials(connection)
     try:
         admission = await tokens.admit(house.db, house.peppers, credential, where, visit)
-    except Unauthenticated:
+    except (Unauthenticated, Forbidden):
         count_failure(house, visit)
         raise
     caller, scope = admission.caller, admission.scope

@@ -84,7 +84,7 @@ class Refused(Exception):  # noqa: N818 - a refusal by the dialect itself, befor
 # What each code means, for the error reference; the status is the one that it always comes with.
 CODES: dict[int, tuple[int, str]] = {
     971: (429, "The rate limit is used up. Wait for Retry-After seconds."),
-    1000: (401, "The token that was to be verified is not known."),
+    1000: (401, "Invalid API Token: the token that was to be verified is not known."),
     1400: (400, "The body is not JSON, is not an object, or did not arrive in time."),
     1403: (403, "The quota of custom CSRs of this zone or account is used up, or none is allocated."),
     1404: (403, "The operator has switched custom CSRs off for this zone or account."),
@@ -98,7 +98,7 @@ CODES: dict[int, tuple[int, str]] = {
     1412: (400, "A SAN is not a well-formed hostname."),
     1413: (400, "A SAN has non-ASCII characters; write it in its A-label form (xn--…)."),
     1414: (400, "A SAN is under a reserved top domain: test, example, invalid or localhost. Name policy public."),
-    1415: (400, "A SAN is a public suffix (name policy public), or a wildcard directly on one (always)."),
+    1415: (400, "A SAN is a public suffix (name policy public), or a wildcard directly on an ICANN one (always)."),
     1416: (400, "A SAN is at or under example.com, example.net or example.org. Name policy public."),
     1417: (400, "key_type is neither rsa2048 nor p256v1; the case counts."),
     1418: (400, "The id of the CSR in the path is not a UUID."),
@@ -116,7 +116,7 @@ CODES: dict[int, tuple[int, str]] = {
     1483: (200, "Advice: a SAN is given twice; the CSR names it once."),
     1484: (200, "Advice: public CAs, or the name policy public, would refuse this."),
     1500: (500, "Something unforeseen; the text carries the request id for the operator."),
-    1501: (503, "The database, the ring or the key queue is not available. Wait for Retry-After seconds."),
+    1501: (503, "The database or the key queue is not available. Wait for Retry-After seconds."),
     6003: (400, "A header of the credentials is malformed; error_chain names it (6102, 6103 or 6111)."),
     6102: (400, "X-Auth-Email is not an email address; in the error_chain of 6003."),
     6103: (400, "X-Auth-Key is not 32 to 45 lower-case hex characters; in the error_chain of 6003."),

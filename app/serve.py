@@ -1,0 +1,311 @@
+"""The parent process of `keystead serve`: one per data folder, over granian's workers and the bundled PostgreSQL.
+
+Whatever is killed, the rest copes: a worker and PostgreSQL are started again, and without the parent the workers end
+at once, while PostgreSQL waits for the next start to join it.
+"""
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import functools
+import logging
+import multiprocessing
+import os
+import resource
+import signal
+import socket
+import ssl
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+from granian.constants import HTTPModes, Interfaces, Loops, SSLProtocols
+from granian.http import HTTP1Settings
+from granian.log import LogLevels
+from granian.server.mp import MPServer
+
+from app import config
+from app.errors import Misconfigured
+
+if TYPE_CHECKING:
+    from app.embedded import Cluster
+
+_log = logging.getLogger(__name__)
+
+_PR_SET_PDEATHSIG = 1
+# Seconds in which what a killed parent leaves behind has ended: its workers listen on its port.
+_GRACE = 2
+# Seconds in which a worker that cannot start has ended.
+_TRIAL = 5
+
+
+def serve(settings: config.Settings) -> int:
+    """Serve until SIGTERM or Ctrl-C and give the exit status; raises Misconfigured if it cannot start."""
+    # Keys are in the memory of this process and of all that it starts.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # granian's own handlers come only when it serves; until then SIGTERM must unwind as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with _alone(settings.data_dir):
+            _check_port(settings)
+            server = _Server(settings)
+            with _database(settings) as complete:
+                from app import first_start
+
+                return _run(server, complete, first_start.prepare(complete))
+    except KeyboardInterrupt:
+        return 0
+
+
+@contextlib.contextmanager
+def _alone(data_dir: Path) -> Iterator[None]:
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(data_dir / "serve.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise Misconfigured(f"the data folder {data_dir} cannot be used ({error}): set KEYSTEAD_DATA_DIR") from None
+    try:
+        _claim(lock, data_dir)
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _claim(lock: int, data_dir: Path) -> None:
+    deadline = time.monotonic() + _GRACE
+    while True:
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                holder = os.pread(lock, 20, 0).decode() or "unknown"
+                raise Misconfigured(
+                    f"the data folder {data_dir} is in use by the server with pid {holder}: stop that one, or set "
+                    "KEYSTEAD_DATA_DIR"
+                ) from None
+            time.sleep(0.02)
+
+
+def _check_port(settings: config.Settings) -> None:
+    deadline = time.monotonic() + _GRACE
+    where = f"port {settings.port} on {settings.host}"
+    while True:
+        try:
+            return _bind(settings)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise Misconfigured(
+                    f"{where} cannot be bound ({error.strerror}): set KEYSTEAD_HOST to an address of this machine and "
+                    "KEYSTEAD_PORT to a port that this user may use"
+                ) from None
+            if time.monotonic() > deadline:
+                raise Misconfigured(f"{where} is taken by another program: stop it, or set KEYSTEAD_PORT") from None
+            time.sleep(0.02)
+
+
+def _bind(settings: config.Settings) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as probe:
+        # Without granian's SO_REUSEPORT, which would share a port that another server listens on.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((settings.host, settings.port))
+
+
+@contextlib.contextmanager
+def _database(settings: config.Settings) -> Iterator[config.Settings]:
+    if settings.database_url is not None:
+        yield settings
+        return
+    from app import embedded
+
+    with embedded.running(settings.data_dir) as cluster:
+        leaving = threading.Event()
+        watcher = threading.Thread(target=_watch, args=(cluster, leaving), name="watch-postgres", daemon=True)
+        watcher.start()
+        try:
+            yield msgspec.structs.replace(settings, database_url=cluster.dsn, embedded=True)
+        finally:
+            leaving.set()
+            watcher.join()
+
+
+def _watch(cluster: "Cluster", leaving: threading.Event) -> None:
+    while not leaving.wait(0.5):
+        if cluster.alive():
+            continue
+        _log.error("PostgreSQL has ended; it is started again")
+        try:
+            cluster.ensure()
+        except Misconfigured as error:
+            _log.error("%s; the next try is in 5 seconds", error)
+            leaving.wait(5)
+
+
+def _run(server: "_Server", settings: config.Settings, banner: str) -> int:
+    announce = threading.Thread(target=_announce, args=(settings, banner), name="banner", daemon=True)
+    server.on_startup(announce.start)
+    # Fresh processes: a fork while another thread imports something can leave the worker waiting for that import for
+    # ever, and forked workers would also go on holding the locks of a killed parent.
+    multiprocessing.set_start_method("spawn", force=True)
+    # It exits with 1 also when a worker ended at the moment of a regular stop.
+    with contextlib.suppress(SystemExit):
+        server.serve(target_loader=functools.partial(_load, settings, os.getpid()), wrap_loader=False)
+    if server.interrupt_signal:
+        return 0
+    _log.error("the workers end as soon as they are started, so the server ends too; the lines above say why")
+    return 1
+
+
+def _announce(settings: config.Settings, banner: str) -> None:
+    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 - it is read here
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection((address, settings.port), timeout=1):
+            # A worker listens only after its start is complete.
+            sys.stdout.write(f"{banner}\n")
+            sys.stdout.flush()
+            return
+        time.sleep(0.02)
+
+
+def _load(settings: config.Settings, parent: int) -> Callable[..., object]:
+    """Make the application, in the worker."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+    # Ctrl-C reaches the whole group, and granian takes a worker that stops by itself for a failed one. Blocked and not
+    # ignored, because granian installs its own handler after this.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    # A closing terminal sends it to the whole group, and to the parent it means something.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    from app import main
+
+    return main.create_app(settings)
+
+
+def _formatter(log: config.LogFormat) -> logging.Formatter:
+    # structlog's own tracebacks show the values of variables, and some of ours are secret.
+    plain = structlog.dev.plain_traceback
+    renderer: tuple[structlog.typing.Processor, ...] = (
+        (structlog.processors.format_exc_info, structlog.processors.JSONRenderer())
+        if log is config.LogFormat.JSON
+        else (structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain),)
+    )
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[structlog.stdlib.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True)],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
+    )
+
+
+def _log_settings(log: config.LogFormat) -> dict[str, object]:
+    """One shape of line, on standard error, for what granian says and for what our own modules say by `logging`."""
+    ours = {"handlers": ["lines"], "level": "WARNING", "propagate": False}
+    return {
+        "formatters": {"lines": {"()": _formatter, "log": log}},
+        "handlers": {
+            "lines": {"class": "logging.StreamHandler", "formatter": "lines", "stream": "ext://sys.stderr"},
+        },
+        "loggers": {"_granian": ours, "app": ours},
+    }
+
+
+class _Server(MPServer):
+    def __init__(self, settings: config.Settings) -> None:
+        super().__init__(
+            target="app.main",
+            address=settings.host,
+            port=settings.port,
+            interface=Interfaces.ASGI,
+            workers=settings.workers,
+            loop=Loops.uvloop,
+            http=HTTPModes.http1,
+            http1_settings=HTTP1Settings(header_read_timeout=10_000, max_buffer_size=128 * 1024),
+            websockets=False,
+            backlog=1024,
+            log_level=LogLevels.warning,
+            log_dictconfig=_log_settings(settings.log),
+            respawn_failed_workers=True,
+            workers_kill_timeout=10,
+        )
+        self.pair = (settings.tls_cert, settings.tls_key)
+        # In memory: the pair that is served, and the one before it, which a worker that just starts may still read.
+        self.copies: list[int] = []
+        try:
+            self.take_pair()
+        except OSError as error:
+            raise Misconfigured(
+                f"KEYSTEAD_TLS_CERT and KEYSTEAD_TLS_KEY do not work together ({error}): they take a PEM chain, the "
+                "server's certificate first, and its unencrypted private key"
+            ) from None
+
+    def take_pair(self) -> None:
+        """Copy certificate and key to memory and check the copy, which is what each later worker reads.
+
+        A worker that starts between two reloads would end at once if it read a pair that is half renewed by then; and
+        granian resolves symbolic links only once, where renewals put a new one in place.
+        """
+        certificate, key = self.pair
+        if certificate is None or key is None:
+            return
+        copy = os.memfd_create("keystead-tls")
+        try:
+            parts = certificate.read_bytes(), key.read_bytes()
+            Path(_path(copy)).write_bytes(b"\n".join(dict.fromkeys(parts)))  # one file may hold both
+            # The empty password keeps OpenSSL from asking for one at the terminal.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(_path(copy), password="")
+        except OSError:
+            os.close(copy)
+            raise
+        for old in self.copies[:-1]:
+            os.close(old)
+        self.copies = [*self.copies[-1:], copy]
+        self.use(copy)
+
+    def use(self, copy: int) -> None:
+        path = _path(copy)
+        self.ssl_ctx = (True, path, path, None, str(SSLProtocols.tls12), None, [], False)  # type: ignore[assignment]
+
+    def signal_handler_reload(self, *_args: object, **_kwargs: object) -> None:
+        if self.pair == (None, None):
+            return
+        try:
+            self.take_pair()
+        except OSError as error:
+            _log.error("the new certificate and key do not work together (%s); the old ones stay", error)
+        else:
+            super().signal_handler_reload()  # type: ignore[no-untyped-call]
+
+    def _reload(self, spawn_target: object, target_loader: object) -> None:
+        """Replace the workers only after one more has shown that it starts: its TLS takes fewer kinds of key than ours.
+
+        Without that, granian would stop every old worker, see all the new ones fail, and end.
+        """
+        self.reload_signal = False
+        self.main_loop_interrupt.clear()
+        trial = self._spawn_worker(0, spawn_target, target_loader).inner
+        trial.start()
+        trial.join(_TRIAL)
+        if trial.is_alive():
+            trial.terminate()
+            super()._reload(spawn_target, target_loader)  # type: ignore[no-untyped-call]
+            trial.join(self.workers_kill_timeout)
+            trial.kill()
+        else:
+            _log.error("a worker does not start with the new certificate and key; the old ones stay")
+            os.close(self.copies.pop())
+            self.use(self.copies[-1])
+        # granian's own reload may have cleared what came meanwhile.
+        if self.interrupt_signal or self.interrupt_children:
+            self.main_loop_interrupt.set()
+
+
+def _path(copy: int) -> str:
+    return f"/proc/{os.getpid()}/fd/{copy}"

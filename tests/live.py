@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from conftest import new_database
+from world import new_database
 
 from app import embedded
 

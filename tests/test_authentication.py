@@ -7,9 +7,9 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
-from conftest import BODY, World, make_token
 from hypothesis import given
 from hypothesis import strategies as st
+from world import BODY, World, make_token
 
 from app import accounts, first_start, tokens
 from app.model import (

@@ -14,8 +14,8 @@ import asyncpg
 import httpx
 import pytest
 from click import Group
-from conftest import BODY
-from live import Live, live  # noqa: F401 - a fixture
+from live import Live
+from world import BODY
 
 from app import db
 from app.cli import cli

@@ -8,9 +8,9 @@ from uuid import UUID, uuid4
 
 import msgspec
 import pytest
-from conftest import World
 from hypothesis import given
 from hypothesis import strategies as st
+from world import World
 
 from app import db, keyring, keys, seal
 from app.errors import KeyDamaged, Misconfigured, NotFound
@@ -250,7 +250,7 @@ async def test_a_key_pair_is_never_stored_twice_in_an_account(world: World, monk
     pair = keys.generate(KeyType.P256V1)
     monkeypatch.setattr(keys, "generate", lambda _: pair)
     await world.create()
-    from conftest import BODY
+    from world import BODY
 
     answer = await world.http.post(world.a.account_path, json=BODY, headers=world.a.bearer)
     assert answer.status_code == 500

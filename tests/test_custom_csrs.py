@@ -6,8 +6,8 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import BODY, World
 from cryptography import x509
+from world import BODY, World
 
 PEM = {"Accept": "application/x-pem-file"}
 DER = {"Accept": "application/pkcs10"}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from conftest import new_database
+from world import new_database
 
 from app import db, embedded, first_start
 from app.config import Settings

@@ -10,8 +10,8 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import BODY, World, make_token, new_world
-from live import Live, live  # noqa: F401 - a fixture
+from live import Live
+from world import BODY, World, make_token, new_world
 
 from app.cloudflare import wire
 

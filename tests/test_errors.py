@@ -8,9 +8,9 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from conftest import BODY, World
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from world import BODY, World
 
 from app import csrs, errors
 from app.cloudflare import custom_csrs, wire

@@ -7,7 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import World, new_world
+from world import World, new_world
 
 from app.limits import Limiter, RateLimit
 

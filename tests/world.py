@@ -1,0 +1,251 @@
+"""The world that tests live in: two tenants behind one application, and a judge of every answer.
+
+Every answer is held to the JSON Schema of the public API page and to the OpenAPI document that is served; no private
+key and no credential of the world may show up in what was answered, logged or audited.
+"""
+
+import asyncio
+import base64
+import contextlib
+import io
+import json
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import httpx
+import jsonschema
+import msgspec
+import structlog
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from app import accounts, config, db, embedded, first_start, keyring, keys, main, tokens
+from app.cloudflare import openapi
+from app.limits import RateLimit
+from app.model import Account, Role, Zone
+
+HERE = Path(__file__).parent
+ENVELOPE = json.loads((HERE / "schemas" / "cloudflare_envelope.json").read_text())
+BODY: dict[str, Any] = {
+    "common_name": "example.com",
+    "country": "US",
+    "state": "California",
+    "locality": "San Francisco",
+    "organization": "Cloudflare, Inc.",
+    "sans": ["example.com", "www.example.com"],
+    "key_type": "p256v1",
+}
+
+
+@contextlib.asynccontextmanager
+async def new_database(cluster: embedded.Cluster, template: str = "blank") -> AsyncIterator[str]:
+    name = f"t_{uuid4().hex}"
+    admin: db.Connection = await asyncpg.connect(cluster.dsn)
+    try:
+        await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        yield cluster.address(name)
+        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    finally:
+        await admin.close()
+
+
+class Tenant(msgspec.Struct):
+    """An account with a zone and credentials of every kind."""
+
+    account: Account
+    zone: Zone
+    token: str
+    read_token: str
+    email: str
+    key: str
+
+    @property
+    def account_path(self) -> str:
+        return f"/client/v4/accounts/{self.account.id.hex}/custom_csrs"
+
+    @property
+    def zone_path(self) -> str:
+        return f"/client/v4/zones/{self.zone.id.hex}/custom_csrs"
+
+    @property
+    def paths(self) -> tuple[str, str]:
+        return self.account_path, self.zone_path
+
+    @property
+    def bearer(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"}
+
+
+class World(msgspec.Struct):
+    """Two tenants behind one application; `http` judges every answer that it gets."""
+
+    settings: config.Settings
+    database: db.Database
+    ring: keyring.Ring
+    peppers: keyring.Peppers
+    a: Tenant
+    b: Tenant
+    app: Any
+    http: httpx.AsyncClient
+    seen: list[str]
+
+    async def create(self, tenant: Tenant | None = None, path: str | None = None, **fields: Any) -> dict[str, Any]:
+        """A CSR made over the API; returns its object."""
+        tenant = tenant or self.a
+        answer = await self.http.post(path or tenant.account_path, json={**BODY, **fields}, headers=tenant.bearer)
+        assert answer.status_code == 201, answer.text
+        result: dict[str, Any] = answer.json()["result"]
+        return result
+
+    async def key_of(self, csr_id: str) -> keys.PrivateKey:
+        """The private key of a CSR, opened from the database."""
+        row = await self.database.fetchrow(
+            "SELECT c.account_id, c.key_id, k.spki_sha256 FROM custom_csrs c "
+            "JOIN private_keys k ON k.account_id = c.account_id AND k.id = c.key_id WHERE c.id = $1",
+            UUID(csr_id),
+        )
+        assert row is not None
+        return await keyring.open_key(self.database, self.ring, row["account_id"], row["key_id"], row["spki_sha256"])
+
+
+@contextlib.asynccontextmanager
+async def new_world(
+    database_url: str, folder: Path, rate_limit: RateLimit | None = None, **changes: Any
+) -> AsyncIterator[World]:
+    settings = msgspec.structs.replace(
+        config.Settings(
+            data_dir=folder, database_url=database_url, keyring=folder / "keyring.json", rate_limit=rate_limit
+        ),
+        **changes,
+    )
+    database = db.Database(database_url, 1)
+    ring = await first_start.ring_for(settings, database)
+    peppers = await keyring.load_peppers(database, ring)
+    seen: list[str] = []
+    log = io.StringIO()
+    a, b = [await _tenant(database, peppers, slug) for slug in ("a", "b")]
+    app = main.create_app(settings)
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(log))
+    async with _lifespan(app), judged_client(app, seen, settings.public_url) as http:
+        made = World(settings, database, ring, peppers, a, b, app, http, seen)
+        yield made
+    await _nothing_leaked(made, log.getvalue())
+    await database.close()
+
+
+async def _tenant(database: db.Database, peppers: keyring.Peppers, slug: str) -> Tenant:
+    caller = first_start.operator()
+    account = await accounts.create_account(database, caller, slug, f"Account {slug}")
+    zone = await accounts.create_zone(database, caller, account, f"{slug}.example.com")
+    user = await accounts.create_user(database, caller, f"{slug}@example.com")
+    await accounts.set_membership(database, caller, user, account, Role.ADMINISTRATOR)
+    key = await tokens.roll_global_key(database, peppers, caller, user)
+    token = await make_token(database, peppers, account)
+    read = ("SSL and Certificates Read", "Account: SSL and Certificates Read")
+    read_token = await make_token(database, peppers, account, groups=read)
+    return Tenant(account, zone, token, read_token, user.email, key)
+
+
+async def make_token(
+    database: db.Database,
+    peppers: keyring.Peppers,
+    account: Account,
+    groups: tuple[str, ...] = (),
+    zones: tuple[Zone, ...] = (),
+    **fields: Any,
+) -> str:
+    chosen = tuple(tokens.find_group(name) for name in groups) or tokens.default_groups()
+    new = tokens.NewToken(
+        account, "a token", fields.pop("policies", tokens.policies_for(account, chosen, zones)), **fields
+    )
+    _, value = await tokens.create(database, peppers, first_start.operator(), new)
+    return value
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: Any) -> AsyncIterator[None]:
+    inbox: asyncio.Queue[Any] = asyncio.Queue()
+    outbox: asyncio.Queue[Any] = asyncio.Queue()
+    scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}
+    task = asyncio.create_task(app(scope, inbox.get, outbox.put))
+    await inbox.put({"type": "lifespan.startup"})
+    assert (await outbox.get())["type"] == "lifespan.startup.complete"
+    yield
+    await inbox.put({"type": "lifespan.shutdown"})
+    assert (await outbox.get())["type"] == "lifespan.shutdown.complete"
+    await task
+
+
+def judged_client(app: Any, seen: list[str], public_url: str) -> httpx.AsyncClient:
+    """A client whose every answer is held to the contract; what it saw goes into `seen`."""
+    judge = Judge(public_url)
+
+    async def on_answer(answer: httpx.Response) -> None:
+        await answer.aread()
+        seen.append(answer.text + str(answer.headers))
+        judge(answer)
+
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    return httpx.AsyncClient(
+        transport=transport, base_url="http://127.0.0.1:8787", event_hooks={"response": [on_answer]}
+    )
+
+
+class Judge:
+    """Holds an answer to section 1 of the contract, the envelope's schema and the served OpenAPI document."""
+
+    def __init__(self, public_url: str) -> None:
+        self.document = openapi.document(public_url)
+        self.envelope = jsonschema.Draft202012Validator(ENVELOPE, format_checker=jsonschema.FormatChecker())
+
+    def __call__(self, answer: httpx.Response) -> None:
+        path = answer.request.url.path
+        assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["x-request-id"])
+        assert answer.headers["cf-ray"] == answer.headers["x-request-id"]
+        assert answer.headers["cache-control"] == "no-store"
+        if not path.startswith("/client/v4") or answer.request.method == "HEAD":
+            return
+        if not answer.headers["content-type"].startswith("application/json"):
+            assert answer.status_code < 300
+            return
+        body = answer.json()
+        self.envelope.validate(body)
+        assert body["success"] == (answer.status_code < 400), answer.text
+        assert bool(body["errors"]) == (answer.status_code >= 400), answer.text
+        assert all(item["documentation_url"] for item in body["errors"])
+        self._against_document(answer, path.removeprefix("/client/v4"), body)
+
+    def _against_document(self, answer: httpx.Response, path: str, body: Any) -> None:
+        for template, operations in self.document["paths"].items():
+            operation = operations.get(answer.request.method.lower())
+            if operation and re.fullmatch(re.sub(r"\{[a-z_]+\}", "[^/]+", template), path.removesuffix("/")):
+                responses = operation["responses"]
+                assert str(answer.status_code) in responses, f"{answer.status_code} is not documented for {template}"
+                schema = responses[str(answer.status_code)]["content"]["application/json"]["schema"]
+                rooted = {**schema, "components": self.document["components"]}
+                jsonschema.Draft202012Validator(rooted).validate(body)
+
+
+async def _nothing_leaked(world: World, log: str) -> None:
+    """No private key of this world, in any encoding, in what was answered, logged or audited; nor any credential."""
+    audited = str([dict(row) for row in await world.database.fetch("SELECT * FROM audit_log")])
+    told = "\n".join([*world.seen, log, audited])
+    assert "PRIVATE KEY" not in told
+    for tenant in (world.a, world.b):
+        for secret in (tenant.token, tenant.read_token, tenant.key):
+            assert secret not in told
+    for row in await world.database.fetch("SELECT account_id, id, spki_sha256 FROM private_keys"):
+        key = await keyring.open_key(world.database, world.ring, row["account_id"], row["id"], row["spki_sha256"])
+        for text in _encodings(key):
+            assert text not in told
+
+
+def _encodings(key: keys.PrivateKey) -> list[str]:
+    """The secret number of a key as it would look in hex, decimal, and base64 of any alignment."""
+    numbers = key.private_numbers()
+    number = numbers.d if isinstance(numbers, rsa.RSAPrivateNumbers) else numbers.private_value
+    secret = number.to_bytes((number.bit_length() + 7) // 8, "big")[:24]
+    return [secret.hex(), str(number), *(base64.b64encode(secret[i:])[:24].decode() for i in range(3))]

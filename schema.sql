@@ -18,18 +18,21 @@ CREATE TABLE accounts (
     csr_quota integer,
     created_at timestamptz NOT NULL DEFAULT now(),
     modified_at timestamptz NOT NULL DEFAULT now(),
+    key_max_age_days integer NOT NULL DEFAULT 398,
     CONSTRAINT accounts_pkey PRIMARY KEY (id),
     CONSTRAINT accounts_slug_key UNIQUE (slug),
     CONSTRAINT accounts_name_check CHECK (length(name) BETWEEN 1 AND 100),
     CONSTRAINT accounts_slug_check CHECK (slug ~ '^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$'),
     CONSTRAINT accounts_name_policy_check CHECK (name_policy IN ('private', 'public')),
-    CONSTRAINT accounts_csr_quota_check CHECK (csr_quota >= 0)
+    CONSTRAINT accounts_csr_quota_check CHECK (csr_quota >= 0),
+    CONSTRAINT accounts_key_max_age_days_check CHECK (key_max_age_days BETWEEN 1 AND 36500)
 );
 COMMENT ON TABLE accounts IS 'The tenants: everything belongs to one account.';
 COMMENT ON COLUMN accounts.slug IS 'A short name for people and for Infisical''s projectSlug.';
 COMMENT ON COLUMN accounts.name_policy IS 'Which hostnames a CSR may name: private (any well-formed one) or public (Cloudflare''s rules). The operator''s.';
 COMMENT ON COLUMN accounts.csrs_enabled IS 'False answers 403/1404 to every custom CSR call of the account''s own list.';
 COMMENT ON COLUMN accounts.csr_quota IS 'How many custom CSRs the account''s own list may hold; NULL is no bound.';
+COMMENT ON COLUMN accounts.key_max_age_days IS 'A key that is older, in days, is told in the messages of its CSR and certificate.';
 
 CREATE TABLE zones (
     id uuid NOT NULL,
@@ -42,15 +45,18 @@ CREATE TABLE zones (
     created_at timestamptz NOT NULL DEFAULT now(),
     modified_at timestamptz NOT NULL DEFAULT now(),
     deleted_at timestamptz,
+    certificate_quota integer,
     CONSTRAINT zones_pkey PRIMARY KEY (id),
     CONSTRAINT zones_account_id_fkey FOREIGN KEY (account_id) REFERENCES accounts (id),
     CONSTRAINT zones_name_check CHECK (length(name) BETWEEN 1 AND 253),
     CONSTRAINT zones_type_check CHECK (type IN ('full', 'partial', 'secondary', 'internal')),
-    CONSTRAINT zones_csr_quota_check CHECK (csr_quota >= 0)
+    CONSTRAINT zones_csr_quota_check CHECK (csr_quota >= 0),
+    CONSTRAINT zones_certificate_quota_check CHECK (certificate_quota >= 0)
 );
 CREATE UNIQUE INDEX zones_account_id_name_key ON zones (account_id, name) WHERE deleted_at IS NULL;
 COMMENT ON TABLE zones IS 'Domains of an account; each has its own list of custom CSRs.';
 COMMENT ON COLUMN zones.csr_quota IS 'How many custom CSRs the zone''s list may hold; NULL is no bound.';
+COMMENT ON COLUMN zones.certificate_quota IS 'How many custom certificates the zone may hold; NULL is no bound.';
 COMMENT ON COLUMN zones.deleted_at IS 'Set instead of deleting the row, so that callers of its account still get 404/7003 and all others 403.';
 
 CREATE TABLE users (
@@ -181,6 +187,69 @@ COMMENT ON TABLE custom_csrs IS 'Custom CSRs with their inputs byte for byte; th
 COMMENT ON COLUMN custom_csrs.scope_id IS 'The list it is in: its zone''s, or else its account''s. NOT NULL so that one index serves both.';
 COMMENT ON COLUMN custom_csrs.csr IS 'PEM with a trailing newline.';
 
+CREATE TABLE custom_certificates (
+    account_id uuid NOT NULL,
+    id uuid NOT NULL,
+    zone_id uuid NOT NULL,
+    key_id uuid NOT NULL,
+    custom_csr_id uuid,
+    type text NOT NULL,
+    bundle_method text NOT NULL,
+    geo_label text,
+    policy text,
+    deploy text,
+    priority integer NOT NULL DEFAULT 0,
+    sha256 bytea NOT NULL,
+    hosts text[] NOT NULL,
+    issuer text NOT NULL,
+    signature text NOT NULL,
+    not_before timestamptz NOT NULL,
+    not_after timestamptz NOT NULL,
+    chain text NOT NULL,
+    uploaded_at timestamptz NOT NULL DEFAULT now(),
+    modified_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT custom_certificates_pkey PRIMARY KEY (account_id, id),
+    CONSTRAINT custom_certificates_zone_id_fkey FOREIGN KEY (zone_id) REFERENCES zones (id),
+    CONSTRAINT custom_certificates_key_fkey FOREIGN KEY (account_id, key_id) REFERENCES private_keys (account_id, id),
+    CONSTRAINT custom_certificates_sha256_key UNIQUE (account_id, zone_id, sha256),
+    CONSTRAINT custom_certificates_sha256_check CHECK (length(sha256) = 32),
+    CONSTRAINT custom_certificates_type_check CHECK (type IN ('legacy_custom', 'sni_custom')),
+    CONSTRAINT custom_certificates_bundle_method_check CHECK (bundle_method IN ('ubiquitous', 'optimal', 'force')),
+    CONSTRAINT custom_certificates_geo_label_check CHECK (geo_label IN ('us', 'eu', 'highest_security')),
+    CONSTRAINT custom_certificates_policy_check CHECK (length(policy) BETWEEN 1 AND 1024),
+    CONSTRAINT custom_certificates_deploy_check CHECK (deploy IN ('staging', 'production')),
+    CONSTRAINT custom_certificates_priority_check CHECK (priority >= 0)
+);
+CREATE INDEX custom_certificates_zone_id_idx ON custom_certificates (account_id, zone_id, priority, uploaded_at, id);
+CREATE INDEX custom_certificates_key_id_idx ON custom_certificates (account_id, key_id);
+CREATE INDEX custom_certificates_not_after_idx ON custom_certificates (not_after);
+COMMENT ON TABLE custom_certificates IS 'Certificates of zones as they are now. A certificate keeps its id when it is renewed.';
+COMMENT ON COLUMN custom_certificates.key_id IS 'Its private key: a CSR''s, or an uploaded one of its own. While it is named here it cannot be deleted.';
+COMMENT ON COLUMN custom_certificates.custom_csr_id IS 'The CSR whose key it uses; NULL for an uploaded key.';
+COMMENT ON COLUMN custom_certificates.sha256 IS 'SHA-256 of the leaf''s DER.';
+COMMENT ON COLUMN custom_certificates.hosts IS 'The leaf''s DNS names and addresses, in its order.';
+COMMENT ON COLUMN custom_certificates.chain IS 'PEM: the leaf, then what is sent above it.';
+
+CREATE TABLE certificate_history (
+    account_id uuid NOT NULL,
+    id uuid NOT NULL,
+    certificate_id uuid NOT NULL,
+    custom_csr_id uuid,
+    sha256 bytea NOT NULL,
+    hosts text[] NOT NULL,
+    issuer text NOT NULL,
+    not_before timestamptz NOT NULL,
+    not_after timestamptz NOT NULL,
+    chain text NOT NULL,
+    uploaded_at timestamptz NOT NULL,
+    superseded_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT certificate_history_pkey PRIMARY KEY (account_id, id),
+    CONSTRAINT certificate_history_certificate_fkey FOREIGN KEY (account_id, certificate_id)
+        REFERENCES custom_certificates (account_id, id) ON DELETE CASCADE
+);
+CREATE INDEX certificate_history_certificate_id_idx ON certificate_history (account_id, certificate_id, superseded_at);
+COMMENT ON TABLE certificate_history IS 'What a certificate was before its renewals. It names CSRs without keeping them.';
+
 CREATE TABLE idempotency_keys (
     account_id uuid NOT NULL,
     caller_id uuid NOT NULL,
@@ -220,4 +289,4 @@ COMMENT ON TABLE audit_log IS 'Every change, written in the transaction that mak
 COMMENT ON COLUMN audit_log.account_id IS 'The account that was acted on; all zeros for what belongs to no account, such as users.';
 COMMENT ON COLUMN audit_log.actor_name IS 'The token''s name, or the operating system user of the command line.';
 
-INSERT INTO schema_version (version) VALUES (1);
+INSERT INTO schema_version (version) VALUES (2);

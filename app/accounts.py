@@ -28,7 +28,7 @@ def checked_name(field: str, value: str, most: int) -> str:
     return value
 
 
-_ACCOUNT = "id, name, slug, name_policy, csrs_enabled, csr_quota, created_at"
+_ACCOUNT = "id, name, slug, name_policy, csrs_enabled, csr_quota, key_max_age_days, created_at"
 _INSERT_ACCOUNT = f"INSERT INTO accounts (id, name, slug) VALUES ($1, $2, $3) RETURNING {_ACCOUNT}"
 
 
@@ -69,18 +69,21 @@ class Changes(msgspec.Struct, frozen=True):
     name_policy: NamePolicy | None = None
     csrs_enabled: bool | None = None
     csr_quota: int | None = None
+    certificate_quota: int | None = None
+    key_max_age_days: int | None = None
 
 
 _SET_ACCOUNT = f"""
 UPDATE accounts SET name_policy = coalesce($2, name_policy), csrs_enabled = coalesce($3, csrs_enabled),
-    csr_quota = CASE WHEN $4::int IS NULL THEN csr_quota WHEN $4 < 0 THEN NULL ELSE $4 END, modified_at = now()
+    csr_quota = CASE WHEN $4::int IS NULL THEN csr_quota WHEN $4 < 0 THEN NULL ELSE $4 END,
+    key_max_age_days = coalesce($5, key_max_age_days), modified_at = now()
 WHERE id = $1 RETURNING {_ACCOUNT}
 """
 
 
 async def set_account(db: Database, caller: Caller, account: Account, changes: Changes) -> Account:
     async def work(connection: Connection) -> Account:
-        values = (changes.name_policy, changes.csrs_enabled, changes.csr_quota)
+        values = (changes.name_policy, changes.csrs_enabled, changes.csr_quota, changes.key_max_age_days)
         row = await connection.fetchrow(_SET_ACCOUNT, account.id, *values)
         await _audit(connection, caller, audit.Action.UPDATE, audit.Resource.ACCOUNT, account.id, account.id)
         return _account(row)
@@ -90,6 +93,7 @@ async def set_account(db: Database, caller: Caller, account: Account, changes: C
 
 _IN_ACCOUNT = """
 SELECT (SELECT count(*) FROM custom_csrs WHERE account_id = $1) AS csrs,
+       (SELECT count(*) FROM custom_certificates WHERE account_id = $1) AS certificates,
        (SELECT count(*) FROM zones WHERE account_id = $1 AND deleted_at IS NULL) AS zones
 """
 
@@ -101,8 +105,9 @@ async def delete_account(db: Database, caller: Caller, account: Account) -> None
         # Creators take a key share of this row through their foreign key, so they wait and then fail.
         await connection.execute("SELECT FROM accounts WHERE id = $1 FOR UPDATE", account.id)
         held = await connection.fetchrow(_IN_ACCOUNT, account.id)
-        if held is not None and (held["csrs"] or held["zones"]):
-            raise Conflict(f"the account {account.slug} holds {held['csrs']} custom CSRs and {held['zones']} zones")
+        if held is not None and any(held.values()):
+            counts = f"{held['csrs']} custom CSRs, {held['certificates']} certificates and {held['zones']} zones"
+            raise Conflict(f"the account {account.slug} holds {counts}")
         await connection.execute("DELETE FROM tokens WHERE account_id = $1", account.id)
         await connection.execute("DELETE FROM zones WHERE account_id = $1", account.id)
         await connection.execute("DELETE FROM accounts WHERE id = $1", account.id)
@@ -111,7 +116,7 @@ async def delete_account(db: Database, caller: Caller, account: Account) -> None
     await db.transaction(work)
 
 
-_ZONE = "id, account_id, name, csrs_enabled, csr_quota, created_at"
+_ZONE = "id, account_id, name, csrs_enabled, csr_quota, certificate_quota, created_at"
 _INSERT_ZONE = f"INSERT INTO zones (id, account_id, name) VALUES ($1, $2, $3) RETURNING {_ZONE}"
 
 
@@ -150,31 +155,38 @@ async def find_zone(db: Database, word: str) -> Zone:
 
 _SET_ZONE = f"""
 UPDATE zones SET csrs_enabled = coalesce($2, csrs_enabled),
-    csr_quota = CASE WHEN $3::int IS NULL THEN csr_quota WHEN $3 < 0 THEN NULL ELSE $3 END, modified_at = now()
+    csr_quota = CASE WHEN $3::int IS NULL THEN csr_quota WHEN $3 < 0 THEN NULL ELSE $3 END,
+    certificate_quota = CASE WHEN $4::int IS NULL THEN certificate_quota WHEN $4 < 0 THEN NULL ELSE $4 END,
+    modified_at = now()
 WHERE id = $1 RETURNING {_ZONE}
 """
 
 
 async def set_zone(db: Database, caller: Caller, zone: Zone, changes: Changes) -> Zone:
     async def work(connection: Connection) -> Zone:
-        row = await connection.fetchrow(_SET_ZONE, zone.id, changes.csrs_enabled, changes.csr_quota)
+        values = (changes.csrs_enabled, changes.csr_quota, changes.certificate_quota)
+        row = await connection.fetchrow(_SET_ZONE, zone.id, *values)
         await _audit(connection, caller, audit.Action.UPDATE, audit.Resource.ZONE, zone.account_id, zone.id, zone.id)
         return _zone(row)
 
     return await db.transaction(work)
 
 
-_IN_ZONE = "SELECT count(*) FROM custom_csrs WHERE account_id = $1 AND scope_id = $2"
+_IN_ZONE = """
+SELECT (SELECT count(*) FROM custom_csrs WHERE account_id = $1 AND scope_id = $2) AS csrs,
+       (SELECT count(*) FROM custom_certificates WHERE account_id = $1 AND zone_id = $2) AS certificates
+"""
 
 
 async def delete_zone(db: Database, caller: Caller, zone: Zone) -> None:
-    """Delete a zone without CSRs; raises Conflict with their count."""
+    """Delete a zone without CSRs and certificates; raises Conflict with their counts."""
 
     async def work(connection: Connection) -> None:
         await connection.execute("SELECT FROM zones WHERE id = $1 FOR UPDATE", zone.id)
-        csrs = await connection.fetchval(_IN_ZONE, zone.account_id, zone.id)
-        if csrs:
-            raise Conflict(f"the zone {zone.name} holds {csrs} custom CSRs")
+        held = await connection.fetchrow(_IN_ZONE, zone.account_id, zone.id)
+        if held is not None and any(held.values()):
+            counts = f"{held['csrs']} custom CSRs and {held['certificates']} certificates"
+            raise Conflict(f"the zone {zone.name} holds {counts}")
         await connection.execute("UPDATE zones SET deleted_at = now() WHERE id = $1", zone.id)
         await _audit(connection, caller, audit.Action.DELETE, audit.Resource.ZONE, zone.account_id, zone.id, zone.id)
 

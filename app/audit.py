@@ -11,6 +11,7 @@ class Action(StrEnum):
     CREATE = "create"
     UPDATE = "update"
     DELETE = "delete"
+    EXPORT = "export"
 
 
 class Resource(StrEnum):
@@ -19,6 +20,7 @@ class Resource(StrEnum):
     USER = "user"
     TOKEN = "token"  # noqa: S105 - a kind of resource, not a secret
     CUSTOM_CSR = "custom_csr"
+    CUSTOM_CERTIFICATE = "custom_certificate"
 
 
 # What belongs to no account, such as a user, is filed under this one.

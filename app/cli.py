@@ -5,7 +5,8 @@ import contextlib
 import os
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import click
@@ -13,14 +14,16 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from app import __version__, accounts, config, db, first_start, keyring, tokens
+from app import __version__, accounts, certificates, config, db, files, first_start, keyring, tokens
 from app.db import Database
 from app.errors import KeysteadError, Misconfigured
-from app.keyring import Peppers
-from app.model import Account, NamePolicy, Role, Token, User, Zone
+from app.keyring import Peppers, Ring
+from app.model import Account, Certificate, NamePolicy, Role, Superseded, Token, User, Zone
 
 T = TypeVar("T")
 _OPERATOR = first_start.operator()
+# The names that certbot gave them, and that every how-to of a web server uses.
+FULLCHAIN, PRIVATE_KEY = "fullchain.pem", "privkey.pem"
 _ROLES = [role.value for role in Role]
 
 
@@ -98,6 +101,8 @@ def account_list(as_json: bool) -> None:
 _switch = click.Choice(["on", "off"])
 _csrs = click.option("--csrs", type=_switch, help="Switch custom CSRs on or off (off answers 403/1404).")
 _quota = click.option("--csr-quota", help="How many custom CSRs its list may hold: a number, or none for no bound.")
+_certificate_quota = click.option("--certificate-quota", help="How many certificates it may hold: a number, or none.")
+_key_max_age = click.option("--key-max-age", type=click.IntRange(1, 36_500), help="Days after which a key is old.")
 
 
 @account.command("set")
@@ -107,11 +112,20 @@ _quota = click.option("--csr-quota", help="How many custom CSRs its list may hol
 )
 @_csrs
 @_quota
+@_key_max_age
 @_as_json
-def account_set(account: str, name_policy: str | None, csrs: str | None, csr_quota: str | None, as_json: bool) -> None:
+def account_set(
+    account: str,
+    name_policy: str | None,
+    csrs: str | None,
+    csr_quota: str | None,
+    key_max_age: int | None,
+    as_json: bool,
+) -> None:
     """Set the rules of an account, named by id or slug."""
     policy = NamePolicy(name_policy) if name_policy else None
-    changes = accounts.Changes(policy, _on(csrs), _quota_number(csr_quota))
+    quota = _quota_number(csr_quota, "--csr-quota")
+    changes = accounts.Changes(policy, _on(csrs), quota, key_max_age_days=key_max_age)
 
     async def work(d: Database, _: Peppers) -> Account:
         return await accounts.set_account(d, _OPERATOR, await accounts.find_account(d, account), changes)
@@ -168,10 +182,12 @@ def zone_list(account: str | None, as_json: bool) -> None:
 @click.argument("zone")
 @_csrs
 @_quota
+@_certificate_quota
 @_as_json
-def zone_set(zone: str, csrs: str | None, csr_quota: str | None, as_json: bool) -> None:
+def zone_set(zone: str, csrs: str | None, csr_quota: str | None, certificate_quota: str | None, as_json: bool) -> None:
     """Set the rules of a zone, named by id or name."""
-    changes = accounts.Changes(None, _on(csrs), _quota_number(csr_quota))
+    quota = _quota_number(csr_quota, "--csr-quota")
+    changes = accounts.Changes(None, _on(csrs), quota, _quota_number(certificate_quota, "--certificate-quota"))
 
     async def work(d: Database, _: Peppers) -> Zone:
         return await accounts.set_zone(d, _OPERATOR, await accounts.find_zone(d, zone), changes)
@@ -328,6 +344,73 @@ def token_revoke(token: str) -> None:
     print(f"revoked token {token}")
 
 
+@cli.group()
+def certificate() -> None:
+    """Custom certificates, on the operator's own host."""
+
+
+@certificate.command("list")
+@click.option("--zone", help="Zone id or name; default: all.")
+@_as_json
+def certificate_list(zone: str | None, as_json: bool) -> None:
+    """Show certificates, the first to expire first."""
+
+    async def work(d: Database, _: Peppers) -> tuple[Certificate, ...]:
+        return await certificates.for_operator(d, (await accounts.find_zone(d, zone)).id if zone else None)
+
+    _show([_certificate(each) for each in _run(work)], as_json)
+
+
+@certificate.command("expiring")
+@click.option("--within", default="30d", show_default=True, help="Days ahead, such as 30d.")
+@_as_json
+def certificate_expiring(within: str, as_json: bool) -> None:
+    """Show the certificates that have expired or expire soon."""
+    before = datetime.now(UTC) + _days(within)
+    found = _run(lambda d, _: certificates.for_operator(d, before=before))
+    _show([_certificate(each) for each in found], as_json)
+
+
+@certificate.command("show")
+@click.argument("certificate")
+@_as_json
+def certificate_show(certificate: str, as_json: bool) -> None:
+    """Show a certificate, named by its id."""
+    found = _run(lambda d, _: certificates.find(d, certificate))
+    more = {"issuer": found.issuer, "signature": found.signature, "bundle_method": found.bundle_method.value}
+    _show([{**_certificate(found), **more, "uploaded_on": _shown(found.uploaded_at)}], as_json)
+
+
+@certificate.command("history")
+@click.argument("certificate")
+@_as_json
+def certificate_history(certificate: str, as_json: bool) -> None:
+    """Show what a certificate was before its renewals, the latest first."""
+
+    async def work(d: Database, _: Peppers) -> tuple[Superseded, ...]:
+        return await certificates.history(d, await certificates.find(d, certificate))
+
+    _show([_superseded(each) for each in _run(work)], as_json)
+
+
+@certificate.command("export")
+@click.argument("certificate")
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to write to.")
+def certificate_export(certificate: str, out: Path) -> None:
+    """Write fullchain.pem and privkey.pem for a web server; audited."""
+
+    async def work(d: Database, ring: Ring) -> certificates.Exported:
+        return await certificates.export(d, ring, _OPERATOR, await certificates.find(d, certificate))
+
+    try:
+        out.mkdir(mode=0o700, parents=True, exist_ok=True)
+        exported = _run_with_ring(work)
+        files.write_together(out, {PRIVATE_KEY: exported.private_key, FULLCHAIN: exported.fullchain})
+    except OSError as error:
+        raise Misconfigured(f"{out} cannot be written ({error.strerror})") from None
+    print(f"wrote {out / FULLCHAIN} and {out / PRIVATE_KEY}")
+
+
 def _settings() -> config.Settings:
     return config.load(os.environ)
 
@@ -349,14 +432,20 @@ def _dsn(settings: config.Settings) -> Iterator[str]:
 
 
 def _run(work: Callable[[Database, Peppers], Awaitable[T]]) -> T:
+    async def with_peppers(database: Database, ring: Ring) -> T:
+        return await work(database, await keyring.load_peppers(database, ring))
+
+    return _run_with_ring(with_peppers)
+
+
+def _run_with_ring(work: Callable[[Database, Ring], Awaitable[T]]) -> T:
     settings = _settings()
 
     async def inside(dsn: str) -> T:
         database = Database(dsn, 1, settings.statement_cache_size)
         try:
             await db.require_current(database)
-            ring = await first_start.ring_for(settings, database)
-            return await work(database, await keyring.load_peppers(database, ring))
+            return await work(database, await first_start.ring_for(settings, database))
         finally:
             await database.close()
 
@@ -372,6 +461,7 @@ def _account(account: Account) -> dict[str, object]:
         "name_policy": account.name_policy.value,
         "csrs": _word(account.csrs_enabled),
         "csr_quota": account.csr_quota,
+        "key_max_age_days": account.key_max_age_days,
         "created_on": _shown(account.created_at),
     }
 
@@ -383,6 +473,7 @@ def _zone(zone: Zone) -> dict[str, object]:
         "account_id": zone.account_id.hex,
         "csrs": _word(zone.csrs_enabled),
         "csr_quota": zone.csr_quota,
+        "certificate_quota": zone.certificate_quota,
         "created_on": _shown(zone.created_at),
     }
 
@@ -404,6 +495,41 @@ def _token(token: Token) -> dict[str, object]:
     }
 
 
+def _certificate(certificate: Certificate) -> dict[str, object]:
+    now = datetime.now(UTC)
+    return {
+        "id": str(certificate.id),
+        "zone_id": certificate.zone_id.hex,
+        "hosts": _hosts(certificate.hosts),
+        "status": certificate.status(now).value,
+        "expires_on": _shown(certificate.not_after),
+        "days_left": (certificate.not_after - now).days,
+        "custom_csr_id": str(certificate.custom_csr_id) if certificate.custom_csr_id else None,
+    }
+
+
+def _superseded(version: Superseded) -> dict[str, object]:
+    return {
+        "hosts": _hosts(version.hosts),
+        "issuer": version.issuer,
+        "expires_on": _shown(version.not_after),
+        "uploaded_on": _shown(version.uploaded_at),
+        "superseded_on": _shown(version.superseded_at),
+        "custom_csr_id": str(version.custom_csr_id) if version.custom_csr_id else None,
+    }
+
+
+def _hosts(hosts: Sequence[str]) -> str:
+    return ", ".join(hosts[:3]) + (f" and {len(hosts) - 3} more" if len(hosts) > 3 else "")
+
+
+def _days(text: str) -> timedelta:
+    number = text.removesuffix("d")
+    if not number.isascii() or not number.isdigit() or int(number) > 36_500:
+        raise click.BadParameter("it takes a number of days, such as 30d", param_hint="--within")
+    return timedelta(days=int(number))
+
+
 def _word(on: bool) -> str:
     return "on" if on else "off"
 
@@ -416,13 +542,13 @@ def _shown(time: datetime | None) -> str | None:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ") if time else None
 
 
-def _quota_number(text: str | None) -> int | None:
+def _quota_number(text: str | None, option: str) -> int | None:
     if text is None:
         return None
     if text == "none":
         return -1
     if not text.isascii() or not text.isdigit() or int(text) > 2_000_000_000:
-        raise click.BadParameter("it takes a whole number, or none", param_hint="--csr-quota")
+        raise click.BadParameter("it takes a whole number, or none", param_hint=option)
     return int(text)
 
 

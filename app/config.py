@@ -35,6 +35,7 @@ class Settings(msgspec.Struct, frozen=True):
     rate_limit: RateLimit | None = RateLimit(1200, 300)
     public_url: str = "http://127.0.0.1:8787"
     trusted_proxies: tuple[Network, ...] = ()
+    trust_dir: Path | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
     log: LogFormat = LogFormat.CONSOLE
@@ -72,6 +73,7 @@ def load(environ: Mapping[str, str]) -> Settings:
             "an address that begins with http:// or https://, without a query",
         ),
         trusted_proxies=read("TRUSTED_PROXIES", _networks, (), "networks such as 10.0.0.0/8,fd00::/8"),
+        trust_dir=read("TRUST_DIR", _folder, None, "a folder with PEM certificates of trusted roots"),
         tls_cert=tls_cert,
         tls_key=tls_key,
         log=read("LOG", LogFormat, LogFormat.CONSOLE, "json or console"),
@@ -127,6 +129,13 @@ def _readable(text: str) -> Path:
         return path
 
 
+def _folder(text: str) -> Path:
+    path = Path(text).absolute()
+    if not path.is_dir():
+        raise ValueError(text)
+    return path
+
+
 def _database_url(text: str) -> str:
     if not text.startswith(("postgresql://", "postgres://")):
         raise ValueError("scheme")
@@ -160,6 +169,6 @@ _KNOWN = _IGNORED | {
     "KEYSTEAD_" + name
     for name in (
         *("HOST", "PORT", "DATA_DIR", "DATABASE_URL", "STATEMENT_CACHE_SIZE", "KEYRING", "WORKERS", "RATE_LIMIT"),
-        *("PUBLIC_URL", "TRUSTED_PROXIES", "TLS_CERT", "TLS_KEY", "LOG"),
+        *("PUBLIC_URL", "TRUSTED_PROXIES", "TRUST_DIR", "TLS_CERT", "TLS_KEY", "LOG"),
     )
 }

@@ -8,7 +8,20 @@ import iso3166
 
 from app import audit, idempotency, keyring, names, pkix
 from app.db import Connection, Database, parameters
-from app.errors import Advice, Hint, Invalid, Limit, LimitReached, NotFound, Problem, Rule, quoted
+from app.errors import (
+    Advice,
+    Clash,
+    Conflict,
+    Hint,
+    Invalid,
+    Limit,
+    LimitReached,
+    NotFound,
+    Problem,
+    Rule,
+    Thing,
+    quoted,
+)
 from app.keypool import KeyPool
 from app.keyring import Ring
 from app.model import (
@@ -284,7 +297,7 @@ async def get(db: Database, scope: Scope, csr_id: UUID) -> Csr:
 
 
 def _not_found(csr_id: UUID) -> NotFound:
-    return NotFound(f"There is no custom CSR {csr_id} here.")
+    return NotFound(f"There is no custom CSR {csr_id} here.", Thing.CSR)
 
 
 _FILTERS = """
@@ -330,10 +343,24 @@ SELECT id FROM csr
 """
 
 
+_USED_BY = "SELECT id FROM custom_certificates WHERE account_id = $1 AND custom_csr_id = $2 ORDER BY id LIMIT 20"
+
+
 async def delete(db: Database, caller: Caller, scope: Scope, csr_id: UUID) -> None:
-    """Delete a CSR and destroy its private key, in one statement; raises NotFound."""
+    """Delete a CSR and destroy its private key, in one statement.
+
+    Raises NotFound, and Conflict(IN_USE) that names the certificates while any uses the key.
+    """
     values = audit.values(caller, audit.Action.DELETE, audit.Resource.CUSTOM_CSR)
-    if await db.fetchrow(_DELETE, scope.account_id, scope.id, csr_id, *values) is None:
+    try:
+        row = await db.fetchrow(_DELETE, scope.account_id, scope.id, csr_id, *values)
+    except Conflict as error:
+        if error.clash is not Clash.IN_USE:
+            raise
+        users = [row["id"] for row in await db.fetch(_USED_BY, scope.account_id, csr_id)]
+        named = ", ".join(map(str, users)) or "one that was deleted just now; try again"
+        raise Conflict(f"The key of this CSR is used by custom certificates: {named}.", Clash.IN_USE) from None
+    if row is None:
         raise _not_found(csr_id)
 
 

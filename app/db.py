@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 import asyncpg
 import msgspec
 
-from app.errors import Conflict, KeysteadError, Misconfigured, Unavailable
+from app.errors import Clash, Conflict, KeysteadError, Misconfigured, Unavailable
 
 T = TypeVar("T")
 if TYPE_CHECKING:
@@ -30,7 +30,9 @@ _ATTEMPTS = 4
 # An arbitrary number that only Keystead's migrations lock.
 _MIGRATION_LOCK = 0x6B657973
 
-_CONFLICTS = {
+_CONFLICTS: dict[str, str | tuple[str, Clash]] = {
+    "custom_certificates_key_fkey": ("a certificate uses this key", Clash.IN_USE),
+    "custom_certificates_sha256_key": ("the zone has this very certificate already", Clash.SAME_CERTIFICATE),
     "accounts_slug_key": "an account with this slug exists already",
     "zones_account_id_name_key": "the account has a zone of this name already",
     "users_email_key": "a user with this email exists already",
@@ -118,10 +120,10 @@ class Database:
             _drop(connection)
             raise Unavailable("the database is not available") from error
         except asyncpg.IntegrityConstraintViolationError as error:
-            text = _CONFLICTS.get(error.constraint_name or "")
-            if text is None:
+            clash = _CONFLICTS.get(error.constraint_name or "")
+            if clash is None:
                 raise
-            raise Conflict(text) from None
+            raise Conflict(*((clash,) if isinstance(clash, str) else clash)) from None
         except (asyncpg.PostgresError, KeysteadError):
             raise
         except BaseException:

@@ -31,6 +31,17 @@ class Rule(Enum):
     LENGTH = auto()
     TOO_MANY_NAMES = auto()
     TEXT = auto()
+    CERTIFICATE = auto()
+    CSR_ID = auto()
+    CHOICE = auto()
+    EXPIRED = auto()
+    WEAK_SIGNATURE = auto()
+    EXTENDED_KEY_USAGE = auto()
+    CHAIN = auto()
+    NO_LEAF = auto()
+    ZONE_HOST = auto()
+    PRIVATE_KEY = auto()
+    KEY_MISMATCH = auto()
 
 
 class Hint(Enum):
@@ -41,6 +52,8 @@ class Hint(Enum):
     ORGANIZATIONAL_UNIT = auto()
     DUPLICATES = auto()
     PUBLIC_WOULD_REFUSE = auto()
+    OLD_KEY = auto()
+    OTHER = auto()
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -75,10 +88,20 @@ class Denial(Enum):
     ADDRESS = auto()
 
 
+class Thing(Enum):
+    """What is not there."""
+
+    CSR = auto()
+    CERTIFICATE = auto()
+    CSR_OF_CERTIFICATE = auto()
+    OTHER = auto()
+
+
 class Limit(Enum):
     """What ran out or is switched off."""
 
     CSR_QUOTA = auto()
+    CERTIFICATE_QUOTA = auto()
     CSRS_OFF = auto()
 
 
@@ -97,11 +120,17 @@ class Invalid(KeysteadError):  # noqa: N818 - the kinds read as states of the wo
 class NotFound(KeysteadError):  # noqa: N818
     """There is no such thing in the caller's scope."""
 
+    def __init__(self, text: str, thing: Thing = Thing.OTHER) -> None:
+        super().__init__(text)
+        self.thing = thing
+
 
 class Clash(Enum):
     """What a request contradicts."""
 
     IDEMPOTENCY_KEY = auto()
+    IN_USE = auto()
+    SAME_CERTIFICATE = auto()
     STORED = auto()
 
 

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import msgspec
 
-from app import __version__, accounts, db, keyring, tokens
+from app import __version__, accounts, db, files, keyring, tokens
 from app.config import Settings
 from app.errors import KeyDamaged, Misconfigured, NotFound
 from app.keyring import Peppers, Ring
@@ -94,7 +94,7 @@ async def _first_account(settings: Settings, database: db.Database, peppers: Pep
     key = await tokens.roll_global_key(database, peppers, caller, user)
     policies = tokens.policies_for(account, tokens.default_groups())
     _, token = await tokens.create(database, peppers, caller, tokens.NewToken(account, "first token", policies))
-    write_private(path, Credentials(settings.public_url, token, account, zone.id, FIRST_EMAIL, key).text())
+    files.write_private(path, Credentials(settings.public_url, token, account, zone.id, FIRST_EMAIL, key).text())
     return path
 
 
@@ -103,7 +103,7 @@ def _addressed(path: Path, public_url: str) -> Path:
     text = path.read_text()
     fresh = re.sub("^CLOUDFLARE_BASE_URL=.*$", lambda _: _base_url(public_url), text, flags=re.MULTILINE)
     if fresh != text:
-        write_private(path, fresh)
+        files.write_private(path, fresh)
     return path
 
 
@@ -137,17 +137,6 @@ class Credentials(msgspec.Struct, frozen=True):
             f"# CLOUDFLARE_API_KEY={self.key}",
         ]
         return "\n".join(lines) + "\n"
-
-
-def write_private(path: Path, text: str) -> None:
-    """A file of mode 0600, whole or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
 
 
 _TRY = """\

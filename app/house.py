@@ -2,6 +2,7 @@
 
 import msgspec
 
+from app.chains import Anchors
 from app.db import Database
 from app.keypool import KeyPool
 from app.keyring import Peppers, Ring
@@ -13,6 +14,7 @@ class House(msgspec.Struct, frozen=True):
     ring: Ring
     peppers: Peppers
     pool: KeyPool
+    trusted: Anchors
     limiter: Limiter
     rate_limit: RateLimit | None
     public_url: str

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from app import keys
@@ -22,11 +23,18 @@ class KeyPool:
         """A new key pair that nobody else gets; raises Unavailable when too many callers wait for RSA keys."""
         if key_type is KeyType.P256V1:
             return keys.generate(key_type)
+        return await self._run(lambda: keys.generate(key_type))
+
+    async def read(self, pem: str) -> keys.KeyPair:
+        """An uploaded private key, checked on the same threads; raises keys.Unusable, or Unavailable as `take`."""
+        return await self._run(lambda: keys.read_pem(pem))
+
+    async def _run(self, work: Callable[[], keys.KeyPair]) -> keys.KeyPair:
         if self._waiting >= MAX_WAITING:
-            raise Unavailable("too many RSA keys are being made at once", retry_after=2)
+            raise Unavailable("too many keys are being made at once", retry_after=2)
         self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, keys.generate, key_type)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
         finally:
             self._waiting -= 1
 

@@ -21,7 +21,6 @@ import msgspec
 from app import keys, seal
 from app.db import Database, parameters
 from app.errors import KeyDamaged, Misconfigured, NotFound
-from app.model import KeyType
 
 
 class Ring(msgspec.Struct, frozen=True):
@@ -179,12 +178,12 @@ def delete_key(source: str) -> str:
     )
 
 
-def new_key(ring: Ring, account_id: UUID, pair: keys.KeyPair) -> NewKey:
-    """Seal a generated pair for its row in this account."""
+def new_key(ring: Ring, account_id: UUID, pair: keys.KeyPair, *, generated: bool = True) -> NewKey:
+    """Seal a pair, made here or uploaded, for its row in this account."""
     key_id = uuid4()
     context = seal.private_key_context(key_id, account_id, pair.key_type, pair.spki_sha256)
     sealed = ring.sealed(context, keys.pkcs8(pair.private_key))
-    place = (account_id, key_id, pair.key_type.value, pair.spki_sha256, True)
+    place = (account_id, key_id, pair.key_type, pair.spki_sha256, generated)
     return NewKey(key_id, pair, (*place, sealed.kek_id, sealed.wrapped_key, sealed.ciphertext))
 
 
@@ -202,8 +201,17 @@ async def open_key(db: Database, ring: Ring, account_id: UUID, key_id: UUID, spk
     return _open_row(ring, row, spki_sha256)
 
 
+_FIND_KEY = "SELECT id FROM private_keys WHERE account_id = $1 AND spki_sha256 = $2 AND generated"
+
+
+async def find_key(db: Database, account_id: UUID, spki_sha256: bytes) -> UUID | None:
+    """The id of the key that was made here for this public key, without opening it."""
+    row = await db.fetchrow(_FIND_KEY, account_id, spki_sha256)
+    return row["id"] if row else None
+
+
 def _open_row(ring: Ring, row: asyncpg.Record, spki_sha256: bytes) -> keys.PrivateKey:
-    context = seal.private_key_context(row["id"], row["account_id"], KeyType(row["key_type"]), row["spki_sha256"])
+    context = seal.private_key_context(row["id"], row["account_id"], row["key_type"], row["spki_sha256"])
     secret = ring.open_(row["id"], context, seal.Sealed(row["kek_id"], row["wrapped_key"], row["ciphertext"]))
     private_key = keys.load(secret)
     if not hmac.compare_digest(keys.spki_sha256(private_key), spki_sha256):

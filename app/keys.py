@@ -1,8 +1,10 @@
 """Key pairs: generate, encode, and recognize by the digest of the public key. Pure."""
 
 import hashlib
+import re
 
 import msgspec
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
@@ -14,7 +16,7 @@ PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 class KeyPair(msgspec.Struct, frozen=True):
     """A private key with what identifies it: `spki_sha256` is SHA-256 of its DER SubjectPublicKeyInfo (RFC 5280)."""
 
-    key_type: KeyType
+    key_type: str
     private_key: PrivateKey
     spki_sha256: bytes
 
@@ -29,7 +31,7 @@ def generate(key_type: KeyType) -> KeyPair:
         if key_type is KeyType.RSA2048
         else ec.generate_private_key(ec.SECP256R1())
     )
-    return KeyPair(key_type, private_key, spki_sha256(private_key))
+    return KeyPair(key_type.value, private_key, spki_sha256(private_key))
 
 
 def spki_sha256(private_key: PrivateKey) -> bytes:
@@ -47,6 +49,13 @@ def pkcs8(private_key: PrivateKey) -> bytes:
     )
 
 
+def pem(private_key: PrivateKey) -> str:
+    """Unencrypted PEM PKCS#8, for the operator's export alone."""
+    return private_key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode("ascii")
+
+
 def load(der: bytes) -> PrivateKey:
     """Read a PKCS#8 key that we made and that AEAD has authenticated; raises ValueError for anything else.
 
@@ -57,3 +66,48 @@ def load(der: bytes) -> PrivateKey:
     if not isinstance(private_key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
         raise TypeError("neither an RSA nor an EC key")
     return private_key
+
+
+_PEM = re.compile(r"-----BEGIN ((?:[A-Z0-9]+ )*PRIVATE KEY)-----.*?-----END \1-----", re.DOTALL)
+_CURVES = {"secp256r1": "p256v1", "secp384r1": "p384", "secp521r1": "p521"}
+MIN_RSA_BITS, MAX_RSA_BITS = 2048, 8192
+
+
+class Unusable(Exception):  # noqa: N818 - it reads as what it says of the key
+    """An uploaded private key that is not accepted; the text says why and quotes nothing of it."""
+
+
+def holds_pem(text: str) -> bool:
+    """Whether there is a PEM private key in a text at all."""
+    return _PEM.search(text) is not None
+
+
+def read_pem(text: str) -> KeyPair:
+    """An uploaded key in PKCS#8, PKCS#1 or SEC1 PEM, fully checked by OpenSSL; raises Unusable.
+
+    The check takes 32 ms of a core for RSA-2048, and more for larger keys.
+    """
+    block = _PEM.search(text)
+    if block is None:
+        raise Unusable("there is no PEM private key in it: it begins with -----BEGIN PRIVATE KEY-----")
+    if "ENCRYPTED" in block[1] or "Proc-Type: 4,ENCRYPTED" in block[0]:
+        raise Unusable("it is encrypted; `openssl pkey` writes it without a passphrase")
+    try:
+        private_key = serialization.load_pem_private_key(block[0].encode("ascii"), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        # The library's text may quote the input, so it ends here.
+        raise Unusable("it cannot be read, or is not a valid key") from None
+    return KeyPair(_usable(private_key), private_key, spki_sha256(private_key))  # type: ignore[arg-type]
+
+
+def _usable(private_key: object) -> str:
+    if isinstance(private_key, rsa.RSAPrivateKey):
+        exponent = private_key.public_key().public_numbers().e
+        if not MIN_RSA_BITS <= private_key.key_size <= MAX_RSA_BITS:
+            raise Unusable(f"it is RSA-{private_key.key_size}; {MIN_RSA_BITS} to {MAX_RSA_BITS} bits are accepted")
+        if exponent < 65537 or exponent % 2 == 0:
+            raise Unusable(f"its RSA exponent is {exponent}; an odd one from 65537 on is accepted")
+        return f"rsa{private_key.key_size}"
+    if isinstance(private_key, ec.EllipticCurvePrivateKey) and private_key.curve.name in _CURVES:
+        return _CURVES[private_key.curve.name]
+    raise Unusable("it is neither RSA nor on P-256, P-384 or P-521")

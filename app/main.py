@@ -13,7 +13,7 @@ from litestar import Litestar, Response, get
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 
-from app import cloudflare, config, edge, idempotency, keyring, pages
+from app import cloudflare, config, edge, idempotency, keyring, pages, trust
 from app.cloudflare import wire
 from app.cloudflare.wire import AnyRequest
 from app.db import Database
@@ -83,6 +83,7 @@ def _open(settings: config.Settings) -> Any:  # noqa: ANN401 - Litestar's own ty
             ring=ring,
             peppers=await _patiently(lambda: keyring.load_peppers(db, ring)),
             pool=KeyPool(),
+            trusted=trust.load(settings.trust_dir),
             limiter=Limiter(settings.data_dir / "limits"),
             rate_limit=settings.rate_limit,
             public_url=settings.public_url,

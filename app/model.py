@@ -8,7 +8,7 @@ from uuid import UUID
 
 import msgspec
 
-from app.errors import Problem
+from app.errors import Advice, Hint, Problem
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -108,6 +108,7 @@ class Account(msgspec.Struct, frozen=True):
     name_policy: NamePolicy
     csrs_enabled: bool
     csr_quota: int | None
+    key_max_age_days: int
     created_at: datetime
 
 
@@ -117,6 +118,7 @@ class Zone(msgspec.Struct, frozen=True):
     name: str
     csrs_enabled: bool
     csr_quota: int | None
+    certificate_quota: int | None
     created_at: datetime
 
 
@@ -151,10 +153,20 @@ class Scope(msgspec.Struct, frozen=True):
     name_policy: NamePolicy = NamePolicy.PRIVATE
     csrs_enabled: bool = True
     csr_quota: int | None = None
+    certificate_quota: int | None = None
+    key_max_age_days: int = 398
 
     @property
     def id(self) -> UUID:
         return self.zone_id or self.account_id
+
+    def age_advice(self, created_at: datetime, now: datetime) -> tuple[Advice, ...]:
+        """What to say of a key that is older than the account allows."""
+        days, most = (now - created_at).days, self.key_max_age_days
+        if days <= most:
+            return ()
+        text = f"the key is {days} days old, and this account replaces keys after {most} days: make a new CSR."
+        return (Advice(Hint.OLD_KEY, "", text),)
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -276,6 +288,81 @@ class Csr(msgspec.Struct, frozen=True):
     created_at: datetime
     request: CsrRequest
     pem: str
+
+
+class BundleMethod(StrEnum):
+    """How the chain above a leaf is chosen: `force` keeps it as it was sent."""
+
+    UBIQUITOUS = "ubiquitous"
+    OPTIMAL = "optimal"
+    FORCE = "force"
+
+
+class Status(StrEnum):
+    """Cloudflare's states of a custom certificate; `deleted` and `initializing` never last here."""
+
+    ACTIVE = "active"
+    EXPIRED = "expired"
+    DELETED = "deleted"
+    PENDING = "pending"
+    INITIALIZING = "initializing"
+
+
+class Certificate(msgspec.Struct, frozen=True):
+    """A custom certificate as it is now; `chain` is PEM, the leaf first, and `sha256` the digest of the leaf's DER."""
+
+    id: UUID
+    account_id: UUID
+    zone_id: UUID
+    key_id: UUID
+    custom_csr_id: UUID | None
+    type: str
+    bundle_method: BundleMethod
+    geo_label: str | None
+    policy: str | None
+    deploy: str | None
+    priority: int
+    sha256: bytes
+    hosts: tuple[str, ...]
+    issuer: str
+    signature: str
+    not_before: datetime
+    not_after: datetime
+    chain: str
+    uploaded_at: datetime
+    modified_at: datetime
+
+    def status(self, now: datetime) -> Status:
+        """True at any moment, without a job that has to have run."""
+        if now >= self.not_after:
+            return Status.EXPIRED
+        return Status.PENDING if now < self.not_before else Status.ACTIVE
+
+
+class Superseded(msgspec.Struct, frozen=True):
+    """What a certificate was before a renewal."""
+
+    id: UUID
+    custom_csr_id: UUID | None
+    hosts: tuple[str, ...]
+    issuer: str
+    not_before: datetime
+    not_after: datetime
+    uploaded_at: datetime
+    superseded_at: datetime
+
+
+class CertificateQuery(msgspec.Struct, frozen=True):
+    """Which page of a zone's certificates; `page` counts from 1."""
+
+    page: int
+    per_page: int
+    status: Status | None = None
+
+
+class CertificatePage(msgspec.Struct, frozen=True):
+    items: tuple[Certificate, ...]
+    total: int
 
 
 class Order(StrEnum):

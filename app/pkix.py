@@ -1,5 +1,6 @@
 """Pure X.509: builds the PKCS#10 request of a custom CSR (RFC 2986). No I/O, no clock."""
 
+import hashlib
 import re
 import warnings
 from collections.abc import Iterable
@@ -51,6 +52,13 @@ def custom_csr(private_key: PrivateKey, subject: Subject, sans: Iterable[str]) -
 def der(pem: str) -> bytes:
     """The DER bytes of a CSR that we stored as PEM."""
     return x509.load_pem_x509_csr(pem.encode("ascii")).public_bytes(serialization.Encoding.DER)
+
+
+def spki_sha256(pem: str) -> bytes:
+    """SHA-256 of the DER SubjectPublicKeyInfo of a CSR that we stored as PEM."""
+    public_key = x509.load_pem_x509_csr(pem.encode("ascii")).public_key()
+    spki = public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(spki).digest()
 
 
 def _attribute(oid: ObjectIdentifier, value: str) -> x509.NameAttribute[str]:

@@ -100,12 +100,12 @@ def new_global_key() -> str:
 _SCOPE_OF = {
     Level.ACCOUNT: """
         SELECT a.id AS account_id, NULL::uuid AS zone_id, a.name_policy, a.csrs_enabled, a.csr_quota,
-               false AS gone
+               NULL::int AS certificate_quota, a.key_max_age_days, false AS gone
         FROM accounts a WHERE a.id = $2
     """,
     Level.ZONE: """
         SELECT a.id AS account_id, z.id AS zone_id, a.name_policy, z.csrs_enabled, z.csr_quota,
-               z.deleted_at IS NOT NULL AS gone
+               z.certificate_quota, a.key_max_age_days, z.deleted_at IS NOT NULL AS gone
         FROM zones z JOIN accounts a ON a.id = z.account_id WHERE z.id = $2
     """,
 }
@@ -236,8 +236,16 @@ def _reach(text: str | None) -> dict[UUID, Role]:
 def _scope(row: asyncpg.Record | None) -> tuple[Scope | None, bool]:
     if row is None or row["account_id"] is None:
         return None, False
-    policy = NamePolicy(row["name_policy"])
-    return Scope(row["account_id"], row["zone_id"], policy, row["csrs_enabled"], row["csr_quota"]), row["gone"]
+    scope = Scope(
+        account_id=row["account_id"],
+        zone_id=row["zone_id"],
+        name_policy=NamePolicy(row["name_policy"]),
+        csrs_enabled=row["csrs_enabled"],
+        csr_quota=row["csr_quota"],
+        certificate_quota=row["certificate_quota"],
+        key_max_age_days=row["key_max_age_days"],
+    )
+    return scope, row["gone"]
 
 
 @lru_cache(maxsize=1024)

@@ -13,12 +13,13 @@ LEVELS = (
     {"serve"},
     {"main"},
     {"pages", "first_start"},
+    {"files"},
     {"cloudflare", "edge"},
-    {"house", "config", "embedded"},
-    {"csrs", "tokens"},
+    {"house", "config", "embedded", "trust"},
+    {"csrs", "certificates", "tokens"},
     {"accounts"},
     {"keyring", "keypool", "audit", "idempotency", "limits"},
-    {"db", "keys", "pkix", "seal", "names"},
+    {"db", "keys", "pkix", "seal", "names", "chains"},
     {"model"},
     {"errors"},
 )
@@ -27,13 +28,13 @@ NEIGHBOURS = {("pkix", "keys")}
 LIBRARIES = {
     "litestar": {"cloudflare", "main", "pages"},
     "granian": {"serve"},
-    "asyncpg": {"db", "csrs", "tokens", "accounts", "keyring"},
-    "cryptography": {"keys", "pkix", "seal"},
+    "asyncpg": {"db", "csrs", "certificates", "tokens", "accounts", "keyring"},
+    "cryptography": {"keys", "pkix", "seal", "chains"},
     "click": {"cli"},
-    "structlog": {"main", "edge", "cloudflare", "serve"},
+    "structlog": {"main", "trust", "edge", "cloudflare", "serve"},
 }
 # The files whose every line is about private keys touch neither network nor settings nor logs.
-PURE = {"keys", "pkix", "seal", "names", "model", "errors"}
+PURE = {"keys", "pkix", "chains", "seal", "names", "model", "errors"}
 IMPURE = {"asyncio", "os.environ", "logging", "socket", "pathlib", "asyncpg", "litestar", "structlog"}
 
 

@@ -22,7 +22,7 @@ import msgspec
 import structlog
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from app import accounts, config, db, embedded, first_start, keyring, keys, main, tokens
+from app import accounts, chains, config, db, embedded, first_start, keyring, keys, main, tokens
 from app.cloudflare import openapi
 from app.limits import RateLimit
 from app.model import Account, Role, Zone
@@ -91,6 +91,11 @@ class World(msgspec.Struct):
     app: Any
     http: httpx.AsyncClient
     seen: list[str]
+
+    def trust(self, anchors: chains.Anchors) -> None:
+        """Make the application trust these roots, as it would those of KEYSTEAD_TRUST_DIR at its start."""
+        litestar = self.app._app
+        litestar.state.house = msgspec.structs.replace(litestar.state.house, trusted=anchors)
 
     async def create(self, tenant: Tenant | None = None, path: str | None = None, **fields: Any) -> dict[str, Any]:
         """A CSR made over the API; returns its object."""

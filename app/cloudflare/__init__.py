@@ -6,7 +6,7 @@ import structlog
 from litestar import Response, Router
 from litestar.exceptions import HTTPException
 
-from app.cloudflare import custom_csrs, gate, tokens_verify, wire
+from app.cloudflare import custom_certificates, custom_csrs, gate, tokens_verify, wire
 from app.cloudflare.wire import AnyRequest, Refused
 
 PREFIX = "/client/v4"
@@ -33,7 +33,8 @@ def router() -> Router:
     return Router(
         path=PREFIX,
         route_handlers=[
-            Router(path="/", route_handlers=custom_csrs.HANDLERS, guards=[gate.guard]),
+            Router(path="/", route_handlers=custom_csrs.HANDLERS, guards=[gate.guard, gate.csrs_on]),
+            Router(path="/", route_handlers=custom_certificates.HANDLERS, guards=[gate.guard]),
             *tokens_verify.HANDLERS,
         ],
         exception_handlers={Exception: on_error},

@@ -13,7 +13,7 @@ from app.cloudflare.wire import Refused
 from app.errors import Denial, Forbidden, Limit, LimitReached, Unauthenticated
 from app.house import House
 from app.limits import RateLimit
-from app.model import Level, Visit
+from app.model import Level, Scope, Visit
 from app.tokens import KeyCredential, Place, TokenCredential
 
 Asking = ASGIConnection[Any, Any, Any, Any]
@@ -43,11 +43,16 @@ async def guard(connection: Asking, handler: BaseRouteHandler) -> None:
         raise Forbidden(Denial.RESOURCE, "Unauthorized to access requested resource")
     if admission.gone:
         raise not_routed(visit)
+    state["caller"], state["scope"] = caller, scope
+
+
+async def csrs_on(connection: Asking, _: BaseRouteHandler) -> None:
+    """Refuse where the operator has switched custom CSRs off."""
+    scope: Scope = connection.scope["state"]["scope"]
     if not scope.csrs_enabled:
         kind = "zone" if scope.zone_id else "account"
         text = f"Custom CSRs are switched off; the operator can run `keystead {kind} set {scope.id.hex} --csrs on`."
         raise LimitReached(Limit.CSRS_OFF, text)
-    state["caller"], state["scope"] = caller, scope
 
 
 def place(path_params: dict[str, str], visit: Visit) -> Place:

@@ -4,9 +4,9 @@ from typing import Any
 
 import msgspec
 
-from app import __version__, csrs
-from app.cloudflare import custom_csrs, tokens_verify, wire
-from app.model import Direction, KeyType, Order
+from app import __version__, certificates, csrs
+from app.cloudflare import custom_certificates, custom_csrs, reading, tokens_verify, wire
+from app.model import BundleMethod, Direction, KeyType, Order, Status
 
 Json = dict[str, Any]
 _ID32 = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
@@ -37,6 +37,7 @@ def document(public_url: str) -> Json:
     paths: Json = {}
     for level in ("account", "zone"):
         paths.update(_csr_paths(level))
+    paths.update(_certificate_paths())
     paths["/user/tokens/verify"] = {"get": _verify("verifyUserToken", [])}
     paths["/accounts/{account_id}/tokens/verify"] = {"get": _verify("verifyAccountToken", [_id_parameter("account")])}
     return {
@@ -67,7 +68,10 @@ _HEADERS = {
 
 def _schemas() -> Json:
     _, schemas = msgspec.json.schema_components(
-        [wire.Item, wire.Failure, wire.ResultInfo, custom_csrs.CustomCsr, custom_csrs.Deleted, tokens_verify.Verified],
+        [
+            *(wire.Item, wire.Failure, wire.ResultInfo, custom_csrs.CustomCsr, custom_csrs.Deleted),
+            *(custom_certificates.CustomCertificate, custom_certificates.DeletedCertificate, tokens_verify.Verified),
+        ],
         ref_template="#/components/schemas/{name}",
     )
     for schema in schemas.values():
@@ -79,14 +83,56 @@ def _schemas() -> Json:
     csr = schemas["CustomCsr"]["properties"]
     csr.update(id=_UUID, created_at={"type": "string", "format": "date-time"}, account_tag=_ID32)
     csr["key_type"] = {"enum": list(KeyType)}
+    certificate = schemas["CustomCertificate"]["properties"]
+    instant = {"type": "string", "format": "date-time"}
+    certificate.update(id=_UUID, zone_id=_ID32, custom_csr_id=_UUID, status={"enum": list(Status)})
+    certificate.update(uploaded_on=instant, modified_on=instant, expires_on=instant)
     schemas["CustomCsrRequest"] = _request_schema()
-    for name, result in (("CustomCsr", "CustomCsr"), ("Deleted", "Deleted"), ("Verified", "Verified")):
-        schemas[f"{name}Answer"] = _envelope({"$ref": f"#/components/schemas/{result}"})
-    listed = _envelope({"type": "array", "items": {"$ref": "#/components/schemas/CustomCsr"}})
-    listed["properties"]["result_info"] = {"$ref": "#/components/schemas/ResultInfo"}
-    listed["required"].append("result_info")
-    schemas["CustomCsrListAnswer"] = listed
+    schemas["CustomCertificateRequest"] = {**_certificate_schema(), "required": ["certificate"]}
+    schemas["CustomCertificateChange"] = _certificate_schema()
+    schemas["Priorities"] = _priorities_schema()
+    for name in ("CustomCsr", "Deleted", "CustomCertificate", "DeletedCertificate", "Verified"):
+        schemas[f"{name}Answer"] = _envelope({"$ref": f"#/components/schemas/{name}"})
+    for name in ("CustomCsr", "CustomCertificate"):
+        items = {"type": "array", "items": {"$ref": f"#/components/schemas/{name}"}}
+        schemas[f"{name}sAnswer"] = _envelope(items)
+        listed = _envelope(items)
+        listed["properties"]["result_info"] = {"$ref": "#/components/schemas/ResultInfo"}
+        listed["required"].append("result_info")
+        schemas[f"{name}ListAnswer"] = listed
+    del schemas["CustomCsrsAnswer"]
     return schemas
+
+
+def _certificate_schema() -> Json:
+    nullable = {"type": ["string", "null"]}
+    return {
+        "type": "object",
+        "properties": {
+            "certificate": {"type": "string", "minLength": 1, "description": "PEM: the leaf and what is above it."},
+            "private_key": {
+                **nullable,
+                "description": "PEM, unencrypted; only without custom_csr_id.",
+                "writeOnly": True,
+            },
+            "custom_csr_id": {**_UUID, "description": "The CSR whose key it is, of this zone or its account."},
+            "bundle_method": {"enum": list(BundleMethod), "default": BundleMethod.UBIQUITOUS},
+            "type": {"enum": list(certificates.TYPES), "default": certificates.TYPES[0]},
+            "deploy": {"enum": [*certificates.DEPLOYS, None]},
+            "policy": {**nullable, "maxLength": certificates.MAX_POLICY},
+            "geo_restrictions": {
+                "type": ["object", "null"],
+                "properties": {"label": {"enum": list(certificates.GEO_LABELS)}},
+            },
+        },
+    }
+
+
+def _priorities_schema() -> Json:
+    priority = {"type": "integer", "minimum": 0, "maximum": certificates.MAX_PRIORITY}
+    entry = {"type": "object", "properties": {"id": _UUID, "priority": priority}, "required": ["id", "priority"]}
+    items = {"type": "array", "items": entry, "maxItems": custom_certificates.MAX_PRIORITIES}
+    return {"type": "object", "properties": {"certificates": items}, "required": ["certificates"]}
 
 
 def _without_defaults(schema: Json) -> None:
@@ -152,7 +198,7 @@ def _id_parameter(level: str) -> Json:
 def _query_parameters(per_page: int) -> list[Json]:
     bounds = {"minimum": custom_csrs.MIN_PER_PAGE, "maximum": custom_csrs.MAX_PER_PAGE, "default": per_page}
     schemas: dict[str, Json] = {
-        "page": {"type": "integer", "minimum": 1, "maximum": custom_csrs.MAX_PAGE, "default": 1},
+        "page": {"type": "integer", "minimum": 1, "maximum": reading.MAX_PAGE, "default": 1},
         "per_page": {"type": "integer", **bounds},
         "order": {"enum": list(Order), "default": Order.CREATED_AT},
         "direction": {"enum": list(Direction), "default": Direction.ASC},
@@ -194,6 +240,52 @@ def _csr_paths(level: str) -> Json:
     return {
         one.removesuffix("/{custom_csr_id}"): {"parameters": [_id_parameter(level)], "post": create, "get": list_},
         one: {"parameters": [_id_parameter(level), csr_id], "get": get, "delete": delete},
+    }
+
+
+def _certificate_paths() -> Json:
+    zone, failures = [_id_parameter("zone")], (400, 403, 404, 413, 429, 500, 503)
+    certificate_id = {"name": "custom_certificate_id", "in": "path", "required": True, "schema": _UUID}
+    bounds = {"minimum": custom_certificates.MIN_PER_PAGE, "maximum": custom_certificates.MAX_PER_PAGE}
+    query: dict[str, Json] = {
+        "page": {"type": "integer", "minimum": 1, "maximum": reading.MAX_PAGE, "default": 1},
+        "per_page": {"type": "integer", **bounds, "default": custom_certificates.PER_PAGE},
+        "match": {"enum": ["any", "all"], "default": "all"},
+        "status": {"enum": list(Status)},
+    }
+    parameters = [{"name": name, "in": "query", "schema": schema} for name, schema in query.items()]
+
+    def operation(name: str, summary: str, answer: str, request: str = "") -> Json:
+        made = {**_operation(name, summary, []), "tags": ["Custom certificates"]}
+        if request:
+            schema = {"$ref": f"#/components/schemas/{request}"}
+            made["requestBody"] = {"required": True, "content": {wire.JSON: {"schema": schema}}}
+        return {**made, "responses": _responses("200", answer, failures)}
+
+    listed = operation("listZoneCustomCertificates", "List the certificates", "CustomCertificateListAnswer")
+    one = "CustomCertificateAnswer"
+    return {
+        "/zones/{zone_id}/custom_certificates": {
+            "parameters": zone,
+            "post": operation(
+                "createZoneCustomCertificate", "Take a certificate back", one, "CustomCertificateRequest"
+            ),
+            "get": {**listed, "parameters": parameters},
+        },
+        "/zones/{zone_id}/custom_certificates/{custom_certificate_id}": {
+            "parameters": [*zone, certificate_id],
+            "get": operation("getZoneCustomCertificate", "Get a certificate", one),
+            "patch": operation(
+                "editZoneCustomCertificate", "Renew or change it; the id stays", one, "CustomCertificateChange"
+            ),
+            "delete": operation("deleteZoneCustomCertificate", "Delete a certificate", "DeletedCertificateAnswer"),
+        },
+        "/zones/{zone_id}/custom_certificates/prioritize": {
+            "parameters": zone,
+            "put": operation(
+                "prioritizeZoneCustomCertificates", "Set priorities", "CustomCertificatesAnswer", "Priorities"
+            ),
+        },
     }
 
 

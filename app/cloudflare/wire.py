@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -11,13 +12,14 @@ import msgspec
 from litestar import Request, Response
 
 from app import errors
-from app.errors import Advice, Clash, Denial, Hint, Limit, Problem, Rule, Scheme
+from app.errors import Advice, Clash, Denial, Hint, Limit, Problem, Rule, Scheme, Thing
 from app.house import House
 from app.model import Caller, Idempotency, Scope, Visit
 
 AnyRequest: TypeAlias = Request[Any, Any, Any]
 
 MAX_BODY = 64 * 1024
+MAX_CERTIFICATE_BODY = 256 * 1024
 BODY_SECONDS = 10.0
 JSON = "application/json"
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -85,6 +87,9 @@ class Refused(Exception):  # noqa: N818 - a refusal by the dialect itself, befor
 CODES: dict[int, tuple[int, str]] = {
     971: (429, "The rate limit is used up. Wait for Retry-After seconds."),
     1000: (401, "Invalid API Token: the token that was to be verified is not known."),
+    1002: (400, "The certificate is missing, unreadable, or something else; or there is no such certificate (404)."),
+    1212: (400, "The quota of custom certificates of this zone is used up."),
+    1220: (400, "The zone has this very certificate already, bit for bit."),
     1400: (400, "The body is not JSON, is not an object, or did not arrive in time."),
     1403: (403, "The quota of custom CSRs of this zone or account is used up, or none is allocated."),
     1404: (403, "The operator has switched custom CSRs off for this zone or account."),
@@ -103,20 +108,37 @@ CODES: dict[int, tuple[int, str]] = {
     1417: (400, "key_type is neither rsa2048 nor p256v1; the case counts."),
     1418: (400, "The id of the CSR in the path is not a UUID."),
     1419: (404, "There is no such CSR in this account's or zone's list."),
+    1420: (409, "A custom certificate that is not deleted uses the CSR; the text names the certificates."),
+    1430: (400, "custom_csr_id is not a UUID."),
+    1431: (404, "There is no such custom CSR in this zone or its account."),
+    1434: (400, "bundle_method, type, deploy or geo_restrictions.label is not one of its values; the case counts."),
     1450: (400, "country is not an ISO 3166-1 code of two upper-case letters, or XX."),
     1451: (400, "A field is too long; lengths are counted in characters."),
     1452: (400, "There are more than 150 SANs."),
     1453: (400, "A field has the wrong JSON type, a control character, or only white space."),
-    1454: (413, "The body is larger than 64 KiB."),
+    1454: (413, "The body is larger than 64 KiB, or 256 KiB for certificates."),
     1455: (400, "A query parameter is out of range, of the wrong form, or given twice."),
     1456: (409, "The Idempotency-Key was used with another body, or is not 1 to 255 printable ASCII characters (400)."),
+    1457: (400, "The certificate has expired."),
+    1459: (400, "The certificate, or one of its chain, is signed with MD5 or SHA-1."),
+    1460: (400, "The certificate's extended key usage does not have serverAuth."),
     1480: (200, "Advice: a field is not known and was ignored."),
     1481: (200, "Advice: the common name is not among the SANs, and clients only look at the SANs."),
     1482: (200, "Advice: public CAs no longer certify an organizational unit."),
     1483: (200, "Advice: a SAN is given twice; the CSR names it once."),
     1484: (200, "Advice: public CAs, or the name policy public, would refuse this."),
+    1485: (200, "Advice: the key is older than the account's limit; make a new CSR."),
+    1486: (200, "Advice: something else; the text says what."),
     1500: (500, "Something unforeseen; the text carries the request id for the operator."),
     1501: (503, "The database or the key queue is not available. Wait for Retry-After seconds."),
+    2100: (400, "The chain cannot be built or trusted; the text names what is missing or wrong in it."),
+    2101: (400, "There are only CA certificates; the server's own is missing."),
+    2103: (400, "The certificate names no host of the zone. Name policy public."),
+    2106: (
+        400,
+        "The private key is missing, cannot be read, is encrypted, or is of a kind or size that is not accepted.",
+    ),
+    2200: (400, "The certificate and the key do not match; the text names the custom CSR that does, if there is one."),
     6003: (400, "A header of the credentials is malformed; error_chain names it (6102, 6103 or 6111)."),
     6102: (400, "X-Auth-Email is not an email address; in the error_chain of 6003."),
     6103: (400, "X-Auth-Key is not 32 to 45 lower-case hex characters; in the error_chain of 6003."),
@@ -145,6 +167,17 @@ RULES: dict[Rule, int] = {
     Rule.LENGTH: 1451,
     Rule.TOO_MANY_NAMES: 1452,
     Rule.TEXT: 1453,
+    Rule.CERTIFICATE: 1002,
+    Rule.CSR_ID: 1430,
+    Rule.CHOICE: 1434,
+    Rule.EXPIRED: 1457,
+    Rule.WEAK_SIGNATURE: 1459,
+    Rule.EXTENDED_KEY_USAGE: 1460,
+    Rule.CHAIN: 2100,
+    Rule.NO_LEAF: 2101,
+    Rule.ZONE_HOST: 2103,
+    Rule.PRIVATE_KEY: 2106,
+    Rule.KEY_MISMATCH: 2200,
 }
 HINTS: dict[Hint, int] = {
     Hint.UNKNOWN_FIELD: 1480,
@@ -152,9 +185,20 @@ HINTS: dict[Hint, int] = {
     Hint.ORGANIZATIONAL_UNIT: 1482,
     Hint.DUPLICATES: 1483,
     Hint.PUBLIC_WOULD_REFUSE: 1484,
+    Hint.OLD_KEY: 1485,
+    Hint.OTHER: 1486,
 }
-LIMITS: dict[Limit, int] = {Limit.CSR_QUOTA: 1403, Limit.CSRS_OFF: 1404}
-CLASHES: dict[Clash, int] = {Clash.IDEMPOTENCY_KEY: 1456}
+LIMITS: dict[Limit, tuple[int, int]] = {
+    Limit.CSR_QUOTA: (403, 1403),
+    Limit.CSRS_OFF: (403, 1404),
+    Limit.CERTIFICATE_QUOTA: (400, 1212),
+}
+CLASHES: dict[Clash, tuple[int, int]] = {
+    Clash.IDEMPOTENCY_KEY: (409, 1456),
+    Clash.IN_USE: (409, 1420),
+    Clash.SAME_CERTIFICATE: (400, 1220),
+}
+MISSING_THINGS: dict[Thing, int] = {Thing.CSR: 1419, Thing.CERTIFICATE: 1002, Thing.CSR_OF_CERTIFICATE: 1431}
 _UNAUTHENTICATED = {
     Scheme.TOKEN: (403, 9109, "Invalid access token"),
     Scheme.GLOBAL_KEY: (400, 9103, "Unknown X-Auth-Key or X-Auth-Email"),
@@ -213,17 +257,17 @@ class Answers:
                 items = [self._item(code_of(p), p.text, _pointer(p.field, p.index)) for p in error.problems]
                 items.sort(key=lambda item: item.code)
                 return self._failure(400, items)
-            case errors.NotFound():
-                return self._one(404, 1419, str(error))
+            case errors.NotFound() if error.thing in MISSING_THINGS:
+                return self._one(404, MISSING_THINGS[error.thing], str(error))
             case errors.Conflict() if error.clash in CLASHES:
                 # Official clients repeat a 409, the Go one for three minutes, unless told not to.
-                return self._one(409, CLASHES[error.clash], str(error), {"X-Should-Retry": "false"})
+                return self._one(*CLASHES[error.clash], str(error), {"X-Should-Retry": "false"})
             case errors.Unauthenticated():
                 return self._one(*_UNAUTHENTICATED[error.scheme])
             case errors.Forbidden():
                 return self._one(403, DENIALS[error.denial], str(error))
             case errors.LimitReached():
-                return self._one(403, LIMITS[error.limit], str(error))
+                return self._one(*LIMITS[error.limit], str(error))
             case errors.Unavailable():
                 headers = {"Retry-After": str(min(max(error.retry_after, 1), 60))}
                 return self._one(503, 1501, f"Not available now: {error}. Please try again.", headers)
@@ -299,6 +343,23 @@ def csr_id(request: AnyRequest) -> UUID:
     if not _UUID.fullmatch(text):
         raise Refused(400, 1418, f"{errors.quoted(text)} is not the id of a CSR: a UUID is.")
     return UUID(text)
+
+
+def is_uuid(text: str) -> bool:
+    return _UUID.fullmatch(text) is not None
+
+
+def certificate_id(request: AnyRequest) -> UUID:
+    """The certificate's id in the path; what is no UUID names no certificate."""
+    text = request.path_params["custom_certificate_id"]
+    if not _UUID.fullmatch(text):
+        raise Refused(404, 1002, f"There is no custom certificate {errors.quoted(text)} here.")
+    return UUID(text)
+
+
+def instant(time: datetime) -> str:
+    """RFC 3339 with six decimals and Z, as the stored value is."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def accepted(request: AnyRequest) -> str:

@@ -1,0 +1,343 @@
+"""Certificates as they come back from a CA: reads the PEM, finds the leaf, orders the chain, and says what is wrong.
+
+Pure: the clock and the trust anchors are passed in. Sources: RFC 7468 (PEM), RFC 5280 sections 4 and 6.
+"""
+
+import base64
+import binascii
+import hashlib
+import ipaddress
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+
+import msgspec
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
+
+from app.errors import Invalid, Problem, Rule, quoted
+
+MAX_CERTIFICATES = 20
+MAX_DEPTH = 10
+SOON = timedelta(days=14)
+_BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]{1,40})-----(.*?)-----END \1-----", re.DOTALL)
+_BASE64 = re.compile(r"[A-Za-z0-9+/=\s]+")
+_CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
+_WEAK = (hashes.MD5, hashes.SHA1)
+# id-signedData of PKCS#7 (RFC 5652) and id-data in an authenticated safe of PKCS#12 begin like this in DER.
+_PKCS7 = bytes.fromhex("06092a864886f70d0107")
+_CERTIFICATE_LABELS = {"CERTIFICATE", "X509 CERTIFICATE", "TRUSTED CERTIFICATE"}
+
+
+class Leaf(msgspec.Struct, frozen=True):
+    """What we keep of a leaf beside its bytes; `sha256` and `spki_sha256` are 32-byte digests of its DER and key."""
+
+    hosts: tuple[str, ...]
+    issuer: str
+    signature: str
+    not_before: datetime
+    not_after: datetime
+    sha256: bytes
+    spki_sha256: bytes
+
+
+class Bundle(msgspec.Struct, frozen=True):
+    """A leaf with the certificates above it, nearest first; `unrelated` were sent too and belong to no step."""
+
+    leaf: x509.Certificate
+    above: tuple[x509.Certificate, ...]
+    unrelated: tuple[x509.Certificate, ...]
+
+
+class Anchors(msgspec.Struct, frozen=True):
+    """Trusted certificates by the DER of their subject."""
+
+    by_name: dict[bytes, tuple[x509.Certificate, ...]]
+
+    def of(self, name: x509.Name) -> tuple[x509.Certificate, ...]:
+        return self.by_name.get(name.public_bytes(), ())
+
+
+def anchors(pems: Iterable[bytes]) -> Anchors:
+    """Read trust anchors from PEM files' contents; what is no certificate in them is left out."""
+    by_name: dict[bytes, tuple[x509.Certificate, ...]] = {}
+    for pem_text in pems:
+        for label, body in _BLOCK.findall(pem_text.decode("latin-1")):
+            if label not in _CERTIFICATE_LABELS:
+                continue
+            try:
+                anchor = _certificate(body)
+                name = anchor.subject.public_bytes()
+            except (Invalid, ValueError):
+                continue
+            by_name[name] = (*by_name.get(name, ()), anchor)
+    return Anchors(by_name)
+
+
+def _refuse(rule: Rule, text: str) -> Invalid:
+    return Invalid((Problem(rule, "certificate", text),))
+
+
+def read(text: str) -> tuple[x509.Certificate, ...]:
+    """The certificates of a PEM text in their order, each once; other text is ignored. Raises Invalid.
+
+    What is not a certificate is refused by its name and never quoted: it may be a private key.
+    """
+    found: dict[bytes, x509.Certificate] = {}
+    blocks = _BLOCK.findall(text)
+    for label, body in blocks:
+        if label not in _CERTIFICATE_LABELS:
+            raise _refuse(Rule.CERTIFICATE, _misplaced(label))
+        certificate = _certificate(body)
+        found.setdefault(certificate.public_bytes(serialization.Encoding.DER), certificate)
+    if not found:
+        raise _refuse(Rule.CERTIFICATE, _no_pem(text))
+    if len(found) > MAX_CERTIFICATES:
+        text = f"certificate has {len(found)} certificates; at most {MAX_CERTIFICATES} are allowed."
+        raise _refuse(Rule.CERTIFICATE, text)
+    return tuple(found.values())
+
+
+def _misplaced(label: str) -> str:
+    if label.endswith("PRIVATE KEY"):
+        return "certificate holds a private key; send certificates only, and make that key anew if it was in use."
+    if label.endswith("CERTIFICATE REQUEST"):
+        return "certificate holds a certificate signing request; send what the CA made of it."
+    if label in {"PKCS7", "CMS", "PKCS #7 SIGNED DATA"}:
+        return "certificate is PKCS#7; `openssl pkcs7 -print_certs` turns it into PEM certificates."
+    return f"certificate holds a PEM block {quoted(label)}; only CERTIFICATE blocks are expected."
+
+
+def _no_pem(text: str) -> str:
+    der = text.encode("latin-1", "replace")
+    if _BASE64.fullmatch(text):
+        try:
+            der = base64.b64decode("".join(text.split()), validate=True)
+        except binascii.Error:
+            der = b""
+    if der[:1] == b"\x30":
+        if _PKCS7 in der[:40]:
+            return (
+                "certificate is PKCS#12, which holds a private key too; `openssl pkcs12 -nokeys` takes the PEM "
+                "certificates out of it."
+                if der[1:8].find(b"\x02\x01\x03") >= 0
+                else "certificate is PKCS#7; `openssl pkcs7 -inform der -print_certs` turns it into PEM certificates."
+            )
+        return "certificate is DER; `openssl x509 -inform der` turns it into PEM."
+    return "certificate has no PEM block: it begins with -----BEGIN CERTIFICATE-----."
+
+
+def _certificate(body: str) -> x509.Certificate:
+    try:
+        with warnings.catch_warnings():
+            # A certificate that breaks DER or has an odd serial is a warning of the library's, and an error here.
+            warnings.simplefilter("error")
+            certificate = x509.load_der_x509_certificate(base64.b64decode("".join(body.split()), validate=True))
+            _ = (certificate.extensions, certificate.subject, certificate.issuer)
+            serial = certificate.serial_number
+    except (ValueError, TypeError, UserWarning, DeprecationWarning, x509.DuplicateExtension):
+        raise _refuse(Rule.CERTIFICATE, "certificate has a CERTIFICATE block that is no valid X.509.") from None
+    if serial <= 0:
+        raise _refuse(Rule.CERTIFICATE, "certificate has a serial number that is not positive.")
+    if certificate.not_valid_after_utc < certificate.not_valid_before_utc:
+        raise _refuse(Rule.CERTIFICATE, "certificate has a validity that ends before it begins.")
+    return certificate
+
+
+def arrange(certificates: Sequence[x509.Certificate], spki_sha256: bytes | None) -> Bundle:
+    """Find the leaf (the one of this key, if any is) and put the others above it, whatever order they came in."""
+    leaves = [certificate for certificate in certificates if not is_ca(certificate)]
+    if not leaves:
+        raise _refuse(Rule.NO_LEAF, "certificate has only CA certificates; the server's own certificate is missing.")
+    leaf = next((c for c in leaves if spki_digest(c) == spki_sha256), leaves[0])
+    rest = [certificate for certificate in certificates if certificate is not leaf]
+    above: list[x509.Certificate] = []
+    current = leaf
+    while len(above) < MAX_DEPTH and not is_self_issued(current):
+        issuer = next((c for c in rest if c not in above and issued(c, current)), None)
+        if issuer is None:
+            break
+        above.append(issuer)
+        current = issuer
+    return Bundle(leaf, tuple(above), tuple(c for c in rest if c not in above))
+
+
+def judge_leaf(leaf: x509.Certificate, now: datetime) -> None:
+    """Raise Invalid for a leaf that no server should use, whatever its chain."""
+    if leaf.not_valid_after_utc <= now:
+        text = f"the certificate expired on {leaf.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}."
+        raise _refuse(Rule.EXPIRED, text)
+    _judge_key(leaf)
+    _judge_signature(leaf)
+    try:
+        usage = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        return
+    if not {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE} & set(usage):
+        text = "the certificate's extended key usage does not have serverAuth, so no client would accept it."
+        raise _refuse(Rule.EXTENDED_KEY_USAGE, text)
+
+
+def _judge_key(certificate: x509.Certificate) -> None:
+    try:
+        key = certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    fits = (isinstance(key, rsa.RSAPublicKey) and 2048 <= key.key_size <= 8192) or (
+        isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, _CURVES)
+    )
+    if not fits:
+        text = f"the key of {named(certificate.subject)} is neither RSA of 2048 to 8192 bits nor P-256, P-384 or P-521."
+        raise _refuse(Rule.CHAIN, text)
+
+
+def _judge_signature(certificate: x509.Certificate) -> None:
+    if signature_name(certificate).startswith(("MD5", "SHA1", "ECDSAWithSHA1")):
+        text = f"{named(certificate.subject)} is signed with {signature_name(certificate)}, which is broken."
+        raise _refuse(Rule.WEAK_SIGNATURE, text)
+
+
+def verify(bundle: Bundle, trusted: Anchors, now: datetime) -> tuple[x509.Certificate, ...]:
+    """The certificates to send above the leaf, from here to a trust anchor; raises Invalid and names what is missing.
+
+    The anchor itself is left out, as clients have it. Name constraints and policies are left to the clients.
+    """
+    path = (bundle.leaf, *bundle.above)
+    for depth, certificate in enumerate(path):
+        if depth:
+            _judge_issuer(certificate, depth, now)
+        if depth and certificate in trusted.of(certificate.subject):
+            return path[1:depth]
+        if any(issued(root, certificate) and root.not_valid_after_utc > now for root in trusted.of(certificate.issuer)):
+            return path[1 : depth + 1]
+    last = path[-1]
+    if is_self_issued(last):
+        text = f"the chain ends at {named(last.subject)}, which is not trusted here; bundle_method force takes it."
+    else:
+        text = f"the issuer of {named(last.subject)} is missing: {named(last.issuer)}{_key_id(last)}."
+    raise _refuse(Rule.CHAIN, text)
+
+
+def _judge_issuer(certificate: x509.Certificate, depth: int, now: datetime) -> None:
+    """`depth` counts from the leaf, so there are depth - 1 intermediates below (RFC 5280 section 6.1.4)."""
+    name = named(certificate.subject)
+    if not is_ca(certificate):
+        raise _refuse(Rule.CHAIN, f"{name} is no CA certificate, and yet stands above another one.")
+    if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
+        raise _refuse(Rule.CHAIN, f"{name} in the chain is not valid now.")
+    length = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length
+    if length is not None and length < depth - 1:
+        raise _refuse(Rule.CHAIN, f"{name} allows a shorter path than this chain has.")
+    try:
+        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+    except x509.ExtensionNotFound:
+        usage = None
+    if usage is not None and not usage.key_cert_sign:
+        raise _refuse(Rule.CHAIN, f"{name} may not sign certificates.")
+    _judge_key(certificate)
+    if not is_self_issued(certificate):
+        _judge_signature(certificate)
+
+
+def issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
+    """Whether `issuer` signed `certificate`: the names agree byte for byte, and the signature verifies."""
+    if issuer.subject.public_bytes() != certificate.issuer.public_bytes():
+        return False
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (InvalidSignature, ValueError, TypeError, UnsupportedAlgorithm):
+        return False
+    return True
+
+
+def is_self_issued(certificate: x509.Certificate) -> bool:
+    return certificate.subject.public_bytes() == certificate.issuer.public_bytes()
+
+
+def is_ca(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return False
+
+
+def spki_digest(certificate: x509.Certificate) -> bytes:
+    """SHA-256 of the DER SubjectPublicKeyInfo, also of a key that the library cannot use."""
+    try:
+        spki = certificate.public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+    except (ValueError, UnsupportedAlgorithm):
+        spki = b""
+    return hashlib.sha256(spki).digest()
+
+
+def facts(leaf: x509.Certificate) -> Leaf:
+    return Leaf(
+        hosts=_hosts(leaf),
+        issuer=_issuer(leaf),
+        signature=signature_name(leaf),
+        not_before=leaf.not_valid_before_utc,
+        not_after=leaf.not_valid_after_utc,
+        sha256=hashlib.sha256(leaf.public_bytes(serialization.Encoding.DER)).digest(),
+        spki_sha256=spki_digest(leaf),
+    )
+
+
+def _hosts(leaf: x509.Certificate) -> tuple[str, ...]:
+    try:
+        san = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return tuple(str(a.value) for a in leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME))
+    names = san.get_values_for_type(x509.DNSName)
+    addresses: list[ipaddress.IPv4Address | ipaddress.IPv6Address] = [
+        a
+        for a in san.get_values_for_type(x509.IPAddress)
+        if isinstance(a, ipaddress.IPv4Address | ipaddress.IPv6Address)
+    ]
+    return (*names, *map(str, addresses))
+
+
+def _issuer(leaf: x509.Certificate) -> str:
+    for oid in (NameOID.ORGANIZATION_NAME, NameOID.COMMON_NAME):
+        for attribute in leaf.issuer.get_attributes_for_oid(oid):
+            return str(attribute.value)
+    return ""
+
+
+def signature_name(certificate: x509.Certificate) -> str:
+    """As Cloudflare writes it: SHA256WithRSA, ECDSAWithSHA256, …; the dotted OID for what has no such name."""
+    try:
+        digest = certificate.signature_hash_algorithm
+    except UnsupportedAlgorithm:
+        digest = None
+    oid = certificate.signature_algorithm_oid
+    if digest is None:
+        return oid.dotted_string
+    name = digest.name.upper().replace("-", "")
+    if oid.dotted_string.startswith("1.2.840.10045."):
+        return f"ECDSAWith{name}"
+    return f"{name}WithRSA" + ("PSS" if oid.dotted_string == "1.2.840.113549.1.1.10" else "")
+
+
+def named(name: x509.Name) -> str:
+    """A distinguished name for a sentence."""
+    return quoted(name.rfc4514_string() or "(empty)")
+
+
+def _key_id(certificate: x509.Certificate) -> str:
+    try:
+        extension = certificate.extensions.get_extension_for_oid(ExtensionOID.AUTHORITY_KEY_IDENTIFIER).value
+    except x509.ExtensionNotFound:
+        return ""
+    if not isinstance(extension, x509.AuthorityKeyIdentifier) or extension.key_identifier is None:
+        return ""
+    return f" with the key id {extension.key_identifier.hex(':').upper()}"
+
+
+def pem(certificates: Iterable[x509.Certificate]) -> str:
+    return "".join(c.public_bytes(serialization.Encoding.PEM).decode("ascii") for c in certificates)

@@ -1,0 +1,98 @@
+"""What every handler reads the same way: JSON objects, their texts, and query parameters (contract-cloudflare 1, 2)."""
+
+import json
+import re
+from typing import Any, NoReturn
+from urllib.parse import unquote_plus
+
+from app.cloudflare.wire import Refused
+from app.errors import Advice, Hint, Problem, Rule, quoted
+
+MAX_IGNORED = 20
+# The largest whole number that every JSON reader keeps exact (RFC 8259 section 6).
+MAX_PAGE = 2**53 - 1
+_JSON_NAMES = {
+    str: "a string",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+}
+_WHOLE = re.compile(r"([0-9]{1,16})(?:\.0*)?")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+
+
+def json_object(raw: bytes) -> dict[str, Any] | Problem:
+    """The object of a body, or the problem that it is none."""
+    try:
+        fields = json.loads(raw.decode("utf-8"), parse_constant=_not_json)
+    except (ValueError, RecursionError):
+        return Problem(Rule.BODY, "", "The body is not JSON.")
+    return fields if isinstance(fields, dict) else Problem(Rule.BODY, "", "The body is not a JSON object.")
+
+
+def _not_json(constant: str) -> NoReturn:
+    # Python reads NaN and Infinity, which RFC 8259 does not have.
+    raise ValueError(constant)
+
+
+def wrong_type(value: Any, field: str, wanted: str, index: int | None = None) -> Problem:  # noqa: ANN401 - JSON
+    name = "a SAN" if index is not None else field
+    return Problem(Rule.TEXT, field, f"{name} must be {wanted}, not {_JSON_NAMES.get(type(value), 'null')}.", index)
+
+
+def text(value: Any, field: str, malformed: list[Problem]) -> str:  # noqa: ANN401 - JSON
+    """A text field; null means "not given": unset for an optional field, and missing for a required one."""
+    if isinstance(value, str):
+        return value
+    if value is not None:
+        malformed.append(wrong_type(value, field, "a string"))
+    return ""
+
+
+def ignored(fields: dict[str, Any], known: frozenset[str], thing: str) -> tuple[Advice, ...]:
+    """Advice on the fields that nobody knows."""
+    unknown = [field for field in fields if field not in known][:MAX_IGNORED]
+    return tuple(
+        Advice(Hint.UNKNOWN_FIELD, field, f"{quoted(field)} is not a field of {thing} and was ignored.")
+        for field in unknown
+    )
+
+
+def known_values(query_string: bytes, known: frozenset[str]) -> dict[str, str]:
+    """The known parameters of a query; raises 1455 for one given twice, not UTF-8, or with a control character."""
+    values: dict[str, str] = {}
+    for pair in query_string.decode("latin-1").split("&"):
+        raw_key, _, raw_value = pair.partition("=")
+        key = unquote_plus(raw_key, errors="replace")
+        if key not in known:
+            continue
+        if key in values:
+            raise Refused(400, 1455, f"The parameter {key} is given twice; give it once.")
+        try:
+            value = unquote_plus(raw_value, errors="strict")
+        except UnicodeDecodeError:
+            raise Refused(400, 1455, f"The parameter {key} is not UTF-8.") from None
+        if _CONTROL.search(value):
+            raise Refused(400, 1455, f"The parameter {key} has a control character.")
+        values[key] = value
+    return values
+
+
+def whole(values: dict[str, str], key: str, default: int, low: int, high: int) -> int:
+    """A whole number, `2.0` included, since the SDK's type is float."""
+    if key not in values:
+        return default
+    match = _WHOLE.fullmatch(values[key])
+    if match is None or not low <= int(match[1]) <= high:
+        sentence = f"The parameter {key} is {quoted(values[key])}; it must be a whole number from {low} to {high}."
+        raise Refused(400, 1455, sentence)
+    return int(match[1])
+
+
+def one_of(values: dict[str, str], key: str, allowed: tuple[str, ...]) -> str | None:
+    if key in values and values[key] not in allowed:
+        sentence = f"The parameter {key} is {quoted(values[key])}; it must be one of {', '.join(allowed)}."
+        raise Refused(400, 1455, sentence)
+    return values.get(key)

@@ -1,0 +1,27 @@
+"""Files that hold secrets on the operator's host: whole or not at all, and nobody else's to read."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def write_private(path: Path, text: str) -> None:
+    """A file of mode 0600."""
+    write_together(path.parent, {path.name: text})
+
+
+def write_together(folder: Path, texts: Mapping[str, str]) -> None:
+    """Files of mode 0600 in one folder; all of them are complete on disk before the first takes its name."""
+    drafts = {folder / name: folder / f".{name}.{os.getpid()}" for name in texts}
+    try:
+        for path, draft in drafts.items():
+            draft.unlink(missing_ok=True)
+            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(texts[path.name])
+                file.flush()
+                os.fsync(file.fileno())
+        for path, draft in drafts.items():
+            draft.replace(path)
+    finally:
+        for draft in drafts.values():
+            draft.unlink(missing_ok=True)

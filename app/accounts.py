@@ -13,8 +13,9 @@ from app.errors import Conflict, Invalid, NotFound, Problem, Rule, quoted
 from app.model import Account, Caller, NamePolicy, Role, User, Zone
 
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
-_EMAIL = re.compile(r"[^@\s\x00-\x1f\x7f]{1,64}@[^@\s\x00-\x1f\x7f]{1,189}")
-_FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f]")
+# ASCII, as it has to fit into the header X-Auth-Email.
+_EMAIL = re.compile(r"[\x21-\x3f\x41-\x7e]{1,64}@[\x21-\x3f\x41-\x7e]{1,189}")
+_FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def _invalid(field: str, text: str) -> Invalid:
@@ -34,8 +35,10 @@ _INSERT_ACCOUNT = f"INSERT INTO accounts (id, name, slug) VALUES ($1, $2, $3) RE
 
 async def create_account(db: Database, caller: Caller, slug: str, name: str) -> Account:
     """Raises Invalid, and Conflict for a slug that is taken."""
-    if not _SLUG.fullmatch(slug):
-        raise _invalid("slug", f"slug {quoted(slug)} must have 1 to 63 of a-z, 0-9 and '-', no '-' at its ends.")
+    if not _SLUG.fullmatch(slug) or _uuid(slug):
+        raise _invalid(
+            "slug", f"slug {quoted(slug)} must have 1 to 63 of a-z, 0-9 and '-', no '-' at its ends, and not be an id."
+        )
     checked_name("name", name, 100)
 
     async def work(connection: Connection) -> Account:
@@ -151,6 +154,15 @@ async def find_zone(db: Database, word: str) -> Zone:
     if len(rows) > 1:
         raise Conflict(f"{len(rows)} accounts have a zone {quoted(word)}; name it by its id")
     return _zone(rows[0])
+
+
+async def find_zone_in(db: Database, account: Account, word: str) -> Zone:
+    """A zone of this account, by id or name; raises NotFound."""
+    wanted = (_uuid(word), word.lower())
+    for zone in await list_zones(db, account):
+        if zone.id == wanted[0] or zone.name == wanted[1]:
+            return zone
+    raise NotFound(f"there is no zone {quoted(word)} in the account {account.slug}")
 
 
 _SET_ZONE = f"""

@@ -172,9 +172,15 @@ async def create(
     return Told(stored, (*advice, *_advice(stored, scope, key)))
 
 
+# The zone's deletion waits for our commit, and we for its.
+_LIVE = "SELECT id FROM zones WHERE account_id = $1 AND id = $2 AND deleted_at IS NULL FOR KEY SHARE"
+
+
 async def _store(
     connection: Connection, caller: Caller, scope: Scope, certificate: Certificate, key: _Key
 ) -> Certificate:
+    if await connection.fetchrow(_LIVE, scope.account_id, scope.id) is None:
+        raise scope.gone()
     if scope.certificate_quota is not None:
         await connection.execute("SELECT FROM zones WHERE id = $1 FOR NO KEY UPDATE", scope.id)
         held = await connection.fetchval(_COUNT_ALL, scope.account_id, scope.id)

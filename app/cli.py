@@ -296,15 +296,13 @@ def token_create(
 ) -> None:
     """Make a token; its value is shown once."""
     condition, expires_on = tokens.address_condition(allow_from), _time(expires)
-    chosen = tuple(tokens.find_group(group) for group in groups) or tokens.default_groups()
+    named = tuple(tokens.find_group(group) for group in groups)
 
     async def work(d: Database, peppers: Peppers) -> tuple[Token, str]:
         home = await accounts.find_account(d, account)
         owner = await accounts.find_user(d, user) if user else None
-        only = [each for each in await accounts.list_zones(d, home) if {each.id.hex, each.name} & set(zones)]
-        if len(only) != len(set(zones)):
-            raise click.UsageError(f"not every zone of {', '.join(zones)} is in the account {home.slug}")
-        policies = tokens.policies_for(home, chosen, tuple(only))
+        only = tuple(dict.fromkeys([await accounts.find_zone_in(d, home, zone) for zone in zones]))
+        policies = tokens.policies_for(home, named or tokens.default_groups(only), only)
         new = tokens.NewToken(home, name, policies, owner, condition, None, expires_on)
         return await tokens.create(d, peppers, _OPERATOR, new)
 
@@ -559,7 +557,10 @@ def _time(text: str | None) -> datetime | None:
         time = datetime.fromisoformat(text)
     except ValueError:
         raise click.BadParameter("it takes a date or a time in ISO 8601", param_hint="--expires") from None
-    time = time if time.tzinfo else time.replace(tzinfo=UTC)
+    try:
+        time = time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+    except OverflowError:
+        raise click.BadParameter("it is too far away", param_hint="--expires") from None
     if time <= datetime.now(UTC):
         raise click.BadParameter("it is in the past", param_hint="--expires")
     return time

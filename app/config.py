@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import re
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -154,7 +155,7 @@ def _rate_limit(text: str) -> RateLimit | None:
 
 
 def _url(text: str) -> str:
-    if not text.startswith(("http://", "https://")) or any(c in text for c in "?#\"'<> \\"):
+    if not re.fullmatch(r"https?://[^/?#\"'<> \\@]+(?:/[^?#\"'<> \\]*)?", text):
         raise ValueError(text)
     return text.rstrip("/")
 

@@ -171,7 +171,7 @@ def advice(request: CsrRequest, policy: NamePolicy) -> tuple[Advice, ...]:
 def _subject_doubts(request: CsrRequest) -> list[Advice]:
     found = []
     for field, value in _fields(request).items():
-        if field in MAX_LENGTHS and field not in {"name", "description"} and value:
+        if field not in {"country", "name", "description"} and value:
             if not value.strip(" .-"):
                 text = f"{field} {quoted(value)} has no letters or digits; public CAs refuse such a value."
             elif value != value.strip():
@@ -193,14 +193,21 @@ _INPUTS = (
 _INPUT_PARAMETERS = 12
 
 
-def _create(*, claimed: bool) -> str:
+# A row while the list exists; its deletion waits for our commit, and we for its.
+_LIVE = {
+    False: "SELECT id FROM accounts WHERE id = $1 FOR KEY SHARE",
+    True: "SELECT id FROM zones WHERE account_id = $1 AND id = {zone} AND deleted_at IS NULL FOR KEY SHARE",
+}
+
+
+def _create(*, in_zone: bool, claimed: bool) -> str:
     first_input = 1 + keyring.KEY_PARAMETERS
     first_audit = first_input + _INPUT_PARAMETERS
-    claim = f"claim AS ({idempotency.claim(first_audit + audit.PARAMETERS)})," if claimed else ""
-    key = keyring.insert_key(1, "FROM claim" if claimed else "")
+    claim = f"claim AS ({idempotency.claim(first_audit + audit.PARAMETERS, 'live')})," if claimed else ""
     return f"""
-WITH {claim}
-key AS ({key} RETURNING account_id, id, key_type),
+WITH live AS ({_LIVE[in_zone].format(zone=f"${first_input + 1}")}),
+{claim}
+key AS ({keyring.insert_key(1, "FROM claim" if claimed else "FROM live")} RETURNING account_id, id, key_type),
 csr AS (
     INSERT INTO custom_csrs (account_id, key_id, key_type, {_INPUTS})
     SELECT key.account_id, key.id, key.key_type, {parameters(first_input, _INPUT_PARAMETERS)} FROM key
@@ -211,8 +218,11 @@ SELECT created_at FROM csr
 """
 
 
-_CREATE = _create(claimed=False)
-_CREATE_CLAIMED = _create(claimed=True)
+_CREATES = {
+    (in_zone, claimed): _create(in_zone=in_zone, claimed=claimed)
+    for in_zone in (False, True)
+    for claimed in (False, True)
+}
 
 
 async def create(
@@ -247,12 +257,13 @@ async def create(
         *audit.values(caller, audit.Action.CREATE, audit.Resource.CUSTOM_CSR),
         *(idempotency.values(caller, scope, once, csr_id) if once else ()),
     )
-    row = await _insert(db, scope, _CREATE_CLAIMED if once else _CREATE, values)
-    if row is None and once:
-        # Another request with the same key was faster; ours made nothing, and its key pair is dropped here.
-        return await create(db, ring, pool, caller, scope, request, once)
+    row = await _insert(db, scope, _CREATES[scope.zone_id is not None, once is not None], values)
     if row is None:
-        raise RuntimeError("the insert of a CSR returned no row")
+        # Another request with the same key was faster, and the key pair made here is dropped; or the list is gone.
+        made = await idempotency.find(db, caller, scope, once) if once else None
+        if made is None:
+            raise scope.gone()
+        return await get(db, scope, made)
     return Csr(csr_id, scope.account_id, row["created_at"], request, pem)
 
 

@@ -26,13 +26,19 @@ else:
 CONNECT_SECONDS = 5.0
 STATEMENT_SECONDS = 10.0
 WAIT_SECONDS = 5.0
+LOCK_SECONDS = 5.0
 _ATTEMPTS = 4
 # An arbitrary number that only Keystead's migrations lock.
 _MIGRATION_LOCK = 0x6B657973
 
+_GONE = "the account does not exist any more"
 _CONFLICTS: dict[str, str | tuple[str, Clash]] = {
     "custom_certificates_key_fkey": ("a certificate uses this key", Clash.IN_USE),
     "custom_certificates_sha256_key": ("the zone has this very certificate already", Clash.SAME_CERTIFICATE),
+    "zones_account_id_fkey": _GONE,
+    "tokens_account_id_fkey": _GONE,
+    "memberships_account_id_fkey": _GONE,
+    "private_keys_account_id_fkey": _GONE,
     "accounts_slug_key": "an account with this slug exists already",
     "zones_account_id_name_key": "the account has a zone of this name already",
     "users_email_key": "a user with this email exists already",
@@ -152,13 +158,16 @@ class Database:
             if self._statement_cache_size
             else {}
         )
-        return await asyncpg.connect(
-            self._dsn,
-            timeout=CONNECT_SECONDS,
-            command_timeout=STATEMENT_SECONDS,
-            statement_cache_size=self._statement_cache_size,
-            server_settings={"application_name": "keystead", "TimeZone": "UTC", **bounds},
-        )
+        try:
+            return await asyncpg.connect(
+                self._dsn,
+                timeout=CONNECT_SECONDS,
+                command_timeout=STATEMENT_SECONDS,
+                statement_cache_size=self._statement_cache_size,
+                server_settings={"application_name": "keystead", "TimeZone": "UTC", **bounds},
+            )
+        except ValueError:
+            raise _unreadable() from None
 
 
 def _drop(connection: Connection | None) -> None:
@@ -218,12 +227,27 @@ async def state_at(dsn: str) -> SchemaState:
 async def _connect_once(dsn: str) -> Connection:
     try:
         return await asyncpg.connect(dsn, timeout=CONNECT_SECONDS)
-    except (*_UNAVAILABLE, asyncpg.PostgresError, ValueError) as error:
+    except ValueError:
+        raise _unreadable() from None
+    except (*_UNAVAILABLE, asyncpg.PostgresError) as error:
         raise Misconfigured(f"the database cannot be reached: {error}") from None
+
+
+def _unreadable() -> Misconfigured:
+    # The cause would quote parts of the address, and there may be a password in it.
+    text = "KEYSTEAD_DATABASE_URL cannot be read; in a password write / # ? @ : and % percent-encoded, / as %2F"
+    return Misconfigured(text)
+
+
+_FOREIGN_TABLES = (
+    "SELECT count(*) FROM pg_class WHERE relkind IN ('r', 'p') AND relnamespace = to_regnamespace('public')"
+)
 
 
 async def _version(connection: Connection) -> int:
     if await connection.fetchval("SELECT to_regclass('schema_version')") is None:
+        if await connection.fetchval(_FOREIGN_TABLES):
+            raise Misconfigured("the database holds tables that are not Keystead's: give Keystead one of its own")
         return 0
     return int(await connection.fetchval("SELECT max(version) FROM schema_version"))
 
@@ -236,11 +260,14 @@ async def migrate(dsn: str) -> list[str]:
     """
     connection = await _connect_once(dsn)
     try:
-        await connection.execute("SET lock_timeout = '5s'; SET statement_timeout = '10min'")
+        await connection.execute("SELECT set_config('lock_timeout', $1, false)", f"{LOCK_SECONDS}s")
+        await connection.execute("SET statement_timeout = '10min'")
         await connection.execute("SELECT pg_advisory_lock($1)", _MIGRATION_LOCK)
         return [name async for name in _apply(connection, await _version(connection))]
     except asyncpg.LockNotAvailableError:
         raise Misconfigured("another migration is running, or a table is in use; try again in a moment") from None
+    except asyncpg.PostgresError as error:
+        raise Misconfigured(f"the schema cannot be applied, and nothing was changed: {error}") from None
     finally:
         await connection.close()
 

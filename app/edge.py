@@ -60,7 +60,7 @@ class Edge:
                 "request",
                 request_id=visit.request_id,
                 method=visit.method,
-                path=visit.path,
+                path=_printable(visit.path),
                 status=status,
                 ms=round((time.perf_counter() - started) * 1000, 2),
                 caller=state.get("caller_id"),
@@ -90,10 +90,13 @@ class Edge:
         if peer is None or not self._is_trusted(peer):
             return peer
         hops = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
+        if not hops:
+            return peer
         for hop in reversed(hops.decode("latin-1").split(",")):
             address = _parse(hop.strip())
             if address is None:
-                return peer
+                # Taking the proxy itself for the client would let everybody through who says so.
+                return None
             peer = address
             if not self._is_trusted(peer):
                 return peer
@@ -136,9 +139,14 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
+_PORT = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<v4>[0-9.]+))(?::[0-9]{1,5})?")
+
+
 def _parse(text: str) -> Address | None:
+    """An address as peers and proxies write it, also with a port; None for what is none."""
+    match = _PORT.fullmatch(text)
     try:
-        address = ipaddress.ip_address(text.removeprefix("[").removesuffix("]"))
+        address = ipaddress.ip_address((match["v6"] or match["v4"]) if match else text)
     except ValueError:
         return None
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None

@@ -94,6 +94,7 @@ class Thing(Enum):
     CSR = auto()
     CERTIFICATE = auto()
     CSR_OF_CERTIFICATE = auto()
+    SCOPE = auto()
     OTHER = auto()
 
 

@@ -22,6 +22,15 @@ def write_together(folder: Path, texts: Mapping[str, str]) -> None:
                 os.fsync(file.fileno())
         for path, draft in drafts.items():
             draft.replace(path)
+        _sync(folder)
     finally:
         for draft in drafts.values():
             draft.unlink(missing_ok=True)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

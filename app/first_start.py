@@ -60,6 +60,7 @@ async def _schema(settings: Settings, dsn: str) -> None:
 
 async def ring_for(settings: Settings, database: db.Database) -> Ring:
     """The ring of this installation; made only where nothing in the database needs another one."""
+    keyring.sweep(settings.keyring)
     if not settings.keyring.exists() and await keyring.is_unused(database):
         try:
             ring = keyring.create(settings.keyring)
@@ -76,8 +77,11 @@ async def ring_for(settings: Settings, database: db.Database) -> Ring:
 
 async def _first_account(settings: Settings, database: db.Database, peppers: Peppers) -> Path | None:
     path = settings.data_dir / "credentials.env"
-    # With a database of our own a missing file is made again: a start that was killed half way leaves that behind.
-    if await accounts.list_accounts(database) and not (settings.embedded and not path.exists()):
+    # A start that was killed half way is finished by the next: there is no token yet, or, with a database of our own,
+    # no file.
+    finished = await tokens.list_(database) and (path.exists() or not settings.embedded)
+    others = [account for account in await accounts.list_accounts(database) if account.slug != FIRST_SLUG]
+    if finished or (others and not settings.embedded):
         return _addressed(path, settings.public_url) if path.exists() else None
     caller = operator()
     try:

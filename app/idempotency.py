@@ -17,12 +17,12 @@ PARAMETERS = 5
 PRUNED_AT_ONCE = 10_000
 
 
-def claim(first: int) -> str:
-    """CTE body that returns a row when the key is free or its claim is over 24 hours old."""
+def claim(first: int, source: str) -> str:
+    """CTE body that returns a row when `source` has one, and the key is free or its claim is over 24 hours old."""
     account, caller, digest, body, resource = (f"${first + i}" for i in range(PARAMETERS))
     return (
         "INSERT INTO idempotency_keys AS old (account_id, caller_id, digest, body_sha256, resource_id) "
-        f"VALUES ({account}, {caller}, {digest}, {body}, {resource}) "
+        f"SELECT {account}, {caller}, {digest}, {body}, {resource} FROM {source} "
         "ON CONFLICT (account_id, caller_id, digest) DO UPDATE "
         "SET body_sha256 = excluded.body_sha256, resource_id = excluded.resource_id, created_at = excluded.created_at "
         "WHERE old.created_at <= now() - interval '24 hours' RETURNING 1"
@@ -60,8 +60,9 @@ DELETE FROM idempotency_keys WHERE ctid = ANY(ARRAY(
 
 
 async def prune(db: Database) -> None:
-    """Forget claims that are over 24 hours old."""
-    await db.execute(_PRUNE, PRUNED_AT_ONCE)
+    """Forget claims that are over 24 hours old, in batches."""
+    while await db.execute(_PRUNE, PRUNED_AT_ONCE) == f"DELETE {PRUNED_AT_ONCE}":
+        pass
 
 
 def _digest(caller: Caller, idempotency: Idempotency) -> bytes:

@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import stat
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -21,6 +22,9 @@ import msgspec
 from app import keys, seal
 from app.db import Database, parameters
 from app.errors import KeyDamaged, Misconfigured, NotFound
+
+# A start that writes a ring is through in a moment; an older draft is nobody's.
+DRAFT_SECONDS = 60
 
 
 class Ring(msgspec.Struct, frozen=True):
@@ -58,17 +62,34 @@ def create(path: Path) -> Ring:
     }
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Written whole under another name first: a crash in between must not leave half a ring that looks like one.
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        json.dump(body, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            json.dump(body, file, indent=2)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
         os.link(draft, path)
     finally:
-        draft.unlink()
+        draft.unlink(missing_ok=True)
+        _sync(path.parent)
     return Ring((kek,))
+
+
+def sweep(path: Path) -> None:
+    """Remove what killed starts left behind: a draft is either no ring at all or a second copy of this one."""
+    for draft in path.parent.glob(f".{path.name}.*"):
+        if time.time() - draft.stat().st_mtime > DRAFT_SECONDS:
+            draft.unlink(missing_ok=True)
+
+
+def _sync(folder: Path) -> None:
+    # Rows that are sealed with this ring may be on disk before its name is.
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def load(path: Path) -> Ring:

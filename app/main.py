@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 import structlog
@@ -17,7 +18,7 @@ from app import cloudflare, config, edge, idempotency, keyring, pages, trust
 from app.cloudflare import wire
 from app.cloudflare.wire import AnyRequest
 from app.db import Database
-from app.errors import KeysteadError, Unavailable
+from app.errors import Unavailable
 from app.house import House
 from app.keypool import KeyPool
 from app.limits import Limiter
@@ -118,8 +119,8 @@ async def _prune(db: Database) -> None:
     while True:
         try:
             await idempotency.prune(db)
-        except KeysteadError as error:
-            _log.warning("expired idempotency keys stay for now", reason=str(error))
+        except Exception as error:  # noqa: BLE001 - whatever it was, the next round tries again
+            _log.warning("expired idempotency keys stay for now", reason=type(error).__name__)
         await asyncio.sleep(PRUNE_SECONDS)
 
 
@@ -132,5 +133,7 @@ async def healthz() -> dict[str, str]:
 def _on_error(request: AnyRequest, error: Exception) -> Response[bytes]:
     """404, 405 and whatever else no router has seen: in the shape of the dialect that the path belongs to."""
     if isinstance(error, HTTPException) and not wire.visit(request).path.startswith(cloudflare.PREFIX):
-        return Response(f"{error.status_code}\n".encode(), status_code=error.status_code, media_type="text/plain")
+        body = f"{error.status_code}\n".encode()
+        headers = {"Allow": cloudflare.allowed(error)} if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED else {}
+        return Response(body, status_code=error.status_code, media_type="text/plain", headers=headers)
     return cloudflare.on_error(request, error)

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import msgspec
 
-from app.errors import Advice, Hint, Problem
+from app.errors import Advice, Denial, Forbidden, Hint, KeysteadError, NotFound, Problem, Thing
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -159,6 +159,12 @@ class Scope(msgspec.Struct, frozen=True):
     @property
     def id(self) -> UUID:
         return self.zone_id or self.account_id
+
+    def gone(self) -> KeysteadError:
+        """What to say when the account or zone was deleted while the request was on its way."""
+        if self.zone_id is None:
+            return Forbidden(Denial.RESOURCE, "Unauthorized to access requested resource")
+        return NotFound(f"The zone {self.zone_id.hex} was deleted.", Thing.SCOPE)
 
     def age_advice(self, created_at: datetime, now: datetime) -> tuple[Advice, ...]:
         """What to say of a key that is older than the account allows."""

@@ -53,7 +53,7 @@ def serve(settings: config.Settings) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with _alone(settings.data_dir):
+        with _alone(settings.data_dir), _port_name(settings):
             _check_port(settings)
             server = _Server(settings)
             with _database(settings) as complete:
@@ -93,6 +93,26 @@ def _claim(lock: int, data_dir: Path) -> None:
                     "KEYSTEAD_DATA_DIR"
                 ) from None
             time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def _port_name(settings: config.Settings) -> Iterator[None]:
+    # Between the check of the port and granian's listening another start could pass its own check: this name, which
+    # ends with its process, is taken before and kept.
+    with socket.socket(socket.AF_UNIX) as name:
+        deadline = time.monotonic() + _GRACE
+        while True:
+            try:
+                name.bind(f"\0keystead {settings.host} {settings.port}")
+                break
+            except OSError:
+                if time.monotonic() > deadline:
+                    where = f"port {settings.port} on {settings.host}"
+                    raise Misconfigured(
+                        f"{where} is taken by another keystead: stop it, or set KEYSTEAD_PORT"
+                    ) from None
+                time.sleep(0.02)
+        yield
 
 
 def _check_port(settings: config.Settings) -> None:

@@ -159,32 +159,30 @@ class Verification(msgspec.Struct, frozen=True):
     usable: bool
     not_before: datetime | None
     expires_on: datetime | None
+    denied: Forbidden | None
 
 
 async def verify(
     db: Database, peppers: Peppers, credential: TokenCredential, account_id: UUID | None, visit: Visit
 ) -> Verification:
-    """The state of a token, for a token of any owner.
-
-    Raises Unauthenticated for an unknown one, and Forbidden when `account_id` is not one that it reaches or it is not
-    allowed from the caller's address.
-    """
+    """The state of a token, for a token of any owner; raises Unauthenticated for an unknown one."""
     digests = peppers.digests(credential.value)
     row = await db.fetchrow(_TOKEN_AT[Level.ACCOUNT], digests, account_id or audit.NO_ACCOUNT)
     if row is None or row["id"] is None:
         raise Unauthenticated(Scheme.TOKEN)
-    _require_address(row, visit)
-    if account_id and account_id not in ({row["owner"]} | _reach(row["reach"]).keys()):
-        raise Forbidden(Denial.RESOURCE, "Unauthorized to access requested resource")
     now, begins, ends = datetime.now(UTC), row["not_before"], row["expires_on"]
     status = "expired" if row["status"] == "active" and ends and now >= ends else row["status"]
     usable = status == "active" and not (begins and now < begins)
-    return Verification(row["id"], status, usable, begins, ends)
+    denied = _denied_address(row, visit)
+    if account_id and account_id not in ({row["owner"]} | _reach(row["reach"]).keys()):
+        denied = Forbidden(Denial.RESOURCE, "Unauthorized to access requested resource")
+    return Verification(row["id"], status, usable, begins, ends, denied)
 
 
-def _require_address(row: asyncpg.Record, visit: Visit) -> None:
+def _denied_address(row: asyncpg.Record, visit: Visit) -> Forbidden | None:
     if row["condition"] and not _allowed_from(row["condition"], visit.address):
-        raise Forbidden(Denial.ADDRESS, f"Cannot use the access token from location: {visit.address}")
+        return Forbidden(Denial.ADDRESS, f"Cannot use the access token from location: {visit.address}")
+    return None
 
 
 def _token_caller(row: asyncpg.Record | None, visit: Visit) -> Caller:
@@ -193,7 +191,9 @@ def _token_caller(row: asyncpg.Record | None, visit: Visit) -> Caller:
         raise Unauthenticated(Scheme.TOKEN)
     if (row["not_before"] and now < row["not_before"]) or (row["expires_on"] and now >= row["expires_on"]):
         raise Unauthenticated(Scheme.TOKEN)
-    _require_address(row, visit)
+    denied = _denied_address(row, visit)
+    if denied:
+        raise denied
     owner = row["owner"]
     reach = {owner: Role.ADMINISTRATOR} if owner else _reach(row["reach"])
     return _caller(Actor.TOKEN, row, reach, visit, name=row["name"], policies=policies(row["policies"]))
@@ -303,8 +303,13 @@ def address_condition(networks: Sequence[str]) -> str | None:
     return json.dumps({"request_ip": {"in": list(networks)}})
 
 
-def default_groups() -> tuple[Group, ...]:
-    """What a token gets when the operator names no group: everything but handing out private keys."""
+def default_groups(zones: tuple[Zone, ...] = ()) -> tuple[Group, ...]:
+    """What a token gets when the operator names no group: everything but handing out private keys.
+
+    A token for certain zones gets the groups of zones only, since those of its account reach every zone.
+    """
+    if zones:
+        return tuple(group for group in GROUPS if group.level is Level.ZONE)
     return tuple(g for g in GROUPS if g.area is not Area.USER_TOKENS and g.access is not Access.ISSUE_KEY)
 
 
@@ -318,7 +323,14 @@ def find_group(name: str) -> Group:
 
 
 def policies_for(account: Account, groups: tuple[Group, ...], zones: tuple[Zone, ...] = ()) -> str:
-    """Policies as JSON text: account groups on the account, zone groups on these zones or else on all of them."""
+    """Policies as JSON text: account groups on the account, zone groups on these zones or else on all of them.
+
+    Raises Invalid for a group of the account together with zones: it would reach beyond them.
+    """
+    wide = [group.name for group in groups if zones and group.level is Level.ACCOUNT]
+    if wide:
+        text = f"{quoted(wide[0])} is a group of the account, which a token for certain zones cannot have."
+        raise Invalid((Problem(Rule.TEXT, "groups", text),))
     all_zones: dict[str, object] = {_ACCOUNT + account.id.hex: {_ZONE + "*": "*"}}
     targets: dict[Level, dict[str, object]] = {
         Level.ACCOUNT: {_ACCOUNT + account.id.hex: "*"},

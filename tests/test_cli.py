@@ -89,7 +89,7 @@ def test_a_tenant_is_made_used_and_removed(keystead: Run, live: Live) -> None:
     assert status(live, path, {**pair, "X-Auth-Key": rolled["global_key"]}) == 200
 
     assert "holds 1 custom CSRs" in keystead("zone", "delete", "acme.example", fails=True)
-    assert "holds 1 custom CSRs and 1 zones" in keystead("account", "delete", "acme", fails=True)
+    assert "holds 1 custom CSRs, 0 certificates and 1 zones" in keystead("account", "delete", "acme", fails=True)
     csr = httpx.get(live.url + path, headers=bearer).json()["result"][0]["id"]
     assert status(live, f"{path}/{csr}", bearer, "DELETE") == 200
     keystead("zone", "delete", zone["id"])
@@ -111,6 +111,9 @@ def test_a_token_can_be_narrow(keystead: Run, live: Live) -> None:
     def bearer(*words: str) -> dict[str, str]:
         return {"Authorization": f"Bearer {one(keystead(*base, *words))['token']}"}
 
+    confined = bearer("--zone", "N1.example")
+    account_path = f"/client/v4/accounts/{zones[0]['account_id']}/custom_csrs"
+    assert [status(live, path, confined, "POST") for path in (*paths, account_path)] == [201, 403, 403]
     reader = bearer("--zone", "n1.example", "--group", "ssl and certificates read")
     assert [status(live, path, reader) for path in paths] == [200, 403]
     assert status(live, paths[0], reader, "POST") == 403
@@ -164,7 +167,12 @@ def test_rules_of_an_account_and_a_zone_bind_at_once(keystead: Run, live: Live) 
         (("user", "create", "admin@example.com"), "exists already"),
         (("user", "create", "x@example.com", "--account", "nope"), "no account"),
         (("token", "create", "t", "--group", "Root"), "SSL and Certificates Write"),
-        (("token", "create", "t", "--zone", "nowhere.example"), "not every zone"),
+        (("token", "create", "t", "--zone", "nowhere.example"), "no zone"),
+        (("token", "create", "t", "--zone", "example.com", "--group", "account api tokens read"), "certain zones"),
+        (("token", "create", "t", "--expires", "9999-12-31T23:59:59-23:00"), "too far"),
+        (("account", "create", "x", "--name", "\udcff"), "control characters"),
+        (("account", "create", "a" * 32), "not be an id"),
+        (("user", "create", "jörg@example.com"), "email"),
         (("token", "create", "t", "--allow-from", "10.0.0.1/8"), "10.0.0.0/8"),
         (("token", "create", "t", "--expires", "2001-01-01"), "past"),
         (("token", "create", "t", "--expires", "soon"), "ISO 8601"),

@@ -174,6 +174,19 @@ def test_a_new_ring_is_private_and_loads(tmp_path: Path) -> None:
     assert [entry.name for entry in path.parent.iterdir()] == ["keyring.json"]
 
 
+def test_drafts_that_a_killed_start_left_are_swept(tmp_path: Path) -> None:
+    """A draft may be a second copy of the ring: it goes at the next start, once it is nobody's."""
+    path = tmp_path / "keyring.json"
+    made = keyring.create(path)
+    old, fresh = tmp_path / ".keyring.json.0123", tmp_path / ".keyring.json.4567"
+    for draft in (old, fresh):
+        draft.write_bytes(path.read_bytes())
+    os.utime(old, (0, 0))
+    keyring.sweep(path)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [fresh.name, path.name]
+    assert keyring.load(path) == made
+
+
 def ring_body(**changes: Any) -> bytes:
     entry = {"id": "k", "secret": "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=", "created_at": "2026-01-01T00:00:00Z"}
     return json.dumps({"version": 1, "keks": [{**entry, **changes}]}).encode()

@@ -217,13 +217,15 @@ async def test_a_client_that_wants_the_file_gets_it(world: World) -> None:
         ("application/pkcs10, */*;q=0.1", "application/pkcs10"),
         ("APPLICATION/PKCS10", "application/pkcs10"),
         ("application/x-pem-file;q=0", "application/json"),
+        ("text/plain\napplication/pkcs10", "application/pkcs10"),
         ("application/x-pem-file;q=nan, application/pkcs10;q=7", "application/json"),
     ],
 )
 async def test_accept_is_read_with_its_qualities(world: World, accept: str, expected: str) -> None:
     """The form that the client likes best is answered, and JSON when it names none of ours."""
     made = await world.create()
-    answer = await world.http.get(f"{world.a.account_path}/{made['id']}", headers={**world.a.bearer, "Accept": accept})
+    headers = [*world.a.bearer.items(), *(("Accept", line) for line in accept.split("\n"))]
+    answer = await world.http.get(f"{world.a.account_path}/{made['id']}", headers=headers)
     assert answer.headers["content-type"].split(";")[0] == expected
 
 

@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 from world import new_database
 
-from app import db, embedded, first_start
+from app import accounts, db, embedded, first_start
 from app.config import Settings
 from app.errors import Conflict, Misconfigured, Unavailable
 
@@ -38,7 +38,8 @@ async def test_an_older_schema_of_somebodys_own_database_is_not_touched(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a database of the operator's own, serve names `keystead migrate` and changes nothing."""
-    monkeypatch.setattr(db, "version_of_this_program", lambda: 2)
+    newer = db.version_of_this_program() + 1
+    monkeypatch.setattr(db, "version_of_this_program", lambda: newer)
     settings = Settings(data_dir=tmp_path, database_url=database_url, keyring=tmp_path / "keyring.json")
     with pytest.raises(Misconfigured, match="run `keystead migrate` first"):
         await first_start._prepare(settings)
@@ -102,6 +103,44 @@ async def test_a_database_that_cannot_be_reached_is_one_sentence(tmp_path: Path)
     with pytest.raises(Misconfigured, match="cannot be reached") as caught:
         await first_start._prepare(settings)
     assert "hunter2" not in str(caught.value)
+
+
+async def test_a_database_of_another_program_is_not_touched(cluster: embedded.Cluster) -> None:
+    """Tables that are not ours stop the start with a sentence, and nothing is added to them."""
+    async with new_database(cluster, "template0") as url:
+        database = db.Database(url, 1)
+        await database.execute("CREATE TABLE users (id int)")
+        with pytest.raises(Misconfigured, match="not Keystead's"):
+            await db.migrate(url)
+        tables = await database.fetch(
+            "SELECT FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+        )
+        assert len(tables) == 1
+        await database.close()
+
+
+@pytest.mark.parametrize("password", ["se/cret", "se#cret", "se?cret"])
+async def test_an_address_that_cannot_be_read_is_not_quoted(password: str) -> None:
+    """A password that is not percent-encoded makes the address unreadable, and is not repeated in part."""
+    url = f"postgresql://u:{password}@127.0.0.1/db"
+    with pytest.raises(Misconfigured, match="percent-encoded") as caught:
+        await db.migrate(url)
+    assert "se" not in str(caught.value).replace("KEYSTEAD_DATABASE_URL", "").replace("password", "").split()
+    with pytest.raises(Misconfigured, match="percent-encoded"):
+        await db.Database(url, 1).fetchrow("SELECT 1")
+
+
+async def test_a_half_made_first_account_is_finished(cluster: embedded.Cluster, tmp_path: Path) -> None:
+    """On a database of the operator's own too, a start that was killed before the token is made up for."""
+    async with new_database(cluster, "template0") as url:
+        await db.migrate(url)
+        database = db.Database(url, 1)
+        await accounts.create_account(database, first_start.operator(), "default", "Default")
+        settings = Settings(data_dir=tmp_path, database_url=url, keyring=tmp_path / "keyring.json")
+        await first_start._prepare(settings)
+        assert "CLOUDFLARE_API_TOKEN=kst_" in (tmp_path / "credentials.env").read_text()
+        assert len(await accounts.list_zones(database)) == 1
+        await database.close()
 
 
 async def test_a_cancelled_call_gives_its_connection_back_usable(database_url: str) -> None:
@@ -169,8 +208,6 @@ async def test_a_deadlock_is_repeated_and_succeeds(database_url: str) -> None:
 
 async def test_a_conflict_that_the_database_decides_is_told_in_words(database_url: str) -> None:
     """A named constraint becomes a Conflict; one that we do not know stays an error of ours."""
-    from app import accounts
-
     database = db.Database(database_url, 1)
     operator = first_start.operator()
     await accounts.create_account(database, operator, "twice", "Twice")

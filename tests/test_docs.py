@@ -9,6 +9,7 @@ import shlex
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Iterator
@@ -27,9 +28,11 @@ from app.cloudflare import wire
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TUTORIAL = ROOT / "docs/tutorial.md"
+DEPLOY = ROOT / "docs/deploy.md"
 REFERENCE = [ROOT / "docs/cloudflare.md", ROOT / "docs/operations.md"]
 # What a reader pastes, and what is only to be read.
 SHELL, PYTHON, OUTPUT, JSON, UNIT = "sh", "python", "text", "json", "ini"
+NGINX, HAPROXY = "nginx", "haproxy"
 RUN = "make run\n"
 # The first start downloads and installs.
 START_SECONDS = 400.0
@@ -146,7 +149,7 @@ class Server:
             self.interrupt()
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                ["/bin/sh", "-c", f"exec {text}"],
+                ["/bin/sh", "-c", f"exec env {text}"],
                 cwd=self.checkout.folder,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
@@ -340,13 +343,74 @@ def test_the_tutorial_can_be_pasted_from_top_to_bottom(checkout: Checkout) -> No
     assert len([block for block in terminal.ran if block.expected is not None]) >= 10
 
 
+def test_the_deployment_can_be_pasted_and_what_it_writes_serves_tls(checkout: Checkout) -> None:
+    """Every block of deploy.md runs as it stands, and its files serve the second of the two keys; nothing else reads them."""
+    blocks = _runnable(DEPLOY)
+    tls = checkout.folder / "tls"
+    served = []
+    try:
+        with _two_terminals(checkout) as (server, terminal):
+            for block in blocks:
+                if block.text.endswith(RUN):
+                    server.run(block.text)
+                    continue
+                terminal.run(block)
+                if "certificate export" in block.text:
+                    served.append(_served(tls / "fullchain.pem", tls / "privkey.pem", checkout.folder / "pki/root.pem"))
+            assert _served(tls / "www.pem", None, checkout.folder / "pki/root.pem") == served[-1]
+            assert {file.stat().st_mode & 0o777 for file in tls.iterdir()} == {0o600}
+            _accepted(DEPLOY, tls)
+    finally:
+        for folder in ("pki", "tls"):
+            shutil.rmtree(checkout.folder / folder, ignore_errors=True)
+    assert len(set(served)) == len(served) == 2, "the renewal should serve another certificate"
+    assert len([block for block in terminal.ran if block.expected is not None]) >= 6
+
+
+def _served(chain: Path, key: Path | None, root: Path) -> bytes:
+    """Shake hands over TLS with what was written, trusting the root alone; gives the server's certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(chain, key)
+    trusting = ssl.create_default_context(cafile=root)
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = trusting.wrap_bio(to_client, to_server, server_hostname="www.example.com")
+    server = context.wrap_bio(to_server, to_client, server_side=True)
+    waiting = [client, server]
+    for _ in range(8):
+        for end in waiting.copy():
+            with contextlib.suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+                waiting.remove(end)
+    assert not waiting
+    certificate = client.getpeercert(binary_form=True)
+    assert certificate is not None
+    return certificate
+
+
+def _accepted(page: Path, tls: Path) -> None:
+    """The page's configurations are those that the web servers take, where these are installed."""
+    configurations = {block.tag: block.text for block in _blocks(page)}
+    place = {"443": "8443", "/etc/nginx/tls": str(tls), "/etc/haproxy/tls": str(tls)}
+    for tag, command in ((NGINX, "nginx -t -c"), (HAPROXY, "haproxy -c -f")):
+        text = configurations[tag]
+        for shown, here in place.items():
+            text = text.replace(shown, f'"{here}"' if "/" in here and False else here)
+        if shutil.which(tag) is None:
+            continue
+        file = tls.parent / f"{tag}.conf"
+        file.write_text(f"events {{}}\nhttp {{\n{text}}}\n" if tag == NGINX else text)
+        done = subprocess.run([*command.split(), file], capture_output=True, text=True, check=False)
+        file.unlink()
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_no_block_escapes_being_run() -> None:
     """Every block says by its tag whether it is to be run, and one that is stands on a page whose blocks are run."""
     for page in PAGES:
         blocks = _blocks(page)
         assert len(blocks) * 2 == len(re.findall("^```", page.read_text(), re.MULTILINE)), page.name
-        assert {block.tag for block in blocks} <= {SHELL, PYTHON, OUTPUT, JSON, UNIT}, page.name
-        assert not _runnable(page) or page in {ROOT / "README.md", TUTORIAL, *REFERENCE}, page.name
+        assert {block.tag for block in blocks} <= {SHELL, PYTHON, OUTPUT, JSON, UNIT, NGINX, HAPROXY}, page.name
+        assert not _runnable(page) or page in {ROOT / "README.md", TUTORIAL, DEPLOY, *REFERENCE}, page.name
 
 
 def _section(page: str, title: str) -> str:

@@ -46,11 +46,14 @@ async def seen_address(world: World, peer: str, *forwarded: str) -> str:
         ("10.0.0.1", ("203.0.113.9", "198.51.100.1", "10.1.1.1"), "198.51.100.1"),
         ("10.0.0.1", ("10.2.2.2, 10.1.1.1",), "10.2.2.2"),
         ("fd00::1", ("2001:db8::1",), "2001:db8::1"),
-        # What is no address ends the search where it is.
-        ("10.0.0.1", ("198.51.100.1, garbage",), "10.0.0.1"),
-        ("10.0.0.1", ("198.51.100.1, , 10.1.1.1",), "10.1.1.1"),
-        ("10.0.0.1", ("unknown",), "10.0.0.1"),
-        ("10.0.0.1", ("198.51.100.1:8080",), "10.0.0.1"),
+        # Some proxies write the port too.
+        ("10.0.0.1", ("198.51.100.1:8080",), "198.51.100.1"),
+        ("10.0.0.1", ("[2001:db8::1]:443, 10.1.1.1:1",), "2001:db8::1"),
+        # What is no address is nobody's, and never the proxy's.
+        ("10.0.0.1", ("198.51.100.1, garbage",), "None"),
+        ("10.0.0.1", ("198.51.100.1, , 10.1.1.1",), "None"),
+        ("10.0.0.1", ("unknown",), "None"),
+        ("10.0.0.1", ("",), "10.0.0.1"),
         # IPv4 in IPv6 is IPv4.
         ("::ffff:192.0.2.1", (), "192.0.2.1"),
         ("::ffff:10.0.0.1", ("::ffff:198.51.100.1",), "198.51.100.1"),
@@ -79,6 +82,7 @@ async def test_a_body_that_never_ends_is_given_up(world: World, monkeypatch: pyt
 
     answer = await world.http.post(world.a.account_path, content=trickle(), headers=world.a.bearer)
     assert (answer.status_code, answer.json()["errors"][0]["code"]) == (400, 1400)
+    assert not await world.database.fetch("SELECT FROM private_keys")
 
 
 async def exchange(live: Live, *parts: bytes, pause: float = 0.0) -> bytes:
@@ -134,6 +138,27 @@ async def test_what_is_no_request_is_refused_and_the_server_stays(live: Live, ra
     assert not answer or answer.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4"))
     async with httpx.AsyncClient(base_url=live.url) as http:
         assert (await http.get(live.account_path, headers=live.bearer)).status_code == 200
+
+
+@pytest.mark.parametrize("chunk", [b"zz\r\n", b"-1\r\n", b"ffffffffffffffff1\r\n", b"5\r\n{}"])
+async def test_a_body_that_breaks_off_is_a_400(live: Live, chunk: bytes) -> None:
+    """Chunks that are none, or that never come, are the client's fault, and no error of the server's."""
+    head = request(live, "POST", live.account_path, "Transfer-Encoding: chunked")
+    answer = await exchange(live, head + chunk)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert "unexpected error" not in live.log.read_text()
+
+
+async def test_a_query_may_be_raw_utf_8(live: Live) -> None:
+    """A filter is found percent-encoded, and as the raw bytes that some clients send."""
+    async with httpx.AsyncClient(base_url=live.url) as http:
+        body = {**BODY, "name": "Bär + Ähre"}
+        assert (await http.post(live.account_path, json=body, headers=live.bearer)).status_code == 201
+    for query in ("?name=Bär+%2B+Ähre", "?name=B%C3%A4r%20%2B%20%C3%84hre"):
+        raw = request(live, "GET", live.account_path, "Connection: close").replace(
+            b" HTTP", query.encode() + b" HTTP", 1
+        )
+        assert b'"total_count":1' in await exchange(live, raw)
 
 
 async def test_dots_in_a_path_are_not_resolved(live: Live) -> None:

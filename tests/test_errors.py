@@ -36,7 +36,6 @@ BODIES: dict[str, tuple[Any, list[tuple[int, str | None]]]] = {
     "NaN": (b'{"country": NaN}', [(1400, "")]),
     "not UTF-8": (b'{"country": "\xff"}', [(1400, "")]),
     "a byte order mark": (b"\xef\xbb\xbf{}", [(1400, "")]),
-    "a number of 5,000 digits": (b'{"country": ' + b"9" * 5000 + b"}", [(1400, "")]),
     "too deep": (b'{"country": ' + b"[" * 30000 + b"]" * 30000 + b"}", [(1400, "")]),
     "an array": ([], [(1400, "")]),
     "a string": ("x", [(1400, "")]),
@@ -98,6 +97,10 @@ BODIES: dict[str, tuple[Any, list[tuple[int, str | None]]]] = {
             (1451, f"/{field}")
             for field in ("state", "locality", "organization", "organizational_unit", "name", "description")
         ],
+    ),
+    "a number of 5,000 digits": (
+        json.dumps(but(country=1)).replace(": 1", ": " + "9" * 5000).encode(),
+        [(1453, "/country")],
     ),
     "numbers for texts": (
         but(country=1, state=1.5, common_name=True, name=[], description={}),
@@ -272,6 +275,7 @@ QUERIES: list[tuple[str, bool]] = [
     ("san=%1b", False),
     ("name=%ff", False),
     ("name=%c3%a9", True),
+    ("common_name=a%2Bb+c", True),
 ]
 
 
@@ -495,6 +499,15 @@ def test_every_kind_of_error_has_its_place_in_the_table() -> None:
         code = json.loads(answer.content)["errors"][0]["code"]
         # 1002 is the one code of two statuses: an unreadable certificate, and an unknown one.
         assert answer.status_code == (404 if code == 1002 else wire.CODES[code][0])
+
+
+async def test_an_unknown_field_may_be_named_and_hold_anything(world: World) -> None:
+    """A lone surrogate in a name and a number of 5,000 digits are ignored like any other unknown field."""
+    body = json.dumps(but(sans=["www.keystead.dev"], **{"\ud800/~": 1})).replace(": 1", ": " + "9" * 5000)
+    answer = await post(world, body.encode())
+    assert answer.status_code == 201
+    assert answer.json()["messages"][0]["code"] == 1480
+    assert answer.json()["messages"][0]["source"] == {"pointer": "/\\ud800~1~0"}
 
 
 async def test_messages_carry_advice_on_what_was_accepted(world: World) -> None:

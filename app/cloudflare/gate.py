@@ -103,9 +103,10 @@ def count(connection: Asking, caller_id: UUID) -> None:
 
 def count_failure(house: House, visit: Visit) -> None:
     """Count a failed authentication against its address (IPv6: its /64); raises 429 above a tenth of the rate."""
-    if house.rate_limit is None or visit.address is None:
+    if house.rate_limit is None:
         return
-    network = ipaddress.ip_network((visit.address, 32 if visit.address.version == 4 else 64), strict=False)
+    address = visit.address
+    network = ipaddress.ip_network((address, 32 if address.version == 4 else 64), strict=False) if address else None
     limit = RateLimit(max(1, house.rate_limit.quota // 10), house.rate_limit.window)
     verdict = house.limiter.hit(b"address" + str(network).encode(), limit)
     if not verdict.allowed:

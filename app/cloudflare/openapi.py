@@ -63,7 +63,12 @@ _HEADERS = {
     "X-Request-Id": {"schema": {"type": "string"}, "description": "Names this request in the server's log."},
     "Ratelimit": {"schema": {"type": "string"}, "example": '"default";r=1199;t=1'},
     "Ratelimit-Policy": {"schema": {"type": "string"}, "example": '"default";q=1200;w=300'},
+    "Retry-After": {"schema": {"type": "integer", "minimum": 1, "maximum": 60}, "description": "In seconds."},
+    "X-Should-Retry": {"schema": {"const": "false"}, "description": "Repeating the request will not help."},
+    "Location": {"schema": {"type": "string"}, "description": "Where the CSR is, with a file as the answer."},
+    "Content-Disposition": {"schema": {"type": "string"}, "description": "The file's name, with a file as the answer."},
 }
+_FAILURE_HEADERS = {409: ("X-Should-Retry",), 429: ("Retry-After",), 503: ("Retry-After",)}
 
 
 def _schemas() -> Json:
@@ -184,7 +189,7 @@ def _request_schema() -> Json:
             "name": optional(most["name"], "A name for people; not in the CSR."),
             "description": optional(most["description"], "A text for people; not in the CSR."),
             "sans": names,
-            "key_type": {"enum": [*KeyType, None], "default": KeyType.RSA2048},
+            "key_type": {"enum": [*KeyType, "", None], "default": KeyType.RSA2048},
         },
         "required": ["common_name", "country", "state", "locality", "organization", "sans"],
         "example": _EXAMPLE,
@@ -310,11 +315,18 @@ def _responses(status: str, answer: str, failures: tuple[int, ...], *, files: bo
     if files:
         content["application/x-pem-file"] = {"schema": {"type": "string"}}
         content["application/pkcs10"] = {"schema": {"type": "string", "format": "binary"}}
-    headers = {name: {"$ref": f"#/components/headers/{name}"} for name in _HEADERS}
-    answers: Json = {status: {"description": "Done.", "content": content, "headers": headers}}
+    made = ("Location", "Content-Disposition") if status == "201" else ("Content-Disposition",) if files else ()
+    names = ("X-Request-Id", "Ratelimit", "Ratelimit-Policy", *made)
+    told = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+    answers: Json = {status: {"description": "Done.", "content": content, "headers": told}}
     for failure in sorted({*failures, 404}):
         codes = {c: text for c, (s, text) in wire.CODES.items() if s == failure and not 6100 < c < 6200}
         described = " ".join(f"{code}: {text}" for code, text in codes.items())
         schema = {wire.JSON: {"schema": {"$ref": "#/components/schemas/Failure"}}}
-        answers[str(failure)] = {"description": described, "content": schema}
+        headers = {name: {"$ref": f"#/components/headers/{name}"} for name in _FAILURE_HEADERS.get(failure, ())}
+        answers[str(failure)] = {
+            "description": described,
+            "content": schema,
+            "headers": {"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}, **headers},
+        }
     return answers

@@ -3,12 +3,13 @@
 import json
 import re
 from typing import Any, NoReturn
-from urllib.parse import unquote_plus
+from urllib.parse import unquote_plus, unquote_to_bytes
 
 from app.cloudflare.wire import Refused
 from app.errors import Advice, Hint, Problem, Rule, quoted
 
 MAX_IGNORED = 20
+MAX_DIGITS = 1000
 # The largest whole number that every JSON reader keeps exact (RFC 8259 section 6).
 MAX_PAGE = 2**53 - 1
 _JSON_NAMES = {
@@ -26,10 +27,15 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 def json_object(raw: bytes) -> dict[str, Any] | Problem:
     """The object of a body, or the problem that it is none."""
     try:
-        fields = json.loads(raw.decode("utf-8"), parse_constant=_not_json)
+        fields = json.loads(raw.decode("utf-8"), parse_constant=_not_json, parse_int=_integer)
     except (ValueError, RecursionError):
         return Problem(Rule.BODY, "", "The body is not JSON.")
     return fields if isinstance(fields, dict) else Problem(Rule.BODY, "", "The body is not a JSON object.")
+
+
+def _integer(digits: str) -> float:
+    # Python refuses to read very long ones; no field of ours takes them, and an unknown field may hold anything.
+    return int(digits) if len(digits) < MAX_DIGITS else float("inf")
 
 
 def _not_json(constant: str) -> NoReturn:
@@ -71,7 +77,8 @@ def known_values(query_string: bytes, known: frozenset[str]) -> dict[str, str]:
         if key in values:
             raise Refused(400, 1455, f"The parameter {key} is given twice; give it once.")
         try:
-            value = unquote_plus(raw_value, errors="strict")
+            # The raw bytes may be UTF-8 too, and not only what is percent-encoded.
+            value = unquote_to_bytes(raw_value.replace("+", " ").encode("latin-1")).decode("utf-8")
         except UnicodeDecodeError:
             raise Refused(400, 1455, f"The parameter {key} is not UTF-8.") from None
         if _CONTROL.search(value):

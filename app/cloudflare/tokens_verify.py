@@ -10,7 +10,7 @@ from litestar import Response, get
 from app import tokens
 from app.cloudflare import gate, wire
 from app.cloudflare.wire import AnyRequest, Item, Refused
-from app.errors import Forbidden, Unauthenticated
+from app.errors import Unauthenticated
 from app.tokens import TokenCredential, Verification
 
 
@@ -44,10 +44,9 @@ async def _verify(request: AnyRequest, account_id: UUID | None) -> Response[byte
     except Unauthenticated:
         gate.count_failure(house, visit)
         raise Refused(401, 1000, "Invalid API Token") from None
-    except Forbidden:
-        gate.count_failure(house, visit)
-        raise
     gate.count(request, verification.id)
+    if verification.denied:
+        raise verification.denied
     valid = [Item(10000, "This API Token is valid and active")] if verification.usable else []
     return wire.answers(request).success(_verified(verification), messages=valid)
 

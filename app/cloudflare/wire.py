@@ -10,6 +10,7 @@ from uuid import UUID
 
 import msgspec
 from litestar import Request, Response
+from litestar.exceptions import HTTPException
 
 from app import errors
 from app.errors import Advice, Clash, Denial, Hint, Limit, Problem, Rule, Scheme, Thing
@@ -198,7 +199,12 @@ CLASHES: dict[Clash, tuple[int, int]] = {
     Clash.IN_USE: (409, 1420),
     Clash.SAME_CERTIFICATE: (400, 1220),
 }
-MISSING_THINGS: dict[Thing, int] = {Thing.CSR: 1419, Thing.CERTIFICATE: 1002, Thing.CSR_OF_CERTIFICATE: 1431}
+MISSING_THINGS: dict[Thing, int] = {
+    Thing.CSR: 1419,
+    Thing.CERTIFICATE: 1002,
+    Thing.CSR_OF_CERTIFICATE: 1431,
+    Thing.SCOPE: 7003,
+}
 _UNAUTHENTICATED = {
     Scheme.TOKEN: (403, 9109, "Invalid access token"),
     Scheme.GLOBAL_KEY: (400, 9103, "Unknown X-Auth-Key or X-Auth-Email"),
@@ -304,7 +310,9 @@ def answers(request: AnyRequest) -> Answers:
 
 def _pointer(field: str, index: int | None) -> str:
     """A JSON pointer into the request body (RFC 6901); the whole body is the empty one."""
-    token = field.replace("~", "~0").replace("/", "~1")
+    # A field may be named by a lone surrogate, which no JSON can carry back.
+    name = field.encode("utf-8", "backslashreplace").decode("utf-8")
+    token = name.replace("~", "~0").replace("/", "~1")
     return ("/" + token if field else "") + (f"/{index}" if index is not None else "")
 
 
@@ -324,6 +332,8 @@ async def body(request: AnyRequest, most: int = MAX_BODY) -> bytes:
                 chunks.append(chunk)
     except TimeoutError:
         raise Refused(400, 1400, f"The body did not arrive within {BODY_SECONDS:.0f} seconds.") from None
+    except HTTPException:
+        raise Refused(400, 1400, "The body ended before it was complete, or is not well chunked.") from None
     return b"".join(chunks)
 
 
@@ -365,7 +375,7 @@ def instant(time: datetime) -> str:
 def accepted(request: AnyRequest) -> str:
     """Which of JSON, PEM and DER the client likes best; JSON when it says nothing that we have."""
     best, best_quality = JSON, 0.0
-    for part in request.headers.get("accept", "").split(","):
+    for part in ",".join(request.headers.getall("accept", [])).split(","):
         media_type, *parameters = (word.strip().lower() for word in part.split(";"))
         quality = next((_quality(p[2:]) for p in parameters if p.startswith("q=")), 1.0)
         if media_type in (JSON, "application/x-pem-file", "application/pkcs10", "*/*") and quality > best_quality:

@@ -28,7 +28,7 @@ CREATE TABLE custom_certificates (
     uploaded_at timestamptz NOT NULL DEFAULT now(),
     modified_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT custom_certificates_pkey PRIMARY KEY (account_id, id),
-    CONSTRAINT custom_certificates_zone_id_fkey FOREIGN KEY (zone_id) REFERENCES zones (id),
+    CONSTRAINT custom_certificates_zone_fkey FOREIGN KEY (account_id, zone_id) REFERENCES zones (account_id, id),
     CONSTRAINT custom_certificates_key_fkey FOREIGN KEY (account_id, key_id) REFERENCES private_keys (account_id, id),
     CONSTRAINT custom_certificates_sha256_key UNIQUE (account_id, zone_id, sha256),
     CONSTRAINT custom_certificates_sha256_check CHECK (length(sha256) = 32),

@@ -71,6 +71,8 @@ def load(der: bytes) -> PrivateKey:
 _PEM = re.compile(r"-----BEGIN ((?:[A-Z0-9]+ )*PRIVATE KEY)-----.*?-----END \1-----", re.DOTALL)
 _CURVES = {"secp256r1": "p256v1", "secp384r1": "p384", "secp521r1": "p521"}
 MIN_RSA_BITS, MAX_RSA_BITS = 2048, 8192
+# RSA-8192 takes 6,400 characters. The size is only known after OpenSSL's check, and that of RSA-16384 takes a minute.
+MAX_PEM = 7_000
 
 
 class Unusable(Exception):  # noqa: N818 - it reads as what it says of the key
@@ -90,6 +92,8 @@ def read_pem(text: str) -> KeyPair:
     block = _PEM.search(text)
     if block is None:
         raise Unusable("there is no PEM private key in it: it begins with -----BEGIN PRIVATE KEY-----")
+    if len(block[0]) > MAX_PEM:
+        raise Unusable(f"it is larger than RSA-{MAX_RSA_BITS}")
     if "ENCRYPTED" in block[1] or "Proc-Type: 4,ENCRYPTED" in block[0]:
         raise Unusable("it is encrypted; `openssl pkey` writes it without a passphrase")
     try:

@@ -49,6 +49,11 @@ ignored_auth.enabled = false
 include-path-regex = "/tokens/verify$"
 checks.missing_required_header.enabled = false
 
+# No JSON Schema draws a certificate whose key we hold, so most of these end where the certificate is read.
+[[operations]]
+include-path-regex = "/custom_certificates"
+warnings.enabled = false
+
 # No JSON Schema tells which hostnames are accepted.
 [checks.positive_data_acceptance]
 enabled = false
@@ -153,10 +158,11 @@ def test_every_route_is_in_the_document_and_nothing_else(document: Any) -> None:
 
 
 async def test_the_document_is_served_as_it_is_whatever_host_is_asked(world: World, document: Any) -> None:
-    """/openapi.json names the public address as its server, and no other that a client might put in Host."""
+    """/openapi.json names itself and the public address as servers, and nothing that a client might put in Host."""
     answer = await world.http.get("/openapi.json", headers={"Host": "elsewhere.example"})
     assert answer.json() == json.loads(json.dumps(document))
-    assert document["servers"] == [{"url": f"{world.settings.public_url}/client/v4"}]
+    urls = [server["url"] for server in document["servers"]]
+    assert urls == ["/client/v4", f"{world.settings.public_url}/client/v4"]
 
 
 class Page(HTMLParser):

@@ -47,7 +47,8 @@ def document(public_url: str) -> Json:
             "version": __version__,
             "description": "Key pairs and certificate signing requests in Cloudflare's v4 dialect.",
         },
-        "servers": [{"url": f"{public_url}/client/v4"}],
+        # The relative one first, so that the page can be tried by whatever name it was opened.
+        "servers": [{"url": "/client/v4"}, {"url": f"{public_url}/client/v4"}],
         "security": [{"api_token": []}, {"api_email": [], "api_key": []}],
         "paths": paths,
         "components": {"securitySchemes": _SCHEMES, "schemas": _schemas(), "headers": _HEADERS},

@@ -47,6 +47,7 @@ CREATE TABLE zones (
     deleted_at timestamptz,
     certificate_quota integer,
     CONSTRAINT zones_pkey PRIMARY KEY (id),
+    CONSTRAINT zones_account_id_id_key UNIQUE (account_id, id),
     CONSTRAINT zones_account_id_fkey FOREIGN KEY (account_id) REFERENCES accounts (id),
     CONSTRAINT zones_name_check CHECK (length(name) BETWEEN 1 AND 253),
     CONSTRAINT zones_type_check CHECK (type IN ('full', 'partial', 'secondary', 'internal')),
@@ -137,6 +138,7 @@ CREATE TABLE private_keys (
     created_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT private_keys_pkey PRIMARY KEY (account_id, id),
     CONSTRAINT private_keys_account_id_fkey FOREIGN KEY (account_id) REFERENCES accounts (id),
+    CONSTRAINT private_keys_key_type_check CHECK (key_type ~ '^(rsa[1-9][0-9]{3}|p256v1|p384|p521)$'),
     CONSTRAINT private_keys_spki_sha256_check CHECK (length(spki_sha256) = 32)
 );
 CREATE UNIQUE INDEX private_keys_generated_key ON private_keys (account_id, spki_sha256) WHERE generated;
@@ -167,7 +169,7 @@ CREATE TABLE custom_csrs (
     csr text NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT custom_csrs_pkey PRIMARY KEY (account_id, id),
-    CONSTRAINT custom_csrs_zone_id_fkey FOREIGN KEY (zone_id) REFERENCES zones (id),
+    CONSTRAINT custom_csrs_zone_fkey FOREIGN KEY (account_id, zone_id) REFERENCES zones (account_id, id),
     CONSTRAINT custom_csrs_key_fkey FOREIGN KEY (account_id, key_id) REFERENCES private_keys (account_id, id),
     CONSTRAINT custom_csrs_key_type_check CHECK (key_type IN ('rsa2048', 'p256v1')),
     CONSTRAINT custom_csrs_name_check CHECK (length(name) BETWEEN 1 AND 255),
@@ -209,7 +211,7 @@ CREATE TABLE custom_certificates (
     uploaded_at timestamptz NOT NULL DEFAULT now(),
     modified_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT custom_certificates_pkey PRIMARY KEY (account_id, id),
-    CONSTRAINT custom_certificates_zone_id_fkey FOREIGN KEY (zone_id) REFERENCES zones (id),
+    CONSTRAINT custom_certificates_zone_fkey FOREIGN KEY (account_id, zone_id) REFERENCES zones (account_id, id),
     CONSTRAINT custom_certificates_key_fkey FOREIGN KEY (account_id, key_id) REFERENCES private_keys (account_id, id),
     CONSTRAINT custom_certificates_sha256_key UNIQUE (account_id, zone_id, sha256),
     CONSTRAINT custom_certificates_sha256_check CHECK (length(sha256) = 32),
@@ -257,7 +259,8 @@ CREATE TABLE idempotency_keys (
     body_sha256 bytea NOT NULL,
     resource_id uuid NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
-    CONSTRAINT idempotency_keys_pkey PRIMARY KEY (account_id, caller_id, digest)
+    CONSTRAINT idempotency_keys_pkey PRIMARY KEY (account_id, caller_id, digest),
+    CONSTRAINT idempotency_keys_digest_check CHECK (length(digest) = 32 AND length(body_sha256) = 32)
 );
 CREATE INDEX idempotency_keys_created_at_idx ON idempotency_keys (created_at);
 COMMENT ON TABLE idempotency_keys IS 'What a request with an Idempotency-Key made, for 24 hours; never an answer body.';
@@ -282,6 +285,7 @@ CREATE TABLE audit_log (
     path text NOT NULL,
     user_agent text,
     CONSTRAINT audit_log_pkey PRIMARY KEY (account_id, id),
+    CONSTRAINT audit_log_action_check CHECK (action ~ '^[a-z][a-z-]*$'),
     CONSTRAINT audit_log_actor_check CHECK (actor IN ('token', 'user', 'operator'))
 );
 CREATE INDEX audit_log_at_idx ON audit_log (account_id, at, id);

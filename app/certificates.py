@@ -1,24 +1,22 @@
-"""Custom certificates: signed certificates that have found their key, their renewal, and their rules.
+"""Custom certificates: stored, listed, renewed in place, deleted, exported.
 
-Contract-cloudflare section 6. The private key is that of a CSR, or one that was uploaded and is the certificate's own.
+Contract-cloudflare section 6; app/matching.py judges what comes in. The private key is that of a CSR, or one that was
+uploaded and is the certificate's own.
 Deletion of a key that a certificate uses is refused by the database: its foreign key decides every race.
 """
 
-import re
-from datetime import UTC, datetime, timedelta
-from typing import TypeAlias
+from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import asyncpg
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
-from app import audit, chains, keyring, keys, pkix
-from app.chains import Anchors, Leaf
+from app import audit, chains, keyring, keys, matching
+from app.chains import Anchors
 from app.db import Connection, Database, parameters
 from app.errors import (
     Advice,
-    Hint,
     Invalid,
     Limit,
     LimitReached,
@@ -32,44 +30,15 @@ from app.errors import (
 from app.keypool import KeyPool
 from app.keyring import Ring
 from app.model import (
-    Access,
-    Area,
     BundleMethod,
     Caller,
     Certificate,
     CertificatePage,
     CertificateQuery,
-    NamePolicy,
     Scope,
+    Status,
     Superseded,
 )
-
-TYPES = ("legacy_custom", "sni_custom")
-DEPLOYS = ("staging", "production")
-GEO_LABELS = ("us", "eu", "highest_security")
-MAX_POLICY = 1024
-MAX_PRIORITY = 2**31 - 1
-SOON = timedelta(days=14)
-_FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-Text: TypeAlias = str | UnsetType
-TextOrNone: TypeAlias = str | UnsetType | None
-
-
-class Upload(msgspec.Struct, frozen=True):
-    """What is asked of a certificate: UNSET leaves a field as it is, None takes it away. `private_key` is secret."""
-
-    certificate: Text = UNSET
-    private_key: Text = UNSET
-    custom_csr_id: TextOrNone = UNSET
-    bundle_method: Text = UNSET
-    type: Text = UNSET
-    geo_label: TextOrNone = UNSET
-    policy: TextOrNone = UNSET
-    deploy: TextOrNone = UNSET
-    malformed: tuple[Problem, ...] = ()
-
-    def __repr__(self) -> str:
-        return "Upload()"
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -77,45 +46,6 @@ class Told(msgspec.Struct, frozen=True):
 
     certificate: Certificate
     advice: tuple[Advice, ...] = ()
-
-
-class _Key(msgspec.Struct, frozen=True):
-    """The key that a certificate is to have: one that is stored, or a new one on its way in."""
-
-    id: UUID
-    spki_sha256: bytes
-    custom_csr_id: UUID | None = None
-    created_at: datetime | None = None
-    sans: tuple[str, ...] | None = None
-    new: keyring.NewKey | None = None
-
-
-def problems(upload: Upload) -> tuple[Problem, ...]:
-    """The rules that single fields break; pure."""
-    found = list(upload.malformed)
-    choices: tuple[tuple[str, TextOrNone, tuple[str, ...]], ...] = (
-        ("bundle_method", upload.bundle_method, tuple(BundleMethod)),
-        ("type", upload.type, TYPES),
-        ("deploy", upload.deploy, DEPLOYS),
-        ("geo_restrictions/label", upload.geo_label, GEO_LABELS),
-    )
-    for field, value, allowed in choices:
-        if isinstance(value, str) and value not in allowed:
-            text = f"{field.replace('/', '.')} {quoted(value)} is not one of {', '.join(allowed)}."
-            found.append(Problem(Rule.CHOICE, field, text))
-    if isinstance(upload.policy, str):
-        if len(upload.policy) > MAX_POLICY:
-            found.append(Problem(Rule.LENGTH, "policy", f"policy has more than {MAX_POLICY} characters."))
-        if _FORBIDDEN.search(upload.policy):
-            found.append(Problem(Rule.TEXT, "policy", "policy has a control character."))
-    if upload.custom_csr_id is None or (isinstance(upload.custom_csr_id, str) and not _uuid(upload.custom_csr_id)):
-        text = "custom_csr_id is not the id of a CSR: a UUID is."
-        found.append(Problem(Rule.CSR_ID, "custom_csr_id", text))
-    return tuple(found)
-
-
-def _uuid(text: str) -> UUID | None:
-    return UUID(text) if re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", text) else None
 
 
 _FIELDS = (
@@ -135,16 +65,16 @@ _INSERT_KEY = keyring.insert_key(1)
 
 
 async def create(
-    db: Database, ring: Ring, pool: KeyPool, trusted: Anchors, caller: Caller, scope: Scope, upload: Upload
+    db: Database, ring: Ring, pool: KeyPool, trusted: Anchors, caller: Caller, scope: Scope, upload: matching.Upload
 ) -> Told:
     """Take a signed certificate back; raises Invalid, NotFound(CSR_OF_CERTIFICATE), Conflict and LimitReached."""
-    found = list(problems(upload))
+    found = list(matching.problems(upload))
     if not upload.certificate and not any(p.field == "certificate" for p in found):
         found.append(Problem(Rule.CERTIFICATE, "certificate", "certificate is required: the PEM that the CA gave."))
     if found:
         raise Invalid(tuple(found))
-    key, advice = await _key_for(db, ring, pool, scope, upload)
-    leaf, chain = await _judged(db, trusted, caller, scope, upload, str(upload.certificate), key)
+    key, advice = await matching.key_for(db, ring, pool, scope, upload)
+    leaf, chain = await matching.judged(db, trusted, caller, scope, upload, str(upload.certificate), key)
     now = datetime.now(UTC)
     certificate = Certificate(
         id=uuid4(),
@@ -169,7 +99,7 @@ async def create(
         modified_at=now,
     )
     stored = await db.transaction(lambda connection: _store(connection, caller, scope, certificate, key))
-    return Told(stored, (*advice, *_advice(stored, scope, key)))
+    return Told(stored, (*advice, *matching.advice(stored, scope, key)))
 
 
 # The zone's deletion waits for our commit, and we for its.
@@ -177,7 +107,7 @@ _LIVE = "SELECT id FROM zones WHERE account_id = $1 AND id = $2 AND deleted_at I
 
 
 async def _store(
-    connection: Connection, caller: Caller, scope: Scope, certificate: Certificate, key: _Key
+    connection: Connection, caller: Caller, scope: Scope, certificate: Certificate, key: matching.Key
 ) -> Certificate:
     if await connection.fetchrow(_LIVE, scope.account_id, scope.id) is None:
         raise scope.gone()
@@ -196,123 +126,13 @@ async def _store(
     try:
         row = await connection.fetchrow(_INSERT, *_values(certificate), *audited)
     except asyncpg.ForeignKeyViolationError:
-        raise _no_csr(certificate.custom_csr_id) from None
+        raise matching.no_csr(certificate.custom_csr_id) from None
     return _certificate(row)
-
-
-def _no_csr(csr_id: UUID | None) -> NotFound:
-    text = f"There is no custom CSR {csr_id} in this zone or its account."
-    return NotFound(text, Thing.CSR_OF_CERTIFICATE)
 
 
 def _values(certificate: Certificate, fields: str = _FIELDS) -> tuple[object, ...]:
     values = msgspec.structs.asdict(certificate)
     return tuple(list(values[name]) if name == "hosts" else values[name] for name in fields.split(", "))
-
-
-# A zone's own CSRs, and those of its account's list.
-_CSR_KEY = """
-SELECT id, key_id, csr, sans, created_at FROM custom_csrs
-WHERE account_id = $1 AND scope_id = ANY(ARRAY[$1, $2]) AND id = $3
-"""
-
-
-async def _key_for(
-    db: Database, ring: Ring, pool: KeyPool, scope: Scope, upload: Upload, current: _Key | None = None
-) -> tuple[_Key, tuple[Advice, ...]]:
-    """The key that an upload names: its CSR's, an uploaded one, or the one that the certificate has."""
-    offered = upload.private_key if isinstance(upload.private_key, str) else ""
-    pair = await _read_key(pool, offered) if keys.holds_pem(offered) else None
-    key = current
-    if isinstance(upload.custom_csr_id, str):
-        key = await _csr_key(db, scope, UUID(upload.custom_csr_id))
-    if key is None or (pair and pair.spki_sha256 != key.spki_sha256 and not isinstance(upload.custom_csr_id, str)):
-        if pair is None:
-            text = "private_key is missing: send custom_csr_id, or a PEM private key."
-            raise Invalid((Problem(Rule.PRIVATE_KEY, "private_key", text),))
-        new = keyring.new_key(ring, scope.account_id, pair, generated=False)
-        return _Key(new.id, pair.spki_sha256, new=new), ()
-    if pair and pair.spki_sha256 != key.spki_sha256:
-        text = "private_key is not the key of the custom CSR; leave it out, since Keystead holds that key."
-        raise Invalid((Problem(Rule.KEY_MISMATCH, "private_key", text),))
-    if pair is None and upload.private_key is not UNSET:
-        text = "private_key holds no PEM key and was ignored: the key is the custom CSR's."
-        return key, (Advice(Hint.OTHER, "private_key", text),)
-    return key, ()
-
-
-async def _read_key(pool: KeyPool, text: str) -> keys.KeyPair:
-    try:
-        return await pool.read(text)
-    except keys.Unusable as error:
-        raise Invalid((Problem(Rule.PRIVATE_KEY, "private_key", f"private_key cannot be used: {error}."),)) from None
-
-
-async def _csr_key(db: Database, scope: Scope, csr_id: UUID) -> _Key:
-    row = await db.fetchrow(_CSR_KEY, scope.account_id, scope.id, csr_id)
-    if row is None:
-        raise _no_csr(csr_id)
-    digest = pkix.spki_sha256(row["csr"])
-    return _Key(row["key_id"], digest, csr_id, row["created_at"], tuple(row["sans"]))
-
-
-async def _judged(
-    db: Database, trusted: Anchors, caller: Caller, scope: Scope, upload: Upload, pem: str, key: _Key
-) -> tuple[Leaf, str]:
-    """Read, match and judge a chain; gives the leaf's facts and the PEM to keep."""
-    now = datetime.now(UTC)
-    sent = chains.read(pem)
-    bundle = chains.arrange(sent, key.spki_sha256)
-    leaf = chains.facts(bundle.leaf)
-    if leaf.spki_sha256 != key.spki_sha256:
-        raise Invalid((Problem(Rule.KEY_MISMATCH, "certificate", await _mismatch(db, caller, scope, leaf, key)),))
-    chains.judge_leaf(bundle.leaf, now)
-    await _require_host(db, scope, leaf)
-    if upload.bundle_method == BundleMethod.FORCE:
-        return leaf, chains.pem([bundle.leaf, *(c for c in sent if c is not bundle.leaf)])
-    return leaf, chains.pem([bundle.leaf, *chains.verify(bundle, trusted, now)])
-
-
-_BY_KEY = "SELECT id, zone_id FROM custom_csrs WHERE account_id = $1 AND key_id = $2"
-
-
-async def _mismatch(db: Database, caller: Caller, scope: Scope, leaf: Leaf, key: _Key) -> str:
-    """Say which CSR does match, if there is one that this caller may read."""
-    expected = f"the custom CSR {key.custom_csr_id}" if key.custom_csr_id else "the private key"
-    text = f"the certificate's public key is not that of {expected}"
-    key_id = await keyring.find_key(db, scope.account_id, leaf.spki_sha256)
-    row = await db.fetchrow(_BY_KEY, scope.account_id, key_id) if key_id else None
-    if row is not None and caller.may(Area.SSL, Access.READ, Scope(scope.account_id, row["zone_id"])):
-        where = f"of the zone {row['zone_id'].hex}" if row["zone_id"] else "of the account"
-        return f"{text}; it is that of the custom CSR {row['id']} {where}."
-    return f"{text}."
-
-
-async def _require_host(db: Database, scope: Scope, leaf: Leaf) -> None:
-    if scope.name_policy is not NamePolicy.PUBLIC:
-        return
-    row = await db.fetchrow("SELECT name FROM zones WHERE id = $1 AND account_id = $2", scope.id, scope.account_id)
-    zone = row["name"] if row else ""
-    if not any(host.lower() == zone or host.lower().endswith(f".{zone}") for host in leaf.hosts):
-        text = f"the certificate names no host of the zone {quoted(zone)}."
-        raise Invalid((Problem(Rule.ZONE_HOST, "certificate", text),))
-
-
-def _advice(certificate: Certificate, scope: Scope, key: _Key) -> list[Advice]:
-    now = datetime.now(UTC)
-    found = []
-    if certificate.not_after - now < SOON:
-        text = f"the certificate expires on {certificate.not_after:%Y-%m-%dT%H:%M:%SZ}, in less than 14 days."
-        found.append(Advice(Hint.OTHER, "certificate", text))
-    if key.sans is not None:
-        asked, got = ({name.lower() for name in names} for names in (key.sans, certificate.hosts))
-        for names, text in ((asked - got, "lacks"), (got - asked, "has beyond")):
-            if names:
-                shown = ", ".join(quoted(name) for name in sorted(names)[:10])
-                found.append(Advice(Hint.OTHER, "certificate", f"the certificate {text} the CSR's names: {shown}."))
-    if key.created_at is not None:
-        found += scope.age_advice(key.created_at, now)
-    return found
 
 
 _GET = f"SELECT {_COLUMNS} FROM custom_certificates WHERE account_id = $1 AND zone_id = $2 AND id = $3"
@@ -381,13 +201,13 @@ async def update(
     caller: Caller,
     scope: Scope,
     certificate_id: UUID,
-    upload: Upload,
+    upload: matching.Upload,
 ) -> Told:
     """Renew or change a certificate in place: the id stays, and what it was goes into its history.
 
     Raises as `create`, and NotFound(CERTIFICATE).
     """
-    found = problems(upload)
+    found = matching.problems(upload)
     before = await get(db, scope, certificate_id)
     if found:
         raise Invalid(found)
@@ -408,16 +228,20 @@ async def _update_once(
     caller: Caller,
     scope: Scope,
     before: Certificate,
-    upload: Upload,
+    upload: matching.Upload,
 ) -> Told | None:
-    current = await _current_key(db, scope, before)
-    key, advice = await _key_for(db, ring, pool, scope, upload, current)
+    try:
+        current = await matching.current_key(db, scope, before)
+    except NotFound:
+        # Another request gave it a new CSR and deleted this one.
+        return None
+    key, advice = await matching.key_for(db, ring, pool, scope, upload, current)
     method = upload.bundle_method or before.bundle_method
     asked = msgspec.structs.replace(upload, bundle_method=method)
     after = before
-    if upload.certificate or upload.custom_csr_id is not UNSET or key.new or method != before.bundle_method:
-        pem = upload.certificate or before.chain
-        leaf, chain = await _judged(db, trusted, caller, scope, asked, pem, key)
+    pem = upload.certificate or before.chain
+    if (key.id, method) != (before.key_id, before.bundle_method) or not _is_old_news(upload, before):
+        leaf, chain = await matching.judged(db, trusted, caller, scope, asked, pem, key)
         after = msgspec.structs.replace(
             after,
             sha256=leaf.sha256,
@@ -443,18 +267,19 @@ async def _update_once(
     stored = await db.transaction(lambda connection: _replace(connection, caller, scope, before, after, key))
     if stored is None:
         return None
-    return Told(stored, (*advice, *(_advice(stored, scope, key) if stored.sha256 != before.sha256 else ())))
+    return Told(stored, (*advice, *(matching.advice(stored, scope, key) if stored.sha256 != before.sha256 else ())))
 
 
-async def _current_key(db: Database, scope: Scope, certificate: Certificate) -> _Key:
-    if certificate.custom_csr_id:
-        return await _csr_key(db, scope, certificate.custom_csr_id)
-    (leaf, *_) = chains.read(certificate.chain)
-    return _Key(certificate.key_id, chains.facts(leaf).spki_sha256)
+def _is_old_news(upload: matching.Upload, before: Certificate) -> bool:
+    """Whether an upload brings no other certificate; one that has expired since is not judged again."""
+    if not upload.certificate:
+        return True
+    expired = before.status(datetime.now(UTC)) is Status.EXPIRED
+    return expired and before.sha256 in {chains.facts(c).sha256 for c in chains.read(upload.certificate)}
 
 
 async def _replace(
-    connection: Connection, caller: Caller, scope: Scope, before: Certificate, after: Certificate, key: _Key
+    connection: Connection, caller: Caller, scope: Scope, before: Certificate, after: Certificate, key: matching.Key
 ) -> Certificate | None:
     row = await connection.fetchrow(_LOCK, scope.account_id, scope.id, before.id)
     if row is None:
@@ -470,7 +295,7 @@ async def _replace(
     try:
         stored = await connection.fetchrow(_UPDATE, *values)
     except asyncpg.ForeignKeyViolationError:
-        raise _no_csr(after.custom_csr_id) from None
+        raise matching.no_csr(after.custom_csr_id) from None
     if before.custom_csr_id is None and before.key_id != after.key_id:
         # An uploaded key belongs to its certificate alone.
         await connection.execute(_DELETE_KEY, scope.account_id, before.key_id)
@@ -546,7 +371,7 @@ async def for_operator(
 
 async def find(db: Database, word: str) -> Certificate:
     """By id, for the operator; raises NotFound."""
-    found = await for_operator(db, certificate_id=UUID(word)) if _uuid(word) else ()
+    found = await for_operator(db, certificate_id=UUID(word)) if matching.uuid_or_none(word) else ()
     if not found:
         raise NotFound(f"there is no certificate {quoted(word)}; `keystead certificate list` shows their ids")
     return found[0]

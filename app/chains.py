@@ -20,11 +20,13 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 from app.errors import Invalid, Problem, Rule, quoted
+from app.pem import blocks
 
 MAX_CERTIFICATES = 20
 MAX_DEPTH = 10
+MAX_STEPS = 200
 SOON = timedelta(days=14)
-_BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]{1,40})-----(.*?)-----END \1-----", re.DOTALL)
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _BASE64 = re.compile(r"[A-Za-z0-9+/=\s]+")
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 _WEAK = (hashes.MD5, hashes.SHA1)
@@ -46,11 +48,10 @@ class Leaf(msgspec.Struct, frozen=True):
 
 
 class Bundle(msgspec.Struct, frozen=True):
-    """A leaf with the certificates above it, nearest first; `unrelated` were sent too and belong to no step."""
+    """A leaf, and what was sent with it, in that order."""
 
     leaf: x509.Certificate
-    above: tuple[x509.Certificate, ...]
-    unrelated: tuple[x509.Certificate, ...]
+    others: tuple[x509.Certificate, ...]
 
 
 class Anchors(msgspec.Struct, frozen=True):
@@ -66,11 +67,11 @@ def anchors(pems: Iterable[bytes]) -> Anchors:
     """Read trust anchors from PEM files' contents; what is no certificate in them is left out."""
     by_name: dict[bytes, tuple[x509.Certificate, ...]] = {}
     for pem_text in pems:
-        for label, body in _BLOCK.findall(pem_text.decode("latin-1")):
-            if label not in _CERTIFICATE_LABELS:
+        for block in blocks(pem_text.decode("latin-1")):
+            if block.label not in _CERTIFICATE_LABELS:
                 continue
             try:
-                anchor = _certificate(body)
+                anchor = _certificate(block.body)
                 name = anchor.subject.public_bytes()
             except (Invalid, ValueError):
                 continue
@@ -88,11 +89,10 @@ def read(text: str) -> tuple[x509.Certificate, ...]:
     What is not a certificate is refused by its name and never quoted: it may be a private key.
     """
     found: dict[bytes, x509.Certificate] = {}
-    blocks = _BLOCK.findall(text)
-    for label, body in blocks:
-        if label not in _CERTIFICATE_LABELS:
-            raise _refuse(Rule.CERTIFICATE, _misplaced(label))
-        certificate = _certificate(body)
+    for block in blocks(text):
+        if block.label not in _CERTIFICATE_LABELS:
+            raise _refuse(Rule.CERTIFICATE, _misplaced(block.label))
+        certificate = _certificate(block.body)
         found.setdefault(certificate.public_bytes(serialization.Encoding.DER), certificate)
     if not found:
         raise _refuse(Rule.CERTIFICATE, _no_pem(text))
@@ -139,7 +139,7 @@ def _certificate(body: str) -> x509.Certificate:
             certificate = x509.load_der_x509_certificate(base64.b64decode("".join(body.split()), validate=True))
             _ = (certificate.extensions, certificate.subject, certificate.issuer)
             serial = certificate.serial_number
-    except (ValueError, TypeError, UserWarning, DeprecationWarning, x509.DuplicateExtension):
+    except Exception:  # noqa: BLE001 - whatever the library stumbles over, it is not valid X.509
         raise _refuse(Rule.CERTIFICATE, "certificate has a CERTIFICATE block that is no valid X.509.") from None
     if serial <= 0:
         raise _refuse(Rule.CERTIFICATE, "certificate has a serial number that is not positive.")
@@ -149,21 +149,12 @@ def _certificate(body: str) -> x509.Certificate:
 
 
 def arrange(certificates: Sequence[x509.Certificate], spki_sha256: bytes | None) -> Bundle:
-    """Find the leaf (the one of this key, if any is) and put the others above it, whatever order they came in."""
+    """Find the leaf: the one of this key, if any is. Raises Invalid when there are only CA certificates."""
     leaves = [certificate for certificate in certificates if not is_ca(certificate)]
     if not leaves:
         raise _refuse(Rule.NO_LEAF, "certificate has only CA certificates; the server's own certificate is missing.")
     leaf = next((c for c in leaves if spki_digest(c) == spki_sha256), leaves[0])
-    rest = [certificate for certificate in certificates if certificate is not leaf]
-    above: list[x509.Certificate] = []
-    current = leaf
-    while len(above) < MAX_DEPTH and not is_self_issued(current):
-        issuer = next((c for c in rest if c not in above and issued(c, current)), None)
-        if issuer is None:
-            break
-        above.append(issuer)
-        current = issuer
-    return Bundle(leaf, tuple(above), tuple(c for c in rest if c not in above))
+    return Bundle(leaf, tuple(certificate for certificate in certificates if certificate is not leaf))
 
 
 def judge_leaf(leaf: x509.Certificate, now: datetime) -> None:
@@ -171,6 +162,8 @@ def judge_leaf(leaf: x509.Certificate, now: datetime) -> None:
     if leaf.not_valid_after_utc <= now:
         text = f"the certificate expired on {leaf.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}."
         raise _refuse(Rule.EXPIRED, text)
+    if _CONTROL.search("".join((*_hosts(leaf), _issuer(leaf)))):
+        raise _refuse(Rule.CERTIFICATE, "certificate has a name with a control character.")
     _judge_key(leaf)
     _judge_signature(leaf)
     try:
@@ -202,24 +195,58 @@ def _judge_signature(certificate: x509.Certificate) -> None:
 
 
 def verify(bundle: Bundle, trusted: Anchors, now: datetime) -> tuple[x509.Certificate, ...]:
-    """The certificates to send above the leaf, from here to a trust anchor; raises Invalid and names what is missing.
+    """The certificates to send above the leaf, from here to a trust anchor, whatever order they came in.
 
-    The anchor itself is left out, as clients have it. Name constraints and policies are left to the clients.
+    Raises Invalid, and names what is missing or wrong on the way that leads furthest. The anchor itself is left out, as
+    clients have it. Name constraints and policies are left to the clients.
     """
-    path = (bundle.leaf, *bundle.above)
-    for depth, certificate in enumerate(path):
+    search = _Search(bundle.others, trusted, now)
+    found = search.climb((bundle.leaf,))
+    if found is None:
+        raise max(search.failures, key=lambda failure: failure[0])[1]
+    return found
+
+
+class _Search:
+    """All ways up from a leaf, one after the other: cross-signed issuers have several (RFC 5280 section 6)."""
+
+    def __init__(self, others: tuple[x509.Certificate, ...], trusted: Anchors, now: datetime) -> None:
+        self.others = others
+        self.trusted = trusted
+        self.now = now
+        self.failures: list[tuple[int, Invalid]] = []
+        self.steps = 0
+
+    def climb(self, path: tuple[x509.Certificate, ...]) -> tuple[x509.Certificate, ...] | None:
+        last, depth = path[-1], len(path) - 1
+        self.steps += 1
         if depth:
-            _judge_issuer(certificate, depth, now)
-        if depth and certificate in trusted.of(certificate.subject):
-            return path[1:depth]
-        if any(issued(root, certificate) and root.not_valid_after_utc > now for root in trusted.of(certificate.issuer)):
-            return path[1 : depth + 1]
-    last = path[-1]
-    if is_self_issued(last):
-        text = f"the chain ends at {named(last.subject)}, which is not trusted here; bundle_method force takes it."
-    else:
-        text = f"the issuer of {named(last.subject)} is missing: {named(last.issuer)}{_key_id(last)}."
-    raise _refuse(Rule.CHAIN, text)
+            try:
+                _judge_issuer(last, depth, self.now)
+            except Invalid as error:
+                self.failures.append((depth, error))
+                return None
+            if last in self.trusted.of(last.subject):
+                return path[1:-1]
+        if any(root.not_valid_after_utc > self.now and issued(root, last) for root in self.trusted.of(last.issuer)):
+            return path[1:]
+        self.failures.append((depth, self._dead_end(last)))
+        # Twenty certificates that all sign each other have more ways than anybody can walk.
+        if depth < MAX_DEPTH and not is_self_issued(last):
+            for issuer in self.others:
+                if self.steps < MAX_STEPS and issuer not in path and issued(issuer, last):
+                    found = self.climb((*path, issuer))
+                    if found is not None:
+                        return found
+        return None
+
+    def _dead_end(self, last: x509.Certificate) -> Invalid:
+        if is_self_issued(last):
+            end = f"the chain ends at {named(last.subject)}, which is not trusted here"
+            return _refuse(Rule.CHAIN, f"{end}; bundle_method force takes it.")
+        return _refuse(
+            Rule.CHAIN, f"the issuer of {named(last.subject)} is missing: {named(last.issuer)}{_key_id(last)}."
+        )
 
 
 def _judge_issuer(certificate: x509.Certificate, depth: int, now: datetime) -> None:

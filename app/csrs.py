@@ -25,6 +25,7 @@ from app.errors import (
 from app.keypool import KeyPool
 from app.keyring import Ring
 from app.model import (
+    FORBIDDEN,
     Caller,
     Csr,
     CsrQuery,
@@ -52,9 +53,7 @@ MAX_LENGTHS = {
 }
 # XX is for what has no code; XK is in the library's list, but ISO has not assigned it.
 _COUNTRIES = (frozenset(iso3166.countries_by_alpha2) | {"XX"}) - {"XK"}
-# C0 and C1 controls with DEL, the bidirectional controls of Unicode (UAX 9), and lone surrogates.
-_FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-_FORBIDDEN_IN_DESCRIPTION = re.compile(_FORBIDDEN.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
+_FORBIDDEN_IN_DESCRIPTION = re.compile(FORBIDDEN.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
 _REQUIRED = ("country", "state", "locality", "organization", "common_name")
 
 
@@ -139,7 +138,7 @@ def _texts(request: CsrRequest) -> list[Problem]:
 def _bad_text(field: str, value: str) -> str:
     if not value.strip():
         return f"{field} {quoted(value)} is only white space."
-    forbidden = (_FORBIDDEN_IN_DESCRIPTION if field == "description" else _FORBIDDEN).search(value)
+    forbidden = (_FORBIDDEN_IN_DESCRIPTION if field == "description" else FORBIDDEN).search(value)
     if forbidden:
         character = f"U+{ord(forbidden[0]):04X}"
         return f"{field} has the character {character} at position {forbidden.start()}; control characters are refused."

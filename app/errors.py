@@ -57,12 +57,13 @@ class Hint(Enum):
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """One broken rule. `field` and `index` say where; `text` is a sentence for the caller."""
+    """One broken rule. `field` and its `member` or `index` say where; `text` is a sentence for the caller."""
 
     rule: Rule
     field: str
     text: str
     index: int | None = None
+    member: str | None = None
 
 
 class Advice(msgspec.Struct, frozen=True):

@@ -1,7 +1,6 @@
 """Key pairs: generate, encode, and recognize by the digest of the public key. Pure."""
 
 import hashlib
-import re
 
 import msgspec
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -9,6 +8,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from app.model import KeyType
+from app.pem import Block, blocks
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
@@ -68,11 +68,8 @@ def load(der: bytes) -> PrivateKey:
     return private_key
 
 
-_PEM = re.compile(r"-----BEGIN ((?:[A-Z0-9]+ )*PRIVATE KEY)-----.*?-----END \1-----", re.DOTALL)
 _CURVES = {"secp256r1": "p256v1", "secp384r1": "p384", "secp521r1": "p521"}
 MIN_RSA_BITS, MAX_RSA_BITS = 2048, 8192
-# RSA-8192 takes 6,400 characters. The size is only known after OpenSSL's check, and that of RSA-16384 takes a minute.
-MAX_PEM = 7_000
 
 
 class Unusable(Exception):  # noqa: N818 - it reads as what it says of the key
@@ -81,7 +78,11 @@ class Unusable(Exception):  # noqa: N818 - it reads as what it says of the key
 
 def holds_pem(text: str) -> bool:
     """Whether there is a PEM private key in a text at all."""
-    return _PEM.search(text) is not None
+    return _private_key(text) is not None
+
+
+def _private_key(text: str) -> Block | None:
+    return next((block for block in blocks(text) if block.label.endswith("PRIVATE KEY")), None)
 
 
 def read_pem(text: str) -> KeyPair:
@@ -89,19 +90,22 @@ def read_pem(text: str) -> KeyPair:
 
     The check takes 32 ms of a core for RSA-2048, and more for larger keys.
     """
-    block = _PEM.search(text)
+    block = _private_key(text)
     if block is None:
         raise Unusable("there is no PEM private key in it: it begins with -----BEGIN PRIVATE KEY-----")
-    if len(block[0]) > MAX_PEM:
-        raise Unusable(f"it is larger than RSA-{MAX_RSA_BITS}")
-    if "ENCRYPTED" in block[1] or "Proc-Type: 4,ENCRYPTED" in block[0]:
+    if "ENCRYPTED" in block.label or "Proc-Type: 4,ENCRYPTED" in block.whole:
         raise Unusable("it is encrypted; `openssl pkey` writes it without a passphrase")
     try:
-        private_key = serialization.load_pem_private_key(block[0].encode("ascii"), None)
+        encoded = block.whole.encode("ascii")
+        # The bounds come before the full check, which takes many seconds for keys beyond them.
+        key_type = _usable(serialization.load_pem_private_key(encoded, None, unsafe_skip_rsa_key_validation=True))
+        private_key = serialization.load_pem_private_key(encoded, None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         # The library's text may quote the input, so it ends here.
         raise Unusable("it cannot be read, or is not a valid key") from None
-    return KeyPair(_usable(private_key), private_key, spki_sha256(private_key))  # type: ignore[arg-type]
+    if not isinstance(private_key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
+        raise TypeError("neither an RSA nor an EC key")
+    return KeyPair(key_type, private_key, spki_sha256(private_key))
 
 
 def _usable(private_key: object) -> str:

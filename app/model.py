@@ -1,6 +1,7 @@
 """What the core speaks of, as frozen data: no I/O, no wire names, and no field that could hold a private key."""
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from enum import Enum, StrEnum, auto
@@ -9,6 +10,9 @@ from uuid import UUID
 import msgspec
 
 from app.errors import Advice, Denial, Forbidden, Hint, KeysteadError, NotFound, Problem, Thing
+
+# What no text may hold: C0 and C1 controls with DEL, Unicode's bidirectional controls (UAX 9), and lone surrogates.
+FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network

@@ -22,7 +22,12 @@ def _contents(trust_dir: Path | None) -> Iterator[bytes]:
     own = sorted(path for path in trust_dir.iterdir() if path.is_file()) if trust_dir else []
     for path in (*dict.fromkeys(system), *own):
         try:
-            yield path.read_bytes()
+            content = path.read_bytes()
         except OSError as error:
+            content = b""
             if path in own:
                 _log.warning("a file of KEYSTEAD_TRUST_DIR cannot be read", file=str(path), reason=error.strerror)
+        else:
+            if path in own and b"-----BEGIN" not in content:
+                _log.warning("a file of KEYSTEAD_TRUST_DIR holds no PEM certificate", file=str(path))
+        yield content

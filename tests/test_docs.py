@@ -344,7 +344,7 @@ def test_the_tutorial_can_be_pasted_from_top_to_bottom(checkout: Checkout) -> No
 
 
 def test_the_deployment_can_be_pasted_and_what_it_writes_serves_tls(checkout: Checkout) -> None:
-    """Every block of deploy.md runs as it stands, and its files serve the second of the two keys; nothing else reads them."""
+    """Every block of deploy.md runs as it stands, and what it exports serves: one certificate, then the next."""
     blocks = _runnable(DEPLOY)
     tls = checkout.folder / "tls"
     served = []
@@ -389,19 +389,21 @@ def _served(chain: Path, key: Path | None, root: Path) -> bytes:
 
 def _accepted(page: Path, tls: Path) -> None:
     """The page's configurations are those that the web servers take, where these are installed."""
-    configurations = {block.tag: block.text for block in _blocks(page)}
-    place = {"443": "8443", "/etc/nginx/tls": str(tls), "/etc/haproxy/tls": str(tls)}
-    for tag, command in ((NGINX, "nginx -t -c"), (HAPROXY, "haproxy -c -f")):
-        text = configurations[tag]
-        for shown, here in place.items():
-            text = text.replace(shown, f'"{here}"' if "/" in here and False else here)
-        if shutil.which(tag) is None:
-            continue
-        file = tls.parent / f"{tag}.conf"
-        file.write_text(f"events {{}}\nhttp {{\n{text}}}\n" if tag == NGINX else text)
-        done = subprocess.run([*command.split(), file], capture_output=True, text=True, check=False)
-        file.unlink()
-        assert done.returncode == 0, done.stdout + done.stderr
+    web = tls.parent.parent / "web"
+    shutil.copytree(tls, web)
+    configurations = {block.tag: block.text for block in _blocks(page) if block.tag in {NGINX, HAPROXY}}
+    assert configurations.keys() == {NGINX, HAPROXY}
+    for name, text in configurations.items():
+        here = text.replace("443", "8443").replace(f"/etc/{name}/tls", str(web))
+        if name == NGINX:
+            here = f"pid {web}/pid; events {{}} http {{ access_log off; {here} }}"
+        file = web / f"{name}.conf"
+        file.write_text(here)
+        if shutil.which(name) is not None:
+            command = [name, "-t", "-p", web, "-e", "stderr", "-c"] if name == NGINX else [name, "-c", "-f"]
+            done = subprocess.run([*command, file], cwd=web, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
+    shutil.rmtree(web)
 
 
 def test_no_block_escapes_being_run() -> None:

@@ -8,11 +8,12 @@ import msgspec
 from litestar import Response, delete, get, patch, post, put
 from msgspec import UNSET, UnsetType
 
-from app import certificates
-from app.certificates import Told, Upload
+from app import certificates, matching
+from app.certificates import Told
 from app.cloudflare import reading, wire
 from app.cloudflare.wire import AnyRequest, Refused
 from app.errors import Advice, Invalid, Problem, Rule, quoted
+from app.matching import Upload
 from app.model import Access, Area, Certificate, CertificateQuery, Status
 
 _LIST = "/zones/{zone_id:str}/custom_certificates"
@@ -172,7 +173,11 @@ def _geo(fields: dict[str, Any], malformed: list[Problem]) -> str | UnsetType | 
         malformed.append(reading.wrong_type(geo, "geo_restrictions", "an object"))
         return UNSET
     label = geo.get("label")
-    return None if label is None else reading.text(label, "geo_restrictions", malformed)
+    if label is not None and not isinstance(label, str):
+        problem = reading.wrong_type(label, "geo_restrictions", "an object with a string as its label")
+        malformed.append(msgspec.structs.replace(problem, member="label"))
+        return UNSET
+    return label
 
 
 def decode_priorities(raw: bytes) -> dict[UUID, int]:
@@ -199,7 +204,7 @@ def _priority(entry: Any, index: int) -> tuple[UUID, int]:  # noqa: ANN401 - JSO
     certificate_id: Any = fields.get("id")
     priority: Any = fields.get("priority")
     if not isinstance(certificate_id, str) or not _is_priority(priority):
-        most = certificates.MAX_PRIORITY
+        most = matching.MAX_PRIORITY
         text = f"an entry of certificates has an id and a priority, a whole number from 0 to {most}."
         raise Invalid((Problem(Rule.TEXT, "certificates", text, index),))
     if not wire.is_uuid(certificate_id):
@@ -209,7 +214,7 @@ def _priority(entry: Any, index: int) -> tuple[UUID, int]:  # noqa: ANN401 - JSO
 
 def _is_priority(value: Any) -> bool:  # noqa: ANN401 - JSON
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and 0 <= value <= certificates.MAX_PRIORITY and value == int(value)
+    return number and 0 <= value <= matching.MAX_PRIORITY and value == int(value)
 
 
 _KNOWN = frozenset({"page", "per_page", "match", "status"})

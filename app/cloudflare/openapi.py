@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from app import __version__, certificates, csrs
+from app import __version__, csrs, matching
 from app.cloudflare import custom_certificates, custom_csrs, reading, tokens_verify, wire
 from app.model import BundleMethod, Direction, KeyType, Order, Status
 
@@ -123,19 +123,19 @@ def _certificate_schema() -> Json:
             },
             "custom_csr_id": {**_UUID, "description": "The CSR whose key it is, of this zone or its account."},
             "bundle_method": {"enum": list(BundleMethod), "default": BundleMethod.UBIQUITOUS},
-            "type": {"enum": list(certificates.TYPES), "default": certificates.TYPES[0]},
-            "deploy": {"enum": [*certificates.DEPLOYS, None]},
-            "policy": {**nullable, "maxLength": certificates.MAX_POLICY},
+            "type": {"enum": list(matching.TYPES), "default": matching.TYPES[0]},
+            "deploy": {"enum": [*matching.DEPLOYS, None]},
+            "policy": {**nullable, "maxLength": matching.MAX_POLICY},
             "geo_restrictions": {
                 "type": ["object", "null"],
-                "properties": {"label": {"enum": list(certificates.GEO_LABELS)}},
+                "properties": {"label": {"enum": list(matching.GEO_LABELS)}},
             },
         },
     }
 
 
 def _priorities_schema() -> Json:
-    priority = {"type": "integer", "minimum": 0, "maximum": certificates.MAX_PRIORITY}
+    priority = {"type": "integer", "minimum": 0, "maximum": matching.MAX_PRIORITY}
     entry = {"type": "object", "properties": {"id": _UUID, "priority": priority}, "required": ["id", "priority"]}
     items = {"type": "array", "items": entry, "maxItems": custom_certificates.MAX_PRIORITIES}
     return {"type": "object", "properties": {"certificates": items}, "required": ["certificates"]}

@@ -260,7 +260,7 @@ class Answers:
         match error:
             case errors.Invalid():
                 # The contract's order of checks is the order of the codes, and then of the places.
-                items = [self._item(code_of(p), p.text, _pointer(p.field, p.index)) for p in error.problems]
+                items = [self._item(code_of(p), p.text, _pointer(p.field, p.index, p.member)) for p in error.problems]
                 items.sort(key=lambda item: item.code)
                 return self._failure(400, items)
             case errors.NotFound() if error.thing in MISSING_THINGS:
@@ -308,12 +308,13 @@ def answers(request: AnyRequest) -> Answers:
     return made
 
 
-def _pointer(field: str, index: int | None) -> str:
+def _pointer(field: str, index: int | None, member: str | None = None) -> str:
     """A JSON pointer into the request body (RFC 6901); the whole body is the empty one."""
     # A field may be named by a lone surrogate, which no JSON can carry back.
     name = field.encode("utf-8", "backslashreplace").decode("utf-8")
     token = name.replace("~", "~0").replace("/", "~1")
-    return ("/" + token if field else "") + (f"/{index}" if index is not None else "")
+    place = str(index) if index is not None else member
+    return ("/" + token if field else "") + (f"/{place}" if place is not None else "")
 
 
 async def body(request: AnyRequest, most: int = MAX_BODY) -> bytes:

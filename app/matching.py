@@ -1,0 +1,215 @@
+"""What is asked of a certificate, which key it belongs to, and whether its chain is fit; before anything is stored.
+
+Contract-cloudflare section 6. A stored key is recognized by its public key and is not opened for that.
+"""
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import TypeAlias
+from uuid import UUID
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from app import chains, keyring, keys, pkix
+from app.chains import Anchors, Leaf
+from app.db import Database
+from app.errors import Advice, Hint, Invalid, NotFound, Problem, Rule, Thing, quoted
+from app.keypool import KeyPool
+from app.keyring import Ring
+from app.model import (
+    FORBIDDEN,
+    Access,
+    Area,
+    BundleMethod,
+    Caller,
+    Certificate,
+    NamePolicy,
+    Scope,
+)
+
+TYPES = ("legacy_custom", "sni_custom")
+DEPLOYS = ("staging", "production")
+GEO_LABELS = ("us", "eu", "highest_security")
+MAX_POLICY = 1024
+MAX_PRIORITY = 2**31 - 1
+SOON = timedelta(days=14)
+Text: TypeAlias = str | UnsetType
+TextOrNone: TypeAlias = str | UnsetType | None
+
+
+class Upload(msgspec.Struct, frozen=True):
+    """What is asked of a certificate: UNSET leaves a field as it is, None takes it away. `private_key` is secret."""
+
+    certificate: Text = UNSET
+    private_key: Text = UNSET
+    custom_csr_id: TextOrNone = UNSET
+    bundle_method: Text = UNSET
+    type: Text = UNSET
+    geo_label: TextOrNone = UNSET
+    policy: TextOrNone = UNSET
+    deploy: TextOrNone = UNSET
+    malformed: tuple[Problem, ...] = ()
+
+    def __repr__(self) -> str:
+        return "Upload()"
+
+
+class Key(msgspec.Struct, frozen=True):
+    """The key that a certificate is to have: one that is stored, or a new one on its way in."""
+
+    id: UUID
+    spki_sha256: bytes
+    custom_csr_id: UUID | None = None
+    created_at: datetime | None = None
+    sans: tuple[str, ...] | None = None
+    new: keyring.NewKey | None = None
+
+
+def problems(upload: Upload) -> tuple[Problem, ...]:
+    """The rules that single fields break; pure."""
+    found = list(upload.malformed)
+    choices: tuple[tuple[str, TextOrNone, tuple[str, ...]], ...] = (
+        ("bundle_method", upload.bundle_method, tuple(BundleMethod)),
+        ("type", upload.type, TYPES),
+        ("deploy", upload.deploy, DEPLOYS),
+        ("geo_restrictions.label", upload.geo_label, GEO_LABELS),
+    )
+    unread = {problem.field for problem in upload.malformed}
+    for name, value, allowed in choices:
+        field, _, member = name.partition(".")
+        if field not in unread and isinstance(value, str) and value not in allowed:
+            text = f"{name} {quoted(value)} is not one of {', '.join(allowed)}."
+            found.append(Problem(Rule.CHOICE, field, text, member=member or None))
+    if isinstance(upload.policy, str):
+        if len(upload.policy) > MAX_POLICY:
+            found.append(Problem(Rule.LENGTH, "policy", f"policy has more than {MAX_POLICY} characters."))
+        if FORBIDDEN.search(upload.policy):
+            found.append(Problem(Rule.TEXT, "policy", "policy has a control character."))
+    csr_id = upload.custom_csr_id
+    if "custom_csr_id" not in unread and (csr_id is None or (isinstance(csr_id, str) and not uuid_or_none(csr_id))):
+        text = "custom_csr_id is not the id of a CSR: a UUID is."
+        found.append(Problem(Rule.CSR_ID, "custom_csr_id", text))
+    return tuple(found)
+
+
+def uuid_or_none(text: str) -> UUID | None:
+    return UUID(text) if re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", text) else None
+
+
+def no_csr(csr_id: UUID | None) -> NotFound:
+    text = f"There is no custom CSR {csr_id} in this zone or its account."
+    return NotFound(text, Thing.CSR_OF_CERTIFICATE)
+
+
+# A zone's own CSRs, and those of its account's list.
+_CSR_KEY = """
+SELECT id, key_id, csr, sans, created_at FROM custom_csrs
+WHERE account_id = $1 AND scope_id = ANY(ARRAY[$1, $2]) AND id = $3
+"""
+
+
+async def key_for(
+    db: Database, ring: Ring, pool: KeyPool, scope: Scope, upload: Upload, current: Key | None = None
+) -> tuple[Key, tuple[Advice, ...]]:
+    """The key that an upload names: its CSR's, an uploaded one, or the one that the certificate has."""
+    offered = upload.private_key if isinstance(upload.private_key, str) else ""
+    pair = await _read_key(pool, offered) if keys.holds_pem(offered) else None
+    key = current
+    if isinstance(upload.custom_csr_id, str):
+        key = await _csr_key(db, scope, UUID(upload.custom_csr_id))
+    if key is None or (pair and pair.spki_sha256 != key.spki_sha256 and not isinstance(upload.custom_csr_id, str)):
+        if pair is None:
+            text = "private_key is missing: send custom_csr_id, or a PEM private key."
+            raise Invalid((Problem(Rule.PRIVATE_KEY, "private_key", text),))
+        new = keyring.new_key(ring, scope.account_id, pair, generated=False)
+        return Key(new.id, pair.spki_sha256, new=new), ()
+    if pair and pair.spki_sha256 != key.spki_sha256:
+        text = "private_key is not the key of the custom CSR; leave it out, since Keystead holds that key."
+        raise Invalid((Problem(Rule.KEY_MISMATCH, "private_key", text),))
+    if pair is None and upload.private_key is not UNSET:
+        whose = "the custom CSR's" if key.custom_csr_id else "the one that the certificate has"
+        text = f"private_key holds no PEM key and was ignored: the key is {whose}."
+        return key, (Advice(Hint.OTHER, "private_key", text),)
+    return key, ()
+
+
+async def _read_key(pool: KeyPool, text: str) -> keys.KeyPair:
+    try:
+        return await pool.read(text)
+    except keys.Unusable as error:
+        raise Invalid((Problem(Rule.PRIVATE_KEY, "private_key", f"private_key cannot be used: {error}."),)) from None
+
+
+async def _csr_key(db: Database, scope: Scope, csr_id: UUID) -> Key:
+    row = await db.fetchrow(_CSR_KEY, scope.account_id, scope.id, csr_id)
+    if row is None:
+        raise no_csr(csr_id)
+    digest = pkix.spki_sha256(row["csr"])
+    return Key(row["key_id"], digest, csr_id, row["created_at"], tuple(row["sans"]))
+
+
+async def judged(
+    db: Database, trusted: Anchors, caller: Caller, scope: Scope, upload: Upload, pem: str, key: Key
+) -> tuple[Leaf, str]:
+    """Read, match and judge a chain; gives the leaf's facts and the PEM to keep."""
+    now = datetime.now(UTC)
+    sent = chains.read(pem)
+    bundle = chains.arrange(sent, key.spki_sha256)
+    leaf = chains.facts(bundle.leaf)
+    if leaf.spki_sha256 != key.spki_sha256:
+        raise Invalid((Problem(Rule.KEY_MISMATCH, "certificate", await _mismatch(db, caller, scope, leaf, key)),))
+    chains.judge_leaf(bundle.leaf, now)
+    await _require_host(db, scope, leaf)
+    if upload.bundle_method == BundleMethod.FORCE:
+        return leaf, chains.pem([bundle.leaf, *(c for c in sent if c is not bundle.leaf)])
+    return leaf, chains.pem([bundle.leaf, *chains.verify(bundle, trusted, now)])
+
+
+_BY_KEY = "SELECT id, zone_id FROM custom_csrs WHERE account_id = $1 AND key_id = $2"
+
+
+async def _mismatch(db: Database, caller: Caller, scope: Scope, leaf: Leaf, key: Key) -> str:
+    """Say which CSR does match, if there is one that this caller may read."""
+    expected = f"the custom CSR {key.custom_csr_id}" if key.custom_csr_id else "the private key"
+    text = f"the certificate's public key is not that of {expected}"
+    key_id = await keyring.find_key(db, scope.account_id, leaf.spki_sha256)
+    row = await db.fetchrow(_BY_KEY, scope.account_id, key_id) if key_id else None
+    if row is not None and caller.may(Area.SSL, Access.READ, Scope(scope.account_id, row["zone_id"])):
+        where = f"of the zone {row['zone_id'].hex}" if row["zone_id"] else "of the account"
+        return f"{text}; it is that of the custom CSR {row['id']} {where}."
+    return f"{text}."
+
+
+async def _require_host(db: Database, scope: Scope, leaf: Leaf) -> None:
+    if scope.name_policy is not NamePolicy.PUBLIC:
+        return
+    row = await db.fetchrow("SELECT name FROM zones WHERE id = $1 AND account_id = $2", scope.id, scope.account_id)
+    zone = row["name"] if row else ""
+    if not any(host.lower() == zone or host.lower().endswith(f".{zone}") for host in leaf.hosts):
+        text = f"the certificate names no host of the zone {quoted(zone)}."
+        raise Invalid((Problem(Rule.ZONE_HOST, "certificate", text),))
+
+
+def advice(certificate: Certificate, scope: Scope, key: Key) -> list[Advice]:
+    now = datetime.now(UTC)
+    found = []
+    if certificate.not_after - now < SOON:
+        text = f"the certificate expires on {certificate.not_after:%Y-%m-%dT%H:%M:%SZ}, in less than 14 days."
+        found.append(Advice(Hint.OTHER, "certificate", text))
+    if key.sans is not None:
+        asked, got = ({name.lower() for name in names} for names in (key.sans, certificate.hosts))
+        for names, text in ((asked - got, "lacks"), (got - asked, "has beyond")):
+            if names:
+                shown = ", ".join(quoted(name) for name in sorted(names)[:10])
+                found.append(Advice(Hint.OTHER, "certificate", f"the certificate {text} the CSR's names: {shown}."))
+    if key.created_at is not None:
+        found += scope.age_advice(key.created_at, now)
+    return found
+
+
+async def current_key(db: Database, scope: Scope, certificate: Certificate) -> Key:
+    if certificate.custom_csr_id:
+        return await _csr_key(db, scope, certificate.custom_csr_id)
+    (leaf, *_) = chains.read(certificate.chain)
+    return Key(certificate.key_id, chains.facts(leaf).spki_sha256)

@@ -317,7 +317,13 @@ SELECT id FROM certificate
 async def delete(db: Database, caller: Caller, scope: Scope, certificate_id: UUID) -> None:
     """Delete a certificate with its history, and an uploaded key with it; raises NotFound."""
     values = audit.values(caller, audit.Action.DELETE, audit.Resource.CUSTOM_CERTIFICATE)
-    if await db.fetchrow(_DELETE, scope.account_id, scope.id, certificate_id, *values) is None:
+
+    async def work(connection: Connection) -> asyncpg.Record | None:
+        # First the lock, and then a statement that sees the key which a renewal before us has brought.
+        await connection.fetchrow(_LOCK, scope.account_id, scope.id, certificate_id)
+        return await connection.fetchrow(_DELETE, scope.account_id, scope.id, certificate_id, *values)
+
+    if await db.transaction(work) is None:
         raise _not_found(certificate_id)
 
 

@@ -1,5 +1,6 @@
 """Files that hold secrets on the operator's host: whole or not at all, and nobody else's to read."""
 
+import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,9 @@ def write_private(path: Path, text: str) -> None:
 
 def write_together(folder: Path, texts: Mapping[str, str]) -> None:
     """Files of mode 0600 in one folder; all of them are complete on disk before the first takes its name."""
+    for name in texts:
+        if (folder / name).is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(folder / name))
     drafts = {folder / name: folder / f".{name}.{os.getpid()}" for name in texts}
     try:
         for path, draft in drafts.items():

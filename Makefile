@@ -31,7 +31,7 @@ types: $(VENV)/dev ## Check the types.
 	@$(BIN)/mypy
 
 clean: ## Remove what the build made; .data with your keys stays.
-	@rm -rf $(VENV) .cache build *.egg-info
+	@rm -rf $(VENV) .cache build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/made:

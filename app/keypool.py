@@ -1,4 +1,4 @@
-"""Where new key pairs come from: P-256 at once, RSA on threads behind a bounded queue."""
+"""Where key pairs come from: P-256 at once, RSA on threads, uploads checked on a thread of their own; all bounded."""
 
 import asyncio
 import os
@@ -11,27 +11,40 @@ from app.model import KeyType
 
 # 43 ms of a core for each RSA-2048 key: with two threads the last in this queue waits about 1.4 s.
 MAX_WAITING = 64
+# The check of an uploaded RSA-8192 key takes seconds, and the making of CSRs must not wait behind it.
+MAX_CHECKS = 8
 
 
 class KeyPool:
     def __init__(self) -> None:
-        # Generation releases the GIL, so threads use all cores.
-        self._threads = ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="keygen")
-        self._waiting = 0
+        # Both release the GIL, so threads use all cores.
+        self._makers = _Queue("keygen", os.cpu_count() or 1, MAX_WAITING)
+        self._checkers = _Queue("keycheck", 1, MAX_CHECKS)
 
     async def take(self, key_type: KeyType) -> keys.KeyPair:
         """A new key pair that nobody else gets; raises Unavailable when too many callers wait for RSA keys."""
         if key_type is KeyType.P256V1:
             return keys.generate(key_type)
-        return await self._run(lambda: keys.generate(key_type))
+        return await self._makers.run(lambda: keys.generate(key_type))
 
     async def read(self, pem: str) -> keys.KeyPair:
-        """An uploaded private key, checked on the same threads; raises keys.Unusable, or Unavailable as `take`."""
-        return await self._run(lambda: keys.read_pem(pem))
+        """An uploaded private key, fully checked; raises keys.Unusable, or Unavailable when too many are waiting."""
+        return await self._checkers.run(lambda: keys.read_pem(pem))
 
-    async def _run(self, work: Callable[[], keys.KeyPair]) -> keys.KeyPair:
-        if self._waiting >= MAX_WAITING:
-            raise Unavailable("too many keys are being made at once", retry_after=2)
+    def close(self) -> None:
+        self._makers.close()
+        self._checkers.close()
+
+
+class _Queue:
+    def __init__(self, name: str, threads: int, most: int) -> None:
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._most = most
+        self._waiting = 0
+
+    async def run(self, work: Callable[[], keys.KeyPair]) -> keys.KeyPair:
+        if self._waiting >= self._most:
+            raise Unavailable("too many keys are being made or checked at once", retry_after=2)
         self._waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)

@@ -1,6 +1,8 @@
 """A certificate authority made in the test, by OpenSSL or by hand, for CSRs that came from the server."""
 
+import base64
 import subprocess
+import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,6 +19,18 @@ def pem(*certificates: x509.Certificate) -> str:
     return "".join(c.public_bytes(serialization.Encoding.PEM).decode() for c in certificates)
 
 
+def bare_pem(der: bytes) -> str:
+    """Any bytes as a CERTIFICATE block."""
+    return f"-----BEGIN CERTIFICATE-----\n{base64.encodebytes(der).decode()}-----END CERTIFICATE-----\n"
+
+
+def patched(certificate: x509.Certificate, old: bytes, new: bytes) -> str:
+    """A certificate with some of its bytes replaced, for what no tool makes; its signature is wrong."""
+    der = certificate.public_bytes(serialization.Encoding.DER)
+    assert old in der
+    return bare_pem(der.replace(old, new, 1))
+
+
 def key_pem(key: Key, form: serialization.PrivateFormat = serialization.PrivateFormat.PKCS8) -> str:
     return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()).decode()
 
@@ -30,7 +44,7 @@ class Authority(msgspec.Struct):
 
     def intermediate(self, name: str = "Intermediate CA", **changes: object) -> "Authority":
         key = ec.generate_private_key(ec.SECP256R1())
-        made = self.sign(key.public_key(), _name(name), ca=True, **changes)  # type: ignore[arg-type]
+        made = self.sign(key.public_key(), subject(name), ca=True, **changes)  # type: ignore[arg-type]
         return Authority(key, made, (made, *self.above))
 
     def of_csr(self, csr: str, **changes: object) -> x509.Certificate:
@@ -40,10 +54,28 @@ class Authority(msgspec.Struct):
         hosts = changes.pop("hosts", names.get_values_for_type(x509.DNSName))
         return self.sign(request.public_key(), request.subject, hosts=hosts, **changes)  # type: ignore[arg-type]
 
+    def by_openssl(self, csr: str, *words: str, extensions: str = "") -> str:
+        """What OpenSSL makes of a CSR with this CA: for what a library refuses to make."""
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            for file, text in (
+                ("csr", csr),
+                ("ca", pem(self.certificate)),
+                ("key", key_pem(self.key)),
+                ("ext", extensions or "basicConstraints=critical,CA:FALSE\nextendedKeyUsage=serverAuth\n"),
+            ):
+                (folder / file).write_text(text)
+            signing = ("x509", "-req", "-in", folder / "csr", "-CA", folder / "ca", "-CAkey", folder / "key")
+            return openssl(*signing, "-extfile", folder / "ext", "-copy_extensions", "copy", *words)
+
+    def cross(self, other: "Authority") -> x509.Certificate:
+        """A certificate of this CA for the name and key of another one."""
+        return self.sign(other.key.public_key(), other.certificate.subject, ca=True)
+
     def sign(
         self,
         public_key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey,
-        subject: x509.Name,
+        name: x509.Name,
         *,
         hosts: list[str] | None = None,
         ca: bool = False,
@@ -58,7 +90,7 @@ class Authority(msgspec.Struct):
         now = datetime.now(UTC).replace(microsecond=0)
         builder = (
             x509.CertificateBuilder()
-            .subject_name(subject)
+            .subject_name(name)
             .issuer_name(self.certificate.subject)
             .public_key(public_key)
             .serial_number(serial or x509.random_serial_number())
@@ -95,7 +127,7 @@ _CA_USAGE = x509.KeyUsage(
 )
 
 
-def _name(common_name: str) -> x509.Name:
+def subject(common_name: str) -> x509.Name:
     return x509.Name(
         [
             x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Test Trust"),
@@ -104,13 +136,13 @@ def _name(common_name: str) -> x509.Name:
     )
 
 
-def root(name: str = "Test Root") -> Authority:
-    key = ec.generate_private_key(ec.SECP256R1())
+def root(name: str = "Test Root", key: Key | None = None) -> Authority:
+    key = key or ec.generate_private_key(ec.SECP256R1())
     now = datetime.now(UTC).replace(microsecond=0)
     certificate = (
         x509.CertificateBuilder()
-        .subject_name(_name(name))
-        .issuer_name(_name(name))
+        .subject_name(subject(name))
+        .issuer_name(subject(name))
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(days=400))
@@ -128,3 +160,19 @@ def openssl(*words: str | Path, text: str = "") -> str:
     done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def csr_of(key: Key, *hosts: str) -> str:
+    """A CSR that the server has never seen."""
+    names = x509.SubjectAlternativeName([x509.DNSName(host) for host in hosts])
+    builder = x509.CertificateSigningRequestBuilder().subject_name(subject(hosts[0])).add_extension(names, False)
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+
+
+def rsa_of_known_primes(first: int, second: int) -> rsa.RSAPrivateKey:
+    """A valid RSA key of any size at once: its primes are Mersenne's, 2**first - 1 and 2**second - 1."""
+    p, q = 2**second - 1, 2**first - 1
+    d = pow(65537, -1, (p - 1) * (q - 1))
+    public = rsa.RSAPublicNumbers(65537, p * q)
+    numbers = rsa.RSAPrivateNumbers(p, q, d, d % (p - 1), d % (q - 1), pow(q, -1, p), public)
+    return numbers.private_key(unsafe_skip_rsa_key_validation=True)

@@ -9,13 +9,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx
 import msgspec
 import pytest
+from authority import Authority, pem, root
 from world import new_database
 
 from app import embedded
@@ -27,7 +28,7 @@ SECONDS = 20.0
 
 
 class Live(msgspec.Struct):
-    """A server that runs; `env` is what a shell that sources its credentials.env gets."""
+    """A server that runs; `env` is what a shell that sources its credentials.env gets, `ca` is a root it trusts."""
 
     url: str
     env: dict[str, str]
@@ -36,6 +37,7 @@ class Live(msgspec.Struct):
     data_dir: Path
     log: Path
     pid: int
+    ca: Authority
 
     @property
     def bearer(self) -> dict[str, str]:
@@ -67,15 +69,25 @@ class Live(msgspec.Struct):
 
 
 @contextlib.contextmanager
-def serving(database_url: str, data_dir: Path, rate_limit: str = "off", workers: int = 1) -> Iterator[Live]:
+def serving(
+    database_url: str,
+    data_dir: Path,
+    rate_limit: str = "off",
+    workers: int = 1,
+    environ: Mapping[str, str] | None = None,
+) -> Iterator[Live]:
     """Start `keystead serve`, wait until it answers, and at the end stop it by SIGTERM, as a service manager does."""
     port, log = free_port(), data_dir.with_name(f"{data_dir.name}.log")
+    ca, trust_dir = root("Live Root"), data_dir.with_name(f"{data_dir.name}.trust")
+    trust_dir.mkdir(exist_ok=True)
+    (trust_dir / "root.pem").write_text(pem(ca.certificate))
     settings = {
         "KEYSTEAD_DATABASE_URL": database_url,
         "KEYSTEAD_DATA_DIR": str(data_dir),
         "KEYSTEAD_LOG": "json",
         "KEYSTEAD_PORT": str(port),
         "KEYSTEAD_RATE_LIMIT": rate_limit,
+        "KEYSTEAD_TRUST_DIR": str(trust_dir),
         "KEYSTEAD_WORKERS": str(workers),
     }
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("KEYSTEAD_", "CLOUDFLARE_"))}
@@ -85,7 +97,7 @@ def serving(database_url: str, data_dir: Path, rate_limit: str = "off", workers:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**inherited, **settings},
+            env={**inherited, **settings, **(environ or {})},
         )
     try:
         url = f"http://127.0.0.1:{port}"
@@ -99,6 +111,7 @@ def serving(database_url: str, data_dir: Path, rate_limit: str = "off", workers:
             data_dir=data_dir,
             log=log,
             pid=process.pid,
+            ca=ca,
         )
         process.send_signal(signal.SIGTERM)
         assert process.wait(STOP_SECONDS) == 0, f"the server ended with {process.returncode}:\n{log.read_text()}"

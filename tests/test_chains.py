@@ -202,10 +202,11 @@ _HEAVY = {
 
 @pytest.mark.parametrize("unit", _HEAVY.values(), ids=_HEAVY)
 def test_no_text_of_the_largest_size_takes_long(unit: str) -> None:
-    """Reading is linear: 64 KiB of the worst text take under a quarter second, so the 256 KiB of a body take one."""
-    text = "-----BEGIN " + unit * (MOST // 4 // len(unit))
+    """Reading is linear: the worst text of a whole body ends at once, and not after the minutes of a quadratic search."""
+    text = "-----BEGIN " + unit * (MOST // len(unit))
     started = time.process_time()
     with pytest.raises(Invalid):
         chains.read(text)
     keys.holds_pem(text)
-    assert time.process_time() - started < 0.25
+    # No timing but a hang is looked for: linear takes milliseconds of the processor, quadratic half a minute.
+    assert time.process_time() - started < 10

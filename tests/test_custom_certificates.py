@@ -617,7 +617,8 @@ async def test_a_key_that_is_too_large_is_refused_before_it_is_checked(world: Wo
     answer = await upload(world, certificate=pem(site(ca)), private_key=key_pem(key))
     assert refusal(answer) == (400, [(2106, KEY)])
     assert "RSA-8676" in answer.text
-    assert time.process_time() - started < 2
+    # No timing but the check is looked for: it takes over ten seconds of the processor, and the bound none.
+    assert time.process_time() - started < 8
 
 
 _FORMS: list[tuple[str, Callable[[], Any], serialization.PrivateFormat]] = [

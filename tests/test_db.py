@@ -198,7 +198,8 @@ async def test_a_deadlock_is_repeated_and_succeeds(database_url: str) -> None:
         await database.transaction(inside)
 
     await asyncio.gather(work((1, 2)), work((2, 1)))
-    assert len(runs) == 3
+    # One more than the two, or several: who runs again may meet the other once more.
+    assert len(runs) >= 3
     row = await database.fetchrow("SELECT sum(n) AS n FROM pair")
     assert row
     assert row["n"] == 4

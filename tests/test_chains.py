@@ -202,7 +202,7 @@ _HEAVY = {
 
 @pytest.mark.parametrize("unit", _HEAVY.values(), ids=_HEAVY)
 def test_no_text_of_the_largest_size_takes_long(unit: str) -> None:
-    """Reading is linear: the worst text of a whole body ends at once, and not after the minutes of a quadratic search."""
+    """Reading is linear: the worst text of a whole body ends at once, not after the minutes of a quadratic search."""
     text = "-----BEGIN " + unit * (MOST // len(unit))
     started = time.process_time()
     with pytest.raises(Invalid):

@@ -14,7 +14,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from app import __version__, accounts, certificates, config, db, files, first_start, keyring, tokens
+from app import __version__, accounts, certificates, config, db, files, first_start, keyring, policies, tokens
 from app.db import Database
 from app.errors import KeysteadError, Misconfigured
 from app.keyring import Peppers, Ring
@@ -295,15 +295,15 @@ def token_create(
     as_json: bool,
 ) -> None:
     """Make a token; its value is shown once."""
-    condition, expires_on = tokens.address_condition(allow_from), _time(expires)
-    named = tuple(tokens.find_group(group) for group in groups)
+    condition, expires_on = policies.address_condition(allow_from), _time(expires)
+    named = tuple(policies.find_group(group) for group in groups)
 
     async def work(d: Database, peppers: Peppers) -> tuple[Token, str]:
         home = await accounts.find_account(d, account)
         owner = await accounts.find_user(d, user) if user else None
         only = tuple(dict.fromkeys([await accounts.find_zone_in(d, home, zone) for zone in zones]))
-        policies = tokens.policies_for(home, named or tokens.default_groups(only), only)
-        new = tokens.NewToken(home, name, policies, owner, condition, None, expires_on)
+        text = policies.write(home, named or policies.default_groups(only), only)
+        new = tokens.NewToken(home, name, text, owner, condition, None, expires_on)
         return await tokens.create(d, peppers, _OPERATOR, new)
 
     made, value = _run(work)

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
+from app import files
 from app.errors import Misconfigured
 
 _log = logging.getLogger(__name__)
@@ -225,8 +226,8 @@ def _initialise(place: _Place, lock: int) -> None:
         single = ("--single", "-c", "exit_on_error=on", "-D", fresh, "template1")
         _run(place, lock, "postgres", *single, text=b"CREATE DATABASE keystead\n")
         fresh.rename(place.data)
-        _sync(place.home)
-        _sync(place.home.parent)
+        files.sync(place.home)
+        files.sync(place.home.parent)
     if place.note is not None and not place.note.exists():
         _write(place.note, place.home)
     major = (place.data / "PG_VERSION").read_text().strip()
@@ -389,19 +390,11 @@ def _write(note: Path, folder: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(note)
-    _sync(note.parent)
+    files.sync(note.parent)
 
 
 def _read(note: Path) -> Path:
     return Path(os.fsdecode(note.read_bytes()))
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -26,13 +26,14 @@ def write_together(folder: Path, texts: Mapping[str, str]) -> None:
                 os.fsync(file.fileno())
         for path, draft in drafts.items():
             draft.replace(path)
-        _sync(folder)
+        sync(folder)
     finally:
         for draft in drafts.values():
             draft.unlink(missing_ok=True)
 
 
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
+    """Make the names in a folder as durable as the files behind them."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import msgspec
 
-from app import __version__, accounts, db, files, keyring, tokens
+from app import __version__, accounts, db, files, keyring, policies, tokens
 from app.config import Settings
 from app.errors import KeyDamaged, Misconfigured, NotFound
 from app.keyring import Peppers, Ring
@@ -96,8 +96,8 @@ async def _first_account(settings: Settings, database: db.Database, peppers: Pep
         user = await accounts.create_user(database, caller, FIRST_EMAIL)
     await accounts.set_membership(database, caller, user, account, Role.ADMINISTRATOR)
     key = await tokens.roll_global_key(database, peppers, caller, user)
-    policies = tokens.policies_for(account, tokens.default_groups())
-    _, token = await tokens.create(database, peppers, caller, tokens.NewToken(account, "first token", policies))
+    granted = policies.write(account, policies.default_groups())
+    _, token = await tokens.create(database, peppers, caller, tokens.NewToken(account, "first token", granted))
     files.write_private(path, Credentials(settings.public_url, token, account, zone.id, FIRST_EMAIL, key).text())
     return path
 

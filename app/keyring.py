@@ -19,7 +19,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import msgspec
 
-from app import keys, seal
+from app import files, keys, seal
 from app.db import Database, parameters
 from app.errors import KeyDamaged, Misconfigured, NotFound
 
@@ -72,7 +72,8 @@ def create(path: Path) -> Ring:
         os.link(draft, path)
     finally:
         draft.unlink(missing_ok=True)
-        _sync(path.parent)
+        # Rows that are sealed with this ring may be on disk before its name is.
+        files.sync(path.parent)
     return Ring((kek,))
 
 
@@ -81,15 +82,6 @@ def sweep(path: Path) -> None:
     for draft in path.parent.glob(f".{path.name}.*"):
         if time.time() - draft.stat().st_mtime > DRAFT_SECONDS:
             draft.unlink(missing_ok=True)
-
-
-def _sync(folder: Path) -> None:
-    # Rows that are sealed with this ring may be on disk before its name is.
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def load(path: Path) -> Ring:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from world import BODY, World, make_token
 
-from app import accounts, first_start, tokens
+from app import accounts, first_start, policies, tokens
 from app.model import (
     GROUPS,
     Access,
@@ -226,8 +226,8 @@ async def test_policies_decide_by_group_and_resource(world: World) -> None:
     assert await statuses("GET", groups=(write,)) == [403, 200, 200]
     assert await statuses("POST", groups=(account_write,)) == [201, 201, 201]
     assert await statuses("GET", groups=("Zone Write", "Account Settings Write")) == [403, 403, 403]
-    allow = json.loads(tokens.policies_for(world.a.account, (tokens.find_group(account_write),)))
-    deny = json.loads(tokens.policies_for(world.a.account, (tokens.find_group(read),), (other,)))
+    allow = json.loads(policies.write(world.a.account, (policies.find_group(account_write),)))
+    deny = json.loads(policies.write(world.a.account, (policies.find_group(read),), (other,)))
     deny[0]["effect"] = "deny"
     assert await statuses("GET", policies=json.dumps([*allow, *deny])) == [200, 200, 403]
     assert await statuses("POST", policies=json.dumps([*deny, *allow])) == [201, 201, 403]

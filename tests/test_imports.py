@@ -13,14 +13,13 @@ LEVELS = (
     {"serve"},
     {"main"},
     {"pages", "first_start"},
-    {"files"},
     {"cloudflare", "edge"},
     {"house", "config", "embedded", "trust"},
     {"csrs", "certificates", "tokens"},
-    {"accounts", "matching"},
+    {"accounts", "matching", "policies"},
     {"keyring", "keypool", "audit", "idempotency", "limits"},
     {"db", "keys", "pkix", "seal", "names", "chains"},
-    {"pem"},
+    {"pem", "files"},
     {"model"},
     {"errors"},
 )
@@ -35,7 +34,7 @@ LIBRARIES = {
     "structlog": {"main", "trust", "edge", "cloudflare", "serve"},
 }
 # The files whose every line is about private keys touch neither network nor settings nor logs.
-PURE = {"keys", "pem", "pkix", "chains", "seal", "names", "model", "errors"}
+PURE = {"keys", "pem", "policies", "pkix", "chains", "seal", "names", "model", "errors"}
 IMPURE = {"asyncio", "os.environ", "logging", "socket", "pathlib", "asyncpg", "litestar", "structlog"}
 
 

@@ -22,7 +22,7 @@ import msgspec
 import structlog
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from app import accounts, chains, config, db, embedded, first_start, keyring, keys, main, tokens
+from app import accounts, chains, config, db, embedded, first_start, keyring, keys, main, policies, tokens
 from app.cloudflare import openapi
 from app.limits import RateLimit
 from app.model import Account, Role, Zone
@@ -162,10 +162,8 @@ async def make_token(
     zones: tuple[Zone, ...] = (),
     **fields: Any,
 ) -> str:
-    chosen = tuple(tokens.find_group(name) for name in groups) or tokens.default_groups()
-    new = tokens.NewToken(
-        account, "a token", fields.pop("policies", tokens.policies_for(account, chosen, zones)), **fields
-    )
+    chosen = tuple(policies.find_group(name) for name in groups) or policies.default_groups()
+    new = tokens.NewToken(account, "a token", fields.pop("policies", policies.write(account, chosen, zones)), **fields)
     _, value = await tokens.create(database, peppers, first_start.operator(), new)
     return value
 

@@ -10,12 +10,12 @@ import ipaddress
 import re
 import warnings
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import msgspec
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
@@ -25,11 +25,9 @@ from app.pem import blocks
 MAX_CERTIFICATES = 20
 MAX_DEPTH = 10
 MAX_STEPS = 200
-SOON = timedelta(days=14)
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _BASE64 = re.compile(r"[A-Za-z0-9+/=\s]+")
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
-_WEAK = (hashes.MD5, hashes.SHA1)
 # id-signedData of PKCS#7 (RFC 5652) and id-data in an authenticated safe of PKCS#12 begin like this in DER.
 _PKCS7 = bytes.fromhex("06092a864886f70d0107")
 _CERTIFICATE_LABELS = {"CERTIFICATE", "X509 CERTIFICATE", "TRUSTED CERTIFICATE"}
@@ -216,6 +214,8 @@ class _Search:
         self.now = now
         self.failures: list[tuple[int, Invalid]] = []
         self.steps = 0
+        # Many ways lead through the same pair, and a signature is verified once for it.
+        self.pairs: dict[tuple[x509.Certificate, x509.Certificate], bool] = {}
 
     def climb(self, path: tuple[x509.Certificate, ...]) -> tuple[x509.Certificate, ...] | None:
         last, depth = path[-1], len(path) - 1
@@ -234,11 +234,17 @@ class _Search:
         # Twenty certificates that all sign each other have more ways than anybody can walk.
         if depth < MAX_DEPTH and not is_self_issued(last):
             for issuer in self.others:
-                if self.steps < MAX_STEPS and issuer not in path and issued(issuer, last):
+                if self.steps < MAX_STEPS and issuer not in path and self._issued(issuer, last):
                     found = self.climb((*path, issuer))
                     if found is not None:
                         return found
         return None
+
+    def _issued(self, issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
+        pair = (issuer, certificate)
+        if pair not in self.pairs:
+            self.pairs[pair] = issued(issuer, certificate)
+        return self.pairs[pair]
 
     def _dead_end(self, last: x509.Certificate) -> Invalid:
         if is_self_issued(last):

@@ -5,14 +5,12 @@ claims the key, and the other one's statement makes nothing.
 """
 
 import hashlib
-from datetime import timedelta
 from uuid import UUID
 
 from app.db import Database
 from app.errors import Clash, Conflict
 from app.model import Caller, Idempotency, Scope
 
-KEPT = timedelta(hours=24)
 PARAMETERS = 5
 PRUNED_AT_ONCE = 10_000
 

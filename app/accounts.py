@@ -29,7 +29,7 @@ def checked_name(field: str, value: str, most: int) -> str:
     return value
 
 
-_ACCOUNT = "id, name, slug, name_policy, csrs_enabled, csr_quota, key_max_age_days, created_at"
+_ACCOUNT = "id, name, slug, name_policy, csrs_enabled, csr_quota, key_max_age_days, ca_quota, created_at"
 _INSERT_ACCOUNT = f"INSERT INTO accounts (id, name, slug) VALUES ($1, $2, $3) RETURNING {_ACCOUNT}"
 
 
@@ -74,12 +74,14 @@ class Changes(msgspec.Struct, frozen=True):
     csr_quota: int | None = None
     certificate_quota: int | None = None
     key_max_age_days: int | None = None
+    ca_quota: int | None = None
 
 
 _SET_ACCOUNT = f"""
 UPDATE accounts SET name_policy = coalesce($2, name_policy), csrs_enabled = coalesce($3, csrs_enabled),
     csr_quota = CASE WHEN $4::int IS NULL THEN csr_quota WHEN $4 < 0 THEN NULL ELSE $4 END,
-    key_max_age_days = coalesce($5, key_max_age_days), modified_at = now()
+    key_max_age_days = coalesce($5, key_max_age_days),
+    ca_quota = CASE WHEN $6::int IS NULL THEN ca_quota WHEN $6 < 0 THEN NULL ELSE $6 END, modified_at = now()
 WHERE id = $1 RETURNING {_ACCOUNT}
 """
 
@@ -87,7 +89,7 @@ WHERE id = $1 RETURNING {_ACCOUNT}
 async def set_account(db: Database, caller: Caller, account: Account, changes: Changes) -> Account:
     async def work(connection: Connection) -> Account:
         values = (changes.name_policy, changes.csrs_enabled, changes.csr_quota, changes.key_max_age_days)
-        row = await connection.fetchrow(_SET_ACCOUNT, account.id, *values)
+        row = await connection.fetchrow(_SET_ACCOUNT, account.id, *values, changes.ca_quota)
         await _audit(connection, caller, audit.Action.UPDATE, audit.Resource.ACCOUNT, account.id, account.id)
         return _account(row)
 
@@ -97,6 +99,7 @@ async def set_account(db: Database, caller: Caller, account: Account, changes: C
 _IN_ACCOUNT = """
 SELECT (SELECT count(*) FROM custom_csrs WHERE account_id = $1) AS csrs,
        (SELECT count(*) FROM custom_certificates WHERE account_id = $1) AS certificates,
+       (SELECT count(*) FROM certificate_authorities WHERE account_id = $1) AS authorities,
        (SELECT count(*) FROM zones WHERE account_id = $1 AND deleted_at IS NULL) AS zones
 """
 
@@ -109,8 +112,8 @@ async def delete_account(db: Database, caller: Caller, account: Account) -> None
         await connection.execute("SELECT FROM accounts WHERE id = $1 FOR UPDATE", account.id)
         held = await connection.fetchrow(_IN_ACCOUNT, account.id)
         if held is not None and any(held.values()):
-            counts = f"{held['csrs']} custom CSRs, {held['certificates']} certificates and {held['zones']} zones"
-            raise Conflict(f"the account {account.slug} holds {counts}")
+            counts = f"{held['csrs']} custom CSRs, {held['certificates']} certificates, {held['authorities']} CAs"
+            raise Conflict(f"the account {account.slug} holds {counts} and {held['zones']} zones")
         await connection.execute("DELETE FROM tokens WHERE account_id = $1", account.id)
         await connection.execute("DELETE FROM zones WHERE account_id = $1", account.id)
         await connection.execute("DELETE FROM accounts WHERE id = $1", account.id)

@@ -3,7 +3,7 @@
 from enum import StrEnum
 from uuid import UUID, uuid4
 
-from app.db import Connection, parameters
+from app.db import Connection, Database, parameters
 from app.model import Caller
 
 
@@ -12,6 +12,15 @@ class Action(StrEnum):
     UPDATE = "update"
     DELETE = "delete"
     EXPORT = "export"
+    READ = "read"
+    LOGIN = "login"
+    GET_CSR = "get-certificate-authority-csr"
+    IMPORT = "import"
+    RENEW = "renew"
+    SIGN_INTERMEDIATE = "sign-intermediate"
+    SIGN = "sign"
+    ISSUE_KEY = "issue-key"
+    REVOKE = "revoke"
 
 
 class Resource(StrEnum):
@@ -21,6 +30,8 @@ class Resource(StrEnum):
     TOKEN = "token"  # noqa: S105 - a kind of resource, not a secret
     CUSTOM_CSR = "custom_csr"
     CUSTOM_CERTIFICATE = "custom_certificate"
+    CERTIFICATE_AUTHORITY = "certificate_authority"
+    ISSUED_CERTIFICATE = "issued_certificate"
 
 
 # What belongs to no account, such as a user, is filed under this one.
@@ -57,3 +68,10 @@ async def record(
 ) -> None:
     """Write one row in the transaction of `connection`; `place` is account id, resource id and zone id."""
     await connection.execute(_RECORD, *place, *values(caller, action, resource))
+
+
+async def note(
+    db: Database, caller: Caller, action: Action, resource: Resource, place: tuple[UUID, UUID, UUID | None]
+) -> None:
+    """Write one row of its own, for what changes nothing; `place` as in `record`."""
+    await db.execute(_RECORD, *place, *values(caller, action, resource))

@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 from app.errors import Invalid, Problem, Rule, quoted
@@ -74,6 +75,16 @@ def anchors(pems: Iterable[bytes]) -> Anchors:
             except (Invalid, ValueError):
                 continue
             by_name[name] = (*by_name.get(name, ()), anchor)
+    return Anchors(by_name)
+
+
+def with_roots(trusted: Anchors, chains: Iterable[str]) -> Anchors:
+    """The anchors, and the last certificate of each PEM chain of ours beside them."""
+    by_name = dict(trusted.by_name)
+    for chain in chains:
+        root = read(chain)[-1]
+        name = root.subject.public_bytes()
+        by_name[name] = (*by_name.get(name, ()), root)
     return Anchors(by_name)
 
 
@@ -262,7 +273,7 @@ def _judge_issuer(certificate: x509.Certificate, depth: int, now: datetime) -> N
         raise _refuse(Rule.CHAIN, f"{name} is no CA certificate, and yet stands above another one.")
     if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
         raise _refuse(Rule.CHAIN, f"{name} in the chain is not valid now.")
-    length = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length
+    length = path_length(certificate)
     if length is not None and length < depth - 1:
         raise _refuse(Rule.CHAIN, f"{name} allows a shorter path than this chain has.")
     try:
@@ -274,6 +285,29 @@ def _judge_issuer(certificate: x509.Certificate, depth: int, now: datetime) -> N
     _judge_key(certificate)
     if not is_self_issued(certificate):
         _judge_signature(certificate)
+
+
+def ordered(own: x509.Certificate, others: Sequence[x509.Certificate], now: datetime) -> tuple[x509.Certificate, ...]:
+    """What is above a CA's own certificate, up to its self-signed root, whatever order it came in.
+
+    Empty unless `others` are exactly that, all of them valid now and fit to have a CA below (RFC 5280 section 6.1).
+    """
+    path, left = [own], list(others)
+    while left:
+        issuer = next((c for c in left if issued(c, path[-1])), None)
+        if issuer is None:
+            return ()
+        left.remove(issuer)
+        path.append(issuer)
+    if len(path) == 1 or not issued(path[-1], path[-1]) or any(is_self_issued(c) for c in path[:-1]):
+        return ()
+    try:
+        _judge_signature(own)
+        for depth, issuer in enumerate(path[1:], 2):
+            _judge_issuer(issuer, depth, now)
+    except Invalid:
+        return ()
+    return tuple(path[1:])
 
 
 def issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
@@ -298,14 +332,30 @@ def is_ca(certificate: x509.Certificate) -> bool:
         return False
 
 
+def path_length(certificate: x509.Certificate) -> int | None:
+    """Of basicConstraints (RFC 5280 section 4.2.1.9); None is no bound."""
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length
+    except x509.ExtensionNotFound:
+        return None
+
+
+def is_reproducible(certificate: x509.Certificate) -> bool:
+    """Whether the library writes the subject again as it stands there, which an issuer's name has to be."""
+    return certificate.subject.public_bytes() in certificate.tbs_certificate_bytes
+
+
 def spki_digest(certificate: x509.Certificate) -> bytes:
     """SHA-256 of the DER SubjectPublicKeyInfo, also of a key that the library cannot use."""
     try:
-        spki = certificate.public_key().public_bytes(
-            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
+        return spki_of(certificate.public_key())
     except (ValueError, UnsupportedAlgorithm):
-        spki = b""
+        return hashlib.sha256(b"").digest()
+
+
+def spki_of(public_key: CertificatePublicKeyTypes) -> bytes:
+    """SHA-256 of the DER SubjectPublicKeyInfo."""
+    spki = public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return hashlib.sha256(spki).digest()
 
 

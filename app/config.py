@@ -18,6 +18,9 @@ D = TypeVar("D")
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
+_URL = "an address that begins with http:// or https://, without a query"
+
+
 class LogFormat(StrEnum):
     JSON = "json"
     CONSOLE = "console"
@@ -35,6 +38,7 @@ class Settings(msgspec.Struct, frozen=True):
     workers: int = 1
     rate_limit: RateLimit | None = RateLimit(1200, 300)
     public_url: str = "http://127.0.0.1:8787"
+    pki_url: str | None = None
     trusted_proxies: tuple[Network, ...] = ()
     trust_dir: Path | None = None
     tls_cert: Path | None = None
@@ -71,8 +75,10 @@ def load(environ: Mapping[str, str]) -> Settings:
             "PUBLIC_URL",
             _url,
             f"{scheme}://{shown}:{port}",
-            "an address that begins with http:// or https://, without a query",
+            _URL,
         ),
+        # Only what was set: no address of this machine is to stand in certificates for ten years.
+        pki_url=read("PKI_URL", _url, None, _URL) or read("PUBLIC_URL", _url, None, _URL),
         trusted_proxies=read("TRUSTED_PROXIES", _networks, (), "networks such as 10.0.0.0/8,fd00::/8"),
         trust_dir=read("TRUST_DIR", _folder, None, "a folder with PEM certificates of trusted roots"),
         tls_cert=tls_cert,
@@ -170,6 +176,6 @@ _KNOWN = _IGNORED | {
     "KEYSTEAD_" + name
     for name in (
         *("HOST", "PORT", "DATA_DIR", "DATABASE_URL", "STATEMENT_CACHE_SIZE", "KEYRING", "WORKERS", "RATE_LIMIT"),
-        *("PUBLIC_URL", "TRUSTED_PROXIES", "TRUST_DIR", "TLS_CERT", "TLS_KEY", "LOG"),
+        *("PUBLIC_URL", "PKI_URL", "TRUSTED_PROXIES", "TRUST_DIR", "TLS_CERT", "TLS_KEY", "LOG"),
     )
 }

@@ -1,12 +1,10 @@
 """Custom CSRs: their rules and their SQL (contract-cloudflare sections 2 and 3)."""
 
-import re
 from uuid import UUID, uuid4
 
 import asyncpg
-import iso3166
 
-from app import audit, idempotency, keyring, names, pkix
+from app import audit, idempotency, keyring, names, pkix, x520
 from app.db import Connection, Database, parameters
 from app.errors import (
     Advice,
@@ -25,7 +23,6 @@ from app.errors import (
 from app.keypool import KeyPool
 from app.keyring import Ring
 from app.model import (
-    FORBIDDEN,
     Caller,
     Csr,
     CsrQuery,
@@ -41,19 +38,8 @@ from app.model import (
 )
 
 MAX_SANS = 150
-MAX_COMMON_NAME = 64
-# Characters (code points), not bytes. X.520's upper bounds for the four of the subject.
-MAX_LENGTHS = {
-    "state": 128,
-    "locality": 128,
-    "organization": 64,
-    "organizational_unit": 64,
-    "name": 255,
-    "description": 1024,
-}
-# XX is for what has no code; XK is in the library's list, but ISO has not assigned it.
-_COUNTRIES = (frozenset(iso3166.countries_by_alpha2) | {"XX"}) - {"XK"}
-_FORBIDDEN_IN_DESCRIPTION = re.compile(FORBIDDEN.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
+# Characters (code points), not bytes.
+MAX_LENGTHS = {**x520.UPPER_BOUNDS, "name": 255, "description": 1024}
 _REQUIRED = ("country", "state", "locality", "organization", "common_name")
 
 
@@ -116,33 +102,11 @@ def _key_type(request: CsrRequest) -> list[Problem]:
 def _texts(request: CsrRequest) -> list[Problem]:
     found = []
     for field, value in _fields(request).items():
-        if not value:
-            continue
-        if field == "country":
-            if value not in _COUNTRIES:
-                text = f"country {quoted(value)} is not an ISO 3166-1 code of two upper-case letters, such as US or DE."
-                found.append(Problem(Rule.COUNTRY, field, text))
-            continue
-        if field == "common_name" and len(value) > MAX_COMMON_NAME:
-            text = f"common_name has {len(value)} characters; at most {MAX_COMMON_NAME} are allowed."
-            found.append(Problem(Rule.COMMON_NAME_LENGTH, field, text))
-        if len(value) > MAX_LENGTHS.get(field, len(value)):
-            text = f"{field} has {len(value)} characters; at most {MAX_LENGTHS[field]} are allowed."
-            found.append(Problem(Rule.LENGTH, field, text))
-        text = _bad_text(field, value)
-        if text:
-            found.append(Problem(Rule.TEXT, field, text))
+        if value and field == "country":
+            found += x520.country(field, value)
+        elif value:
+            found += x520.text(field, value, MAX_LENGTHS[field], line_breaks=field == "description")
     return found
-
-
-def _bad_text(field: str, value: str) -> str:
-    if not value.strip():
-        return f"{field} {quoted(value)} is only white space."
-    forbidden = (_FORBIDDEN_IN_DESCRIPTION if field == "description" else FORBIDDEN).search(value)
-    if forbidden:
-        character = f"U+{ord(forbidden[0]):04X}"
-        return f"{field} has the character {character} at position {forbidden.start()}; control characters are refused."
-    return ""
 
 
 def advice(request: CsrRequest, policy: NamePolicy) -> tuple[Advice, ...]:

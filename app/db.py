@@ -35,6 +35,8 @@ _GONE = "the account does not exist any more"
 _CONFLICTS: dict[str, str | tuple[str, Clash]] = {
     "custom_certificates_key_fkey": ("a certificate uses this key", Clash.IN_USE),
     "custom_certificates_sha256_key": ("the zone has this very certificate already", Clash.SAME_CERTIFICATE),
+    "certificate_authorities_parent_fkey": "the parent CA does not exist any more, or has a CA below it",
+    "issued_certificates_ca_fkey": "the CA does not exist any more",
     "zones_account_id_fkey": _GONE,
     "tokens_account_id_fkey": _GONE,
     "memberships_account_id_fkey": _GONE,

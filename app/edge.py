@@ -5,6 +5,8 @@ Nothing here is built from Host or X-Forwarded-* headers, but for the client add
 
 import ipaddress
 import re
+import secrets
+import string
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -22,6 +24,8 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 MAX_USER_AGENT = 256
+INFISICAL = "/api/"
+_ALPHANUMERICS = string.ascii_letters + string.digits
 # A path that no route has: what must not be decoded twice or at all is sent there.
 _NOWHERE = "/-"
 _ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -48,7 +52,8 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], *self._headers(visit, state.get("verdict"))]
+                own = self._headers(visit, state.get("verdict"), cacheable=_has(message, b"cache-control"))
+                message["headers"] = [*message["headers"], *own]
             elif visit.method == "HEAD":
                 message = {**message, "body": b""}
             await send(message)
@@ -78,7 +83,7 @@ class Edge:
         agent = _header(headers, b"user-agent")
         return Visit(
             address=self._address(scope),
-            request_id=uuid4().hex,
+            request_id=_request_id(shown),
             method=method,
             path=shown,
             user_agent=_printable(agent)[:MAX_USER_AGENT] if agent else None,
@@ -105,13 +110,26 @@ class Edge:
     def _is_trusted(self, address: Address) -> bool:
         return any(address in network for network in self._trusted)
 
-    def _headers(self, visit: Visit, verdict: Verdict | None) -> list[tuple[bytes, bytes]]:
+    def _headers(self, visit: Visit, verdict: Verdict | None, *, cacheable: bool) -> list[tuple[bytes, bytes]]:
         request_id = visit.request_id.encode()
-        headers = [(b"x-request-id", request_id), (b"cf-ray", request_id), (b"cache-control", b"no-store")]
+        headers = [(b"x-request-id", request_id), (b"cf-ray", request_id)]
+        if not cacheable:
+            headers.append((b"cache-control", b"no-store"))
         if verdict:
             left = f'"default";r={verdict.remaining};t={verdict.reset}'
             headers += [(b"ratelimit", left.encode()), (b"ratelimit-policy", self._policy.encode())]
         return headers
+
+
+def _request_id(path: str) -> str:
+    """32 hex digits, or for Infisical's clients `req-` and 14 alphanumerics, as they know it."""
+    if path.startswith(INFISICAL):
+        return "req-" + "".join(secrets.choice(_ALPHANUMERICS) for _ in range(14))
+    return uuid4().hex
+
+
+def _has(message: Message, name: bytes) -> bool:
+    return any(key.lower() == name for key, _ in message["headers"])
 
 
 def _path(raw: bytes) -> str | None:

@@ -144,12 +144,17 @@ class Conflict(KeysteadError):  # noqa: N818
         self.clash = clash
 
 
-class Unauthenticated(KeysteadError):  # noqa: N818
-    """The credential is not known, or is no longer valid."""
+class Refusal(KeysteadError):  # noqa: N818
+    """A CA does not do what was asked: its state, its certificate or what was sent forbids it. Nothing was changed."""
 
-    def __init__(self, scheme: Scheme) -> None:
+
+class Unauthenticated(KeysteadError):  # noqa: N818
+    """The credential is not known, or is no longer valid; `expired` is one whose time is over."""
+
+    def __init__(self, scheme: Scheme, *, expired: bool = False) -> None:
         super().__init__("the credential is not known or no longer valid")
         self.scheme = scheme
+        self.expired = expired
 
 
 class Forbidden(KeysteadError):  # noqa: N818

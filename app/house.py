@@ -18,6 +18,7 @@ class House(msgspec.Struct, frozen=True):
     limiter: Limiter
     rate_limit: RateLimit | None
     public_url: str
+    pki_url: str | None
 
     def __repr__(self) -> str:
         return "House()"

@@ -1,4 +1,4 @@
-"""Where key pairs come from: P-256 at once, RSA on threads, uploads checked on a thread of their own; all bounded."""
+"""Where key pairs come from: EC ones at once, RSA on threads, uploads checked on a thread of their own; all bounded."""
 
 import asyncio
 import os
@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from app import keys
 from app.errors import Unavailable
-from app.model import KeyType
+from app.model import CaKeyType, KeyType
 
 # 43 ms of a core for each RSA-2048 key: with two threads the last in this queue waits about 1.4 s.
 MAX_WAITING = 64
@@ -21,9 +21,9 @@ class KeyPool:
         self._makers = _Queue("keygen", os.cpu_count() or 1, MAX_WAITING)
         self._checkers = _Queue("keycheck", 1, MAX_CHECKS)
 
-    async def take(self, key_type: KeyType) -> keys.KeyPair:
+    async def take(self, key_type: KeyType | CaKeyType) -> keys.KeyPair:
         """A new key pair that nobody else gets; raises Unavailable when too many callers wait for RSA keys."""
-        if key_type is KeyType.P256V1:
+        if keys.is_elliptic(key_type):
             return keys.generate(key_type)
         return await self._makers.run(lambda: keys.generate(key_type))
 

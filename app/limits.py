@@ -7,6 +7,7 @@ full again makes room, which at worst forgives somebody a few requests.
 
 import fcntl
 import hashlib
+import ipaddress
 import mmap
 import os
 import struct
@@ -14,6 +15,8 @@ import time
 from pathlib import Path
 
 import msgspec
+
+from app.model import Address
 
 _BUCKETS = 4096
 _WAYS = 8
@@ -58,6 +61,11 @@ class Limiter:
             return self._hit(digest, offset, limit)
         finally:
             fcntl.lockf(self._fd, fcntl.LOCK_UN, _BUCKET_BYTES, offset)
+
+    def failed(self, address: Address | None, rate: RateLimit) -> Verdict:
+        """Count one failed authentication from an address (IPv6: its /64); a tenth of the rate is allowed."""
+        network = ipaddress.ip_network((address, 32 if address.version == 4 else 64), strict=False) if address else None
+        return self.hit(b"address" + str(network).encode(), RateLimit(max(1, rate.quota // 10), rate.window))
 
     def _hit(self, digest: bytes, offset: int, limit: RateLimit) -> Verdict:
         now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)

@@ -14,7 +14,7 @@ from litestar import Litestar, Response, get
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 
-from app import cloudflare, config, edge, idempotency, keyring, pages, trust
+from app import cloudflare, config, edge, idempotency, infisical, keyring, pages, tokens, trust
 from app.cloudflare import wire
 from app.cloudflare.wire import AnyRequest
 from app.db import Database
@@ -35,7 +35,7 @@ def create_app(settings: config.Settings) -> edge.App:
     """The ASGI application for these settings, whose database address must be set."""
     configure_log(settings.log)
     app = Litestar(
-        route_handlers=[cloudflare.router(), healthz, *pages.HANDLERS],
+        route_handlers=[cloudflare.router(), infisical.router(), healthz, *pages.HANDLERS],
         lifespan=[_open(settings)],
         exception_handlers={Exception: _on_error},
         state=State({"cloudflare_answers": wire.Answers(settings.public_url)}),
@@ -88,6 +88,7 @@ def _open(settings: config.Settings) -> Any:  # noqa: ANN401 - Litestar's own ty
             limiter=Limiter(settings.data_dir / "limits"),
             rate_limit=settings.rate_limit,
             public_url=settings.public_url,
+            pki_url=settings.pki_url,
         )
         app.state.house = house
         pruner = asyncio.create_task(_prune(db))
@@ -119,8 +120,9 @@ async def _prune(db: Database) -> None:
     while True:
         try:
             await idempotency.prune(db)
+            await tokens.prune(db)
         except Exception as error:  # noqa: BLE001 - whatever it was, the next round tries again
-            _log.warning("expired idempotency keys stay for now", reason=type(error).__name__)
+            _log.warning("what has expired stays for now", reason=type(error).__name__)
         await asyncio.sleep(PRUNE_SECONDS)
 
 
@@ -132,7 +134,10 @@ async def healthz() -> dict[str, str]:
 
 def _on_error(request: AnyRequest, error: Exception) -> Response[bytes]:
     """404, 405 and whatever else no router has seen: in the shape of the dialect that the path belongs to."""
-    if isinstance(error, HTTPException) and not wire.visit(request).path.startswith(cloudflare.PREFIX):
+    path = wire.visit(request).path
+    if path.startswith(infisical.PREFIX):
+        return infisical.on_error(request, error)
+    if isinstance(error, HTTPException) and not path.startswith(cloudflare.PREFIX):
         body = f"{error.status_code}\n".encode()
         headers = {"Allow": cloudflare.allowed(error)} if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED else {}
         return Response(body, status_code=error.status_code, media_type="text/plain", headers=headers)

@@ -163,7 +163,18 @@ async def judged(
     await _require_host(db, scope, leaf)
     if upload.bundle_method == BundleMethod.FORCE:
         return leaf, chains.pem([bundle.leaf, *(c for c in sent if c is not bundle.leaf)])
-    return leaf, chains.pem([bundle.leaf, *chains.verify(bundle, trusted, now)])
+    known = chains.with_roots(trusted, await _own_roots(db, scope))
+    return leaf, chains.pem([bundle.leaf, *chains.verify(bundle, known, now)])
+
+
+# The last certificate of each is the root of a CA of this account, be it its own or the one that signed it outside.
+_OWN_CHAINS = """
+SELECT DISTINCT CASE WHEN chain = '' THEN pem ELSE chain END AS chain FROM ca_certificates WHERE account_id = $1
+"""
+
+
+async def _own_roots(db: Database, scope: Scope) -> list[str]:
+    return [row["chain"] for row in await db.fetch(_OWN_CHAINS, scope.account_id)]
 
 
 _BY_KEY = "SELECT id, zone_id FROM custom_csrs WHERE account_id = $1 AND key_id = $2"

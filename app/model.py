@@ -113,6 +113,7 @@ class Account(msgspec.Struct, frozen=True):
     csrs_enabled: bool
     csr_quota: int | None
     key_max_age_days: int
+    ca_quota: int | None
     created_at: datetime
 
 
@@ -159,6 +160,7 @@ class Scope(msgspec.Struct, frozen=True):
     csr_quota: int | None = None
     certificate_quota: int | None = None
     key_max_age_days: int = 398
+    ca_quota: int | None = None
 
     @property
     def id(self) -> UUID:
@@ -263,6 +265,17 @@ class KeyType(StrEnum):
 
     RSA2048 = "rsa2048"
     P256V1 = "p256v1"
+
+
+class CaKeyType(StrEnum):
+    """The key types of a CA, in the words of `KeyType`."""
+
+    RSA2048 = "rsa2048"
+    RSA3072 = "rsa3072"
+    RSA4096 = "rsa4096"
+    P256V1 = "p256v1"
+    P384 = "p384"
+    P521 = "p521"
 
 
 class Subject(msgspec.Struct, frozen=True):
@@ -409,3 +422,107 @@ class Idempotency(msgspec.Struct, frozen=True):
 
     key: str
     body_sha256: bytes
+
+
+class CaType(StrEnum):
+    ROOT = "root"
+    INTERMEDIATE = "intermediate"
+
+
+class CaStatus(StrEnum):
+    """Infisical's states of a CA."""
+
+    ACTIVE = "active"
+    DISABLED = "disabled"
+    PENDING = "pending-certificate"
+
+
+class CaSubject(msgspec.Struct, frozen=True):
+    """The distinguished name of a CA, in the order it is written; an empty attribute is left out."""
+
+    country: str = ""
+    organization: str = ""
+    organizational_unit: str = ""
+    state: str = ""
+    common_name: str = ""
+    locality: str = ""
+
+
+class CaCertificate(msgspec.Struct, frozen=True):
+    """One version of a CA's certificate. `pem` and `chain` end with a newline; `chain` ends in the root."""
+
+    id: UUID
+    version: int
+    serial: str
+    path_length: int | None
+    not_before: datetime
+    not_after: datetime
+    pem: str
+    chain: str
+
+
+class Authority(msgspec.Struct, frozen=True):
+    """A CA; `certificate` is the latest one, None while it is pending. `max_path_length` -1 is no bound."""
+
+    id: UUID
+    account_id: UUID
+    parent_id: UUID | None
+    type: CaType
+    disabled: bool
+    friendly_name: str | None
+    subject: CaSubject
+    max_path_length: int
+    requires_template: bool
+    key_type: CaKeyType
+    key_id: UUID
+    spki_sha256: bytes
+    created_at: datetime
+    modified_at: datetime
+    certificate: CaCertificate | None
+
+    @property
+    def status(self) -> CaStatus:
+        if self.disabled:
+            return CaStatus.DISABLED
+        return CaStatus.ACTIVE if self.certificate else CaStatus.PENDING
+
+
+class Profile(StrEnum):
+    """What kind of certificate a CA signs."""
+
+    ROOT = "root"
+    INTERMEDIATE = "intermediate"
+    LEAF = "leaf"
+
+
+class IssuedStatus(StrEnum):
+    ACTIVE = "active"
+    EXPIRED = "expired"
+    REVOKED = "revoked"
+
+
+class Issued(msgspec.Struct, frozen=True):
+    """A certificate that a CA signed, or meant to: then `pem` is None. `serial` is 40 lower-case hex digits."""
+
+    id: UUID
+    account_id: UUID
+    ca_id: UUID
+    issuer_id: UUID | None
+    profile: Profile
+    serial: str
+    subject: str
+    common_name: str
+    alt_names: tuple[str, ...]
+    friendly_name: str | None
+    not_before: datetime
+    not_after: datetime
+    pem: str | None
+    revoked_at: datetime | None
+    revocation_reason: int | None
+    created_at: datetime
+    modified_at: datetime
+
+    def status(self, now: datetime) -> IssuedStatus:
+        if self.revoked_at:
+            return IssuedStatus.REVOKED
+        return IssuedStatus.EXPIRED if now >= self.not_after else IssuedStatus.ACTIVE

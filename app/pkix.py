@@ -1,25 +1,34 @@
-"""Pure X.509: builds the PKCS#10 request of a custom CSR (RFC 2986). No I/O, no clock."""
+"""Pure X.509: builds CSRs (RFC 2986), and certificates and CRLs (RFC 5280). No I/O; clock and serials are passed in."""
 
+import base64
 import hashlib
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 
+import msgspec
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 # Private: the public API chooses the string type by attribute and cannot write PrintableString where we need it.
 from cryptography.x509.name import _ASN1Type
-from cryptography.x509.oid import NameOID, ObjectIdentifier
+from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
-from app.keys import PrivateKey
-from app.model import Subject
+from app.keys import MAX_RSA_BITS, MIN_RSA_BITS, PrivateKey
+from app.model import FORBIDDEN, CaSubject, Subject
+from app.pem import blocks
 
 # It counts a common name in bytes, where X.520 counts characters, and warns even when it is told not to validate.
 warnings.filterwarnings("ignore", "Attribute's length must be", UserWarning)
 
+PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 # X.680 section 41.4: the characters of PrintableString.
 _PRINTABLE = re.compile(r"[A-Za-z0-9 '()+,\-./:=?]*")
+_REQUEST_LABELS = {"CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST"}
+MAX_SUBJECT_BYTES = 4096
 
 
 def custom_csr(private_key: PrivateKey, subject: Subject, sans: Iterable[str]) -> str:
@@ -42,11 +51,68 @@ def custom_csr(private_key: PrivateKey, subject: Subject, sans: Iterable[str]) -
     names = [x509.DNSName(san) for san in first_of_each.values()]
     request = (
         x509.CertificateSigningRequestBuilder()
-        .subject_name(x509.Name([_attribute(oid, value) for oid, value in attributes if value is not None]))
+        .subject_name(_name(attributes))
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .sign(private_key, hashes.SHA256())
     )
     return request.public_bytes(serialization.Encoding.PEM).decode("ascii")
+
+
+def ca_csr(private_key: PrivateKey, subject: CaSubject, path_length: int | None) -> str:
+    """The CSR of a CA in PEM with a trailing newline (contract-infisical, "GET …/csr")."""
+    public_key = private_key.public_key()
+    request = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(ca_name(subject))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
+        .add_extension(_key_usage(CA_KEY_USAGES), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+        .sign(private_key, digest_for(private_key))
+    )
+    return request.public_bytes(serialization.Encoding.PEM).decode("ascii")
+
+
+def ca_name(subject: CaSubject) -> x509.Name:
+    """RDNs in the order C, O, OU, ST, CN, L, without the empty ones."""
+    return _name(
+        (
+            (NameOID.COUNTRY_NAME, subject.country),
+            (NameOID.ORGANIZATION_NAME, subject.organization),
+            (NameOID.ORGANIZATIONAL_UNIT_NAME, subject.organizational_unit),
+            (NameOID.STATE_OR_PROVINCE_NAME, subject.state),
+            (NameOID.COMMON_NAME, subject.common_name),
+            (NameOID.LOCALITY_NAME, subject.locality),
+        )
+    )
+
+
+def common_name(text: str) -> x509.Name:
+    """A name of nothing but a common name."""
+    return _name(((NameOID.COMMON_NAME, text),))
+
+
+def ca_subject(name: x509.Name) -> CaSubject | None:
+    """The attributes of a CA's name again, whatever string type they have; None when one of them stands there twice."""
+    fields = {
+        "country": NameOID.COUNTRY_NAME,
+        "organization": NameOID.ORGANIZATION_NAME,
+        "organizational_unit": NameOID.ORGANIZATIONAL_UNIT_NAME,
+        "state": NameOID.STATE_OR_PROVINCE_NAME,
+        "common_name": NameOID.COMMON_NAME,
+        "locality": NameOID.LOCALITY_NAME,
+    }
+    values = {field: [str(a.value) for a in name.get_attributes_for_oid(oid)] for field, oid in fields.items()}
+    if any(len(found) > 1 for found in values.values()):
+        return None
+    return CaSubject(**{field: found[0] for field, found in values.items() if found})
+
+
+def digest_for(private_key: PrivateKey) -> hashes.SHA256 | hashes.SHA384 | hashes.SHA512:
+    """SHA-256 for RSA and P-256, SHA-384 for P-384, SHA-512 for P-521 (contract-infisical)."""
+    bits = private_key.curve.key_size if isinstance(private_key, ec.EllipticCurvePrivateKey) else 0
+    if bits == 384:
+        return hashes.SHA384()
+    return hashes.SHA512() if bits == 521 else hashes.SHA256()
 
 
 def der(pem: str) -> bytes:
@@ -61,7 +127,237 @@ def spki_sha256(pem: str) -> bytes:
     return hashlib.sha256(spki).digest()
 
 
+class BadCsr(Exception):  # noqa: N818 - it reads as what it says of the CSR
+    """A CSR from outside that cannot be signed; the text is a sentence for who sent it."""
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What is taken from a CSR; `sans` are its names in their order, whatever their type."""
+
+    subject: x509.Name
+    public_key: PublicKey | None
+    sans: tuple[x509.GeneralName, ...]
+
+    @property
+    def common_name(self) -> str:
+        return next((str(a.value) for a in self.subject.get_attributes_for_oid(NameOID.COMMON_NAME)), "")
+
+
+def read_csr(text: str) -> Request:
+    """Read a PEM CSR and verify its own signature; raises BadCsr.
+
+    `public_key` is None for an algorithm that is not supported, whose signature nobody can verify either.
+    """
+    found = [block for block in blocks(text) if block.label in _REQUEST_LABELS]
+    if len(found) != 1:
+        raise BadCsr("The CSR is not one PEM block: it begins with -----BEGIN CERTIFICATE REQUEST-----.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            csr = x509.load_der_x509_csr(base64.b64decode("".join(found[0].body.split()), validate=True))
+            subject, extensions = csr.subject, csr.extensions
+            reproduced = subject.public_bytes() in csr.tbs_certrequest_bytes
+        sans = [e.value for e in extensions if isinstance(e.value, x509.SubjectAlternativeName)]
+    except Exception:  # noqa: BLE001 - whatever the library stumbles over, it is no valid CSR
+        raise BadCsr("The CSR cannot be read: it is no valid PKCS#10.") from None
+    _require_subject(subject, reproduced=reproduced)
+    try:
+        public_key = csr.public_key()
+        signed = csr.is_signature_valid
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        public_key, signed = None, True
+    if not signed:
+        raise BadCsr("The CSR's signature is not valid: it was changed, or signed with another key.")
+    if not isinstance(public_key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
+        public_key = None
+    return Request(subject, public_key, tuple(sans[0]) if sans else ())
+
+
+def _require_subject(subject: x509.Name, *, reproduced: bool) -> None:
+    if not reproduced:
+        # Issuer and subject are compared byte for byte by verifiers, so a name that changed would break the chain.
+        raise BadCsr("The CSR's subject is encoded in a way that cannot be written again bit for bit.")
+    if len(subject.public_bytes()) > MAX_SUBJECT_BYTES:
+        raise BadCsr(f"The CSR's subject has more than {MAX_SUBJECT_BYTES} bytes.")
+    if any(isinstance(a.value, str) and FORBIDDEN.search(a.value) for a in subject):
+        raise BadCsr("The CSR's subject has a control character.")
+
+
+def weakness(public_key: PublicKey | None) -> str:
+    """Why a public key gets no certificate; empty for a good one."""
+    if isinstance(public_key, rsa.RSAPublicKey):
+        exponent = public_key.public_numbers().e
+        if not MIN_RSA_BITS <= public_key.key_size <= MAX_RSA_BITS:
+            return f"The CSR's key is RSA-{public_key.key_size}; {MIN_RSA_BITS} to {MAX_RSA_BITS} bits are accepted."
+        if exponent < 65537 or exponent % 2 == 0:
+            return "The CSR's RSA exponent is not an odd one from 65537 on."
+        return ""
+    if isinstance(public_key, ec.EllipticCurvePublicKey) and public_key.curve.name in _CURVE_NAMES:
+        return ""
+    return "The CSR's key is neither RSA nor on P-256, P-384 or P-521."
+
+
+_CURVE_NAMES = {"secp256r1", "secp384r1", "secp521r1"}
+
+
+# The words of RFC 5280 section 4.2.1.3, and the library's.
+KEY_USAGES = {
+    "digitalSignature": "digital_signature",
+    "nonRepudiation": "content_commitment",
+    "keyEncipherment": "key_encipherment",
+    "dataEncipherment": "data_encipherment",
+    "keyAgreement": "key_agreement",
+    "keyCertSign": "key_cert_sign",
+    "cRLSign": "crl_sign",
+    "encipherOnly": "encipher_only",
+    "decipherOnly": "decipher_only",
+}
+# The words of RFC 5280 section 4.2.1.12.
+EXTENDED_KEY_USAGES = {
+    "serverAuth": ExtendedKeyUsageOID.SERVER_AUTH,
+    "clientAuth": ExtendedKeyUsageOID.CLIENT_AUTH,
+    "codeSigning": ExtendedKeyUsageOID.CODE_SIGNING,
+    "emailProtection": ExtendedKeyUsageOID.EMAIL_PROTECTION,
+    "timeStamping": ExtendedKeyUsageOID.TIME_STAMPING,
+    "ocspSigning": ExtendedKeyUsageOID.OCSP_SIGNING,
+}
+ROOT_KEY_USAGES = ("keyCertSign", "cRLSign")
+CA_KEY_USAGES = ("digitalSignature", "keyCertSign", "cRLSign")
+
+
+class ToSign(msgspec.Struct, frozen=True):
+    """What a certificate is to say. `issuer` None is its own: a root. Times are in whole seconds, UTC.
+
+    `path_length` is meant for a CA alone; `crl_url` and `issuer_url` are None where nobody could resolve them.
+    """
+
+    issuer: x509.Certificate | None
+    subject: x509.Name
+    public_key: PublicKey
+    serial: int
+    not_before: datetime
+    not_after: datetime
+    ca: bool
+    path_length: int | None = None
+    key_usages: tuple[str, ...] = ()
+    extended_key_usages: tuple[str, ...] = ()
+    sans: tuple[x509.GeneralName, ...] = ()
+    crl_url: str | None = None
+    issuer_url: str | None = None
+
+
+def certificate(meant: ToSign, private_key: PrivateKey) -> x509.Certificate:
+    """Sign what is meant (contract-infisical, "X.509 rules for everything a CA signs")."""
+    # The issuer's subject as it stands in its certificate, byte for byte: verifiers compare bytes.
+    issuer_name = meant.issuer.subject if meant.issuer else meant.subject
+    builder = (
+        x509.CertificateBuilder()
+        .issuer_name(issuer_name)
+        .subject_name(meant.subject)
+        .public_key(meant.public_key)
+        .serial_number(meant.serial)
+        .not_valid_before(meant.not_before)
+        .not_valid_after(meant.not_after)
+        .add_extension(x509.BasicConstraints(meant.ca, meant.path_length), critical=True)
+        .add_extension(_key_usage(meant.key_usages), critical=True)
+    )
+    if meant.extended_key_usages:
+        usages = [EXTENDED_KEY_USAGES[name] for name in meant.extended_key_usages]
+        builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+    if meant.sans:
+        empty = not list(meant.subject)
+        builder = builder.add_extension(x509.SubjectAlternativeName(meant.sans), critical=empty)
+    builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(meant.public_key), critical=False)
+    if meant.issuer:
+        builder = builder.add_extension(authority_key_identifier(meant.issuer), critical=False)
+    if meant.crl_url:
+        builder = builder.add_extension(x509.CRLDistributionPoints([_point(meant.crl_url)]), critical=False)
+    if meant.issuer_url:
+        location = x509.UniformResourceIdentifier(meant.issuer_url)
+        access = x509.AccessDescription(AuthorityInformationAccessOID.CA_ISSUERS, location)
+        builder = builder.add_extension(x509.AuthorityInformationAccess([access]), critical=False)
+    return builder.sign(private_key, digest_for(private_key))
+
+
+def authority_key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    """The issuer's own SKI, copied: it may have been chosen by another CA. Computed only when there is none."""
+    try:
+        ski = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    except x509.ExtensionNotFound:
+        ski = x509.SubjectKeyIdentifier.from_public_key(issuer.public_key()).digest
+    return x509.AuthorityKeyIdentifier(ski, None, None)
+
+
+class Revoked(msgspec.Struct, frozen=True):
+    """An entry of a CRL; `reason` is the number of RFC 5280 section 5.3.1."""
+
+    serial: int
+    revoked_at: datetime
+    reason: int
+
+
+# RFC 5280 section 5.3.1; UNSPECIFIED is left out of an entry, as that section asks.
+REASONS = {
+    1: x509.ReasonFlags.key_compromise,
+    2: x509.ReasonFlags.ca_compromise,
+    3: x509.ReasonFlags.affiliation_changed,
+    4: x509.ReasonFlags.superseded,
+    5: x509.ReasonFlags.cessation_of_operation,
+    6: x509.ReasonFlags.certificate_hold,
+    9: x509.ReasonFlags.privilege_withdrawn,
+    10: x509.ReasonFlags.aa_compromise,
+}
+
+
+def crl(
+    issuer: x509.Certificate,
+    private_key: PrivateKey,
+    number: int,
+    this_update: datetime,
+    next_update: datetime,
+    revoked: Sequence[Revoked],
+) -> bytes:
+    """A CRL of version 2 in DER, with AKI and CRLNumber (RFC 5280 section 5)."""
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(issuer.subject)
+        .last_update(this_update)
+        .next_update(next_update)
+        .add_extension(authority_key_identifier(issuer), critical=False)
+        .add_extension(x509.CRLNumber(number), critical=False)
+    )
+    for entry in revoked:
+        made = x509.RevokedCertificateBuilder().serial_number(entry.serial).revocation_date(entry.revoked_at)
+        if entry.reason in REASONS:
+            made = made.add_extension(x509.CRLReason(REASONS[entry.reason]), critical=False)
+        builder = builder.add_revoked_certificate(made.build())
+    return builder.sign(private_key, digest_for(private_key)).public_bytes(serialization.Encoding.DER)
+
+
+def crl_pem(der: bytes) -> str:
+    """A CRL of ours in PEM with a trailing newline."""
+    return x509.load_der_x509_crl(der).public_bytes(serialization.Encoding.PEM).decode("ascii")
+
+
+def certificate_der(pem: str) -> bytes:
+    """The DER bytes of a certificate that we stored as PEM."""
+    return x509.load_pem_x509_certificate(pem.encode("ascii")).public_bytes(serialization.Encoding.DER)
+
+
+def _point(url: str) -> x509.DistributionPoint:
+    return x509.DistributionPoint([x509.UniformResourceIdentifier(url)], None, None, None)
+
+
+def _key_usage(names: Iterable[str]) -> x509.KeyUsage:
+    chosen = set(names)
+    return x509.KeyUsage(**{word: name in chosen for name, word in KEY_USAGES.items()})
+
+
+def _name(attributes: Iterable[tuple[ObjectIdentifier, str | None]]) -> x509.Name:
+    return x509.Name([_attribute(oid, value) for oid, value in attributes if value])
+
+
 def _attribute(oid: ObjectIdentifier, value: str) -> x509.NameAttribute[str]:
-    # _validate=False, because csrs.problems is the one place for these rules.
+    # _validate=False, because app/x520.py is the one place for these rules.
     kind = _ASN1Type.PrintableString if _PRINTABLE.fullmatch(value) else _ASN1Type.UTF8String
     return x509.NameAttribute(oid, value, kind, _validate=False)

@@ -1,6 +1,7 @@
 """Credentials: API tokens, global keys, and who asks (contract-cloudflare section 5)."""
 
 import json
+import re
 import secrets
 import string
 import zlib
@@ -61,9 +62,14 @@ class Admission(msgspec.Struct, frozen=True):
     gone: bool
 
 
-def new_token() -> str:
-    """`kst_`, 40 random characters (238 bits) and a CRC-32 in six, so that a scanner can tell it from other text."""
-    body = "kst_" + "".join(secrets.choice(_ALPHABET) for _ in range(40))
+API_TOKEN, ACCESS_TOKEN = "kst_", "ksa_"
+_TOKEN_TEXT = re.compile(f"(?:{API_TOKEN}|{ACCESS_TOKEN})[0-9A-Za-z]{{46}}")
+ACCESS_SECONDS = 7200
+
+
+def new_token(kind: str = API_TOKEN) -> str:
+    """Its kind, 40 random characters (238 bits) and a CRC-32 in six, so that a scanner can tell it from other text."""
+    body = kind + "".join(secrets.choice(_ALPHABET) for _ in range(40))
     return body + _checksum(body)
 
 
@@ -73,6 +79,19 @@ def _checksum(body: str) -> str:
         number, digit = divmod(number, len(_ALPHABET))
         digits = _ALPHABET[digit] + digits
     return digits
+
+
+def is_well_formed(value: str) -> bool:
+    """Whether this could be a token or an access token of ours, known or not."""
+    return _TOKEN_TEXT.fullmatch(value) is not None and value.endswith(_checksum(value[:-6]))
+
+
+def id_of(text: str) -> UUID:
+    """The id of a token, with hyphens or without; raises Unauthenticated for what is none."""
+    try:
+        return UUID(text)
+    except ValueError:
+        raise Unauthenticated(Scheme.TOKEN) from None
 
 
 def new_global_key() -> str:
@@ -163,6 +182,81 @@ async def verify(
     return Verification(row["id"], status, usable, begins, ends, denied)
 
 
+_OF_TOKEN = """
+SELECT t.id, t.name, t.account_id AS owner, t.status, t.not_before, t.expires_on, t.policies, t.condition,
+       u.email, m.reach, {ends} AS ends
+FROM {source}
+LEFT JOIN users u ON u.id = t.user_id
+LEFT JOIN LATERAL (
+    SELECT json_object_agg(account_id, role)::text AS reach FROM memberships WHERE user_id = t.user_id
+) m ON true
+WHERE {digest} = ANY($1::bytea[])
+"""  # noqa: S105 - SQL
+_OF_API_TOKEN = _OF_TOKEN.format(ends="NULL::timestamptz", source="tokens t", digest="t.digest")
+_OF_ACCESS_TOKEN = _OF_TOKEN.format(
+    ends="x.expires_at", source="access_tokens x JOIN tokens t ON t.id = x.token_id", digest="x.digest"
+)
+
+
+async def authenticate(db: Database, peppers: Peppers, value: str, visit: Visit) -> Caller:
+    """Who holds an API token, or an access token that was made for one (contract-infisical, "Common").
+
+    Raises Unauthenticated, and Forbidden(ADDRESS) for a token that is not allowed from the caller's address.
+    """
+    sql = _OF_ACCESS_TOKEN if value.startswith(ACCESS_TOKEN) else _OF_API_TOKEN
+    row = await db.fetchrow(sql, peppers.digests(value))
+    if row is not None and row["ends"] and datetime.now(UTC) >= row["ends"]:
+        raise Unauthenticated(Scheme.TOKEN, expired=True)
+    return _token_caller(row, visit)
+
+
+_LOGIN = f"""
+WITH access AS (
+    INSERT INTO access_tokens (digest, token_id, expires_at)
+    SELECT $1, t.id, now() + make_interval(secs => $2) FROM tokens t WHERE t.id = $3 FOR KEY SHARE
+    RETURNING token_id
+),
+login AS (
+    SELECT coalesce(t.account_id, $4::uuid) AS account_id, t.id, NULL::uuid AS zone_id
+    FROM access JOIN tokens t ON t.id = access.token_id
+),
+audit AS ({audit.insert(5, "login")})
+SELECT id FROM login
+"""
+
+
+async def log_in(db: Database, peppers: Peppers, token_id: UUID, secret: str, visit: Visit) -> tuple[Caller, str]:
+    """An access token for an API token: the same policies, addresses and end, for ACCESS_SECONDS at most. Audited.
+
+    Raises Unauthenticated and Forbidden(ADDRESS) as `authenticate`.
+    """
+    caller = await authenticate(db, peppers, secret, visit)
+    if caller.id != token_id or not secret.startswith(API_TOKEN):
+        raise Unauthenticated(Scheme.TOKEN)
+    value = new_token(ACCESS_TOKEN)
+    _, digest = peppers.newest(value)
+    audited = audit.values(caller, audit.Action.LOGIN, audit.Resource.TOKEN)
+    row = await db.fetchrow(_LOGIN, digest, float(ACCESS_SECONDS), token_id, audit.NO_ACCOUNT, *audited)
+    if row is None:
+        raise Unauthenticated(Scheme.TOKEN)
+    return caller, value
+
+
+# For a while after its end it is told from one that never was.
+_PRUNE = """
+DELETE FROM access_tokens WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM access_tokens WHERE expires_at <= now() - interval '24 hours' LIMIT $1
+))
+"""
+PRUNED_AT_ONCE = 10_000
+
+
+async def prune(db: Database) -> None:
+    """Forget access tokens that ended a day ago, in batches."""
+    while await db.execute(_PRUNE, PRUNED_AT_ONCE) == f"DELETE {PRUNED_AT_ONCE}":
+        pass
+
+
 def _denied_address(row: asyncpg.Record, visit: Visit) -> Forbidden | None:
     if row["condition"] and not policies.allowed_from(row["condition"], visit.address):
         return Forbidden(Denial.ADDRESS, f"Cannot use the access token from location: {visit.address}")
@@ -173,7 +267,9 @@ def _token_caller(row: asyncpg.Record | None, visit: Visit) -> Caller:
     now = datetime.now(UTC)
     if row is None or row["id"] is None or row["status"] != "active":
         raise Unauthenticated(Scheme.TOKEN)
-    if (row["not_before"] and now < row["not_before"]) or (row["expires_on"] and now >= row["expires_on"]):
+    if row["expires_on"] and now >= row["expires_on"]:
+        raise Unauthenticated(Scheme.TOKEN, expired=True)
+    if row["not_before"] and now < row["not_before"]:
         raise Unauthenticated(Scheme.TOKEN)
     denied = _denied_address(row, visit)
     if denied:

@@ -89,7 +89,7 @@ def test_a_tenant_is_made_used_and_removed(keystead: Run, live: Live) -> None:
     assert status(live, path, {**pair, "X-Auth-Key": rolled["global_key"]}) == 200
 
     assert "holds 1 custom CSRs" in keystead("zone", "delete", "acme.example", fails=True)
-    assert "holds 1 custom CSRs, 0 certificates and 1 zones" in keystead("account", "delete", "acme", fails=True)
+    assert "holds 1 custom CSRs, 0 certificates, 0 CAs and 1 zones" in keystead("account", "delete", "acme", fails=True)
     csr = httpx.get(live.url + path, headers=bearer).json()["result"][0]["id"]
     assert status(live, f"{path}/{csr}", bearer, "DELETE") == 200
     keystead("zone", "delete", zone["id"])

@@ -484,6 +484,7 @@ def test_every_kind_of_error_has_its_place_in_the_table() -> None:
         errors.Invalid: [errors.Invalid((Problem(Rule.TEXT, "name", "x"),))],
         errors.NotFound: [errors.NotFound("x", thing) for thing in Thing],
         errors.Conflict: [errors.Conflict("x", clash) for clash in Clash],
+        errors.Refusal: [errors.Refusal("x")],
         errors.Unauthenticated: [errors.Unauthenticated(scheme) for scheme in Scheme],
         errors.Forbidden: [errors.Forbidden(denial, "x") for denial in Denial],
         errors.LimitReached: [errors.LimitReached(limit, "x") for limit in Limit],

@@ -13,12 +13,13 @@ LEVELS = (
     {"serve"},
     {"main"},
     {"pages", "first_start"},
-    {"cloudflare", "edge"},
+    {"cloudflare", "infisical", "edge"},
     {"house", "config", "embedded", "trust"},
-    {"csrs", "certificates", "tokens"},
-    {"accounts", "matching", "policies"},
+    {"csrs", "certificates", "tokens", "ca_certificates", "leaves", "crls"},
+    {"accounts", "matching", "policies", "authorities"},
+    {"issuing"},
     {"keyring", "keypool", "audit", "idempotency", "limits"},
-    {"db", "keys", "pkix", "seal", "names", "chains"},
+    {"db", "keys", "pkix", "seal", "names", "chains", "x520", "bodies"},
     {"pem", "files"},
     {"model"},
     {"errors"},
@@ -26,15 +27,15 @@ LEVELS = (
 # Subjects and what serves them may use their neighbours only where it is written here.
 NEIGHBOURS = {("pkix", "keys")}
 LIBRARIES = {
-    "litestar": {"cloudflare", "main", "pages"},
+    "litestar": {"cloudflare", "infisical", "main", "pages"},
     "granian": {"serve"},
-    "asyncpg": {"db", "csrs", "certificates", "tokens", "accounts", "keyring"},
-    "cryptography": {"keys", "pkix", "seal", "chains"},
+    "asyncpg": {"db", "csrs", "certificates", "tokens", "accounts", "keyring", "authorities", "issuing", "crls"},
+    "cryptography": {"keys", "pkix", "seal", "chains", "authorities", "ca_certificates", "issuing", "leaves"},
     "click": {"cli"},
-    "structlog": {"main", "trust", "edge", "cloudflare", "serve"},
+    "structlog": {"main", "trust", "edge", "cloudflare", "infisical", "serve"},
 }
 # The files whose every line is about private keys touch neither network nor settings nor logs.
-PURE = {"keys", "pem", "policies", "pkix", "chains", "seal", "names", "model", "errors"}
+PURE = {"keys", "pem", "policies", "pkix", "chains", "seal", "names", "x520", "model", "errors"}
 IMPURE = {"asyncio", "os.environ", "logging", "socket", "pathlib", "asyncpg", "litestar", "structlog"}
 
 

@@ -206,9 +206,12 @@ class Judge:
 
     def __call__(self, answer: httpx.Response) -> None:
         path = answer.request.url.path
-        assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["x-request-id"])
+        infisical = path.startswith("/api/")
+        form = r"req-[0-9A-Za-z]{14}" if infisical else r"[0-9a-f]{32}"
+        assert re.fullmatch(form, answer.headers["x-request-id"])
         assert answer.headers["cf-ray"] == answer.headers["x-request-id"]
-        assert answer.headers["cache-control"] == "no-store"
+        anybodys = answer.headers["content-type"].startswith("application/pki")
+        assert answer.headers["cache-control"] == ("public, max-age=300" if anybodys else "no-store")
         if not path.startswith("/client/v4") or answer.request.method == "HEAD":
             return
         if not answer.headers["content-type"].startswith("application/json"):

@@ -1,6 +1,5 @@
 """The gate of Cloudflare's dialect: who asks, how often, and whether they may (contract-cloudflare sections 4, 5)."""
 
-import ipaddress
 import re
 from typing import Any
 from uuid import UUID
@@ -12,7 +11,6 @@ from app import tokens
 from app.cloudflare.wire import Refused
 from app.errors import Denial, Forbidden, Limit, LimitReached, Unauthenticated
 from app.house import House
-from app.limits import RateLimit
 from app.model import Level, Scope, Visit
 from app.tokens import KeyCredential, Place, TokenCredential
 
@@ -105,10 +103,7 @@ def count_failure(house: House, visit: Visit) -> None:
     """Count a failed authentication against its address (IPv6: its /64); raises 429 above a tenth of the rate."""
     if house.rate_limit is None:
         return
-    address = visit.address
-    network = ipaddress.ip_network((address, 32 if address.version == 4 else 64), strict=False) if address else None
-    limit = RateLimit(max(1, house.rate_limit.quota // 10), house.rate_limit.window)
-    verdict = house.limiter.hit(b"address" + str(network).encode(), limit)
+    verdict = house.limiter.failed(visit.address, house.rate_limit)
     if not verdict.allowed:
         raise _throttled(verdict.retry_after)
 

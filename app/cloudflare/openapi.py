@@ -181,7 +181,7 @@ def _request_schema() -> Json:
     return {
         "type": "object",
         "properties": {
-            "common_name": text(csrs.MAX_COMMON_NAME, "The common name; clients only look at the SANs."),
+            "common_name": text(csrs.MAX_LENGTHS["common_name"], "The common name; clients only look at the SANs."),
             "country": {"type": "string", "pattern": "^[A-Z]{2}$", "description": "ISO 3166-1 alpha-2, or XX."},
             "state": text(most["state"], "State or province."),
             "locality": text(most["locality"], "City or locality."),

@@ -1,15 +1,14 @@
 """What every handler reads the same way: JSON objects, their texts, and query parameters (contract-cloudflare 1, 2)."""
 
-import json
 import re
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import unquote_plus, unquote_to_bytes
 
+from app import bodies
 from app.cloudflare.wire import Refused
 from app.errors import Advice, Hint, Problem, Rule, quoted
 
 MAX_IGNORED = 20
-MAX_DIGITS = 1000
 # The largest whole number that every JSON reader keeps exact (RFC 8259 section 6).
 MAX_PAGE = 2**53 - 1
 _JSON_NAMES = {
@@ -27,20 +26,10 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 def json_object(raw: bytes) -> dict[str, Any] | Problem:
     """The object of a body, or the problem that it is none."""
     try:
-        fields = json.loads(raw.decode("utf-8"), parse_constant=_not_json, parse_int=_integer)
-    except (ValueError, RecursionError):
+        fields = bodies.parse(raw)
+    except ValueError:
         return Problem(Rule.BODY, "", "The body is not JSON.")
     return fields if isinstance(fields, dict) else Problem(Rule.BODY, "", "The body is not a JSON object.")
-
-
-def _integer(digits: str) -> float:
-    # Python refuses to read very long ones; no field of ours takes them, and an unknown field may hold anything.
-    return int(digits) if len(digits) < MAX_DIGITS else float("inf")
-
-
-def _not_json(constant: str) -> NoReturn:
-    # Python reads NaN and Infinity, which RFC 8259 does not have.
-    raise ValueError(constant)
 
 
 def wrong_type(value: Any, field: str, wanted: str, index: int | None = None) -> Problem:  # noqa: ANN401 - JSON

@@ -1,6 +1,5 @@
 """Cloudflare's wire: envelopes, the error table, and what is read from a request (contract-cloudflare 1, 3, 4)."""
 
-import asyncio
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
@@ -12,7 +11,7 @@ import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
-from app import errors
+from app import bodies, errors
 from app.errors import Advice, Clash, Denial, Hint, Limit, Problem, Rule, Scheme, Thing
 from app.house import House
 from app.model import Caller, Idempotency, Scope, Visit
@@ -21,7 +20,6 @@ AnyRequest: TypeAlias = Request[Any, Any, Any]
 
 MAX_BODY = 64 * 1024
 MAX_CERTIFICATE_BODY = 256 * 1024
-BODY_SECONDS = 10.0
 JSON = "application/json"
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
@@ -319,23 +317,13 @@ def _pointer(field: str, index: int | None, member: str | None = None) -> str:
 
 async def body(request: AnyRequest, most: int = MAX_BODY) -> bytes:
     """The raw body, bounded in size and time."""
-    too_large = Refused(413, 1454, f"The body is larger than {most} bytes.")
     length = request.headers.get("content-length", "")
-    if length.isascii() and length.isdigit() and int(length[:20]) > most:
-        raise too_large
-    chunks, size = [], 0
     try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size > most:
-                    raise too_large
-                chunks.append(chunk)
-    except TimeoutError:
-        raise Refused(400, 1400, f"The body did not arrive within {BODY_SECONDS:.0f} seconds.") from None
-    except HTTPException:
-        raise Refused(400, 1400, "The body ended before it was complete, or is not well chunked.") from None
-    return b"".join(chunks)
+        return await bodies.read(request.stream(), length, most, HTTPException)
+    except bodies.TooLarge as error:
+        raise Refused(413, 1454, str(error)) from None
+    except bodies.Incomplete as error:
+        raise Refused(400, 1400, str(error)) from None
 
 
 def idempotency(request: AnyRequest, raw: bytes) -> Idempotency | None:

@@ -1,0 +1,345 @@
+"""Certificate authorities: which there are, and whose they are (contract-infisical, "CAs")."""
+
+from datetime import datetime
+from uuid import UUID, uuid4
+
+import asyncpg
+import msgspec
+from cryptography import x509
+
+from app import audit, chains, issuing, keyring, x520
+from app.db import Connection, Database, parameters
+from app.errors import NotFound, Problem, Refusal, Rule, quoted
+from app.keypool import KeyPool
+from app.keyring import Ring
+from app.model import (
+    Authority,
+    CaCertificate,
+    CaKeyType,
+    Caller,
+    CaSubject,
+    CaType,
+    NamePolicy,
+    Scope,
+)
+
+MAX_FRIENDLY_NAME = 255
+# A list has no pages, so it is bounded by what an account may hold.
+MAX_AUTHORITIES = 1000
+MAX_PATH_LENGTH = 100
+
+
+class NewAuthority(msgspec.Struct, frozen=True):
+    """What is asked of a new CA. The dates are those of a root's own certificate; `max_path_length` -1 is no bound."""
+
+    type: CaType
+    subject: CaSubject
+    key_type: CaKeyType = CaKeyType.RSA2048
+    friendly_name: str | None = None
+    max_path_length: int = -1
+    not_before: datetime | None = None
+    not_after: datetime | None = None
+    requires_template: bool = False
+
+
+def problems(new: NewAuthority) -> tuple[Problem, ...]:
+    """The rules that single fields break; pure."""
+    values = msgspec.structs.asdict(new.subject)
+    found: list[Problem] = []
+    if not any(values.values()):
+        text = "common_name is empty, as is all of the name; at least one of its fields is required."
+        found.append(Problem(Rule.MISSING, "common_name", text))
+    for field, value in values.items():
+        if value and field == "country":
+            found += x520.country(field, value)
+        elif value:
+            found += x520.text(field, value, x520.UPPER_BOUNDS[field])
+    if new.friendly_name:
+        found += x520.text("friendly_name", new.friendly_name, MAX_FRIENDLY_NAME)
+    return tuple(found)
+
+
+_CA = (
+    "account_id, id, type, friendly_name, country, organization, organizational_unit, state, common_name, locality, "
+    "max_path_length, requires_template, key_type, spki_sha256"
+)
+_CA_PARAMETERS = 14
+_INSERT = f"""
+WITH key AS ({keyring.insert_key(1)} RETURNING id),
+ca AS (
+    INSERT INTO certificate_authorities (key_id, {_CA})
+    SELECT key.id, {parameters(1 + keyring.KEY_PARAMETERS, _CA_PARAMETERS)} FROM key
+    RETURNING account_id, id, NULL::uuid AS zone_id
+),
+crl AS (INSERT INTO crls (account_id, ca_id) SELECT account_id, id FROM ca),
+audit AS ({audit.insert(1 + keyring.KEY_PARAMETERS + _CA_PARAMETERS, "ca")})
+SELECT id FROM ca
+"""
+
+
+async def insert(db: Database, ring: Ring, pool: KeyPool, caller: Caller, scope: Scope, new: NewAuthority) -> Authority:
+    """Make a CA with its key and without a certificate; raises Refusal above the quota, and Unavailable."""
+    await _require_room(db, scope)
+    pair = await pool.take(new.key_type)
+    key, ca_id = keyring.new_key(ring, scope.account_id, pair), uuid4()
+    values = (
+        *key.row,
+        *(scope.account_id, ca_id, new.type.value, new.friendly_name or None, *_texts(new.subject)),
+        *(new.max_path_length, new.requires_template, new.key_type.value, pair.spki_sha256),
+        *audit.values(caller, audit.Action.CREATE, audit.Resource.CERTIFICATE_AUTHORITY),
+    )
+
+    async def work(connection: Connection) -> None:
+        # Creators queue up here: each counts what the one before it has committed.
+        await connection.execute("SELECT FROM accounts WHERE id = $1 FOR NO KEY UPDATE", scope.account_id)
+        _judge_room(scope, await connection.fetchval(_COUNT, scope.account_id))
+        await connection.execute(_INSERT, *values)
+
+    await db.transaction(work)
+    return await get(db, scope, ca_id)
+
+
+_COUNT = "SELECT count(*) FROM certificate_authorities WHERE account_id = $1"
+
+
+async def _require_room(db: Database, scope: Scope) -> None:
+    # Before a key is made in vain; what decides is asked again in the transaction.
+    row = await db.fetchrow(_COUNT, scope.account_id)
+    _judge_room(scope, row[0] if row else 0)
+
+
+def _judge_room(scope: Scope, held: int) -> None:
+    quota = MAX_AUTHORITIES if scope.ca_quota is None else min(scope.ca_quota, MAX_AUTHORITIES)
+    if held >= quota:
+        raise Refusal(f"The quota of {quota} CAs of this project is used up; delete one, or ask the operator for more")
+
+
+def _texts(subject: CaSubject) -> tuple[str, ...]:
+    return (
+        *(subject.country, subject.organization, subject.organizational_unit),
+        *(subject.state, subject.common_name, subject.locality),
+    )
+
+
+_LATEST = """
+SELECT v.id AS certificate_id, v.version, v.serial, v.path_length, v.not_before, v.not_after, v.pem, v.chain
+FROM ca_certificates v WHERE v.account_id = c.account_id AND v.ca_id = c.id ORDER BY v.version DESC LIMIT 1
+"""
+_SELECT = f"""
+SELECT {", ".join(f"c.{name}" for name in _CA.split(", "))}, c.parent_id, c.disabled, c.key_id, c.created_at,
+       c.modified_at, v.*
+FROM certificate_authorities c LEFT JOIN LATERAL ({_LATEST}) v ON true
+"""
+_GET = f"{_SELECT} WHERE c.account_id = $1 AND c.id = $2"
+
+
+async def get(db: Database, scope: Scope, ca_id: UUID) -> Authority:
+    """One CA of this account; raises NotFound."""
+    row = await db.fetchrow(_GET, scope.account_id, ca_id)
+    if row is None:
+        raise not_found(str(ca_id))
+    return _authority(row)
+
+
+async def read(connection: Connection, account_id: UUID, ca_id: UUID) -> Authority:
+    """One CA as it is in this transaction; raises NotFound."""
+    row = await connection.fetchrow(_GET, account_id, ca_id)
+    if row is None:
+        raise not_found(str(ca_id))
+    return _authority(row)
+
+
+def not_found(ca_id: str) -> NotFound:
+    return NotFound(f"CA with ID '{ca_id}' not found")
+
+
+_LIST = f"{_SELECT} WHERE c.account_id = $1 ORDER BY c.created_at, c.id LIMIT {MAX_AUTHORITIES}"
+
+
+def certificate_of(authority: Authority) -> x509.Certificate:
+    """The certificate that a CA signs under, which it must have."""
+    if authority.certificate is None:
+        raise Refusal("CA does not have a certificate installed")
+    return chains.read(authority.certificate.pem)[0]
+
+
+async def viewed(db: Database, caller: Caller, scope: Scope, ca_id: UUID) -> Authority:
+    """One CA of this account, for a caller; audited. Raises NotFound."""
+    authority = await get(db, scope, ca_id)
+    await note(db, caller, authority)
+    return authority
+
+
+async def list_(db: Database, caller: Caller, scope: Scope) -> tuple[Authority, ...]:
+    """All CAs of this account, the oldest first; audited as a reading of the account."""
+    place = (scope.account_id, scope.account_id, None)
+    await audit.note(db, caller, audit.Action.READ, audit.Resource.CERTIFICATE_AUTHORITY, place)
+    return tuple(_authority(row) for row in await db.fetch(_LIST, scope.account_id))
+
+
+_SCOPE = """
+SELECT a.id AS account_id, a.name_policy, a.csrs_enabled, a.csr_quota, a.key_max_age_days, a.ca_quota
+FROM accounts a
+"""
+_OF_CA = f"{_SCOPE} JOIN certificate_authorities c ON c.account_id = a.id WHERE a.id = ANY($1::uuid[]) AND c.id = $2"
+_OF_SERIAL = (
+    f"{_SCOPE} JOIN issued_certificates i ON i.account_id = a.id WHERE a.id = ANY($1::uuid[]) AND i.serial = $2"
+)
+_OF_PROJECT = f"{_SCOPE} WHERE a.id = ANY($1::uuid[]) AND (a.slug = $2 OR a.id = $3)"
+
+
+async def scope_of_ca(db: Database, caller: Caller, ca_id: UUID) -> Scope:
+    """The account of a CA that this caller reaches; raises NotFound."""
+    row = await db.fetchrow(_OF_CA, list(caller.reach), ca_id)
+    if row is None:
+        raise not_found(str(ca_id))
+    return _scope(row)
+
+
+async def scope_of_serial(db: Database, caller: Caller, serial: str) -> Scope:
+    """The account, of those that this caller reaches, where a certificate was signed; raises NotFound."""
+    row = await db.fetchrow(_OF_SERIAL, list(caller.reach), serial)
+    if row is None:
+        raise issuing.not_found(serial)
+    return _scope(row)
+
+
+async def scope_of_slug(db: Database, caller: Caller, slug: str) -> Scope:
+    """The account with this slug, if the caller reaches it; raises NotFound."""
+    row = await db.fetchrow(_OF_PROJECT, list(caller.reach), slug, None)
+    if row is None:
+        raise NotFound(f"Project with slug '{slug}' not found")
+    return _scope(row)
+
+
+async def scope_of_account(db: Database, caller: Caller, account_id: UUID) -> Scope:
+    """The account with this id, if the caller reaches it; raises NotFound."""
+    row = await db.fetchrow(_OF_PROJECT, list(caller.reach), None, account_id)
+    if row is None:
+        raise NotFound(f"Project with ID '{account_id}' not found")
+    return _scope(row)
+
+
+def _scope(row: asyncpg.Record) -> Scope:
+    return Scope(**{**dict(row), "name_policy": NamePolicy(row["name_policy"])})
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """What is to be another; None leaves it."""
+
+    disabled: bool | None = None
+    requires_template: bool | None = None
+
+
+_UPDATE = f"""
+WITH ca AS (
+    UPDATE certificate_authorities SET disabled = coalesce($3, disabled),
+        requires_template = coalesce($4, requires_template), modified_at = now()
+    WHERE account_id = $1 AND id = $2 AND ($3::boolean IS DISTINCT FROM false OR EXISTS (
+        SELECT FROM ca_certificates v WHERE v.account_id = $1 AND v.ca_id = $2
+    ))
+    RETURNING account_id, id, NULL::uuid AS zone_id
+),
+audit AS ({audit.insert(5, "ca")})
+SELECT id FROM ca
+"""
+
+
+async def change(db: Database, caller: Caller, scope: Scope, ca_id: UUID, changes: Changes) -> Authority:
+    """Disable or enable a CA, or change its rules; raises NotFound, and Refusal to enable one without a certificate."""
+    await get(db, scope, ca_id)
+    audited = audit.values(caller, audit.Action.UPDATE, audit.Resource.CERTIFICATE_AUTHORITY)
+    values = (scope.account_id, ca_id, changes.disabled, changes.requires_template, *audited)
+    if await db.fetchrow(_UPDATE, *values) is None:
+        raise Refusal("CA does not have a certificate installed, so it cannot be active")
+    return await get(db, scope, ca_id)
+
+
+# A root's own certificate is no reason to keep it.
+_HELD = """
+SELECT (SELECT count(*) FROM certificate_authorities WHERE account_id = $1 AND parent_id = $2) AS authorities,
+       (SELECT count(*) FROM issued_certificates
+        WHERE account_id = $1 AND ca_id = $2 AND profile <> 'root' AND not_after > now()) AS certificates
+"""
+_DELETE = f"""
+WITH ca AS (
+    DELETE FROM certificate_authorities WHERE account_id = $1 AND id = $2
+    RETURNING account_id, id, NULL::uuid AS zone_id, key_id
+),
+key AS ({keyring.delete_key("ca")}),
+audit AS ({audit.insert(3, "ca")})
+SELECT id FROM ca
+"""
+
+
+async def delete(db: Database, caller: Caller, scope: Scope, ca_id: UUID) -> Authority:
+    """Delete a CA and destroy its key; raises NotFound, and Refusal while something that it signed may be in use."""
+    audited = audit.values(caller, audit.Action.DELETE, audit.Resource.CERTIFICATE_AUTHORITY)
+
+    async def work(connection: Connection) -> Authority:
+        # What is signed meanwhile waits for this lock, and then finds no CA.
+        lock = "SELECT FROM certificate_authorities WHERE account_id = $1 AND id = $2 FOR UPDATE"
+        await connection.execute(lock, scope.account_id, ca_id)
+        found = await read(connection, scope.account_id, ca_id)
+        held = await connection.fetchrow(_HELD, scope.account_id, ca_id)
+        if held and any(held.values()):
+            counts = f"{held['authorities']} sub-CAs and {held['certificates']} certificates that have not expired"
+            raise Refusal(f"CA cannot be deleted: it has {counts}")
+        await connection.execute(_DELETE, scope.account_id, ca_id, *audited)
+        return found
+
+    return await db.transaction(work)
+
+
+async def note(db: Database, caller: Caller, authority: Authority, action: audit.Action = audit.Action.READ) -> None:
+    """Write into the audit log what was done with a CA that it did not change."""
+    place = (authority.account_id, authority.id, None)
+    await audit.note(db, caller, action, audit.Resource.CERTIFICATE_AUTHORITY, place)
+
+
+async def find(db: Database, word: str) -> tuple[Scope, Authority]:
+    """By id, friendly name or common name, for the operator; raises NotFound, and Refusal for several."""
+    rows = await db.fetch(_FIND, word)
+    if not rows:
+        raise NotFound(f"there is no CA {quoted(word)}; `keystead ca list` shows their ids")
+    if len(rows) > 1:
+        raise Refusal(f"several CAs are named {quoted(word)}; use the id")
+    scope = await db.fetchrow(f"{_SCOPE} WHERE a.id = $1", rows[0]["account_id"])
+    if scope is None:
+        raise not_found(word)
+    return _scope(scope), _authority(rows[0])
+
+
+_FIND = f"{_SELECT} WHERE c.id::text = $1 OR c.friendly_name = $1 OR c.common_name = $1 LIMIT 2"
+_ALL = f"{_SELECT} WHERE $1::uuid IS NULL OR c.account_id = $1 ORDER BY c.created_at, c.id"
+
+
+async def for_operator(db: Database, account_id: UUID | None = None) -> tuple[Authority, ...]:
+    """The CAs of one account or of all, the oldest first."""
+    return tuple(_authority(row) for row in await db.fetch(_ALL, account_id))
+
+
+def _authority(row: asyncpg.Record) -> Authority:
+    values = dict(row)
+    subject = CaSubject(**{field: values.pop(field) for field in CaSubject.__struct_fields__})
+    certificate = None
+    if values["version"] is not None:
+        fields = {name: values[name] for name in CaCertificate.__struct_fields__}
+        certificate = msgspec.convert({**fields, "id": values["certificate_id"]}, CaCertificate)
+    return Authority(
+        id=values["id"],
+        account_id=values["account_id"],
+        parent_id=values["parent_id"],
+        type=CaType(values["type"]),
+        disabled=values["disabled"],
+        friendly_name=values["friendly_name"],
+        subject=subject,
+        max_path_length=values["max_path_length"],
+        requires_template=values["requires_template"],
+        key_type=CaKeyType(values["key_type"]),
+        key_id=values["key_id"],
+        spki_sha256=values["spki_sha256"],
+        created_at=values["created_at"],
+        modified_at=values["modified_at"],
+        certificate=certificate,
+    )

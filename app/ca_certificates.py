@@ -1,0 +1,347 @@
+"""How CAs get their certificates: a root signs itself, an intermediate is signed here or outside (contract-infisical).
+
+A CA keeps its key and its name for life; its certificates are versions, and it signs under the latest.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from uuid import UUID, uuid4
+
+import msgspec
+from cryptography import x509
+
+from app import audit, authorities, chains, issuing, pkix
+from app.authorities import NewAuthority
+from app.db import Connection, Database, parameters
+from app.errors import Invalid, NotFound, Refusal, Unavailable
+from app.issuing import Signed
+from app.keypool import KeyPool
+from app.keyring import Ring
+from app.model import Authority, CaCertificate, Caller, CaType, Scope
+
+ROOT_LIFETIME = timedelta(days=3652)
+
+
+async def create(db: Database, ring: Ring, pool: KeyPool, caller: Caller, scope: Scope, new: NewAuthority) -> Authority:
+    """Make a CA with its key; a root signs itself at once, an intermediate waits for its certificate.
+
+    Raises Invalid, Refusal and Unavailable.
+    """
+    found = authorities.problems(new)
+    if found:
+        raise Invalid(found)
+    ends = new.not_after or (new.not_before or issuing.now()) + ROOT_LIFETIME
+    begins, ends = issuing.validity(None, new.not_before, ends)
+    made = await authorities.insert(db, ring, pool, caller, scope, new)
+    if new.type is CaType.INTERMEDIATE:
+        return made
+    private_key = await issuing.ca_key(db, ring, made)
+    meant = pkix.ToSign(
+        issuer=None,
+        subject=pkix.ca_name(new.subject),
+        public_key=private_key.public_key(),
+        serial=issuing.new_serial(),
+        not_before=begins,
+        not_after=ends,
+        ca=True,
+        path_length=new.max_path_length if new.max_path_length >= 0 else None,
+        key_usages=pkix.ROOT_KEY_USAGES,
+    )
+    certificate = await _sign_ca(db, ring, caller, made, meant, audit.Action.SIGN)
+    await _install(db, caller, made, certificate, (), None, None)
+    return await authorities.get(db, scope, made.id)
+
+
+async def _sign_ca(
+    db: Database, ring: Ring, caller: Caller, by: Authority, meant: pkix.ToSign, action: audit.Action
+) -> x509.Certificate:
+    subject = pkix.ca_subject(meant.subject)
+    name = subject.common_name if subject else ""
+    return await issuing.sign(db, ring, caller, by, meant, action, common_name=name)
+
+
+async def csr(db: Database, ring: Ring, caller: Caller, scope: Scope, ca_id: UUID) -> str:
+    """A CSR for an intermediate, signed now with its own key; PEM with a trailing newline. Audited.
+
+    Raises NotFound, Refusal for a root, and KeyDamaged.
+    """
+    authority = await authorities.get(db, scope, ca_id)
+    if authority.type is CaType.ROOT:
+        raise Refusal("Root CA cannot generate CSR")
+    private_key = await issuing.ca_key(db, ring, authority)
+    path_length = authority.max_path_length if authority.max_path_length >= 0 else None
+    request = pkix.ca_csr(private_key, authority.subject, path_length)
+    await authorities.note(db, caller, authority, audit.Action.GET_CSR)
+    return request
+
+
+class IntermediateRequest(msgspec.Struct, frozen=True):
+    """What is asked of a CA for another CA; `max_path_length` -1 is what the signing CA allows at most."""
+
+    csr: str
+    not_after: datetime
+    not_before: datetime | None = None
+    max_path_length: int = -1
+
+
+async def sign_intermediate(
+    db: Database,
+    ring: Ring,
+    caller: Caller,
+    scope: Scope,
+    ca_id: UUID,
+    asked: IntermediateRequest,
+    pki_url: str | None,
+) -> Signed:
+    """Sign another CA's CSR; raises NotFound, Refusal and KeyDamaged."""
+    authority = await authorities.get(db, scope, ca_id)
+    if authority.disabled:
+        raise Refusal("CA is disabled")
+    issuer = issuing.installed(authority)
+    issuer_certificate = _read(issuer.pem)
+    request = _acceptable(asked.csr, issuer_certificate)
+    path_length = _path_length(issuer, asked.max_path_length)
+    begins, ends = issuing.validity(issuer, asked.not_before, asked.not_after)
+    meant = _intermediate(authority, issuer_certificate, request, path_length, (begins, ends), pki_url)
+    certificate = await _sign_ca(db, ring, caller, authority, meant, audit.Action.SIGN_INTERMEDIATE)
+    return Signed(f"{meant.serial:040x}", chains.pem([certificate]), issuer.pem, issuer.pem + issuer.chain)
+
+
+def _acceptable(text: str, issuer: x509.Certificate) -> pkix.Request:
+    """The CSR of a CA that this issuer may sign."""
+    try:
+        request = pkix.read_csr(text)
+    except pkix.BadCsr as error:
+        raise Refusal(str(error)) from None
+    if not list(request.subject):
+        raise Refusal("The CSR's subject is empty, and a CA has a name.")
+    if request.subject.public_bytes() == issuer.subject.public_bytes():
+        raise Refusal("The CSR's subject is that of this CA itself.")
+    if request.public_key and chains.spki_of(request.public_key) == chains.spki_digest(issuer):
+        raise Refusal("The CSR's key is that of this CA itself.")
+    weakness = pkix.weakness(request.public_key)
+    if weakness:
+        raise Refusal(weakness)
+    return request
+
+
+def _path_length(issuer: CaCertificate, asked: int) -> int | None:
+    if issuer.path_length is None:
+        return asked if asked >= 0 else None
+    if issuer.path_length == 0:
+        raise Refusal("Failed to issue intermediate certificate due to CA path length constraint")
+    most = issuer.path_length - 1
+    if asked > most:
+        raise Refusal("The requested path length constraint exceeds the CA's allowed path length")
+    return asked if asked >= 0 else most
+
+
+def _intermediate(
+    by: Authority,
+    issuer: x509.Certificate,
+    request: pkix.Request,
+    path_length: int | None,
+    dates: tuple[datetime, datetime],
+    pki_url: str | None,
+) -> pkix.ToSign:
+    if request.public_key is None:
+        raise TypeError("a key that was not judged")
+    return pkix.ToSign(
+        issuer=issuer,
+        subject=request.subject,
+        public_key=request.public_key,
+        serial=issuing.new_serial(),
+        not_before=dates[0],
+        not_after=dates[1],
+        ca=True,
+        path_length=path_length,
+        key_usages=pkix.CA_KEY_USAGES,
+        crl_url=issuing.crl_url(by, pki_url),
+        issuer_url=issuing.issuer_url(by, pki_url),
+    )
+
+
+async def import_certificate(
+    db: Database, caller: Caller, scope: Scope, ca_id: UUID, certificate: str, chain: str
+) -> Authority:
+    """Take back an intermediate's certificate with the chain up to its root, in any order; raises NotFound, Refusal."""
+    authority = await authorities.get(db, scope, ca_id)
+    if authority.type is CaType.ROOT:
+        raise Refusal("Root CA cannot import a certificate: it signs itself")
+    if authority.disabled:
+        raise Refusal("CA is disabled")
+    if authority.parent_id:
+        raise Refusal("Cannot import certificate to intermediate CA chained to internal parent CA")
+    own = _one_certificate(certificate)
+    mismatch = _mismatch(authority, own)
+    if mismatch:
+        raise Refusal(f"Imported certificate does not match CA configuration: {mismatch}")
+    try:
+        others = [c for c in chains.read(chain) if c != own]
+    except Invalid:
+        raise Refusal("Failed to parse certificate chain") from None
+    above = chains.ordered(own, others, issuing.now())
+    if not above:
+        raise Refusal("Invalid certificate chain")
+    if chains.spki_digest(own) != authority.spki_sha256:
+        raise Refusal("CA and certificate public key do not match")
+    row = await db.fetchrow(_PARENT, authority.account_id, chains.facts(above[0]).sha256)
+    parent_id = row["ca_id"] if row and row["ca_id"] != authority.id else None
+    await _install(db, caller, authority, own, above, parent_id, audit.Action.IMPORT)
+    return await authorities.get(db, scope, ca_id)
+
+
+_PARENT = "SELECT ca_id FROM ca_certificates WHERE account_id = $1 AND sha256 = $2"
+
+
+def _one_certificate(text: str) -> x509.Certificate:
+    try:
+        found = chains.read(text)
+    except Invalid as error:
+        raise Refusal(f"The certificate cannot be read: {error}") from None
+    if len(found) != 1:
+        raise Refusal("The certificate is more than one; what is above it belongs into certificateChain")
+    return found[0]
+
+
+def _mismatch(authority: Authority, certificate: x509.Certificate) -> str:
+    """What a certificate has other than what its CA is to be; empty when nothing."""
+    subject = pkix.ca_subject(certificate.subject)
+    for field, wanted in msgspec.structs.asdict(authority.subject).items():
+        if subject is None or getattr(subject, field) != wanted:
+            return f"its subject is {chains.named(certificate.subject)}, and {field} is to be {wanted!r}"
+    if not chains.is_reproducible(certificate):
+        return "its subject is encoded in a way that cannot be written again bit for bit"
+    if not chains.is_ca(certificate):
+        return "it is no CA certificate"
+    usage = next((e.value for e in certificate.extensions if isinstance(e.value, x509.KeyUsage)), None)
+    if usage is not None and not (usage.key_cert_sign and usage.crl_sign):
+        return "its key usage lacks keyCertSign or cRLSign"
+    length = chains.path_length(certificate)
+    if authority.max_path_length >= 0 and (length is None or length > authority.max_path_length):
+        return f"its path length is to be at most {authority.max_path_length}"
+    if certificate.not_valid_after_utc <= issuing.now():
+        return f"it expired on {certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
+    return ""
+
+
+_LOCK = "SELECT FROM certificate_authorities WHERE account_id = $1 AND id = $2 FOR NO KEY UPDATE"
+_INSERT_VERSION = f"""
+INSERT INTO ca_certificates
+    (account_id, id, ca_id, version, serial, sha256, path_length, not_before, not_after, pem, chain)
+VALUES ({parameters(1, 11)})
+"""
+_SET_PARENT = "UPDATE certificate_authorities SET parent_id = $3, modified_at = now() WHERE account_id = $1 AND id = $2"
+
+
+async def _install(
+    db: Database,
+    caller: Caller,
+    before: Authority,
+    certificate: x509.Certificate,
+    above: Sequence[x509.Certificate],
+    parent_id: UUID | None,
+    action: audit.Action | None,
+) -> None:
+    """Make this the CA's certificate, unless another request has changed it meanwhile: then raises Unavailable."""
+    serial = f"{certificate.serial_number:x}"
+    serial = serial.rjust(len(serial) + len(serial) % 2, "0")
+    version = before.certificate.version + 1 if before.certificate else 1
+    values = (
+        *(before.account_id, uuid4(), before.id, version, serial, chains.facts(certificate).sha256),
+        *(chains.path_length(certificate), certificate.not_valid_before_utc, certificate.not_valid_after_utc),
+        *(chains.pem([certificate]), chains.pem(above)),
+    )
+
+    async def work(connection: Connection) -> None:
+        await connection.execute(_LOCK, before.account_id, before.id)
+        current = await authorities.read(connection, before.account_id, before.id)
+        if (current.certificate, current.parent_id) != (before.certificate, before.parent_id):
+            raise Unavailable("the CA was changed by another request meanwhile")
+        await connection.execute(_INSERT_VERSION, *values)
+        await connection.execute(_SET_PARENT, before.account_id, before.id, parent_id)
+        if action:
+            place = (before.account_id, before.id, None)
+            await audit.record(connection, caller, action, audit.Resource.CERTIFICATE_AUTHORITY, place)
+
+    await db.transaction(work)
+
+
+def current(authority: Authority) -> CaCertificate:
+    """The certificate that a CA signs under, even when it has expired; raises Refusal when there is none."""
+    if authority.certificate is None:
+        raise Refusal("CA does not have a certificate installed")
+    return authority.certificate
+
+
+_VERSIONS = """
+SELECT id, version, serial, path_length, not_before, not_after, pem, chain FROM ca_certificates
+WHERE account_id = $1 AND ca_id = $2 ORDER BY version
+"""
+
+
+async def versions(db: Database, authority: Authority) -> tuple[CaCertificate, ...]:
+    """All certificates that a CA has had, the first one first."""
+    rows = await db.fetch(_VERSIONS, authority.account_id, authority.id)
+    return tuple(msgspec.convert(dict(row), CaCertificate) for row in rows)
+
+
+_PUBLISHED = "SELECT pem FROM ca_certificates WHERE ca_id = $1 AND id = $2"
+
+
+async def published(db: Database, ca_id: UUID, certificate_id: UUID) -> bytes:
+    """DER of a CA's certificate for anybody: its address stands in what the CA has signed. Raises NotFound."""
+    row = await db.fetchrow(_PUBLISHED, ca_id, certificate_id)
+    if row is None:
+        raise NotFound(f"CA certificate with ID '{certificate_id}' not found")
+    return pkix.certificate_der(row["pem"])
+
+
+async def renew(
+    db: Database, ring: Ring, caller: Caller, scope: Scope, ca_id: UUID, not_after: datetime, pki_url: str | None
+) -> Authority:
+    """A new certificate for the same key, name and path length; raises NotFound and Refusal."""
+    authority = await authorities.get(db, scope, ca_id)
+    current = authority.certificate
+    if current is None:
+        raise Refusal("CA does not have a certificate installed")
+    if authority.disabled:
+        raise Refusal("CA is disabled")
+    if not_after.replace(microsecond=0) <= current.not_after:
+        raise Refusal("New notAfter date must be after the notAfter date of the current certificate")
+    old = _read(current.pem)
+    if authority.type is CaType.ROOT:
+        begins, ends = issuing.validity(None, None, not_after)
+        meant = msgspec.structs.replace(
+            _intermediate(authority, old, _renewed(old), current.path_length, (begins, ends), None),
+            issuer=None,
+            key_usages=pkix.ROOT_KEY_USAGES,
+        )
+        certificate = await _sign_ca(db, ring, caller, authority, meant, audit.Action.RENEW)
+        await _install(db, caller, authority, certificate, (), None, audit.Action.RENEW)
+        return await authorities.get(db, scope, ca_id)
+    if authority.parent_id is None:
+        raise Refusal("Failed to renew intermediate CA certificate with external parent CA")
+    parent = await authorities.get(db, scope, authority.parent_id)
+    if parent.disabled:
+        raise Refusal("Parent CA is disabled")
+    issuer = issuing.installed(parent)
+    begins, ends = issuing.validity(issuer, None, not_after)
+    signer = _read(issuer.pem)
+    meant = _intermediate(parent, signer, _renewed(old), current.path_length, (begins, ends), pki_url)
+    certificate = await _sign_ca(db, ring, caller, parent, meant, audit.Action.RENEW)
+    above = (signer, *chains.read(issuer.chain)) if issuer.chain else (signer,)
+    await _install(db, caller, authority, certificate, above, parent.id, audit.Action.RENEW)
+    return await authorities.get(db, scope, ca_id)
+
+
+def _renewed(old: x509.Certificate) -> pkix.Request:
+    public_key = old.public_key()
+    if not isinstance(public_key, pkix.PublicKey):
+        raise TypeError("neither an RSA nor an EC key")
+    return pkix.Request(old.subject, public_key, ())
+
+
+def _read(pem: str) -> x509.Certificate:
+    (certificate,) = chains.read(pem)
+    return certificate

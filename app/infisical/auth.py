@@ -1,0 +1,42 @@
+"""`/api/v1/auth/universal-auth/login`: an access token for an API token (contract-infisical, "Common")."""
+
+import msgspec
+from litestar import Response, post
+
+from app import tokens
+from app.errors import Forbidden, Unauthenticated
+from app.infisical import gate, reading, wire
+from app.infisical.wire import AnyRequest, Refused
+
+
+class AccessToken(msgspec.Struct, frozen=True, rename="camel"):
+    """`expires_in` is in seconds."""
+
+    access_token: str
+    expires_in: int
+    access_token_max_ttl: int = msgspec.field(name="accessTokenMaxTTL")
+    token_type: str = "Bearer"  # noqa: S105 - a scheme
+
+    def __repr__(self) -> str:
+        return "AccessToken()"
+
+
+@post("/auth/universal-auth/login", status_code=200)
+async def login(request: AnyRequest) -> Response[bytes]:
+    house, visit = wire.house(request), wire.visit(request)
+    raw = await wire.body(request)
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    fields = reading.form(raw) if media_type == "application/x-www-form-urlencoded" else reading.fields(raw)
+    client_id, secret = fields.text("clientId", required=True), fields.text("clientSecret", required=True)
+    fields.done()
+    try:
+        token_id = tokens.id_of(client_id)
+        caller, value = await tokens.log_in(house.db, house.peppers, token_id, secret, visit)
+    except (Unauthenticated, Forbidden):
+        gate.count_failure(house, visit)
+        raise Refused(401, "Invalid credentials") from None
+    gate.count(request, caller)
+    return wire.answer(AccessToken(value, tokens.ACCESS_SECONDS, tokens.ACCESS_SECONDS))
+
+
+HANDLERS = [login]

@@ -1,0 +1,130 @@
+"""The gate of Infisical's dialect: who asks, how often, and whether they may (contract-infisical, "Common")."""
+
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from litestar.connection import ASGIConnection
+from litestar.handlers import BaseRouteHandler
+
+from app import authorities, tokens
+from app.errors import Forbidden, Unauthenticated
+from app.house import House
+from app.infisical import wire
+from app.infisical.wire import Detail, Refused
+from app.limits import Verdict
+from app.model import Access, Area, Caller, Scope, Visit
+
+Asking = ASGIConnection[Any, Any, Any, Any]
+SUBJECT = "certificate-authorities"
+
+
+class Action(StrEnum):
+    """What is done with CAs, in Infisical's words."""
+
+    READ = "read"
+    CREATE = "create"
+    EDIT = "edit"
+    DELETE = "delete"
+    RENEW = "renew"
+    SIGN_INTERMEDIATE = "sign-intermediate"
+    ISSUE = "issue"
+    ISSUE_KEY = "issue-key"
+    REVOKE = "revoke"
+
+
+# Which permissions of our policies each of them needs, all of them. A CA that another one signs can sign anything, so
+# whoever makes one must be allowed both.
+NEEDS: dict[Action, tuple[Access, ...]] = {
+    Action.READ: (Access.READ,),
+    Action.CREATE: (Access.WRITE,),
+    Action.EDIT: (Access.WRITE,),
+    Action.DELETE: (Access.WRITE,),
+    Action.RENEW: (Access.WRITE,),
+    Action.SIGN_INTERMEDIATE: (Access.WRITE, Access.SIGN),
+    Action.ISSUE: (Access.SIGN,),
+    Action.ISSUE_KEY: (Access.ISSUE_KEY,),
+    Action.REVOKE: (Access.WRITE,),
+}
+
+
+async def guard(connection: Asking, handler: BaseRouteHandler) -> None:
+    """Admit the caller before the body is read, or raise; where the path names a CA or certificate, judge that too."""
+    house: House = connection.app.state.house
+    state = connection.scope["state"]
+    state["caller"] = caller = await _authenticated(connection, house, state["visit"])
+    count(connection, caller)
+    params = connection.path_params
+    if "ca_id" in params:
+        state["scope"] = await _of_ca(house, caller, params["ca_id"])
+    elif "serial_number" in params:
+        serial = wire.serial_of(params["serial_number"])
+        state["scope"] = await authorities.scope_of_serial(house.db, caller, serial)
+    else:
+        return
+    require(caller, state["scope"], handler.opt["action"])
+
+
+async def _authenticated(connection: Asking, house: House, visit: Visit) -> Caller:
+    scheme, _, value = connection.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer":
+        raise Refused(401, "Token missing")
+    if not tokens.is_well_formed(value):
+        count_failure(house, visit)
+        raise Refused(403, wire.MALFORMED, "TokenError")
+    try:
+        return await tokens.authenticate(house.db, house.peppers, value, visit)
+    except (Unauthenticated, Forbidden):
+        count_failure(house, visit)
+        raise
+
+
+async def _of_ca(house: House, caller: Caller, text: str) -> Scope:
+    ca_id = uuid_of(text)
+    if ca_id is None:
+        raise authorities.not_found(text)
+    return await authorities.scope_of_ca(house.db, caller, ca_id)
+
+
+async def scope_of_ca(house: House, caller: Caller, text: str, action: Action) -> tuple[Scope, UUID]:
+    """The account and id of a CA that a body names, once the caller may do this with it."""
+    scope = await _of_ca(house, caller, text)
+    require(caller, scope, action)
+    return scope, UUID(text)
+
+
+def uuid_of(text: str) -> UUID | None:
+    """A UUID as it is written canonically."""
+    try:
+        found = UUID(text)
+    except ValueError:
+        return None
+    return found if str(found) == text.lower() else None
+
+
+def require(caller: Caller, scope: Scope, action: Action) -> None:
+    """Raise 403 unless the caller has every permission that this needs."""
+    if not all(caller.may(Area.PRIVATE_CA, access, scope) for access in NEEDS[action]):
+        text = f"You are not allowed to {action} on {SUBJECT}"
+        raise Refused(403, text, details=[Detail(action.value, SUBJECT)])
+
+
+def count(connection: Asking, caller: Caller) -> None:
+    """Count a request of a known caller against the rate limit; raises 429 above it."""
+    house: House = connection.app.state.house
+    state = connection.scope["state"]
+    state["caller_id"] = str(caller.id)
+    if house.rate_limit:
+        state["verdict"] = verdict = house.limiter.hit(b"caller" + caller.id.bytes, house.rate_limit)
+        _judge(verdict)
+
+
+def count_failure(house: House, visit: Visit) -> None:
+    """Count a failed authentication against its address; raises 429 above the limit."""
+    if house.rate_limit:
+        _judge(house.limiter.failed(visit.address, house.rate_limit))
+
+
+def _judge(verdict: Verdict) -> None:
+    if not verdict.allowed:
+        raise Refused(429, "Rate limit exceeded. Please try again later.", retry_after=max(1, verdict.retry_after))

@@ -1,0 +1,215 @@
+"""What a CA signs: it is written down, then signed, then kept, in this order (contract-infisical, "X.509 rules").
+
+A crash between the first and the last leaves a row without a certificate, which says what was meant; its serial can be
+revoked like any other.
+"""
+
+import secrets
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import asyncpg
+import msgspec
+from cryptography import x509
+
+from app import audit, chains, keyring, pkix
+from app.db import Database, parameters
+from app.errors import NotFound, Refusal
+from app.keyring import Ring
+from app.keys import PrivateKey
+from app.model import Authority, CaCertificate, Caller, Issued, Profile, Scope
+
+BACKDATED = timedelta(minutes=5)
+MAX_BACKDATED = timedelta(hours=48)
+
+
+class Signed(msgspec.Struct, frozen=True):
+    """A new certificate in PEM, the certificate of the CA that signed it, and the chain from that one to the root."""
+
+    serial: str
+    pem: str
+    issuer_pem: str
+    chain: str
+
+
+def now() -> datetime:
+    """Whole seconds, as X.509 has them."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+def validity(
+    issuer: CaCertificate | None, not_before: datetime | None, not_after: datetime
+) -> tuple[datetime, datetime]:
+    """Both dates in whole seconds, nested in the issuer's; raises Refusal (contract-infisical, sign-intermediate)."""
+    today = now()
+    begins = not_before.replace(microsecond=0) if not_before else today - BACKDATED
+    ends = not_after.replace(microsecond=0)
+    if issuer and not_before is None:
+        begins = max(begins, issuer.not_before)
+    if issuer and begins < issuer.not_before:
+        raise Refusal("notBefore date is before CA certificate's notBefore date")
+    if begins >= ends:
+        raise Refusal("notBefore date is after notAfter date")
+    if issuer and ends > issuer.not_after:
+        raise Refusal("notAfter date is after CA certificate's notAfter date")
+    if not_before and begins < today - MAX_BACKDATED:
+        raise Refusal("notBefore date is more than 48 hours in the past")
+    if ends <= today:
+        raise Refusal("notAfter date is in the past")
+    return begins, ends
+
+
+def installed(authority: Authority) -> CaCertificate:
+    """The certificate that a CA signs under; raises Refusal for a CA that has none or is expired."""
+    if authority.certificate is None:
+        raise Refusal("CA does not have a certificate installed")
+    if authority.certificate.not_after <= now():
+        raise Refusal("CA is expired")
+    return authority.certificate
+
+
+def new_serial() -> int:
+    """20 random octets, the top two bits 01: always positive, and always 40 hex digits (RFC 5280 section 4.1.2.2)."""
+    octets = bytearray(secrets.token_bytes(20))
+    octets[0] = octets[0] & 0x3F | 0x40
+    return int.from_bytes(octets, "big")
+
+
+def crl_url(authority: Authority, pki_url: str | None) -> str | None:
+    """Where anybody fetches the CRL of this CA."""
+    return f"{pki_url}/api/v1/pki/crl/{authority.id}/der" if pki_url else None
+
+
+def issuer_url(authority: Authority, pki_url: str | None) -> str | None:
+    """Where anybody fetches the certificate that this CA signs under."""
+    if pki_url is None or authority.certificate is None:
+        return None
+    return f"{pki_url}/api/v1/pki/ca/{authority.id}/certificates/{authority.certificate.id}/der"
+
+
+async def ca_key(db: Database, ring: Ring, authority: Authority) -> PrivateKey:
+    """The CA's own key, only if it is the one of its public key; raises KeyDamaged."""
+    return await keyring.open_key(db, ring, authority.account_id, authority.key_id, authority.spki_sha256)
+
+
+_COLUMNS = (
+    "id, issuer_id, profile, serial, spki_sha256, subject, common_name, alt_names, key_usages, extended_key_usages, "
+    "path_length, friendly_name, not_before, not_after"
+)
+_PARAMETERS = 14
+# Nothing is meant by a CA that was disabled or deleted meanwhile; a deletion waits for our commit, and we for its.
+_MEAN = f"""
+WITH ca AS (
+    SELECT account_id, id FROM certificate_authorities
+    WHERE account_id = $1 AND id = $2 AND NOT disabled FOR KEY SHARE
+),
+issued AS (
+    INSERT INTO issued_certificates (account_id, ca_id, {_COLUMNS})
+    SELECT ca.account_id, ca.id, {parameters(3, _PARAMETERS)} FROM ca
+    RETURNING account_id, id, NULL::uuid AS zone_id
+),
+audit AS ({audit.insert(3 + _PARAMETERS, "issued")})
+SELECT id FROM issued
+"""
+_KEEP = """
+UPDATE issued_certificates SET pem = $3, modified_at = now() WHERE account_id = $1 AND id = $2 AND pem IS NULL
+"""
+
+
+async def sign(
+    db: Database,
+    ring: Ring,
+    caller: Caller,
+    authority: Authority,
+    meant: pkix.ToSign,
+    action: audit.Action,
+    *,
+    common_name: str = "",
+    friendly_name: str | None = None,
+) -> x509.Certificate:
+    """Write down what is meant, sign it with the CA's key, and keep it; raises Refusal when the CA is disabled or gone.
+
+    `action` is what the audit log calls it.
+    """
+    private_key = await ca_key(db, ring, authority)
+    row_id = uuid4()
+    issuer_id = authority.certificate.id if authority.certificate else None
+    row = (
+        *(row_id, issuer_id, _profile(meant), f"{meant.serial:040x}", chains.spki_of(meant.public_key)),
+        *(meant.subject.rfc4514_string(), common_name, [shown(name) for name in meant.sans]),
+        *(list(meant.key_usages), list(meant.extended_key_usages), meant.path_length, friendly_name),
+        *(meant.not_before, meant.not_after),
+    )
+    audited = audit.values(caller, action, audit.Resource.ISSUED_CERTIFICATE)
+    if await db.fetchrow(_MEAN, authority.account_id, authority.id, *row, *audited) is None:
+        raise Refusal("CA is disabled")
+    certificate = pkix.certificate(meant, private_key)
+    await db.execute(_KEEP, authority.account_id, row_id, chains.pem([certificate]))
+    return certificate
+
+
+def _profile(meant: pkix.ToSign) -> Profile:
+    if meant.issuer is None:
+        return Profile.ROOT
+    return Profile.INTERMEDIATE if meant.ca else Profile.LEAF
+
+
+def shown(name: x509.GeneralName) -> str:
+    """A subject alternative name as text."""
+    return str(name.value)
+
+
+_GET = f"""
+SELECT account_id, ca_id, {_COLUMNS}, pem, revoked_at, revocation_reason, created_at, modified_at
+FROM issued_certificates WHERE account_id = $1 AND serial = $2
+"""
+
+
+async def get(db: Database, account_id: UUID, serial: str) -> Issued:
+    """A certificate that a CA of this account signed or meant to sign; raises NotFound."""
+    row = await db.fetchrow(_GET, account_id, serial)
+    if row is None:
+        raise not_found(serial)
+    return issued(row)
+
+
+async def viewed(db: Database, caller: Caller, scope: Scope, serial: str) -> Issued:
+    """A certificate of this account, for a caller; audited. Raises NotFound."""
+    found = await get(db, scope.account_id, serial)
+    place = (found.account_id, found.id, None)
+    await audit.note(db, caller, audit.Action.READ, audit.Resource.ISSUED_CERTIFICATE, place)
+    return found
+
+
+def issued(row: asyncpg.Record) -> Issued:
+    return msgspec.convert(dict(row), Issued)
+
+
+def not_found(serial: str) -> NotFound:
+    return NotFound(f"Certificate with serial number '{serial}' not found")
+
+
+_ISSUER = "SELECT pem, chain FROM ca_certificates WHERE account_id = $1 AND id = $2"
+
+
+async def signed(db: Database, certificate: Issued) -> Signed:
+    """A certificate with the chain that it was signed under; raises NotFound for one that was only meant."""
+    if certificate.pem is None:
+        raise not_found(certificate.serial)
+    row = await db.fetchrow(_ISSUER, certificate.account_id, certificate.issuer_id)
+    if row is None or certificate.profile is Profile.ROOT:
+        return Signed(certificate.serial, certificate.pem, certificate.pem, "")
+    return Signed(certificate.serial, certificate.pem, row["pem"], row["pem"] + row["chain"])
+
+
+_FOR_OPERATOR = f"""
+SELECT account_id, ca_id, {_COLUMNS}, pem, revoked_at, revocation_reason, created_at, modified_at
+FROM issued_certificates WHERE account_id = $1 AND ca_id = $2 ORDER BY created_at, id LIMIT $3
+"""
+MAX_LISTED = 1000
+
+
+async def of_ca(db: Database, authority: Authority) -> tuple[Issued, ...]:
+    """What a CA signed, the oldest first, for the operator; at most MAX_LISTED."""
+    rows = await db.fetch(_FOR_OPERATOR, authority.account_id, authority.id, MAX_LISTED)
+    return tuple(issued(row) for row in rows)

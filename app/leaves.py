@@ -1,0 +1,260 @@
+"""Certificates of servers and clients, as CAs of an account sign them (contract-infisical, "Leaves")."""
+
+import ipaddress
+import re
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from app import audit, authorities, chains, issuing, keys, names, pkix, x520
+from app.db import Database
+from app.errors import Invalid, Problem, Refusal, Rule, quoted
+from app.issuing import Signed
+from app.keypool import KeyPool
+from app.keyring import Ring
+from app.model import Authority, CaCertificate, Caller, NamePolicy, Scope
+
+MAX_NAMES = 150
+MAX_URI = 2048
+# What a key of each kind can be used for in a certificate that is no CA's (RFC 4055 section 1.2, RFC 8813 section 3).
+_ALLOWED = {
+    True: {"digitalSignature", "nonRepudiation", "keyEncipherment", "dataEncipherment"},
+    False: {"digitalSignature", "nonRepudiation", "keyAgreement", "encipherOnly", "decipherOnly"},
+}
+_EMAIL = re.compile(r"[\x21-\x3f\x41-\x7e]{1,64}@[A-Za-z0-9.-]{1,253}")
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[\x21-\x7e]+")
+
+
+class LeafRequest(msgspec.Struct, frozen=True):
+    """What is asked of a certificate. `ttl` counts from its beginning, and `not_after` wins over it."""
+
+    csr: str = ""
+    common_name: str = ""
+    friendly_name: str | None = None
+    alt_names: str = ""
+    ttl: timedelta | None = None
+    not_before: datetime | None = None
+    not_after: datetime | None = None
+    key_usages: tuple[str, ...] = ()
+    extended_key_usages: tuple[str, ...] = ()
+
+
+class WithKey(msgspec.Struct, frozen=True):
+    """A certificate, and the private key that was made for it, in PEM; the key is kept nowhere."""
+
+    signed: Signed
+    private_key: str
+
+    def __repr__(self) -> str:
+        return f"WithKey({self.signed.serial})"
+
+
+def problems(asked: LeafRequest) -> tuple[Problem, ...]:
+    """The rules that single fields break; pure."""
+    found: list[Problem] = []
+    if asked.common_name:
+        found += x520.text("common_name", asked.common_name, x520.UPPER_BOUNDS["common_name"])
+    if asked.friendly_name:
+        found += x520.text("friendly_name", asked.friendly_name, authorities.MAX_FRIENDLY_NAME)
+    if asked.ttl is None and asked.not_after is None:
+        found.append(Problem(Rule.MISSING, "ttl", "ttl is required, or not_after instead."))
+    return tuple(found)
+
+
+async def sign(
+    db: Database, ring: Ring, caller: Caller, scope: Scope, ca_id: UUID, asked: LeafRequest, pki_url: str | None
+) -> Signed:
+    """Sign a CSR; its subject, key and names are taken, and nothing else. Raises Invalid, NotFound, Refusal."""
+    authority, issuer = await _signer(db, scope, ca_id, asked)
+    try:
+        request = pkix.read_csr(asked.csr)
+    except pkix.BadCsr as error:
+        raise Refusal(str(error)) from None
+    weakness = pkix.weakness(request.public_key)
+    if weakness or request.public_key is None:
+        raise Refusal(weakness)
+    common_name = asked.common_name or request.common_name
+    sans = _given(asked.alt_names) or tuple(dict.fromkeys(request.sans))
+    meant = _leaf(authority, issuer, asked, request.subject, request.public_key, pki_url)
+    meant = msgspec.structs.replace(meant, sans=_judged(sans or _from(common_name), scope.name_policy))
+    return await _sign(db, ring, caller, authority, issuer, meant, asked, common_name, audit.Action.SIGN)
+
+
+async def issue(
+    db: Database,
+    ring: Ring,
+    pool: KeyPool,
+    caller: Caller,
+    scope: Scope,
+    ca_id: UUID,
+    asked: LeafRequest,
+    pki_url: str | None,
+) -> WithKey:
+    """Make a key of the CA's own type and a certificate for it; the key is handed out and not kept.
+
+    Raises Invalid, NotFound, Refusal and Unavailable.
+    """
+    authority, issuer = await _signer(db, scope, ca_id, asked)
+    sans = _judged(_given(asked.alt_names) or _from(asked.common_name), scope.name_policy)
+    subject = pkix.common_name(asked.common_name)
+    # Whatever is wrong is found before a key is made for it.
+    stand_in = chains.read(issuer.pem)[0].public_key()
+    if not isinstance(stand_in, pkix.PublicKey):
+        raise TypeError("neither an RSA nor an EC key")
+    meant = msgspec.structs.replace(_leaf(authority, issuer, asked, subject, stand_in, pki_url), sans=sans)
+    pair = await pool.take(authority.key_type)
+    meant = msgspec.structs.replace(meant, public_key=pair.private_key.public_key())
+    action = audit.Action.ISSUE_KEY
+    signed = await _sign(db, ring, caller, authority, issuer, meant, asked, asked.common_name, action)
+    return WithKey(signed, keys.pem(pair.private_key))
+
+
+async def _signer(db: Database, scope: Scope, ca_id: UUID, asked: LeafRequest) -> tuple[Authority, CaCertificate]:
+    found = problems(asked)
+    if found:
+        raise Invalid(found)
+    authority = await authorities.get(db, scope, ca_id)
+    if authority.disabled or authority.certificate is None:
+        raise Refusal("CA is not active")
+    issuer = issuing.installed(authority)
+    if authority.requires_template:
+        raise Refusal("Certificate template or subscriber is required for issuance")
+    return authority, issuer
+
+
+def _leaf(
+    authority: Authority,
+    issuer: CaCertificate,
+    asked: LeafRequest,
+    subject: x509.Name,
+    public_key: pkix.PublicKey,
+    pki_url: str | None,
+) -> pkix.ToSign:
+    begins, ends = issuing.validity(issuer, asked.not_before, _ends(asked))
+    (issuer_certificate,) = chains.read(issuer.pem)
+    return pkix.ToSign(
+        issuer=issuer_certificate,
+        subject=subject,
+        public_key=public_key,
+        serial=issuing.new_serial(),
+        not_before=begins,
+        not_after=ends,
+        ca=False,
+        key_usages=_usages(asked.key_usages, rsa_key=isinstance(public_key, rsa.RSAPublicKey)),
+        extended_key_usages=tuple(dict.fromkeys(asked.extended_key_usages)) or ("serverAuth",),
+        crl_url=issuing.crl_url(authority, pki_url),
+        issuer_url=issuing.issuer_url(authority, pki_url),
+    )
+
+
+def _ends(asked: LeafRequest) -> datetime:
+    if asked.not_after:
+        return asked.not_after
+    if asked.ttl is None:
+        raise TypeError("problems() has let it pass")
+    try:
+        return (asked.not_before or issuing.now()) + asked.ttl
+    except OverflowError:
+        raise Refusal("notAfter date is after CA certificate's notAfter date") from None
+
+
+def _usages(asked: tuple[str, ...], *, rsa_key: bool) -> tuple[str, ...]:
+    if not asked:
+        return ("digitalSignature", "keyEncipherment") if rsa_key else ("digitalSignature",)
+    refused = [usage for usage in asked if usage not in _ALLOWED[rsa_key]]
+    if refused:
+        kind = "an RSA" if rsa_key else "an EC"
+        raise Refusal(f"keyUsages {refused[0]} is not for a certificate that is no CA's and has {kind} key")
+    if {"encipherOnly", "decipherOnly"} & set(asked) and "keyAgreement" not in asked:
+        raise Refusal("keyUsages encipherOnly and decipherOnly mean nothing without keyAgreement")
+    return tuple(name for name in pkix.KEY_USAGES if name in asked)
+
+
+def _given(alt_names: str) -> tuple[x509.GeneralName, ...]:
+    """Names that are separated by commas: addresses, emails, URIs, and else hosts."""
+    words = (word.strip() for word in alt_names.split(","))
+    return tuple(dict.fromkeys(_general_name(word) for word in words if word))
+
+
+def _general_name(word: str) -> x509.GeneralName:
+    address = _address(word)
+    try:
+        if address is not None:
+            return x509.IPAddress(address)
+        if "@" in word and "://" not in word:
+            return x509.RFC822Name(word)
+        return x509.UniformResourceIdentifier(word) if "://" in word else x509.DNSName(word)
+    except ValueError:
+        raise Refusal(f"altNames has {quoted(word)}, which is not ASCII; write a host in its A-label form") from None
+
+
+def _from(common_name: str) -> tuple[x509.GeneralName, ...]:
+    """What a common name without any SAN stands for; raises Refusal when it is neither host nor address."""
+    address = _address(common_name)
+    if address is not None:
+        return (x509.IPAddress(address),)
+    if common_name and common_name.isascii() and names.broken(common_name, NamePolicy.PRIVATE) is None:
+        return (x509.DNSName(common_name),)
+    raise Refusal("There are no alternative names, and the common name is neither a host nor an address")
+
+
+def _address(word: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(word)
+    except ValueError:
+        return None
+    # A zone such as %eth0 means nothing elsewhere (RFC 6874).
+    return None if "%" in word else address
+
+
+def _judged(sans: tuple[x509.GeneralName, ...], policy: NamePolicy) -> tuple[x509.GeneralName, ...]:
+    if len(sans) > MAX_NAMES:
+        raise Refusal(f"There are {len(sans)} alternative names; at most {MAX_NAMES} are allowed")
+    for san in sans:
+        reason = _broken(san, policy)
+        if reason:
+            raise Refusal(reason)
+    return sans
+
+
+def _broken(san: x509.GeneralName, policy: NamePolicy) -> str:
+    match san:
+        case x509.DNSName(value=value):
+            broken = names.broken(value, policy)
+            return broken[1] if broken else ""
+        case x509.IPAddress(value=ipaddress.IPv4Address() | ipaddress.IPv6Address()):
+            return ""
+        case x509.RFC822Name(value=value):
+            return "" if _EMAIL.fullmatch(value) else f"{quoted(value)} is not an email address."
+        case x509.UniformResourceIdentifier(value=value):
+            good = _URI.fullmatch(value) and len(value) <= MAX_URI
+            return "" if good else f"{quoted(value)} is not a URI of at most {MAX_URI} characters."
+        case _:
+            return "The CSR has an alternative name that is neither a host, an address, an email nor a URI."
+
+
+async def _sign(
+    db: Database,
+    ring: Ring,
+    caller: Caller,
+    authority: Authority,
+    issuer: CaCertificate,
+    meant: pkix.ToSign,
+    asked: LeafRequest,
+    common_name: str,
+    action: audit.Action,
+) -> Signed:
+    certificate = await issuing.sign(
+        db,
+        ring,
+        caller,
+        authority,
+        meant,
+        action,
+        common_name=common_name,
+        friendly_name=asked.friendly_name or None,
+    )
+    return Signed(f"{meant.serial:040x}", chains.pem([certificate]), issuer.pem, issuer.pem + issuer.chain)

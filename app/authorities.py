@@ -224,6 +224,14 @@ def _scope(row: asyncpg.Record) -> Scope:
     return Scope(**{**dict(row), "name_policy": NamePolicy(row["name_policy"])})
 
 
+async def scope_for_operator(db: Database, account_id: UUID) -> Scope:
+    """An account for the operator, who reaches all; raises NotFound."""
+    row = await db.fetchrow(f"{_SCOPE} WHERE a.id = $1", account_id)
+    if row is None:
+        raise NotFound(f"there is no account {account_id.hex}")
+    return _scope(row)
+
+
 class Changes(msgspec.Struct, frozen=True):
     """What is to be another; None leaves it."""
 
@@ -304,10 +312,7 @@ async def find(db: Database, word: str) -> tuple[Scope, Authority]:
         raise NotFound(f"there is no CA {quoted(word)}; `keystead ca list` shows their ids")
     if len(rows) > 1:
         raise Refusal(f"several CAs are named {quoted(word)}; use the id")
-    scope = await db.fetchrow(f"{_SCOPE} WHERE a.id = $1", rows[0]["account_id"])
-    if scope is None:
-        raise not_found(word)
-    return _scope(scope), _authority(rows[0])
+    return await scope_for_operator(db, rows[0]["account_id"]), _authority(rows[0])
 
 
 _FIND = f"{_SELECT} WHERE c.id::text = $1 OR c.friendly_name = $1 OR c.common_name = $1 LIMIT 2"

@@ -1,27 +1,31 @@
 """The command: parses, calls one function of the core, prints. Human tables by default, JSON with --json."""
 
 import asyncio
-import contextlib
-import os
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import click
-import msgspec
-from rich.console import Console
-from rich.table import Table
 
-from app import __version__, accounts, certificates, config, db, files, first_start, keyring, policies, tokens
+from app import (
+    __version__,
+    accounts,
+    ca_commands,
+    certificates,
+    console,
+    db,
+    files,
+    policies,
+    tokens,
+)
 from app.db import Database
 from app.errors import KeysteadError, Misconfigured
 from app.keyring import Peppers, Ring
 from app.model import Account, Certificate, NamePolicy, Role, Superseded, Token, User, Zone
 
 T = TypeVar("T")
-_OPERATOR = first_start.operator()
 # The names that certbot gave them, and that every how-to of a web server uses.
 FULLCHAIN, PRIVATE_KEY = "fullchain.pem", "privkey.pem"
 _ROLES = [role.value for role in Role]
@@ -61,19 +65,15 @@ def serve() -> None:
     """Serve the API; makes what is missing at the first start."""
     from app import serve as server
 
-    sys.exit(server.serve(_settings()))
+    sys.exit(server.serve(console.settings()))
 
 
 @cli.command()
 def migrate() -> None:
     """Bring the database to this release's schema."""
-    settings = _settings()
-    with _dsn(settings) as dsn:
+    with console.dsn(console.settings()) as dsn:
         applied = asyncio.run(db.migrate(dsn))
     print("\n".join(f"applied {name}" for name in applied) or "the schema is current")
-
-
-_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @cli.group()
@@ -84,21 +84,22 @@ def account() -> None:
 @account.command("create")
 @click.argument("slug")
 @click.option("--name", help="A name for people; default: the slug.")
-@_as_json
+@console.as_json_option
 def account_create(slug: str, name: str | None, as_json: bool) -> None:
     """Make an account."""
-    made = _run(lambda d, _: accounts.create_account(d, _OPERATOR, slug, name or slug))
-    _show([_account(made)], as_json)
+    made = console.run(lambda d, _: accounts.create_account(d, console.OPERATOR, slug, name or slug))
+    console.show([_account(made)], as_json)
 
 
 @account.command("list")
-@_as_json
+@console.as_json_option
 def account_list(as_json: bool) -> None:
     """Show all accounts."""
-    _show([_account(each) for each in _run(lambda d, _: accounts.list_accounts(d))], as_json)
+    console.show([_account(each) for each in console.run(lambda d, _: accounts.list_accounts(d))], as_json)
 
 
 _switch = click.Choice(["on", "off"])
+_ca_quota = click.option("--ca-quota", help="How many CAs it may hold: a number, or none for the bound of 1000.")
 _csrs = click.option("--csrs", type=_switch, help="Switch custom CSRs on or off (off answers 403/1404).")
 _quota = click.option("--csr-quota", help="How many custom CSRs its list may hold: a number, or none for no bound.")
 _certificate_quota = click.option("--certificate-quota", help="How many certificates it may hold: a number, or none.")
@@ -112,25 +113,28 @@ _key_max_age = click.option("--key-max-age", type=click.IntRange(1, 36_500), hel
 )
 @_csrs
 @_quota
+@_ca_quota
 @_key_max_age
-@_as_json
+@console.as_json_option
 def account_set(
     account: str,
     name_policy: str | None,
     csrs: str | None,
     csr_quota: str | None,
+    ca_quota: str | None,
     key_max_age: int | None,
     as_json: bool,
 ) -> None:
     """Set the rules of an account, named by id or slug."""
     policy = NamePolicy(name_policy) if name_policy else None
     quota = _quota_number(csr_quota, "--csr-quota")
-    changes = accounts.Changes(policy, _on(csrs), quota, key_max_age_days=key_max_age)
+    cas = _quota_number(ca_quota, "--ca-quota")
+    changes = accounts.Changes(policy, _on(csrs), quota, key_max_age_days=key_max_age, ca_quota=cas)
 
     async def work(d: Database, _: Peppers) -> Account:
-        return await accounts.set_account(d, _OPERATOR, await accounts.find_account(d, account), changes)
+        return await accounts.set_account(d, console.OPERATOR, await accounts.find_account(d, account), changes)
 
-    _show([_account(_run(work))], as_json)
+    console.show([_account(console.run(work))], as_json)
 
 
 @account.command("delete")
@@ -139,9 +143,9 @@ def account_delete(account: str) -> None:
     """Delete an account that holds no CSRs and no zones, with its tokens."""
 
     async def work(d: Database, _: Peppers) -> None:
-        await accounts.delete_account(d, _OPERATOR, await accounts.find_account(d, account))
+        await accounts.delete_account(d, console.OPERATOR, await accounts.find_account(d, account))
 
-    _run(work)
+    console.run(work)
     print(f"deleted account {account}")
 
 
@@ -150,32 +154,29 @@ def zone() -> None:
     """Zones: the domains of an account."""
 
 
-_of_account = click.option("--account", default=first_start.FIRST_SLUG, show_default=True, help="Account id or slug.")
-
-
 @zone.command("create")
 @click.argument("name")
-@_of_account
-@_as_json
+@console.account_option
+@console.as_json_option
 def zone_create(name: str, account: str, as_json: bool) -> None:
     """Make a zone."""
 
     async def work(d: Database, _: Peppers) -> Zone:
-        return await accounts.create_zone(d, _OPERATOR, await accounts.find_account(d, account), name)
+        return await accounts.create_zone(d, console.OPERATOR, await accounts.find_account(d, account), name)
 
-    _show([_zone(_run(work))], as_json)
+    console.show([_zone(console.run(work))], as_json)
 
 
 @zone.command("list")
 @click.option("--account", help="Account id or slug; default: all.")
-@_as_json
+@console.as_json_option
 def zone_list(account: str | None, as_json: bool) -> None:
     """Show zones."""
 
     async def work(d: Database, _: Peppers) -> tuple[Zone, ...]:
         return await accounts.list_zones(d, await accounts.find_account(d, account) if account else None)
 
-    _show([_zone(each) for each in _run(work)], as_json)
+    console.show([_zone(each) for each in console.run(work)], as_json)
 
 
 @zone.command("set")
@@ -183,16 +184,16 @@ def zone_list(account: str | None, as_json: bool) -> None:
 @_csrs
 @_quota
 @_certificate_quota
-@_as_json
+@console.as_json_option
 def zone_set(zone: str, csrs: str | None, csr_quota: str | None, certificate_quota: str | None, as_json: bool) -> None:
     """Set the rules of a zone, named by id or name."""
     quota = _quota_number(csr_quota, "--csr-quota")
     changes = accounts.Changes(None, _on(csrs), quota, _quota_number(certificate_quota, "--certificate-quota"))
 
     async def work(d: Database, _: Peppers) -> Zone:
-        return await accounts.set_zone(d, _OPERATOR, await accounts.find_zone(d, zone), changes)
+        return await accounts.set_zone(d, console.OPERATOR, await accounts.find_zone(d, zone), changes)
 
-    _show([_zone(_run(work))], as_json)
+    console.show([_zone(console.run(work))], as_json)
 
 
 @zone.command("delete")
@@ -201,9 +202,9 @@ def zone_delete(zone: str) -> None:
     """Delete a zone that holds no CSRs."""
 
     async def work(d: Database, _: Peppers) -> None:
-        await accounts.delete_zone(d, _OPERATOR, await accounts.find_zone(d, zone))
+        await accounts.delete_zone(d, console.OPERATOR, await accounts.find_zone(d, zone))
 
-    _run(work)
+    console.run(work)
     print(f"deleted zone {zone}")
 
 
@@ -214,35 +215,35 @@ def user() -> None:
 
 @user.command("create")
 @click.argument("email")
-@_of_account
+@console.account_option
 @click.option("--role", type=click.Choice(_ROLES), default=Role.READ.value, show_default=True)
-@_as_json
+@console.as_json_option
 def user_create(email: str, account: str, role: str, as_json: bool) -> None:
     """Make a user with a role in an account; the global key is shown once."""
 
     async def work(d: Database, peppers: Peppers) -> tuple[User, str]:
         home = await accounts.find_account(d, account)
-        made = await accounts.create_user(d, _OPERATOR, email)
-        made = await accounts.set_membership(d, _OPERATOR, made, home, Role(role))
-        return made, await tokens.roll_global_key(d, peppers, _OPERATOR, made)
+        made = await accounts.create_user(d, console.OPERATOR, email)
+        made = await accounts.set_membership(d, console.OPERATOR, made, home, Role(role))
+        return made, await tokens.roll_global_key(d, peppers, console.OPERATOR, made)
 
-    made, key = _run(work)
-    _show([{**_user(made), "global_key": key}], as_json)
+    made, key = console.run(work)
+    console.show([{**_user(made), "global_key": key}], as_json)
 
 
 @user.command("list")
-@_as_json
+@console.as_json_option
 def user_list(as_json: bool) -> None:
     """Show all users with their roles."""
-    _show([_user(each) for each in _run(lambda d, _: accounts.list_users(d))], as_json)
+    console.show([_user(each) for each in console.run(lambda d, _: accounts.list_users(d))], as_json)
 
 
 @user.command("set")
 @click.argument("user")
-@click.option("--account", default=first_start.FIRST_SLUG, show_default=True, help="Account id or slug.")
+@console.account_option
 @click.option("--role", type=click.Choice([*_ROLES, "none"]), help="The role in that account; none takes it away.")
 @click.option("--roll-key", is_flag=True, help="Make a new global key, shown once; the old one is dead.")
-@_as_json
+@console.as_json_option
 def user_set(user: str, account: str, role: str | None, roll_key: bool, as_json: bool) -> None:
     """Change a user, named by id or email."""
 
@@ -251,11 +252,11 @@ def user_set(user: str, account: str, role: str | None, roll_key: bool, as_json:
         if role:
             home = await accounts.find_account(d, account)
             new_role = None if role == "none" else Role(role)
-            found = await accounts.set_membership(d, _OPERATOR, found, home, new_role)
-        key = {"global_key": await tokens.roll_global_key(d, peppers, _OPERATOR, found)} if roll_key else {}
+            found = await accounts.set_membership(d, console.OPERATOR, found, home, new_role)
+        key = {"global_key": await tokens.roll_global_key(d, peppers, console.OPERATOR, found)} if roll_key else {}
         return {**_user(found), **key}
 
-    _show([_run(work)], as_json)
+    console.show([console.run(work)], as_json)
 
 
 @user.command("delete")
@@ -264,9 +265,9 @@ def user_delete(user: str) -> None:
     """Delete a user with the global key and the tokens."""
 
     async def work(d: Database, _: Peppers) -> None:
-        await accounts.delete_user(d, _OPERATOR, await accounts.find_user(d, user))
+        await accounts.delete_user(d, console.OPERATOR, await accounts.find_user(d, user))
 
-    _run(work)
+    console.run(work)
     print(f"deleted user {user}")
 
 
@@ -277,13 +278,13 @@ def token() -> None:
 
 @token.command("create")
 @click.argument("name")
-@_of_account
+@console.account_option
 @click.option("--user", help="Make it this user's token instead of the account's.")
 @click.option("--zone", "zones", multiple=True, help="Zone id or name; default: all zones of the account.")
 @click.option("--group", "groups", multiple=True, help="Permission group; default: all but handing out private keys.")
 @click.option("--allow-from", multiple=True, help="Network that it may be used from, such as 10.0.0.0/8.")
 @click.option("--expires", help="When it ends, such as 2027-01-31 or 2027-01-31T12:00:00Z.")
-@_as_json
+@console.as_json_option
 def token_create(
     name: str,
     account: str,
@@ -295,7 +296,7 @@ def token_create(
     as_json: bool,
 ) -> None:
     """Make a token; its value is shown once."""
-    condition, expires_on = policies.address_condition(allow_from), _time(expires)
+    condition, expires_on = policies.address_condition(allow_from), console.time_of(expires, "--expires")
     named = tuple(policies.find_group(group) for group in groups)
 
     async def work(d: Database, peppers: Peppers) -> tuple[Token, str]:
@@ -304,30 +305,30 @@ def token_create(
         only = tuple(dict.fromkeys([await accounts.find_zone_in(d, home, zone) for zone in zones]))
         text = policies.write(home, named or policies.default_groups(only), only)
         new = tokens.NewToken(home, name, text, owner, condition, None, expires_on)
-        return await tokens.create(d, peppers, _OPERATOR, new)
+        return await tokens.create(d, peppers, console.OPERATOR, new)
 
-    made, value = _run(work)
-    _show([{**_token(made), "token": value}], as_json)
+    made, value = console.run(work)
+    console.show([{**_token(made), "token": value}], as_json)
 
 
 @token.command("list")
-@_as_json
+@console.as_json_option
 def token_list(as_json: bool) -> None:
     """Show all tokens, without their values."""
-    _show([_token(each) for each in _run(lambda d, _: tokens.list_(d))], as_json)
+    console.show([_token(each) for each in console.run(lambda d, _: tokens.list_(d))], as_json)
 
 
 @token.command("set")
 @click.argument("token")
 @click.option("--status", type=click.Choice(["active", "disabled"]), required=True)
-@_as_json
+@console.as_json_option
 def token_set(token: str, status: str, as_json: bool) -> None:
     """Switch a token, named by its id, on or off."""
 
     async def work(d: Database, _: Peppers) -> Token:
-        return await tokens.set_status(d, _OPERATOR, await tokens.find(d, token), active=status == "active")
+        return await tokens.set_status(d, console.OPERATOR, await tokens.find(d, token), active=status == "active")
 
-    _show([_token(_run(work))], as_json)
+    console.show([_token(console.run(work))], as_json)
 
 
 @token.command("revoke")
@@ -336,10 +337,13 @@ def token_revoke(token: str) -> None:
     """Delete a token, named by its id: it is dead at once."""
 
     async def work(d: Database, _: Peppers) -> None:
-        await tokens.revoke(d, _OPERATOR, await tokens.find(d, token))
+        await tokens.revoke(d, console.OPERATOR, await tokens.find(d, token))
 
-    _run(work)
+    console.run(work)
     print(f"revoked token {token}")
+
+
+cli.add_command(ca_commands.ca)
 
 
 @cli.group()
@@ -349,46 +353,46 @@ def certificate() -> None:
 
 @certificate.command("list")
 @click.option("--zone", help="Zone id or name; default: all.")
-@_as_json
+@console.as_json_option
 def certificate_list(zone: str | None, as_json: bool) -> None:
     """Show certificates, the first to expire first."""
 
     async def work(d: Database, _: Peppers) -> tuple[Certificate, ...]:
         return await certificates.for_operator(d, (await accounts.find_zone(d, zone)).id if zone else None)
 
-    _show([_certificate(each) for each in _run(work)], as_json)
+    console.show([_certificate(each) for each in console.run(work)], as_json)
 
 
 @certificate.command("expiring")
 @click.option("--within", default="30d", show_default=True, help="Days ahead, such as 30d.")
-@_as_json
+@console.as_json_option
 def certificate_expiring(within: str, as_json: bool) -> None:
     """Show the certificates that have expired or expire soon."""
     before = datetime.now(UTC) + _days(within)
-    found = _run(lambda d, _: certificates.for_operator(d, before=before))
-    _show([_certificate(each) for each in found], as_json)
+    found = console.run(lambda d, _: certificates.for_operator(d, before=before))
+    console.show([_certificate(each) for each in found], as_json)
 
 
 @certificate.command("show")
 @click.argument("certificate")
-@_as_json
+@console.as_json_option
 def certificate_show(certificate: str, as_json: bool) -> None:
     """Show a certificate, named by its id."""
-    found = _run(lambda d, _: certificates.find(d, certificate))
+    found = console.run(lambda d, _: certificates.find(d, certificate))
     more = {"issuer": found.issuer, "signature": found.signature, "bundle_method": found.bundle_method.value}
-    _show([{**_certificate(found), **more, "uploaded_on": _shown(found.uploaded_at)}], as_json)
+    console.show([{**_certificate(found), **more, "uploaded_on": console.shown(found.uploaded_at)}], as_json)
 
 
 @certificate.command("history")
 @click.argument("certificate")
-@_as_json
+@console.as_json_option
 def certificate_history(certificate: str, as_json: bool) -> None:
     """Show what a certificate was before its renewals, the latest first."""
 
     async def work(d: Database, _: Peppers) -> tuple[Superseded, ...]:
         return await certificates.history(d, await certificates.find(d, certificate))
 
-    _show([_superseded(each) for each in _run(work)], as_json)
+    console.show([_superseded(each) for each in console.run(work)], as_json)
 
 
 @certificate.command("export")
@@ -398,57 +402,15 @@ def certificate_export(certificate: str, out: Path) -> None:
     """Write fullchain.pem and privkey.pem for a web server; audited."""
 
     async def work(d: Database, ring: Ring) -> certificates.Exported:
-        return await certificates.export(d, ring, _OPERATOR, await certificates.find(d, certificate))
+        return await certificates.export(d, ring, console.OPERATOR, await certificates.find(d, certificate))
 
     try:
         out.mkdir(mode=0o700, parents=True, exist_ok=True)
-        exported = _run_with_ring(work)
+        exported = console.run_with_ring(work)
         files.write_together(out, {PRIVATE_KEY: exported.private_key, FULLCHAIN: exported.fullchain})
     except OSError as error:
         raise Misconfigured(f"{out} cannot be written ({error.strerror})") from None
     print(f"wrote {out / FULLCHAIN} and {out / PRIVATE_KEY}")
-
-
-def _settings() -> config.Settings:
-    return config.load(os.environ)
-
-
-@contextlib.contextmanager
-def _dsn(settings: config.Settings) -> Iterator[str]:
-    if settings.database_url is not None:
-        yield settings.database_url
-        return
-    if not (settings.data_dir / "postgres").exists():
-        raise Misconfigured(
-            f"there is no installation in {settings.data_dir}: run this where `keystead serve` runs, or set "
-            "KEYSTEAD_DATA_DIR or KEYSTEAD_DATABASE_URL"
-        )
-    from app import embedded
-
-    with embedded.running(settings.data_dir) as cluster:
-        yield cluster.dsn
-
-
-def _run(work: Callable[[Database, Peppers], Awaitable[T]]) -> T:
-    async def with_peppers(database: Database, ring: Ring) -> T:
-        return await work(database, await keyring.load_peppers(database, ring))
-
-    return _run_with_ring(with_peppers)
-
-
-def _run_with_ring(work: Callable[[Database, Ring], Awaitable[T]]) -> T:
-    settings = _settings()
-
-    async def inside(dsn: str) -> T:
-        database = Database(dsn, 1, settings.statement_cache_size)
-        try:
-            await db.require_current(database)
-            return await work(database, await first_start.ring_for(settings, database))
-        finally:
-            await database.close()
-
-    with _dsn(settings) as dsn:
-        return asyncio.run(inside(dsn))
 
 
 def _account(account: Account) -> dict[str, object]:
@@ -459,8 +421,9 @@ def _account(account: Account) -> dict[str, object]:
         "name_policy": account.name_policy.value,
         "csrs": _word(account.csrs_enabled),
         "csr_quota": account.csr_quota,
+        "ca_quota": account.ca_quota,
         "key_max_age_days": account.key_max_age_days,
-        "created_on": _shown(account.created_at),
+        "created_on": console.shown(account.created_at),
     }
 
 
@@ -472,13 +435,13 @@ def _zone(zone: Zone) -> dict[str, object]:
         "csrs": _word(zone.csrs_enabled),
         "csr_quota": zone.csr_quota,
         "certificate_quota": zone.certificate_quota,
-        "created_on": _shown(zone.created_at),
+        "created_on": console.shown(zone.created_at),
     }
 
 
 def _user(user: User) -> dict[str, object]:
     roles = {account.hex: role.value for account, role in user.memberships.items()}
-    return {"id": user.id.hex, "email": user.email, "roles": roles, "created_on": _shown(user.created_at)}
+    return {"id": user.id.hex, "email": user.email, "roles": roles, "created_on": console.shown(user.created_at)}
 
 
 def _token(token: Token) -> dict[str, object]:
@@ -488,8 +451,8 @@ def _token(token: Token) -> dict[str, object]:
         "name": token.name,
         "owner": owner,
         "status": token.status,
-        "issued_on": _shown(token.issued_on),
-        "expires_on": _shown(token.expires_on),
+        "issued_on": console.shown(token.issued_on),
+        "expires_on": console.shown(token.expires_on),
     }
 
 
@@ -500,7 +463,7 @@ def _certificate(certificate: Certificate) -> dict[str, object]:
         "zone_id": certificate.zone_id.hex,
         "hosts": _hosts(certificate.hosts),
         "status": certificate.status(now).value,
-        "expires_on": _shown(certificate.not_after),
+        "expires_on": console.shown(certificate.not_after),
         "days_left": (certificate.not_after - now).days,
         "custom_csr_id": str(certificate.custom_csr_id) if certificate.custom_csr_id else None,
     }
@@ -510,9 +473,9 @@ def _superseded(version: Superseded) -> dict[str, object]:
     return {
         "hosts": _hosts(version.hosts),
         "issuer": version.issuer,
-        "expires_on": _shown(version.not_after),
-        "uploaded_on": _shown(version.uploaded_at),
-        "superseded_on": _shown(version.superseded_at),
+        "expires_on": console.shown(version.not_after),
+        "uploaded_on": console.shown(version.uploaded_at),
+        "superseded_on": console.shown(version.superseded_at),
         "custom_csr_id": str(version.custom_csr_id) if version.custom_csr_id else None,
     }
 
@@ -536,10 +499,6 @@ def _on(word: str | None) -> bool | None:
     return None if word is None else word == "on"
 
 
-def _shown(time: datetime | None) -> str | None:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ") if time else None
-
-
 def _quota_number(text: str | None, option: str) -> int | None:
     if text is None:
         return None
@@ -548,46 +507,3 @@ def _quota_number(text: str | None, option: str) -> int | None:
     if not text.isascii() or not text.isdigit() or int(text) > 2_000_000_000:
         raise click.BadParameter("it takes a whole number, or none", param_hint=option)
     return int(text)
-
-
-def _time(text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        raise click.BadParameter("it takes a date or a time in ISO 8601", param_hint="--expires") from None
-    try:
-        time = time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
-    except OverflowError:
-        raise click.BadParameter("it is too far away", param_hint="--expires") from None
-    if time <= datetime.now(UTC):
-        raise click.BadParameter("it is in the past", param_hint="--expires")
-    return time
-
-
-def _show(rows: Sequence[dict[str, object]], as_json: bool) -> None:
-    """Show the rows as a table, as one list of name and value for a single row that may be long, or as JSON."""
-    if as_json:
-        print(msgspec.json.format(msgspec.json.encode(rows)).decode("utf-8"))
-        return
-    if not rows:
-        print("none")
-        return
-    if len(rows) == 1:
-        width = max(map(len, rows[0]))
-        print("\n".join(f"{name:<{width}}  {_cell(value)}" for name, value in rows[0].items()))
-        return
-    table = Table(box=None, pad_edge=False)
-    for name in rows[0]:
-        table.add_column(name, no_wrap=True)
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
-    # A pipe is as wide as its text: a cut id would be of no use to grep.
-    Console(width=None if sys.stdout.isatty() else 1000, highlight=False, markup=False).print(table)
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{role} in {account}" for account, role in value.items()) or "-"
-    return "-" if value is None else str(value)

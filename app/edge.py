@@ -53,7 +53,7 @@ class Edge:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 own = self._headers(visit, state.get("verdict"), cacheable=_has(message, b"cache-control"))
-                message["headers"] = [*message["headers"], *own]
+                message["headers"] = [*_allow(message["headers"]), *own]
             elif visit.method == "HEAD":
                 message = {**message, "body": b""}
             await send(message)
@@ -126,6 +126,16 @@ def _request_id(path: str) -> str:
     if path.startswith(INFISICAL):
         return "req-" + "".join(secrets.choice(_ALPHANUMERICS) for _ in range(14))
     return uuid4().hex
+
+
+def _allow(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The framework counts its own OPTIONS, which nobody gets to, and not HEAD, which is answered like GET."""
+    return [(name, _methods(value)) if name.lower() == b"allow" else (name, value) for name, value in headers]
+
+
+def _methods(allow: bytes) -> bytes:
+    methods = set(allow.split(b", ")) - {b"OPTIONS"}
+    return b", ".join(sorted(methods | {b"HEAD"} if b"GET" in methods else methods))
 
 
 def _has(message: Message, name: bytes) -> bool:

@@ -139,6 +139,7 @@ def _on_error(request: AnyRequest, error: Exception) -> Response[bytes]:
         return infisical.on_error(request, error)
     if isinstance(error, HTTPException) and not path.startswith(cloudflare.PREFIX):
         body = f"{error.status_code}\n".encode()
-        headers = {"Allow": cloudflare.allowed(error)} if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED else {}
+        allow = (error.headers or {}).get("allow", "")
+        headers = {"Allow": allow} if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED else {}
         return Response(body, status_code=error.status_code, media_type="text/plain", headers=headers)
     return cloudflare.on_error(request, error)

@@ -2,11 +2,13 @@
 
 import html
 from importlib import resources
+from typing import Any
 
 import msgspec
 from litestar import Response, get
 from litestar.exceptions import NotFoundException
 
+from app import infisical
 from app.cloudflare import openapi, wire
 from app.cloudflare.wire import AnyRequest
 
@@ -44,8 +46,15 @@ _START = """window.addEventListener("load", () => {
 
 @get("/openapi.json")
 async def openapi_json(request: AnyRequest) -> Response[bytes]:
-    document = msgspec.json.encode(openapi.document(wire.house(request).public_url))
-    return Response(document, media_type="application/json")
+    return Response(msgspec.json.encode(document(wire.house(request).public_url)), media_type="application/json")
+
+
+def document(public_url: str) -> dict[str, Any]:
+    """The OpenAPI document of both dialects; `public_url` is where the clients reach this server."""
+    made = openapi.document(public_url)
+    made["paths"].update(infisical.openapi.paths())
+    made["components"]["schemas"].update(infisical.openapi.schemas())
+    return made
 
 
 @get("/docs")

@@ -10,7 +10,8 @@ APP = Path(__file__).parent.parent / "app"
 LEVELS = (
     {"__main__"},
     {"cli"},
-    {"serve"},
+    {"ca_commands"},
+    {"console", "serve"},
     {"main"},
     {"pages", "first_start"},
     {"cloudflare", "infisical", "edge"},
@@ -19,7 +20,7 @@ LEVELS = (
     {"accounts", "matching", "policies", "authorities"},
     {"issuing"},
     {"keyring", "keypool", "audit", "idempotency", "limits"},
-    {"db", "keys", "pkix", "seal", "names", "chains", "x520", "bodies"},
+    {"db", "keys", "pkix", "seal", "names", "chains", "x520", "bodies", "times"},
     {"pem", "files"},
     {"model"},
     {"errors"},
@@ -31,11 +32,11 @@ LIBRARIES = {
     "granian": {"serve"},
     "asyncpg": {"db", "csrs", "certificates", "tokens", "accounts", "keyring", "authorities", "issuing", "crls"},
     "cryptography": {"keys", "pkix", "seal", "chains", "authorities", "ca_certificates", "issuing", "leaves"},
-    "click": {"cli"},
+    "click": {"cli", "ca_commands", "console"},
     "structlog": {"main", "trust", "edge", "cloudflare", "infisical", "serve"},
 }
 # The files whose every line is about private keys touch neither network nor settings nor logs.
-PURE = {"keys", "pem", "policies", "pkix", "chains", "seal", "names", "x520", "model", "errors"}
+PURE = {"keys", "pem", "policies", "pkix", "chains", "seal", "names", "x520", "times", "model", "errors"}
 IMPURE = {"asyncio", "os.environ", "logging", "socket", "pathlib", "asyncpg", "litestar", "structlog"}
 
 

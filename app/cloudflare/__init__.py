@@ -21,7 +21,7 @@ def on_error(request: AnyRequest, error: Exception) -> Response[bytes]:
     elif isinstance(error, HTTPException) and error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         refused = Refused(405, 7001, f"Method {visit.method} not available for that URI.")
         response = wire.answers(request).failure(refused, visit)
-        response.headers["Allow"] = allowed(error)
+        response.headers["Allow"] = (error.headers or {}).get("allow", "")
         return response
     response = wire.answers(request).failure(error, visit)
     if response.status_code == HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -39,9 +39,3 @@ def router() -> Router:
         ],
         exception_handlers={Exception: on_error},
     )
-
-
-def allowed(error: HTTPException) -> str:
-    """The methods for Allow; the framework counts its own OPTIONS, which we do not answer, and not HEAD."""
-    methods = set((error.headers or {}).get("allow", "").split(", ")) - {"OPTIONS"}
-    return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))

@@ -45,7 +45,7 @@ def document(public_url: str) -> Json:
         "info": {
             "title": "Keystead",
             "version": __version__,
-            "description": "Key pairs and certificate signing requests in Cloudflare's v4 dialect.",
+            "description": "Key pairs and CSRs in Cloudflare's v4 dialect, private CAs in Infisical's.",
         },
         # The relative one first, so that the page can be tried by whatever name it was opened.
         "servers": [{"url": "/client/v4"}, {"url": f"{public_url}/client/v4"}],

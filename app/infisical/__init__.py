@@ -6,8 +6,10 @@ import structlog
 from litestar import Response, Router
 from litestar.exceptions import HTTPException
 
-from app.infisical import auth, ca, certificates, crl, gate, status, wire
+from app.infisical import auth, ca, certificates, crl, gate, openapi, status, wire
 from app.infisical.wire import AnyRequest, Refused
+
+__all__ = ["PREFIX", "on_error", "openapi", "router"]
 
 PREFIX = "/api/"
 _log = structlog.get_logger("keystead.infisical")
@@ -19,7 +21,9 @@ def on_error(request: AnyRequest, error: Exception) -> Response[bytes]:
     if isinstance(error, HTTPException) and error.status_code == HTTPStatus.NOT_FOUND:
         error = wire.not_routed(visit)
     elif isinstance(error, HTTPException) and error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        error = Refused(405, f"Route {visit.path} does not take {visit.method}")
+        response = wire.failure(Refused(405, f"Route {visit.path} does not take {visit.method}"), visit)
+        response.headers["Allow"] = (error.headers or {}).get("allow", "")
+        return response
     response = wire.failure(error, visit)
     if response.status_code == HTTPStatus.INTERNAL_SERVER_ERROR:
         _log.error("unexpected error", request_id=visit.request_id, exc_info=error)

@@ -293,10 +293,10 @@ async def issue_certificate(request: AnyRequest) -> Response[bytes]:
     return wire.answer(IssuedCertificate(*values, private_key=wire.shown(made.private_key)))
 
 
-@get(_paths("/certificates/{certificate_id:str}/der"))
+@get(_paths("/certificates/{ca_cert_id:str}/der"))
 async def certificate_der(request: AnyRequest) -> Response[bytes]:
     ca_id = gate.uuid_of(request.path_params["ca_id"])
-    certificate_id = gate.uuid_of(request.path_params["certificate_id"])
+    certificate_id = gate.uuid_of(request.path_params["ca_cert_id"])
     if ca_id is None or certificate_id is None:
         raise NotFound("CA certificate not found")
     house = wire.house(request)

@@ -1,22 +1,15 @@
 """Bodies of Infisical's dialect, field by field; what is wrong is collected and told at once, as Zod does."""
 
-import re
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qsl
 
-from app import bodies
+from app import bodies, times
 from app.errors import quoted
 from app.infisical.wire import Issue, Malformed, Refused
 
 _JSON_NAMES = {str: "string", bool: "boolean", int: "number", float: "number", list: "array", dict: "object"}
-_DATE = re.compile(
-    r"(?P<year>[0-9]{4})(?:-(?P<month>[0-9]{2})(?:-(?P<day>[0-9]{2})"
-    r"(?P<time>T[0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,9})?)?(?:Z|[+-][0-9]{2}:?[0-9]{2})?)?)?)?"
-)
-_TTL = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?([smhdwy])")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800, "y": 31_536_000}
 
 
 class Fields:
@@ -90,7 +83,7 @@ class Fields:
             if required and text is not None:
                 self.wrong(field, "Invalid date format")
             return None
-        time = date(text)
+        time = times.date(text)
         if time is None:
             self.wrong(field, f"Invalid date format: {quoted(text)}; 2029, 2029-06, 2029-06-12 or ISO 8601 is one")
         return time
@@ -99,7 +92,7 @@ class Fields:
         text = self._of_type(field, str, required=False)
         if text is None:
             return None
-        span = ttl(text)
+        span = times.span(text)
         if span is None:
             self.wrong(
                 field, f"TTL must be a positive number and one of s, m, h, d, w, y, such as 90d; not {quoted(text)}"
@@ -152,23 +145,3 @@ def form(raw: bytes) -> Fields:
     except ValueError:
         raise Refused(400, "The body is not form-urlencoded") from None
     return Fields(dict(pairs))
-
-
-def date(text: str) -> datetime | None:
-    """`2029`, `2029-06`, `2029-06-12` or ISO 8601, in UTC unless it says otherwise; None for anything else."""
-    match = _DATE.fullmatch(text)
-    if match is None:
-        return None
-    time = match["time"] or "T00:00:00Z"
-    try:
-        found = datetime.fromisoformat(f"{match['year']}-{match['month'] or '01'}-{match['day'] or '01'}{time}")
-        return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        return None
-
-
-def ttl(text: str) -> timedelta | None:
-    """A number and s, m, h, d, w or y (of 365 days), in whole seconds from one on; None for anything else."""
-    match = _TTL.fullmatch(text)
-    seconds = int(float(match[1]) * _SECONDS[match[2]]) if match else 0
-    return timedelta(seconds=min(seconds, 10**11)) if seconds else None

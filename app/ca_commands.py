@@ -1,0 +1,282 @@
+"""`keystead ca`: the road of a private CA for people; what it prints can be piped into openssl."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from app import accounts, authorities, ca_certificates, console, crls, issuing, leaves, pem, pkix
+from app.authorities import NewAuthority
+from app.ca_certificates import IntermediateRequest
+from app.crls import Reason
+from app.db import Database
+from app.errors import Misconfigured
+from app.issuing import Signed
+from app.keypool import KeyPool
+from app.keyring import Ring
+from app.leaves import LeafRequest
+from app.model import Authority, CaKeyType, CaSubject, CaType, Issued
+
+_out = click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write to.")
+_not_after = click.option("--not-after", help="When it ends, such as 2029, 2029-06-12 or 2029-06-12T12:00:00Z.")
+_path_length = click.option(
+    "--path-length",
+    type=click.IntRange(-1, authorities.MAX_PATH_LENGTH),
+    default=-1,
+    show_default=True,
+    help="How many CAs may stand below it; -1 is no bound.",
+)
+
+
+@click.group()
+def ca() -> None:
+    """Private CAs; CA is an id, a friendly name or a common name."""
+
+
+@ca.command("create")
+@click.argument("common_name")
+@click.option("--type", "type_", type=click.Choice([each.value for each in CaType]), default="root", show_default=True)
+@console.account_option
+@click.option("--key", type=click.Choice([each.value for each in CaKeyType]), default="p256v1", show_default=True)
+@click.option("--organization", default="", help="O of its name.")
+@click.option("--unit", default="", help="OU of its name.")
+@click.option("--country", default="", help="C of its name, two letters.")
+@click.option("--state", default="", help="ST of its name.")
+@click.option("--locality", default="", help="L of its name.")
+@click.option("--name", help="A name for people; not in the certificate.")
+@_path_length
+@_not_after
+@console.as_json_option
+def create(
+    common_name: str,
+    type_: str,
+    account: str,
+    key: str,
+    organization: str,
+    unit: str,
+    country: str,
+    state: str,
+    locality: str,
+    name: str | None,
+    path_length: int,
+    not_after: str | None,
+    as_json: bool,
+) -> None:
+    """Make a CA: a root signs itself at once (for ten years), an intermediate waits for `ca import`."""
+    new = NewAuthority(
+        type=CaType(type_),
+        subject=CaSubject(country, organization, unit, state, common_name, locality),
+        key_type=CaKeyType(key),
+        friendly_name=name,
+        max_path_length=path_length,
+        not_after=console.time_of(not_after, "--not-after"),
+    )
+
+    async def work(db: Database, ring: Ring) -> Authority:
+        home = await accounts.find_account(db, account)
+        scope = await authorities.scope_for_operator(db, home.id)
+        pool = KeyPool()
+        try:
+            return await ca_certificates.create(db, ring, pool, console.OPERATOR, scope, new)
+        finally:
+            pool.close()
+
+    console.show([_row(console.run_with_ring(work))], as_json)
+
+
+@ca.command("list")
+@click.option("--account", help="Account id or slug; default: all.")
+@console.as_json_option
+def list_(account: str | None, as_json: bool) -> None:
+    """Show CAs, the oldest first."""
+
+    async def work(db: Database, _: Ring) -> tuple[Authority, ...]:
+        home = await accounts.find_account(db, account) if account else None
+        return await authorities.for_operator(db, home.id if home else None)
+
+    console.show([_row(each) for each in console.run_with_ring(work)], as_json)
+
+
+@ca.command("show")
+@click.argument("ca")
+@click.option("--certificate", is_flag=True, help="Print its certificate in PEM.")
+@click.option("--chain", is_flag=True, help="Print its certificate and all above it in PEM, the root last.")
+@click.option("--issued", is_flag=True, help="Show what it has signed.")
+@_out
+@console.as_json_option
+def show(ca: str, certificate: bool, chain: bool, issued: bool, out: Path | None, as_json: bool) -> None:
+    """Show a CA, its certificate, or what it has signed."""
+
+    async def work(db: Database, _: Ring) -> tuple[Authority, tuple[Issued, ...]]:
+        found = (await authorities.find(db, ca))[1]
+        return found, await issuing.of_ca(db, found) if issued else ()
+
+    found, signed = console.run_with_ring(work)
+    if certificate or chain or out:
+        current = ca_certificates.current(found)
+        _write(out, current.pem + (current.chain if chain else ""))
+    elif issued:
+        console.show([_issued(each) for each in signed], as_json)
+    else:
+        console.show([{**_row(found), **_more(found)}], as_json)
+
+
+@ca.command("csr")
+@click.argument("ca")
+@_out
+def csr(ca: str, out: Path | None) -> None:
+    """Print the CSR of an intermediate, signed now with its own key."""
+
+    async def work(db: Database, ring: Ring) -> str:
+        scope, found = await authorities.find(db, ca)
+        return await ca_certificates.csr(db, ring, console.OPERATOR, scope, found.id)
+
+    _write(out, console.run_with_ring(work))
+
+
+@ca.command("import")
+@click.argument("ca")
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@console.as_json_option
+def import_(ca: str, files: Sequence[str], as_json: bool) -> None:
+    """Install the certificate of an intermediate from PEM FILES: its own first, then all above it, the root too."""
+    found = list(pem.blocks("\n".join(_read(name) for name in files)))
+    own, above = ("\n".join(block.whole for block in part) for part in (found[:1], found[1:]))
+
+    async def work(db: Database, _: Ring) -> Authority:
+        scope, authority = await authorities.find(db, ca)
+        return await ca_certificates.import_certificate(db, console.OPERATOR, scope, authority.id, own, above)
+
+    console.show([_row(console.run_with_ring(work))], as_json)
+
+
+@ca.command("sign")
+@click.argument("ca")
+@click.argument("csr", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.option("--ca", "as_ca", is_flag=True, help="Sign it as a CA below this one.")
+@click.option("--ttl", help="How long it lasts, such as 90d; a number and s, m, h, d, w or y.")
+@_not_after
+@click.option("--names", default="", help="Hosts, addresses, emails and URIs, separated by commas; default: the CSR's.")
+@click.option(
+    "--usage", "usages", multiple=True, type=click.Choice([*pkix.EXTENDED_KEY_USAGES]), help="Default: serverAuth."
+)
+@_path_length
+@click.option("--chain", is_flag=True, help="Add the chain, from this CA to the root.")
+@_out
+def sign(
+    ca: str,
+    csr: str,
+    as_ca: bool,
+    ttl: str | None,
+    not_after: str | None,
+    names: str,
+    usages: Sequence[str],
+    path_length: int,
+    chain: bool,
+    out: Path | None,
+) -> None:
+    """Sign the CSR in a PEM file, or - for standard input, and print the certificate."""
+    text, pki_url = _read(csr), console.settings().pki_url
+    span, ends = console.span_of(ttl, "--ttl"), console.time_of(not_after, "--not-after")
+    if span:
+        ends = None if ends else issuing.now() + span
+    if ends is None:
+        raise click.UsageError("give either --ttl or --not-after")
+    last = ends
+
+    async def work(db: Database, ring: Ring) -> Signed:
+        scope, found = await authorities.find(db, ca)
+        if as_ca:
+            asked = IntermediateRequest(text, last, max_path_length=path_length)
+            place = (console.OPERATOR, scope, found.id)
+            return await ca_certificates.sign_intermediate(db, ring, *place, asked, pki_url)
+        leaf = LeafRequest(csr=text, alt_names=names, not_after=last, extended_key_usages=tuple(usages))
+        return await leaves.sign(db, ring, console.OPERATOR, scope, found.id, leaf, pki_url)
+
+    signed = console.run_with_ring(work)
+    _write(out, signed.pem + (signed.chain if chain else ""))
+
+
+@ca.command("revoke")
+@click.argument("ca")
+@click.argument("serial")
+@click.option("--reason", type=click.Choice([*Reason.__members__]), default=Reason.UNSPECIFIED.name, show_default=True)
+def revoke(ca: str, serial: str, reason: str) -> None:
+    """Revoke a certificate by its serial number in hex, and sign the CA's CRL anew."""
+
+    async def work(db: Database, ring: Ring) -> Issued:
+        scope, found = await authorities.find(db, ca)
+        number = serial.replace(":", "").lower()
+        if (await issuing.get(db, scope.account_id, number)).ca_id != found.id:
+            raise issuing.not_found(number)
+        return await crls.revoke(db, ring, console.OPERATOR, scope, number, Reason[reason])
+
+    print(f"revoked certificate {console.run_with_ring(work).serial}")
+
+
+@ca.command("crl")
+@click.argument("ca")
+@_out
+def crl(ca: str, out: Path | None) -> None:
+    """Print the CA's CRL in PEM."""
+
+    async def work(db: Database, ring: Ring) -> bytes:
+        _, found = await authorities.find(db, ca)
+        return await crls.current(db, ring, found)
+
+    _write(out, pkix.crl_pem(console.run_with_ring(work)))
+
+
+def _read(name: str) -> str:
+    try:
+        return sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise Misconfigured(f"{name} is not a PEM file that can be read") from None
+
+
+def _write(out: Path | None, text: str) -> None:
+    if out is None:
+        print(text, end="")
+        return
+    try:
+        out.write_text(text, encoding="ascii")
+    except OSError as error:
+        raise Misconfigured(f"{out} cannot be written ({error.strerror})") from None
+    print(f"wrote {out}")
+
+
+def _row(authority: Authority) -> dict[str, object]:
+    current = authority.certificate
+    return {
+        "id": str(authority.id),
+        "type": authority.type.value,
+        "status": authority.status.value,
+        "common_name": authority.subject.common_name,
+        "key": authority.key_type.value,
+        "account_id": authority.account_id.hex,
+        "expires_on": console.shown(current.not_after if current else None),
+    }
+
+
+def _more(authority: Authority) -> dict[str, object]:
+    current = authority.certificate
+    return {
+        "subject": pkix.ca_name(authority.subject).rfc4514_string(),
+        "name": authority.friendly_name,
+        "parent": str(authority.parent_id) if authority.parent_id else None,
+        "path_length": current.path_length if current else None,
+        "serial": current.serial if current else None,
+        "version": current.version if current else None,
+        "created_on": console.shown(authority.created_at),
+    }
+
+
+def _issued(certificate: Issued) -> dict[str, object]:
+    return {
+        "serial": certificate.serial,
+        "profile": certificate.profile.value,
+        "status": certificate.status(issuing.now()).value if certificate.pem else "not signed",
+        "subject": certificate.subject,
+        "expires_on": console.shown(certificate.not_after),
+    }

@@ -1,0 +1,122 @@
+"""How a command reaches the database and prints: human tables by default, JSON with --json."""
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from app import config, db, first_start, keyring, times
+from app.db import Database
+from app.errors import Misconfigured
+from app.keyring import Peppers, Ring
+
+T = TypeVar("T")
+OPERATOR = first_start.operator()
+as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+account_option = click.option(
+    "--account", default=first_start.FIRST_SLUG, show_default=True, help="Account id or slug."
+)
+
+
+def settings() -> config.Settings:
+    """What the environment says."""
+    return config.load(os.environ)
+
+
+@contextlib.contextmanager
+def dsn(settings: config.Settings) -> Iterator[str]:
+    """The address of the database, whose own server is started for the while when none runs."""
+    if settings.database_url is not None:
+        yield settings.database_url
+        return
+    if not (settings.data_dir / "postgres").exists():
+        raise Misconfigured(
+            f"there is no installation in {settings.data_dir}: run this where `keystead serve` runs, or set "
+            "KEYSTEAD_DATA_DIR or KEYSTEAD_DATABASE_URL"
+        )
+    from app import embedded
+
+    with embedded.running(settings.data_dir) as cluster:
+        yield cluster.dsn
+
+
+def run(work: Callable[[Database, Peppers], Awaitable[T]]) -> T:
+    """Do some work on the database, whose schema must be this release's."""
+
+    async def with_peppers(database: Database, ring: Ring) -> T:
+        return await work(database, await keyring.load_peppers(database, ring))
+
+    return run_with_ring(with_peppers)
+
+
+def run_with_ring(work: Callable[[Database, Ring], Awaitable[T]]) -> T:
+    """The same for what seals or opens keys."""
+    chosen = settings()
+
+    async def inside(address: str) -> T:
+        database = Database(address, 1, chosen.statement_cache_size)
+        try:
+            await db.require_current(database)
+            return await work(database, await first_start.ring_for(chosen, database))
+        finally:
+            await database.close()
+
+    with dsn(chosen) as address:
+        return asyncio.run(inside(address))
+
+
+def shown(time: datetime | None) -> str | None:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ") if time else None
+
+
+def time_of(text: str | None, option: str) -> datetime | None:
+    """A time to come, as an option gives it."""
+    time = times.date(text) if text else None
+    if text and time is None:
+        raise click.BadParameter("it takes a date such as 2029-06-12, or a time in ISO 8601", param_hint=option)
+    if time and time <= datetime.now(UTC):
+        raise click.BadParameter("it is in the past", param_hint=option)
+    return time
+
+
+def span_of(text: str | None, option: str) -> timedelta | None:
+    """A span, as an option gives it."""
+    span = times.span(text) if text else None
+    if text and span is None:
+        raise click.BadParameter("it takes a number and one of s, m, h, d, w and y, such as 90d", param_hint=option)
+    return span
+
+
+def show(rows: Sequence[dict[str, object]], as_json: bool) -> None:
+    """Show the rows as a table, as one list of name and value for a single row that may be long, or as JSON."""
+    if as_json:
+        print(msgspec.json.format(msgspec.json.encode(rows)).decode("utf-8"))
+        return
+    if not rows:
+        print("none")
+        return
+    if len(rows) == 1:
+        width = max(map(len, rows[0]))
+        print("\n".join(f"{name:<{width}}  {_cell(value)}" for name, value in rows[0].items()))
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in rows[0]:
+        table.add_column(name, no_wrap=True)
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    # A pipe is as wide as its text: a cut id would be of no use to grep.
+    Console(width=None if sys.stdout.isatty() else 1000, highlight=False, markup=False).print(table)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{role} in {account}" for account, role in value.items()) or "-"
+    return "-" if value is None else str(value)

@@ -1,0 +1,33 @@
+"""Dates and spans as people and Infisical's clients write them (contract-infisical, "CAs" and "Leaves"). Pure."""
+
+import re
+from datetime import UTC, datetime, timedelta
+
+_DATE = re.compile(
+    r"(?P<year>[0-9]{4})(?:-(?P<month>[0-9]{2})(?:-(?P<day>[0-9]{2})"
+    r"(?P<time>T[0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,9})?)?(?:Z|[+-][0-9]{2}:?[0-9]{2})?)?)?)?"
+)
+_SPAN = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?([smhdwy])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800, "y": 31_536_000}
+# Past any certificate, and well within what a timedelta holds.
+_MOST_SECONDS = 10**11
+
+
+def date(text: str) -> datetime | None:
+    """`2029`, `2029-06`, `2029-06-12` or ISO 8601, in UTC unless it says otherwise; None for anything else."""
+    match = _DATE.fullmatch(text)
+    if match is None:
+        return None
+    time = match["time"] or "T00:00:00Z"
+    try:
+        found = datetime.fromisoformat(f"{match['year']}-{match['month'] or '01'}-{match['day'] or '01'}{time}")
+        return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def span(text: str) -> timedelta | None:
+    """A number and s, m, h, d, w or y (of 365 days), in whole seconds from one on; None for anything else."""
+    match = _SPAN.fullmatch(text)
+    seconds = int(float(match[1]) * _SECONDS[match[2]]) if match else 0
+    return timedelta(seconds=min(seconds, _MOST_SECONDS)) if seconds else None

@@ -159,7 +159,7 @@ async def create(request: AnyRequest) -> Response[bytes]:
 
 def _new_authority(fields: Fields) -> NewAuthority:
     return NewAuthority(
-        type=CaType(fields.choice("type", [*CaType])),
+        type=CaType(fields.choice("type", [each.value for each in CaType])),
         subject=CaSubject(
             country=fields.text("country"),
             organization=fields.text("organization"),
@@ -202,8 +202,10 @@ async def get_(request: AnyRequest) -> Response[bytes]:
 async def edit(request: AnyRequest) -> Response[bytes]:
     house = wire.house(request)
     fields = reading.fields(await wire.body(request))
-    status = fields.choice("status", ["", "active", "disabled"], "")
-    changes = Changes({"": None, "active": False, "disabled": True}[status], fields.flag("requireTemplateForIssuance"))
+    disabled = None
+    if not fields.is_absent("status"):
+        disabled = fields.choice("status", ["active", "disabled"]) == "disabled"
+    changes = Changes(disabled, fields.flag("requireTemplateForIssuance"))
     fields.done()
     return wire.answer(CaAnswer(ca_object(await authorities.change(house.db, *_place(request), changes))))
 

@@ -206,7 +206,9 @@ async def scope_of_serial(db: Database, caller: Caller, serial: str) -> Scope:
 
 async def scope_of_slug(db: Database, caller: Caller, slug: str) -> Scope:
     """The account with this slug, if the caller reaches it; raises NotFound."""
-    row = await db.fetchrow(_OF_PROJECT, list(caller.reach), slug, None)
+    # No slug has other characters, and some the database refuses to be asked for.
+    plain = slug.isascii() and slug.isprintable()
+    row = await db.fetchrow(_OF_PROJECT, list(caller.reach), slug, None) if plain else None
     if row is None:
         raise NotFound(f"Project with slug '{slug}' not found")
     return _scope(row)

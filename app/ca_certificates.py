@@ -30,8 +30,7 @@ async def create(db: Database, ring: Ring, pool: KeyPool, caller: Caller, scope:
     found = authorities.problems(new)
     if found:
         raise Invalid(found)
-    ends = new.not_after or (new.not_before or issuing.now()) + ROOT_LIFETIME
-    begins, ends = issuing.validity(None, new.not_before, ends)
+    begins, ends = issuing.validity(None, new.not_before, new.not_after or _ends(new))
     made = await authorities.insert(db, ring, pool, caller, scope, new)
     if new.type is CaType.INTERMEDIATE:
         return made
@@ -50,6 +49,13 @@ async def create(db: Database, ring: Ring, pool: KeyPool, caller: Caller, scope:
     certificate = await _sign_ca(db, ring, caller, made, meant, audit.Action.SIGN)
     await _install(db, caller, made, certificate, (), None, None)
     return await authorities.get(db, scope, made.id)
+
+
+def _ends(new: NewAuthority) -> datetime:
+    try:
+        return (new.not_before or issuing.now()) + ROOT_LIFETIME
+    except OverflowError:
+        raise Refusal("notBefore date is too far away: X.509 has no dates after 9999") from None
 
 
 async def _sign_ca(

@@ -123,7 +123,7 @@ class Edge:
 
 def _request_id(path: str) -> str:
     """32 hex digits, or for Infisical's clients `req-` and 14 alphanumerics, as they know it."""
-    if path.startswith(INFISICAL):
+    if f"{path}/".startswith(INFISICAL):
         return "req-" + "".join(secrets.choice(_ALPHANUMERICS) for _ in range(14))
     return uuid4().hex
 

@@ -25,7 +25,8 @@ _ALLOWED = {
     False: {"digitalSignature", "nonRepudiation", "keyAgreement", "encipherOnly", "decipherOnly"},
 }
 _EMAIL = re.compile(r"[\x21-\x3f\x41-\x7e]{1,64}@[A-Za-z0-9.-]{1,253}")
-_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[\x21-\x7e]+")
+# With an authority there is a host in it (RFC 5280 section 4.2.1.6).
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?://[\x21-\x2e\x30-\x7e][\x21-\x7e]*|(?!//)[\x21-\x7e]+)")
 
 
 class LeafRequest(msgspec.Struct, frozen=True):
@@ -188,7 +189,9 @@ def _general_name(word: str) -> x509.GeneralName:
             return x509.RFC822Name(word)
         return x509.UniformResourceIdentifier(word) if "://" in word else x509.DNSName(word)
     except ValueError:
-        raise Refusal(f"altNames has {quoted(word)}, which is not ASCII; write a host in its A-label form") from None
+        raise Refusal(
+            f"altNames has {quoted(word)}, which is no name that can be written; write a host in its A-label form"
+        ) from None
 
 
 def _from(common_name: str) -> tuple[x509.GeneralName, ...]:

@@ -135,7 +135,7 @@ async def healthz() -> dict[str, str]:
 def _on_error(request: AnyRequest, error: Exception) -> Response[bytes]:
     """404, 405 and whatever else no router has seen: in the shape of the dialect that the path belongs to."""
     path = wire.visit(request).path
-    if path.startswith(infisical.PREFIX):
+    if f"{path}/".startswith(infisical.PREFIX):
         return infisical.on_error(request, error)
     if isinstance(error, HTTPException) and not path.startswith(cloudflare.PREFIX):
         body = f"{error.status_code}\n".encode()

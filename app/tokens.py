@@ -230,8 +230,10 @@ async def log_in(db: Database, peppers: Peppers, token_id: UUID, secret: str, vi
 
     Raises Unauthenticated and Forbidden(ADDRESS) as `authenticate`.
     """
+    if not is_well_formed(secret) or not secret.startswith(API_TOKEN):
+        raise Unauthenticated(Scheme.TOKEN)
     caller = await authenticate(db, peppers, secret, visit)
-    if caller.id != token_id or not secret.startswith(API_TOKEN):
+    if caller.id != token_id:
         raise Unauthenticated(Scheme.TOKEN)
     value = new_token(ACCESS_TOKEN)
     _, digest = peppers.newest(value)

@@ -162,6 +162,9 @@ def _failure(
     details: Sequence[Detail] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response[bytes]:
+    if isinstance(message, str):
+        # It may quote what was sent, and no JSON can carry a lone surrogate back.
+        message = message.encode("utf-8", "backslashreplace").decode("utf-8")
     values = (visit.request_id, status, message, word or WORDS[status])
     body = ErrorBody(*values) if details is None else Denied(*values, list(details))
     return Response(msgspec.json.encode(body), status_code=status, media_type=JSON, headers=dict(headers or {}))

@@ -137,7 +137,7 @@ async def get(db: Database, scope: Scope, ca_id: UUID) -> Authority:
     """One CA of this account; raises NotFound."""
     row = await db.fetchrow(_GET, scope.account_id, ca_id)
     if row is None:
-        raise not_found(str(ca_id))
+        raise issuing.no_ca(str(ca_id))
     return _authority(row)
 
 
@@ -145,12 +145,8 @@ async def read(connection: Connection, account_id: UUID, ca_id: UUID) -> Authori
     """One CA as it is in this transaction; raises NotFound."""
     row = await connection.fetchrow(_GET, account_id, ca_id)
     if row is None:
-        raise not_found(str(ca_id))
+        raise issuing.no_ca(str(ca_id))
     return _authority(row)
-
-
-def not_found(ca_id: str) -> NotFound:
-    return NotFound(f"CA with ID '{ca_id}' not found")
 
 
 _LIST = f"{_SELECT} WHERE c.account_id = $1 ORDER BY c.created_at, c.id LIMIT {MAX_AUTHORITIES}"
@@ -192,7 +188,7 @@ async def scope_of_ca(db: Database, caller: Caller, ca_id: UUID) -> Scope:
     """The account of a CA that this caller reaches; raises NotFound."""
     row = await db.fetchrow(_OF_CA, list(caller.reach), ca_id)
     if row is None:
-        raise not_found(str(ca_id))
+        raise issuing.no_ca(str(ca_id))
     return _scope(row)
 
 

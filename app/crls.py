@@ -76,7 +76,7 @@ async def current(db: Database, ring: Ring, authority: Authority) -> bytes:
         raise Refusal("CA does not have a certificate installed")
     row = await db.fetchrow(_GET, authority.account_id, authority.id)
     if row is None:
-        raise authorities.not_found(str(authority.id))
+        raise issuing.no_ca(str(authority.id))
     if _is_fresh(row):
         return bytes(row["der"])
     try:
@@ -105,7 +105,7 @@ async def _refreshed(db: Database, ring: Ring, authority: Authority, row: asyncp
 
     der = await db.transaction(work)
     if not der:
-        raise authorities.not_found(str(authority.id))
+        raise issuing.no_ca(str(authority.id))
     return der
 
 
@@ -121,7 +121,7 @@ async def _sign(
     connection: Connection, authority: Authority, private_key: PrivateKey, state: asyncpg.Record | None, now: datetime
 ) -> bytes:
     if state is None:
-        raise authorities.not_found(str(authority.id))
+        raise issuing.no_ca(str(authority.id))
     place = (authority.account_id, authority.id)
     rows = await connection.fetch(_REVOKED, *place, state["this_update"] or now)
     entries = [pkix.Revoked(int(r["serial"], 16), r["revoked_at"], r["revocation_reason"]) for r in rows]

@@ -14,7 +14,7 @@ from cryptography import x509
 
 from app import audit, chains, keyring, pkix
 from app.db import Database, parameters
-from app.errors import NotFound, Refusal
+from app.errors import KeysteadError, NotFound, Refusal
 from app.keyring import Ring
 from app.keys import PrivateKey
 from app.model import Authority, CaCertificate, Caller, Issued, Profile, Scope
@@ -88,8 +88,16 @@ def issuer_url(authority: Authority, pki_url: str | None) -> str | None:
 
 
 async def ca_key(db: Database, ring: Ring, authority: Authority) -> PrivateKey:
-    """The CA's own key, only if it is the one of its public key; raises KeyDamaged."""
-    return await keyring.open_key(db, ring, authority.account_id, authority.key_id, authority.spki_sha256)
+    """The CA's own key, only if it is the one of its public key; raises NotFound and KeyDamaged."""
+    try:
+        return await keyring.open_key(db, ring, authority.account_id, authority.key_id, authority.spki_sha256)
+    except NotFound:
+        # The CA was deleted since it was read, and its key with it.
+        raise no_ca(str(authority.id)) from None
+
+
+def no_ca(ca_id: str) -> NotFound:
+    return NotFound(f"CA with ID '{ca_id}' not found")
 
 
 _COLUMNS = (
@@ -142,10 +150,20 @@ async def sign(
     )
     audited = audit.values(caller, action, audit.Resource.ISSUED_CERTIFICATE)
     if await db.fetchrow(_MEAN, authority.account_id, authority.id, *row, *audited) is None:
-        raise Refusal("CA is disabled")
+        raise await _unwilling(db, authority, meant)
     certificate = pkix.certificate(meant, private_key)
     await db.execute(_KEEP, authority.account_id, row_id, chains.pem([certificate]))
     return certificate
+
+
+_IS_THERE = "SELECT id FROM certificate_authorities WHERE account_id = $1 AND id = $2"
+
+
+async def _unwilling(db: Database, authority: Authority, meant: pkix.ToSign) -> KeysteadError:
+    """Why a CA that was there and active signs no more."""
+    if await db.fetchrow(_IS_THERE, authority.account_id, authority.id) is None:
+        return no_ca(str(authority.id))
+    return Refusal("CA is disabled" if meant.ca else "CA is not active")
 
 
 def _profile(meant: pkix.ToSign) -> Profile:

@@ -7,7 +7,7 @@ from uuid import UUID
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
-from app import authorities, tokens
+from app import authorities, issuing, tokens
 from app.errors import Forbidden, Unauthenticated
 from app.house import House
 from app.infisical import wire
@@ -82,7 +82,7 @@ async def _authenticated(connection: Asking, house: House, visit: Visit) -> Call
 async def _of_ca(house: House, caller: Caller, text: str) -> Scope:
     ca_id = uuid_of(text)
     if ca_id is None:
-        raise authorities.not_found(text)
+        raise issuing.no_ca(text)
     return await authorities.scope_of_ca(house.db, caller, ca_id)
 
 

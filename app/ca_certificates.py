@@ -13,7 +13,7 @@ from cryptography import x509
 from app import audit, authorities, chains, issuing, pkix
 from app.authorities import NewAuthority
 from app.db import Connection, Database, parameters
-from app.errors import Invalid, NotFound, Refusal, Unavailable
+from app.errors import Invalid, NotFound, Refusal, Unavailable, quoted
 from app.issuing import Signed
 from app.keypool import KeyPool
 from app.keyring import Ring
@@ -215,7 +215,8 @@ def _mismatch(authority: Authority, certificate: x509.Certificate) -> str:
     subject = pkix.ca_subject(certificate.subject)
     for field, wanted in msgspec.structs.asdict(authority.subject).items():
         if subject is None or getattr(subject, field) != wanted:
-            return f"its subject is {chains.named(certificate.subject)}, and {field} is to be {wanted!r}"
+            word = pkix.CA_ATTRIBUTES[field]
+            return f"its subject is {chains.named(certificate.subject)}, and {word} is to be {quoted(wanted)}"
     if not chains.is_reproducible(certificate):
         return "its subject is encoded in a way that cannot be written again bit for bit"
     if not chains.is_ca(certificate):

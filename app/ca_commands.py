@@ -1,13 +1,15 @@
 """`keystead ca`: the road of a private CA for people; what it prints can be piped into openssl."""
 
+import os
 import sys
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import click
 
 from app import accounts, authorities, ca_certificates, console, crls, issuing, leaves, pem, pkix
-from app.authorities import NewAuthority
+from app.authorities import Changes, NewAuthority
 from app.ca_certificates import IntermediateRequest
 from app.crls import Reason
 from app.db import Database
@@ -25,7 +27,7 @@ _path_length = click.option(
     type=click.IntRange(-1, authorities.MAX_PATH_LENGTH),
     default=-1,
     show_default=True,
-    help="How many CAs may stand below it; -1 is no bound.",
+    help="How many levels of CAs may be below it; -1 is no bound.",
 )
 
 
@@ -64,6 +66,8 @@ def create(
     as_json: bool,
 ) -> None:
     """Make a CA: a root signs itself at once (for ten years), an intermediate waits for `ca import`."""
+    if not_after and type_ != CaType.ROOT:
+        raise click.UsageError("--not-after is for a root; an intermediate ends when its certificate does")
     new = NewAuthority(
         type=CaType(type_),
         subject=CaSubject(country, organization, unit, state, common_name, locality),
@@ -127,6 +131,7 @@ def show(ca: str, certificate: bool, chain: bool, issued: bool, out: Path | None
 @_out
 def csr(ca: str, out: Path | None) -> None:
     """Print the CSR of an intermediate, signed now with its own key."""
+    _check(out)
 
     async def work(db: Database, ring: Ring) -> str:
         scope, found = await authorities.find(db, ca)
@@ -142,6 +147,8 @@ def csr(ca: str, out: Path | None) -> None:
 def import_(ca: str, files: Sequence[str], as_json: bool) -> None:
     """Install the certificate of an intermediate from PEM FILES: its own first, then all above it, the root too."""
     found = list(pem.blocks("\n".join(_read(name) for name in files)))
+    if len(found) < 2:
+        raise click.UsageError("the files must hold its certificate and all above it, up to the root")
     own, above = ("\n".join(block.whole for block in part) for part in (found[:1], found[1:]))
 
     async def work(db: Database, _: Ring) -> Authority:
@@ -177,13 +184,13 @@ def sign(
     out: Path | None,
 ) -> None:
     """Sign the CSR in a PEM file, or - for standard input, and print the certificate."""
+    if as_ca and (names or usages):
+        raise click.UsageError("--names and --usage are for servers and clients, not for a CA")
+    if path_length >= 0 and not as_ca:
+        raise click.UsageError("--path-length is for a CA: add --ca")
+    _check(out)
     text, pki_url = _read(csr), console.settings().pki_url
-    span, ends = console.span_of(ttl, "--ttl"), console.time_of(not_after, "--not-after")
-    if span:
-        ends = None if ends else issuing.now() + span
-    if ends is None:
-        raise click.UsageError("give either --ttl or --not-after")
-    last = ends
+    last = _end(ttl, not_after)
 
     async def work(db: Database, ring: Ring) -> Signed:
         scope, found = await authorities.find(db, ca)
@@ -196,6 +203,51 @@ def sign(
 
     signed = console.run_with_ring(work)
     _write(out, signed.pem + (signed.chain if chain else ""))
+
+
+@ca.command("renew")
+@click.argument("ca")
+@click.option("--ttl", help="How long it lasts, such as 10y; a number and s, m, h, d, w or y.")
+@_not_after
+@console.as_json_option
+def renew(ca: str, ttl: str | None, not_after: str | None, as_json: bool) -> None:
+    """Renew the certificate of a root, or of a CA that was signed here, for the same key and name."""
+    ends = _end(ttl, not_after)
+
+    async def work(db: Database, ring: Ring) -> Authority:
+        scope, found = await authorities.find(db, ca)
+        place = (console.OPERATOR, scope, found.id)
+        return await ca_certificates.renew(db, ring, *place, ends, console.settings().pki_url)
+
+    console.show([_row(console.run_with_ring(work))], as_json)
+
+
+@ca.command("set")
+@click.argument("ca")
+@click.option("--status", type=click.Choice(["active", "disabled"]), required=True, help="A disabled CA signs no more.")
+@console.as_json_option
+def set_(ca: str, status: str, as_json: bool) -> None:
+    """Disable or enable a CA; its CRL is published either way."""
+
+    async def work(db: Database, _: Ring) -> Authority:
+        scope, found = await authorities.find(db, ca)
+        changes = Changes(disabled=status == "disabled")
+        return await authorities.change(db, console.OPERATOR, scope, found.id, changes)
+
+    console.show([_row(console.run_with_ring(work))], as_json)
+
+
+@ca.command("delete")
+@click.argument("ca")
+def delete(ca: str) -> None:
+    """Delete a CA with nothing below it that has not expired, and destroy its key."""
+
+    async def work(db: Database, _: Ring) -> None:
+        scope, found = await authorities.find(db, ca)
+        await authorities.delete(db, console.OPERATOR, scope, found.id)
+
+    console.run_with_ring(work)
+    print(f"deleted CA {ca}")
 
 
 @ca.command("revoke")
@@ -228,11 +280,27 @@ def crl(ca: str, out: Path | None) -> None:
     _write(out, pkix.crl_pem(console.run_with_ring(work)))
 
 
+def _end(ttl: str | None, not_after: str | None) -> datetime:
+    span, ends = console.span_of(ttl, "--ttl"), console.time_of(not_after, "--not-after")
+    if (span is None) == (ends is None):
+        raise click.UsageError("give either --ttl or --not-after")
+    try:
+        return ends or issuing.now() + (span or timedelta())
+    except OverflowError:
+        raise click.BadParameter("it is too far away", param_hint="--ttl") from None
+
+
 def _read(name: str) -> str:
     try:
         return sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         raise Misconfigured(f"{name} is not a PEM file that can be read") from None
+
+
+def _check(out: Path | None) -> None:
+    """Before anything is done whose result would be lost."""
+    if out and not (out.parent.is_dir() and os.access(out if out.exists() else out.parent, os.W_OK)):
+        raise Misconfigured(f"{out} cannot be written")
 
 
 def _write(out: Path | None, text: str) -> None:
@@ -276,7 +344,7 @@ def _issued(certificate: Issued) -> dict[str, object]:
     return {
         "serial": certificate.serial,
         "profile": certificate.profile.value,
-        "status": certificate.status(issuing.now()).value if certificate.pem else "not signed",
+        "status": certificate.status(issuing.now()).value,
         "subject": certificate.subject,
         "expires_on": console.shown(certificate.not_after),
     }

@@ -140,7 +140,7 @@ def account_set(
 @account.command("delete")
 @click.argument("account")
 def account_delete(account: str) -> None:
-    """Delete an account that holds no CSRs and no zones, with its tokens."""
+    """Delete an account that holds no CSRs, certificates, CAs and zones, with its tokens."""
 
     async def work(d: Database, _: Peppers) -> None:
         await accounts.delete_account(d, console.OPERATOR, await accounts.find_account(d, account))

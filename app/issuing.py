@@ -46,6 +46,8 @@ def validity(
     ends = not_after.replace(microsecond=0)
     if issuer and not_before is None:
         begins = max(begins, issuer.not_before)
+    if issuer is None and not_before is None and ends <= today:
+        raise Refusal("notAfter date is in the past")
     if issuer and begins < issuer.not_before:
         raise Refusal("notBefore date is before CA certificate's notBefore date")
     if begins >= ends:

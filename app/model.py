@@ -496,6 +496,9 @@ class Profile(StrEnum):
 
 
 class IssuedStatus(StrEnum):
+    """Of a certificate; a pending one was meant, and nobody has it."""
+
+    PENDING = "pending"
     ACTIVE = "active"
     EXPIRED = "expired"
     REVOKED = "revoked"
@@ -525,4 +528,6 @@ class Issued(msgspec.Struct, frozen=True):
     def status(self, now: datetime) -> IssuedStatus:
         if self.revoked_at:
             return IssuedStatus.REVOKED
+        if self.pem is None:
+            return IssuedStatus.PENDING
         return IssuedStatus.EXPIRED if now >= self.not_after else IssuedStatus.ACTIVE

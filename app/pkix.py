@@ -72,6 +72,17 @@ def ca_csr(private_key: PrivateKey, subject: CaSubject, path_length: int | None)
     return request.public_bytes(serialization.Encoding.PEM).decode("ascii")
 
 
+# The attributes of a CA's name in the order in which they are written, in the words of RFC 4514 section 3.
+CA_ATTRIBUTES = {
+    "country": "C",
+    "organization": "O",
+    "organizational_unit": "OU",
+    "state": "ST",
+    "common_name": "CN",
+    "locality": "L",
+}
+
+
 def ca_name(subject: CaSubject) -> x509.Name:
     """RDNs in the order C, O, OU, ST, CN, L, without the empty ones."""
     return _name(

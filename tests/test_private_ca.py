@@ -1453,7 +1453,7 @@ async def test_what_a_ca_will_sign_is_written_down_before_it_signs(
     }
     assert {field: row[field] for field in wanted} == wanted
     assert timedelta(minutes=4) < now() - row["not_before"] < timedelta(minutes=6)
-    assert (await pki.told("GET", f"/certificates/{row['serial']}"))["certificate"]["status"] == "active"
+    assert (await pki.told("GET", f"/certificates/{row['serial']}"))["certificate"]["status"] == "pending"
     assert (await pki.ask("GET", f"/certificates/{row['serial']}/certificate")).status_code == 404
     await pki.revoke(row["serial"], "SUPERSEDED")
     assert serials_of(await pki.crl(root)) == [row["serial"]]

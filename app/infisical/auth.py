@@ -26,7 +26,9 @@ async def login(request: AnyRequest) -> Response[bytes]:
     house, visit = wire.house(request), wire.visit(request)
     raw = await wire.body(request)
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    fields = reading.form(raw) if media_type == "application/x-www-form-urlencoded" else reading.fields(raw)
+    # curl -d declares a form whatever it sends.
+    is_form = media_type == "application/x-www-form-urlencoded" and not raw.lstrip().startswith(b"{")
+    fields = reading.form(raw) if is_form else reading.fields(raw)
     client_id, secret = fields.text("clientId", required=True), fields.text("clientSecret", required=True)
     fields.done()
     try:

@@ -29,15 +29,6 @@ KEY_ALGORITHMS = {
 }
 _WIRE_ALGORITHMS = {key_type: name for name, key_type in KEY_ALGORITHMS.items()}
 _NEWER = "/cert-manager/ca/internal"
-# The attributes of a DN in the order in which they are written.
-_DN = (
-    ("C", "country"),
-    ("O", "organization"),
-    ("OU", "organizational_unit"),
-    ("ST", "state"),
-    ("CN", "common_name"),
-    ("L", "locality"),
-)
 
 
 class Ca(msgspec.Struct, frozen=True, rename="camel"):
@@ -183,7 +174,7 @@ async def list_(request: AnyRequest) -> Response[bytes]:
     project_ids = request.query_params.getall("projectId", [])
     if len(project_ids) != 1:
         raise Malformed([Issue("invalid_type", ["projectId"], "Required once", "string", "undefined")])
-    project_id = gate.uuid_of(project_ids[0])
+    project_id = gate.account_id_of(project_ids[0])
     if project_id is None:
         raise NotFound(f"Project with ID '{project_ids[0]}' not found")
     scope = await authorities.scope_of_account(house.db, caller, project_id)
@@ -337,7 +328,7 @@ def leaf_request(fields: Fields, *, with_csr: bool) -> LeafRequest:
 
 def dn(subject: CaSubject) -> str:
     """The distinguished name in the order it is written, with the escapes of RFC 4514 section 2.4."""
-    values = ((word, getattr(subject, field)) for word, field in _DN)
+    values = ((word, getattr(subject, field)) for field, word in pkix.CA_ATTRIBUTES.items())
     return ", ".join(f"{word}={_escaped(value)}" for word, value in values if value)
 
 

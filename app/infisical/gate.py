@@ -1,5 +1,6 @@
 """The gate of Infisical's dialect: who asks, how often, and whether they may (contract-infisical, "Common")."""
 
+import re
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
@@ -100,6 +101,11 @@ def uuid_of(text: str) -> UUID | None:
     except ValueError:
         return None
     return found if str(found) == text.lower() else None
+
+
+def account_id_of(text: str) -> UUID | None:
+    """An account's id in either form: 32 hex digits are what the other dialect and the commands show."""
+    return UUID(text) if re.fullmatch("[0-9a-f]{32}", text) else uuid_of(text)
 
 
 def require(caller: Caller, scope: Scope, action: Action) -> None:

@@ -21,6 +21,8 @@ class Action(StrEnum):
     SIGN = "sign"
     ISSUE_KEY = "issue-key"
     REVOKE = "revoke"
+    ROTATE = "rotate"
+    KEY_DAMAGED = "key-damaged"
 
 
 class Resource(StrEnum):
@@ -32,6 +34,9 @@ class Resource(StrEnum):
     CUSTOM_CERTIFICATE = "custom_certificate"
     CERTIFICATE_AUTHORITY = "certificate_authority"
     ISSUED_CERTIFICATE = "issued_certificate"
+    PRIVATE_KEY = "private_key"
+    RING = "ring"
+    PEPPER = "pepper"
 
 
 # What belongs to no account, such as a user, is filed under this one.

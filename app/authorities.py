@@ -11,7 +11,6 @@ from app import audit, chains, issuing, keyring, x520
 from app.db import Connection, Database, parameters
 from app.errors import NotFound, Problem, Refusal, Rule, quoted
 from app.keypool import KeyPool
-from app.keyring import Ring
 from app.model import (
     Authority,
     CaCertificate,
@@ -22,6 +21,7 @@ from app.model import (
     NamePolicy,
     Scope,
 )
+from app.ringfile import Ring
 
 MAX_FRIENDLY_NAME = 255
 # A list has no pages, so it is bounded by what an account may hold.
@@ -122,14 +122,19 @@ def _texts(subject: CaSubject) -> tuple[str, ...]:
 
 
 _LATEST = """
-SELECT v.id AS certificate_id, v.version, v.serial, v.path_length, v.not_before, v.not_after, v.pem, v.chain
+SELECT v.id AS certificate_id, v.version, v.serial, v.path_length, v.not_before, v.not_after, {texts}, EXISTS (
+    SELECT FROM issued_certificates i
+    WHERE i.account_id = v.account_id AND i.serial = v.serial AND i.revoked_at IS NOT NULL
+) AS revoked
 FROM ca_certificates v WHERE v.account_id = c.account_id AND v.ca_id = c.id ORDER BY v.version DESC LIMIT 1
 """
 _SELECT = f"""
 SELECT {", ".join(f"c.{name}" for name in _CA.split(", "))}, c.parent_id, c.disabled, c.key_id, c.created_at,
        c.modified_at, v.*
-FROM certificate_authorities c LEFT JOIN LATERAL ({_LATEST}) v ON true
+FROM certificate_authorities c LEFT JOIN LATERAL ({_LATEST.format(texts="v.pem, v.chain")}) v ON true
 """
+# Lists show no PEM, and a thousand chains are long.
+_LISTED = _SELECT.replace("v.pem, v.chain", "'' AS pem, '' AS chain")
 _GET = f"{_SELECT} WHERE c.account_id = $1 AND c.id = $2"
 
 
@@ -149,7 +154,7 @@ async def read(connection: Connection, account_id: UUID, ca_id: UUID) -> Authori
     return _authority(row)
 
 
-_LIST = f"{_SELECT} WHERE c.account_id = $1 ORDER BY c.created_at, c.id LIMIT {MAX_AUTHORITIES}"
+_LIST = f"{_LISTED} WHERE c.account_id = $1 ORDER BY c.created_at, c.id LIMIT {MAX_AUTHORITIES}"
 
 
 def certificate_of(authority: Authority) -> x509.Certificate:
@@ -177,9 +182,11 @@ _SCOPE = """
 SELECT a.id AS account_id, a.name_policy, a.csrs_enabled, a.csr_quota, a.key_max_age_days, a.ca_quota
 FROM accounts a
 """
-_OF_CA = f"{_SCOPE} JOIN certificate_authorities c ON c.account_id = a.id WHERE a.id = ANY($1::uuid[]) AND c.id = $2"
+_OF_CA = (
+    f"{_SCOPE} JOIN certificate_authorities c ON c.account_id = a.id WHERE c.account_id = ANY($1::uuid[]) AND c.id = $2"
+)
 _OF_SERIAL = (
-    f"{_SCOPE} JOIN issued_certificates i ON i.account_id = a.id WHERE a.id = ANY($1::uuid[]) AND i.serial = $2"
+    f"{_SCOPE} JOIN issued_certificates i ON i.account_id = a.id WHERE i.account_id = ANY($1::uuid[]) AND i.serial = $2"
 )
 _OF_PROJECT = f"{_SCOPE} WHERE a.id = ANY($1::uuid[]) AND (a.slug = $2 OR a.id = $3)"
 
@@ -308,13 +315,16 @@ async def find(db: Database, word: str) -> tuple[Scope, Authority]:
     rows = await db.fetch(_FIND, word)
     if not rows:
         raise NotFound(f"there is no CA {quoted(word)}; `keystead ca list` shows their ids")
-    if len(rows) > 1:
+    if len(rows) > 1 and str(rows[0]["id"]) != word:
         raise Refusal(f"several CAs are named {quoted(word)}; use the id")
     return await scope_for_operator(db, rows[0]["account_id"]), _authority(rows[0])
 
 
-_FIND = f"{_SELECT} WHERE c.id::text = $1 OR c.friendly_name = $1 OR c.common_name = $1 LIMIT 2"
-_ALL = f"{_SELECT} WHERE $1::uuid IS NULL OR c.account_id = $1 ORDER BY c.created_at, c.id"
+_FIND = f"""
+{_SELECT} WHERE c.id::text = $1 OR c.friendly_name = $1 OR c.common_name = $1
+ORDER BY c.id::text = $1 DESC LIMIT 2
+"""
+_ALL = f"{_LISTED} WHERE $1::uuid IS NULL OR c.account_id = $1 ORDER BY c.created_at, c.id"
 
 
 async def for_operator(db: Database, account_id: UUID | None = None) -> tuple[Authority, ...]:

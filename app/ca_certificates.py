@@ -16,10 +16,12 @@ from app.db import Connection, Database, parameters
 from app.errors import Invalid, NotFound, Refusal, Unavailable, quoted
 from app.issuing import Signed
 from app.keypool import KeyPool
-from app.keyring import Ring
 from app.model import Authority, CaCertificate, Caller, CaType, Scope
+from app.ringfile import Ring
 
 ROOT_LIFETIME = timedelta(days=3652)
+MAX_CHAIN = 64 * 1024
+MAX_VERSIONS = 100
 
 
 async def create(db: Database, ring: Ring, pool: KeyPool, caller: Caller, scope: Scope, new: NewAuthority) -> Authority:
@@ -34,7 +36,7 @@ async def create(db: Database, ring: Ring, pool: KeyPool, caller: Caller, scope:
     made = await authorities.insert(db, ring, pool, caller, scope, new)
     if new.type is CaType.INTERMEDIATE:
         return made
-    private_key = await issuing.ca_key(db, ring, made)
+    private_key = await issuing.ca_key(db, ring, caller, made)
     meant = pkix.ToSign(
         issuer=None,
         subject=pkix.ca_name(new.subject),
@@ -74,7 +76,7 @@ async def csr(db: Database, ring: Ring, caller: Caller, scope: Scope, ca_id: UUI
     authority = await authorities.get(db, scope, ca_id)
     if authority.type is CaType.ROOT:
         raise Refusal("Root CA cannot generate CSR")
-    private_key = await issuing.ca_key(db, ring, authority)
+    private_key = await issuing.ca_key(db, ring, caller, authority)
     path_length = authority.max_path_length if authority.max_path_length >= 0 else None
     request = pkix.ca_csr(private_key, authority.subject, path_length)
     await authorities.note(db, caller, authority, audit.Action.GET_CSR)
@@ -106,7 +108,7 @@ async def sign_intermediate(
     issuer = issuing.installed(authority)
     issuer_certificate = _read(issuer.pem)
     request = _acceptable(asked.csr, issuer_certificate)
-    path_length = _path_length(issuer, asked.max_path_length)
+    path_length = _path_length((issuer_certificate, *_above(issuer)), asked.max_path_length)
     begins, ends = issuing.validity(issuer, asked.not_before, asked.not_after)
     meant = _intermediate(authority, issuer_certificate, request, path_length, (begins, ends), pki_url)
     certificate = await _sign_ca(db, ring, caller, authority, meant, audit.Action.SIGN_INTERMEDIATE)
@@ -131,12 +133,18 @@ def _acceptable(text: str, issuer: x509.Certificate) -> pkix.Request:
     return request
 
 
-def _path_length(issuer: CaCertificate, asked: int) -> int | None:
-    if issuer.path_length is None:
+def _above(issuer: CaCertificate) -> tuple[x509.Certificate, ...]:
+    return chains.read(issuer.chain) if issuer.chain else ()
+
+
+def _path_length(issuers: Sequence[x509.Certificate], asked: int) -> int | None:
+    """What a new CA gets below these, the nearest first; raises Refusal (RFC 5280 section 6.1.4)."""
+    bounds = [length - depth for depth, c in enumerate(issuers) if (length := chains.path_length(c)) is not None]
+    if not bounds:
         return asked if asked >= 0 else None
-    if issuer.path_length == 0:
+    if min(bounds) <= 0:
         raise Refusal("Failed to issue intermediate certificate due to CA path length constraint")
-    most = issuer.path_length - 1
+    most = min(bounds) - 1
     if asked > most:
         raise Refusal("The requested path length constraint exceeds the CA's allowed path length")
     return asked if asked >= 0 else most
@@ -172,12 +180,9 @@ async def import_certificate(
 ) -> Authority:
     """Take back an intermediate's certificate with the chain up to its root, in any order; raises NotFound, Refusal."""
     authority = await authorities.get(db, scope, ca_id)
-    if authority.type is CaType.ROOT:
-        raise Refusal("Root CA cannot import a certificate: it signs itself")
-    if authority.disabled:
-        raise Refusal("CA is disabled")
-    if authority.parent_id:
-        raise Refusal("Cannot import certificate to intermediate CA chained to internal parent CA")
+    _require_open(authority)
+    if len(certificate) + len(chain) > MAX_CHAIN:
+        raise Refusal(f"The certificate and its chain have more than {MAX_CHAIN} characters")
     own = _one_certificate(certificate)
     mismatch = _mismatch(authority, own)
     if mismatch:
@@ -191,13 +196,44 @@ async def import_certificate(
         raise Refusal("Invalid certificate chain")
     if chains.spki_digest(own) != authority.spki_sha256:
         raise Refusal("CA and certificate public key do not match")
+    if authority.spki_sha256 in map(chains.spki_digest, above):
+        raise Refusal("The chain comes back to this CA itself")
+    if await _is_revoked(db, authority, own):
+        raise Refusal("The certificate is revoked")
     row = await db.fetchrow(_PARENT, authority.account_id, chains.facts(above[0]).sha256)
     parent_id = row["ca_id"] if row and row["ca_id"] != authority.id else None
     await _install(db, caller, authority, own, above, parent_id, audit.Action.IMPORT)
     return await authorities.get(db, scope, ca_id)
 
 
+def _require_open(authority: Authority) -> None:
+    if authority.type is CaType.ROOT:
+        raise Refusal("Root CA cannot import a certificate: it signs itself")
+    if authority.disabled:
+        raise Refusal("CA is disabled")
+    if authority.parent_id:
+        raise Refusal("Cannot import certificate to intermediate CA chained to internal parent CA")
+    if authority.certificate and authority.certificate.version >= MAX_VERSIONS:
+        raise Refusal(f"This CA has had {MAX_VERSIONS} certificates; make a new one")
+
+
+_REVOKED = """
+SELECT id FROM issued_certificates WHERE account_id = $1 AND serial = $2 AND spki_sha256 = $3 AND revoked_at IS NOT NULL
+"""
+
+
+async def _is_revoked(db: Database, authority: Authority, certificate: x509.Certificate) -> bool:
+    values = (authority.account_id, _serial(certificate), authority.spki_sha256)
+    return await db.fetchrow(_REVOKED, *values) is not None
+
+
 _PARENT = "SELECT ca_id FROM ca_certificates WHERE account_id = $1 AND sha256 = $2"
+
+
+def _serial(certificate: x509.Certificate) -> str:
+    """Hex digits, two for each octet."""
+    digits = f"{certificate.serial_number:x}"
+    return digits.rjust(len(digits) + len(digits) % 2, "0")
 
 
 def _one_certificate(text: str) -> x509.Certificate:
@@ -235,8 +271,12 @@ def _mismatch(authority: Authority, certificate: x509.Certificate) -> str:
 _LOCK = "SELECT FROM certificate_authorities WHERE account_id = $1 AND id = $2 FOR NO KEY UPDATE"
 _INSERT_VERSION = f"""
 INSERT INTO ca_certificates
-    (account_id, id, ca_id, version, serial, sha256, path_length, not_before, not_after, pem, chain)
-VALUES ({parameters(1, 11)})
+    (account_id, id, ca_id, version, serial, sha256, path_length, not_before, not_after, pem, chain, root)
+VALUES ({parameters(1, 12)})
+"""
+# The next fetch signs one under the new certificate, whose key id may be another.
+_FORGET_CRL = """
+UPDATE crls SET der = NULL, this_update = NULL, next_update = NULL WHERE account_id = $1 AND ca_id = $2
 """
 _SET_PARENT = "UPDATE certificate_authorities SET parent_id = $3, modified_at = now() WHERE account_id = $1 AND id = $2"
 
@@ -251,13 +291,11 @@ async def _install(
     action: audit.Action | None,
 ) -> None:
     """Make this the CA's certificate, unless another request has changed it meanwhile: then raises Unavailable."""
-    serial = f"{certificate.serial_number:x}"
-    serial = serial.rjust(len(serial) + len(serial) % 2, "0")
     version = before.certificate.version + 1 if before.certificate else 1
     values = (
-        *(before.account_id, uuid4(), before.id, version, serial, chains.facts(certificate).sha256),
+        *(before.account_id, uuid4(), before.id, version, _serial(certificate), chains.facts(certificate).sha256),
         *(chains.path_length(certificate), certificate.not_valid_before_utc, certificate.not_valid_after_utc),
-        *(chains.pem([certificate]), chains.pem(above)),
+        *(chains.pem([certificate]), chains.pem(above), chains.pem([*above[-1:]] or [certificate])),
     )
 
     async def work(connection: Connection) -> None:
@@ -267,6 +305,7 @@ async def _install(
             raise Unavailable("the CA was changed by another request meanwhile")
         await connection.execute(_INSERT_VERSION, *values)
         await connection.execute(_SET_PARENT, before.account_id, before.id, parent_id)
+        await connection.execute(_FORGET_CRL, before.account_id, before.id)
         if action:
             place = (before.account_id, before.id, None)
             await audit.record(connection, caller, action, audit.Resource.CERTIFICATE_AUTHORITY, place)
@@ -314,6 +353,10 @@ async def renew(
         raise Refusal("CA does not have a certificate installed")
     if authority.disabled:
         raise Refusal("CA is disabled")
+    if current.revoked:
+        raise Refusal("CA certificate is revoked")
+    if current.version >= MAX_VERSIONS:
+        raise Refusal(f"This CA has had {MAX_VERSIONS} certificates; make a new one")
     if not_after.replace(microsecond=0) <= current.not_after:
         raise Refusal("New notAfter date must be after the notAfter date of the current certificate")
     old = _read(current.pem)
@@ -335,10 +378,11 @@ async def renew(
     issuer = issuing.installed(parent)
     begins, ends = issuing.validity(issuer, None, not_after)
     signer = _read(issuer.pem)
-    meant = _intermediate(parent, signer, _renewed(old), current.path_length, (begins, ends), pki_url)
+    kept = -1 if current.path_length is None else current.path_length
+    path_length = _path_length((signer, *_above(issuer)), kept)
+    meant = _intermediate(parent, signer, _renewed(old), path_length, (begins, ends), pki_url)
     certificate = await _sign_ca(db, ring, caller, parent, meant, audit.Action.RENEW)
-    above = (signer, *chains.read(issuer.chain)) if issuer.chain else (signer,)
-    await _install(db, caller, authority, certificate, above, parent.id, audit.Action.RENEW)
+    await _install(db, caller, authority, certificate, (signer, *_above(issuer)), parent.id, audit.Action.RENEW)
     return await authorities.get(db, scope, ca_id)
 
 

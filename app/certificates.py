@@ -28,7 +28,6 @@ from app.errors import (
     quoted,
 )
 from app.keypool import KeyPool
-from app.keyring import Ring
 from app.model import (
     BundleMethod,
     Caller,
@@ -39,6 +38,7 @@ from app.model import (
     Status,
     Superseded,
 )
+from app.ringfile import Ring
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -412,7 +412,7 @@ async def export(db: Database, ring: Ring, caller: Caller, certificate: Certific
     """
     (leaf, *_) = chains.read(certificate.chain)
     digest = chains.spki_digest(leaf)
-    private_key = await keyring.open_key(db, ring, certificate.account_id, certificate.key_id, digest)
+    private_key = await keyring.open_key(db, ring, caller, certificate.account_id, certificate.key_id, digest)
     place = (certificate.account_id, certificate.id, certificate.zone_id)
 
     async def work(connection: Connection) -> None:

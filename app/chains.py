@@ -78,11 +78,11 @@ def anchors(pems: Iterable[bytes]) -> Anchors:
     return Anchors(by_name)
 
 
-def with_roots(trusted: Anchors, chains: Iterable[str]) -> Anchors:
-    """The anchors, and the last certificate of each PEM chain of ours beside them."""
+def with_roots(trusted: Anchors, roots: Iterable[str]) -> Anchors:
+    """The anchors, and the certificates of these PEM texts of ours beside them."""
     by_name = dict(trusted.by_name)
-    for chain in chains:
-        root = read(chain)[-1]
+    for text in roots:
+        (root,) = read(text)
         name = root.subject.public_bytes()
         by_name[name] = (*by_name.get(name, ()), root)
     return Anchors(by_name)

@@ -17,13 +17,15 @@ from app import (
     console,
     db,
     files,
+    keys_commands,
     policies,
     tokens,
 )
 from app.db import Database
 from app.errors import KeysteadError, Misconfigured
-from app.keyring import Peppers, Ring
+from app.keyring import Peppers
 from app.model import Account, Certificate, NamePolicy, Role, Superseded, Token, User, Zone
+from app.ringfile import Ring
 
 T = TypeVar("T")
 # The names that certbot gave them, and that every how-to of a web server uses.
@@ -344,6 +346,7 @@ def token_revoke(token: str) -> None:
 
 
 cli.add_command(ca_commands.ca)
+cli.add_command(keys_commands.keys)
 
 
 @cli.group()

@@ -16,10 +16,19 @@ from rich.table import Table
 from app import config, db, first_start, keyring, times
 from app.db import Database
 from app.errors import Misconfigured
-from app.keyring import Peppers, Ring
+from app.keyring import Peppers
+from app.model import Caller
+from app.ringfile import Ring
 
 T = TypeVar("T")
 OPERATOR = first_start.operator()
+
+
+def operator(words: str) -> Caller:
+    """The operator with the words of the command, which the audit log shows as the path."""
+    return msgspec.structs.replace(OPERATOR, path=words)
+
+
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 account_option = click.option(
     "--account", default=first_start.FIRST_SLUG, show_default=True, help="Account id or slug."

@@ -1,17 +1,18 @@
 """Revocation: which certificates are, and the CRL that says so (RFC 5280 section 5, contract-infisical)."""
 
+import asyncio
 from datetime import datetime, timedelta
 from enum import IntEnum
 from uuid import UUID
 
 import asyncpg
 
-from app import audit, authorities, issuing, pkix
+from app import audit, authorities, issuing, keyring, pkix
 from app.db import Connection, Database
-from app.errors import NotFound, Refusal, Unavailable
-from app.keyring import Ring
+from app.errors import KeyDamaged, NotFound, Refusal, Unavailable
 from app.keys import PrivateKey
 from app.model import Authority, Caller, Issued, Profile, Scope
+from app.ringfile import Ring
 
 LIFETIME = timedelta(days=7)
 
@@ -45,7 +46,7 @@ async def revoke(db: Database, ring: Ring, caller: Caller, scope: Scope, serial:
     if certificate.profile is Profile.ROOT:
         raise Refusal("The certificate of a root cannot be revoked: nobody would believe it")
     authority = await authorities.get(db, scope, certificate.ca_id)
-    private_key = await issuing.ca_key(db, ring, authority)
+    private_key = await issuing.ca_key(db, ring, caller, authority)
 
     async def work(connection: Connection) -> None:
         # The CRL first: it puts revocations in a row, and the number of the later one is the higher.
@@ -81,7 +82,7 @@ async def current(db: Database, ring: Ring, authority: Authority) -> bytes:
         return bytes(row["der"])
     try:
         return await _refreshed(db, ring, authority, row)
-    except Unavailable:
+    except (Unavailable, KeyDamaged):
         if row["der"] and issuing.now() < row["next_update"]:
             return bytes(row["der"])
         raise
@@ -92,7 +93,7 @@ def _is_fresh(row: asyncpg.Record) -> bool:
 
 
 async def _refreshed(db: Database, ring: Ring, authority: Authority, row: asyncpg.Record) -> bytes:
-    private_key = await issuing.ca_key(db, ring, authority)
+    private_key = await issuing.ca_key(db, ring, keyring.SYSTEM, authority)
 
     async def work(connection: Connection) -> bytes:
         lock = _LOCK_UNLESS_BUSY if row["der"] else _LOCK
@@ -101,6 +102,9 @@ async def _refreshed(db: Database, ring: Ring, authority: Authority, row: asyncp
             return bytes(row["der"] or b"")
         if _is_fresh(state):
             return bytes(state["der"])
+        place = (authority.account_id, authority.id, None)
+        resource = audit.Resource.CERTIFICATE_AUTHORITY
+        await audit.record(connection, keyring.SYSTEM, audit.Action.SIGN, resource, place)
         return await _sign(connection, authority, private_key, state, issuing.now())
 
     der = await db.transaction(work)
@@ -126,7 +130,10 @@ async def _sign(
     rows = await connection.fetch(_REVOKED, *place, state["this_update"] or now)
     entries = [pkix.Revoked(int(r["serial"], 16), r["revoked_at"], r["revocation_reason"]) for r in rows]
     number, ends = state["number"] + 1, now + LIFETIME
-    der = pkix.crl(authorities.certificate_of(authority), private_key, number, now, ends, entries)
+    # Long lists take seconds, which others must not wait for.
+    der = await asyncio.to_thread(
+        pkix.crl, authorities.certificate_of(authority), private_key, number, now, ends, entries
+    )
     await connection.execute(_KEEP, *place, number, der, now, ends)
     return der
 

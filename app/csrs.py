@@ -21,7 +21,6 @@ from app.errors import (
     quoted,
 )
 from app.keypool import KeyPool
-from app.keyring import Ring
 from app.model import (
     Caller,
     Csr,
@@ -36,6 +35,7 @@ from app.model import (
     Scope,
     Subject,
 )
+from app.ringfile import Ring
 
 MAX_SANS = 150
 # Characters (code points), not bytes.

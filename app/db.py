@@ -37,6 +37,8 @@ _CONFLICTS: dict[str, str | tuple[str, Clash]] = {
     "custom_certificates_sha256_key": ("the zone has this very certificate already", Clash.SAME_CERTIFICATE),
     "certificate_authorities_parent_fkey": "the parent CA does not exist any more, or has a CA below it",
     "issued_certificates_ca_fkey": "the CA does not exist any more",
+    "tokens_pepper_id_fkey": "a token needs this pepper since just now; try again",
+    "users_key_pepper_id_fkey": "a global key needs this pepper since just now; try again",
     "zones_account_id_fkey": _GONE,
     "tokens_account_id_fkey": _GONE,
     "memberships_account_id_fkey": _GONE,
@@ -128,6 +130,8 @@ class Database:
             _drop(connection)
             raise Unavailable("the database is not available") from error
         except asyncpg.IntegrityConstraintViolationError as error:
+            if isinstance(error, asyncpg.NotNullViolationError) and error.column_name == "kek_id":
+                raise Unavailable("the ring of this server is not known here, or its KEK was retired") from None
             clash = _CONFLICTS.get(error.constraint_name or "")
             if clash is None:
                 raise

@@ -21,6 +21,7 @@ def write_together(folder: Path, texts: Mapping[str, str]) -> None:
         for path, draft in drafts.items():
             draft.unlink(missing_ok=True)
             with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                _keep_owner(path, file.fileno())
                 file.write(texts[path.name])
                 file.flush()
                 os.fsync(file.fileno())
@@ -30,6 +31,13 @@ def write_together(folder: Path, texts: Mapping[str, str]) -> None:
     finally:
         for draft in drafts.values():
             draft.unlink(missing_ok=True)
+
+
+def _keep_owner(path: Path, draft: int) -> None:
+    """A file that root rewrites stays its owner's: a service that could read it before still must."""
+    if os.geteuid() == 0 and path.exists():
+        state = path.stat()
+        os.fchown(draft, state.st_uid, state.st_gid)
 
 
 def sync(folder: Path) -> None:

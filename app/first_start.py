@@ -10,11 +10,12 @@ from uuid import UUID
 
 import msgspec
 
-from app import __version__, accounts, db, files, keyring, policies, tokens
+from app import __version__, accounts, db, files, keyring, policies, ringfile, tokens
 from app.config import Settings
 from app.errors import KeyDamaged, Misconfigured, NotFound
-from app.keyring import Peppers, Ring
+from app.keyring import Peppers
 from app.model import Account, Actor, Caller, Role
+from app.ringfile import Ring
 
 FIRST_SLUG = "default"
 FIRST_ZONE = "example.com"
@@ -60,17 +61,18 @@ async def _schema(settings: Settings, dsn: str) -> None:
 
 async def ring_for(settings: Settings, database: db.Database) -> Ring:
     """The ring of this installation; made only where nothing in the database needs another one."""
-    keyring.sweep(settings.keyring)
+    ringfile.sweep(settings.keyring)
     if not settings.keyring.exists() and await keyring.is_unused(database):
         try:
-            ring = keyring.create(settings.keyring)
+            ring = ringfile.create(settings.keyring)
         except FileExistsError:
-            ring = keyring.load(settings.keyring)
+            ring = ringfile.load(settings.keyring)
         except OSError as error:
             raise Misconfigured(f"the ring {settings.keyring} cannot be written ({error.strerror})") from None
     else:
-        ring = keyring.load(settings.keyring)
+        ring = ringfile.load(settings.keyring)
     await keyring.require_all_keks(database, ring)
+    await keyring.register(database, ring)
     await keyring.ensure_pepper(database, ring)
     return ring
 

@@ -5,8 +5,9 @@ import msgspec
 from app.chains import Anchors
 from app.db import Database
 from app.keypool import KeyPool
-from app.keyring import Peppers, Ring
+from app.keyring import Peppers
 from app.limits import Limiter, RateLimit
+from app.ringfile import Ring
 
 
 class House(msgspec.Struct, frozen=True):

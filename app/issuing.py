@@ -15,9 +15,9 @@ from cryptography import x509
 from app import audit, chains, keyring, pkix
 from app.db import Database, parameters
 from app.errors import KeysteadError, NotFound, Refusal
-from app.keyring import Ring
 from app.keys import PrivateKey
 from app.model import Authority, CaCertificate, Caller, Issued, Profile, Scope
+from app.ringfile import Ring
 
 BACKDATED = timedelta(minutes=5)
 MAX_BACKDATED = timedelta(hours=48)
@@ -62,11 +62,13 @@ def validity(
 
 
 def installed(authority: Authority) -> CaCertificate:
-    """The certificate that a CA signs under; raises Refusal for a CA that has none or is expired."""
+    """The certificate that a CA signs under; raises Refusal for a CA without one, or with one expired or revoked."""
     if authority.certificate is None:
         raise Refusal("CA does not have a certificate installed")
     if authority.certificate.not_after <= now():
         raise Refusal("CA is expired")
+    if authority.certificate.revoked:
+        raise Refusal("CA certificate is revoked")
     return authority.certificate
 
 
@@ -89,10 +91,10 @@ def issuer_url(authority: Authority, pki_url: str | None) -> str | None:
     return f"{pki_url}/api/v1/pki/ca/{authority.id}/certificates/{authority.certificate.id}/der"
 
 
-async def ca_key(db: Database, ring: Ring, authority: Authority) -> PrivateKey:
+async def ca_key(db: Database, ring: Ring, caller: Caller, authority: Authority) -> PrivateKey:
     """The CA's own key, only if it is the one of its public key; raises NotFound and KeyDamaged."""
     try:
-        return await keyring.open_key(db, ring, authority.account_id, authority.key_id, authority.spki_sha256)
+        return await keyring.open_key(db, ring, caller, authority.account_id, authority.key_id, authority.spki_sha256)
     except NotFound:
         # The CA was deleted since it was read, and its key with it.
         raise no_ca(str(authority.id)) from None
@@ -141,7 +143,7 @@ async def sign(
 
     `action` is what the audit log calls it.
     """
-    private_key = await ca_key(db, ring, authority)
+    private_key = await ca_key(db, ring, caller, authority)
     row_id = uuid4()
     issuer_id = authority.certificate.id if authority.certificate else None
     row = (

@@ -14,8 +14,8 @@ from app.db import Database
 from app.errors import Invalid, Problem, Refusal, Rule, quoted
 from app.issuing import Signed
 from app.keypool import KeyPool
-from app.keyring import Ring
 from app.model import Authority, CaCertificate, Caller, NamePolicy, Scope
+from app.ringfile import Ring
 
 MAX_NAMES = 150
 MAX_URI = 2048
@@ -24,6 +24,8 @@ _ALLOWED = {
     True: {"digitalSignature", "nonRepudiation", "keyEncipherment", "dataEncipherment"},
     False: {"digitalSignature", "nonRepudiation", "keyAgreement", "encipherOnly", "decipherOnly"},
 }
+# RFC 3161 section 2.3, and what verifiers take beside it.
+_FOR_TIME_STAMPS = {"digitalSignature", "nonRepudiation"}
 _EMAIL = re.compile(r"[\x21-\x3f\x41-\x7e]{1,64}@[A-Za-z0-9.-]{1,253}")
 # With an authority there is a host in it (RFC 5280 section 4.2.1.6).
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?://[\x21-\x2e\x30-\x7e][\x21-\x7e]*|(?!//)[\x21-\x7e]+)")
@@ -144,8 +146,8 @@ def _leaf(
         not_before=begins,
         not_after=ends,
         ca=False,
-        key_usages=_usages(asked.key_usages, rsa_key=isinstance(public_key, rsa.RSAPublicKey)),
-        extended_key_usages=tuple(dict.fromkeys(asked.extended_key_usages)) or ("serverAuth",),
+        key_usages=_usages(_asked_usages(asked), rsa_key=isinstance(public_key, rsa.RSAPublicKey)),
+        extended_key_usages=_extended(asked.extended_key_usages, asked.key_usages),
         crl_url=issuing.crl_url(authority, pki_url),
         issuer_url=issuing.issuer_url(authority, pki_url),
     )
@@ -162,6 +164,12 @@ def _ends(asked: LeafRequest) -> datetime:
         raise Refusal("notAfter date is after CA certificate's notAfter date") from None
 
 
+def _asked_usages(asked: LeafRequest) -> tuple[str, ...]:
+    if not asked.key_usages and "timeStamping" in asked.extended_key_usages:
+        return ("digitalSignature",)
+    return asked.key_usages
+
+
 def _usages(asked: tuple[str, ...], *, rsa_key: bool) -> tuple[str, ...]:
     if not asked:
         return ("digitalSignature", "keyEncipherment") if rsa_key else ("digitalSignature",)
@@ -174,8 +182,20 @@ def _usages(asked: tuple[str, ...], *, rsa_key: bool) -> tuple[str, ...]:
     return tuple(name for name in pkix.KEY_USAGES if name in asked)
 
 
+def _extended(asked: tuple[str, ...], key_usages: tuple[str, ...]) -> tuple[str, ...]:
+    if "ocspSigning" in asked:
+        raise Refusal("extendedKeyUsages ocspSigning is not given: whoever has it can vouch for what is revoked")
+    if "timeStamping" in asked and (set(asked) != {"timeStamping"} or set(key_usages) - _FOR_TIME_STAMPS):
+        text = "extendedKeyUsages timeStamping stands alone, with digitalSignature or nonRepudiation (RFC 3161)"
+        raise Refusal(text)
+    return tuple(dict.fromkeys(asked)) or ("serverAuth",)
+
+
 def _given(alt_names: str) -> tuple[x509.GeneralName, ...]:
     """Names that are separated by commas: addresses, emails, URIs, and else hosts."""
+    # Before any work: each name is at most a URI long.
+    if alt_names.count(",") >= 2 * MAX_NAMES:
+        raise _too_many(alt_names.count(",") + 1)
     words = (word.strip() for word in alt_names.split(","))
     return tuple(dict.fromkeys(_general_name(word) for word in words if word))
 
@@ -215,12 +235,16 @@ def _address(word: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 def _judged(sans: tuple[x509.GeneralName, ...], policy: NamePolicy) -> tuple[x509.GeneralName, ...]:
     if len(sans) > MAX_NAMES:
-        raise Refusal(f"There are {len(sans)} alternative names; at most {MAX_NAMES} are allowed")
+        raise _too_many(len(sans))
     for san in sans:
         reason = _broken(san, policy)
         if reason:
             raise Refusal(reason)
     return sans
+
+
+def _too_many(count: int) -> Refusal:
+    return Refusal(f"There are {count} alternative names; at most {MAX_NAMES} are allowed")
 
 
 def _broken(san: x509.GeneralName, policy: NamePolicy) -> str:

@@ -14,7 +14,7 @@ from litestar import Litestar, Response, get
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 
-from app import cloudflare, config, edge, idempotency, infisical, keyring, pages, tokens, trust
+from app import cloudflare, config, edge, idempotency, infisical, keyring, pages, ringfile, tokens, trust
 from app.cloudflare import wire
 from app.cloudflare.wire import AnyRequest
 from app.db import Database
@@ -78,7 +78,7 @@ def _open(settings: config.Settings) -> Any:  # noqa: ANN401 - Litestar's own ty
         if settings.database_url is None:
             raise ValueError("the address of the database is not set")
         db = Database(settings.database_url, CONNECTIONS_PER_WORKER, settings.statement_cache_size)
-        ring = keyring.load(settings.keyring)
+        ring = ringfile.load(settings.keyring)
         house = House(
             db=db,
             ring=ring,
@@ -92,10 +92,12 @@ def _open(settings: config.Settings) -> Any:  # noqa: ANN401 - Litestar's own ty
         )
         app.state.house = house
         pruner = asyncio.create_task(_prune(db))
+        refresher = asyncio.create_task(_refresh_peppers(house))
         try:
             yield
         finally:
             pruner.cancel()
+            refresher.cancel()
             house.pool.close()
             house.limiter.close()
             await db.close()
@@ -114,6 +116,15 @@ async def _patiently(work: Callable[[], Awaitable[T]]) -> T:
             if time.monotonic() > deadline:
                 raise
             await asyncio.sleep(0.2)
+
+
+async def _refresh_peppers(house: House) -> None:
+    while True:
+        await asyncio.sleep(keyring.PEPPER_SECONDS)
+        try:
+            await house.peppers.refresh(house.db, house.ring)
+        except Exception as error:  # noqa: BLE001 - those it has stay good, and the next round tries again
+            _log.warning("the peppers cannot be read again for now", reason=type(error).__name__)
 
 
 async def _prune(db: Database) -> None:

@@ -16,7 +16,6 @@ from app.chains import Anchors, Leaf
 from app.db import Database
 from app.errors import Advice, Hint, Invalid, NotFound, Problem, Rule, Thing, quoted
 from app.keypool import KeyPool
-from app.keyring import Ring
 from app.model import (
     FORBIDDEN,
     Access,
@@ -27,6 +26,7 @@ from app.model import (
     NamePolicy,
     Scope,
 )
+from app.ringfile import Ring
 
 TYPES = ("legacy_custom", "sni_custom")
 DEPLOYS = ("staging", "production")
@@ -167,14 +167,12 @@ async def judged(
     return leaf, chains.pem([bundle.leaf, *chains.verify(bundle, known, now)])
 
 
-# The last certificate of each is the root of a CA of this account, be it its own or the one that signed it outside.
-_OWN_CHAINS = """
-SELECT DISTINCT CASE WHEN chain = '' THEN pem ELSE chain END AS chain FROM ca_certificates WHERE account_id = $1
-"""
+_OWN_ROOTS = "SELECT DISTINCT root FROM ca_certificates WHERE account_id = $1"
 
 
 async def _own_roots(db: Database, scope: Scope) -> list[str]:
-    return [row["chain"] for row in await db.fetch(_OWN_CHAINS, scope.account_id)]
+    """The roots of the account's own CAs, also those that signed one from outside."""
+    return [row["root"] for row in await db.fetch(_OWN_ROOTS, scope.account_id)]
 
 
 _BY_KEY = "SELECT id, zone_id FROM custom_csrs WHERE account_id = $1 AND key_id = $2"

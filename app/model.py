@@ -218,6 +218,7 @@ class Actor(StrEnum):
     TOKEN = "token"  # noqa: S105 - a kind of actor, not a secret
     USER = "user"
     OPERATOR = "operator"
+    SYSTEM = "system"
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -459,6 +460,7 @@ class CaCertificate(msgspec.Struct, frozen=True):
     not_after: datetime
     pem: str
     chain: str
+    revoked: bool = False
 
 
 class Authority(msgspec.Struct, frozen=True):

@@ -28,6 +28,7 @@ PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 # X.680 section 41.4: the characters of PrintableString.
 _PRINTABLE = re.compile(r"[A-Za-z0-9 '()+,\-./:=?]*")
 _REQUEST_LABELS = {"CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST"}
+MAX_CSR = 128 * 1024
 MAX_SUBJECT_BYTES = 4096
 
 
@@ -159,6 +160,8 @@ def read_csr(text: str) -> Request:
 
     `public_key` is None for an algorithm that is not supported, whose signature nobody can verify either.
     """
+    if len(text) > MAX_CSR:
+        raise BadCsr(f"The CSR has more than {MAX_CSR} characters.")
     found = [block for block in blocks(text) if block.label in _REQUEST_LABELS]
     if len(found) != 1:
         raise BadCsr("The CSR is not one PEM block: it begins with -----BEGIN CERTIFICATE REQUEST-----.")
@@ -274,7 +277,9 @@ def certificate(meant: ToSign, private_key: PrivateKey) -> x509.Certificate:
     )
     if meant.extended_key_usages:
         usages = [EXTENDED_KEY_USAGES[name] for name in meant.extended_key_usages]
-        builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+        # RFC 3161 section 2.3: time stamping is critical and alone.
+        critical = meant.extended_key_usages == ("timeStamping",)
+        builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=critical)
     if meant.sans:
         empty = not list(meant.subject)
         builder = builder.add_extension(x509.SubjectAlternativeName(meant.sans), critical=empty)
@@ -329,20 +334,24 @@ def crl(
     revoked: Sequence[Revoked],
 ) -> bytes:
     """A CRL of version 2 in DER, with AKI and CRLNumber (RFC 5280 section 5)."""
+    # All entries at once: a builder that is given one at a time copies those it has.
+    entries = [_entry(entry) for entry in revoked]
     builder = (
-        x509.CertificateRevocationListBuilder()
+        x509.CertificateRevocationListBuilder(revoked_certificates=entries)
         .issuer_name(issuer.subject)
         .last_update(this_update)
         .next_update(next_update)
         .add_extension(authority_key_identifier(issuer), critical=False)
         .add_extension(x509.CRLNumber(number), critical=False)
     )
-    for entry in revoked:
-        made = x509.RevokedCertificateBuilder().serial_number(entry.serial).revocation_date(entry.revoked_at)
-        if entry.reason in REASONS:
-            made = made.add_extension(x509.CRLReason(REASONS[entry.reason]), critical=False)
-        builder = builder.add_revoked_certificate(made.build())
     return builder.sign(private_key, digest_for(private_key)).public_bytes(serialization.Encoding.DER)
+
+
+def _entry(entry: Revoked) -> x509.RevokedCertificate:
+    made = x509.RevokedCertificateBuilder().serial_number(entry.serial).revocation_date(entry.revoked_at)
+    if entry.reason in REASONS:
+        made = made.add_extension(x509.CRLReason(REASONS[entry.reason]), critical=False)
+    return made.build()
 
 
 def crl_pem(der: bytes) -> str:

@@ -77,6 +77,12 @@ def open_(kek: Kek, context: tuple[bytes, ...], sealed: Sealed) -> bytes:
     return _decrypt(data_key, _associated(b"seal", context), sealed.ciphertext)
 
 
+def rewrap(old: Kek, new: Kek, context: tuple[bytes, ...], wrapped_key: bytes) -> bytes:
+    """The same data key under another KEK: what it seals stays as it is. Raises Broken."""
+    data_key = _decrypt(old.secret, _associated(b"wrap", (*context, old.id.encode())), wrapped_key)
+    return _encrypt(new.secret, _associated(b"wrap", (*context, new.id.encode())), data_key)
+
+
 def _associated(purpose: bytes, fields: tuple[bytes, ...]) -> bytes:
     return b"keystead\x00" + _VERSION + b"".join(len(f).to_bytes(2, "big") + f for f in (purpose, *fields))
 

@@ -20,8 +20,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
@@ -57,11 +58,40 @@ def serve(settings: config.Settings) -> int:
             _check_port(settings)
             server = _Server(settings)
             with _database(settings) as complete:
-                from app import first_start
-
-                return _run(server, complete, first_start.prepare(complete))
+                return _run(server, complete, _prepared(complete))
     except KeyboardInterrupt:
         return 0
+
+
+def _prepared(settings: config.Settings) -> str:
+    """The banner of an installation that is ready; raises Misconfigured.
+
+    A process of its own does it: it opens the ring, and this one stays one whose files its workers may read.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_prepare, args=(sender, settings), daemon=True)
+    child.start()
+    sender.close()
+    try:
+        banner: str | Misconfigured = receiver.recv()
+    except EOFError:
+        raise Misconfigured("the preparation ended before it was through") from None
+    finally:
+        child.kill()
+        child.join()
+    if isinstance(banner, Misconfigured):
+        raise banner
+    return banner
+
+
+def _prepare(sender: "Connection[Any, Any]", settings: config.Settings) -> None:
+    from app import first_start
+
+    try:
+        sender.send(first_start.prepare(settings))
+    except Misconfigured as error:
+        sender.send(error)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Credentials: API tokens, global keys, and who asks (contract-cloudflare section 5)."""
 
+import contextlib
 import json
 import re
 import secrets
@@ -13,7 +14,7 @@ import msgspec
 
 from app import accounts, audit, policies
 from app.db import Connection, Database
-from app.errors import Denial, Forbidden, NotFound, Scheme, Unauthenticated, quoted
+from app.errors import Conflict, Denial, Forbidden, NotFound, Scheme, Unauthenticated, Unavailable, quoted
 from app.keyring import Peppers
 from app.model import (
     Account,
@@ -114,7 +115,7 @@ _SCOPE_OF = {
 }
 _BY_TOKEN = """
 SELECT t.id, t.name, t.account_id AS owner, t.status, t.not_before, t.expires_on, t.policies, t.condition,
-       u.email, m.reach, s.*
+       t.pepper_id, u.email, m.reach, s.*
 FROM (VALUES (1)) AS one
 LEFT JOIN tokens t ON t.digest = ANY($1::bytea[])
 LEFT JOIN users u ON u.id = t.user_id
@@ -124,7 +125,7 @@ LEFT JOIN LATERAL (
 LEFT JOIN LATERAL ({scope}) s ON true
 """  # noqa: S105 - SQL
 _BY_KEY = """
-SELECT u.id, u.email, m.reach, s.*
+SELECT u.id, u.email, u.key_pepper_id AS pepper_id, m.reach, s.*
 FROM (VALUES (1)) AS one
 LEFT JOIN users u ON u.key_digest = ANY($1::bytea[]) AND u.email = $3
 LEFT JOIN LATERAL (
@@ -144,14 +145,75 @@ async def admit(
     Raises Unauthenticated, and Forbidden(ADDRESS) for a token that is not allowed from the caller's address.
     """
     if isinstance(credential, TokenCredential):
-        digests = peppers.digests(credential.value)
-        row = await db.fetchrow(_TOKEN_AT[place.level], digests, place.id)
+        row = await db.fetchrow(_TOKEN_AT[place.level], peppers.digests(credential.value), place.id)
         caller = _token_caller(row, visit)
+        await _renew_digest(db, peppers, _NEW_DIGEST, row, credential.value)
     else:
-        digests = peppers.digests(credential.key)
-        row = await db.fetchrow(_KEY_AT[place.level], digests, place.id, credential.email.lower())
+        row = await db.fetchrow(
+            _KEY_AT[place.level], peppers.digests(credential.key), place.id, credential.email.lower()
+        )
         caller = _key_caller(row, visit)
+        await _renew_digest(db, peppers, _NEW_KEY_DIGEST, row, credential.key)
     return Admission(caller, *_scope(row))
+
+
+_NEW_DIGEST = "UPDATE tokens SET digest = $4, pepper_id = $3 WHERE id = $1 AND digest = ANY($2)"
+_NEW_KEY_DIGEST = "UPDATE users SET key_digest = $4, key_pepper_id = $3 WHERE id = $1 AND key_digest = ANY($2)"
+
+
+async def _renew_digest(db: Database, peppers: Peppers, sql: str, row: asyncpg.Record | None, value: str) -> None:
+    """Digest a credential that was good with the newest pepper from now on, so that earlier ones can be retired."""
+    pepper_id, digest = peppers.newest(value)
+    if row is not None and row["pepper_id"] != pepper_id:
+        # A database that takes no writes now, or has just lost this pepper, is asked another time; the credential is
+        # good all the same.
+        with contextlib.suppress(Unavailable, asyncpg.ForeignKeyViolationError):
+            await db.execute(sql, row["id"], peppers.digests(value), pepper_id, digest)
+
+
+async def retire_pepper(db: Database, caller: Caller, pepper_id: UUID, *, revoke: bool) -> int:
+    """Delete a pepper that is not the newest; with `revoke`, with the tokens and global keys that need it, counted.
+
+    Raises NotFound, and Conflict for the newest, and for one that is needed and not to be revoked.
+    """
+
+    async def work(connection: Connection) -> int:
+        newest = await connection.fetchval("SELECT id FROM peppers ORDER BY created_at DESC, id LIMIT 1")
+        held = await connection.fetchrow(_OF_PEPPER, pepper_id)
+        if held is None:
+            raise NotFound(f"there is no pepper {pepper_id}; `keystead keys status` shows their ids")
+        if newest == pepper_id:
+            raise Conflict("this is the newest pepper: `keystead keys add --pepper` first")
+        count = int(held["tokens"] + held["users"])
+        if count and not revoke:
+            needs = f"{held['tokens']} tokens and {held['users']} global keys need this pepper"
+            raise Conflict(f"{needs}: each moves to the newest at its next use; --revoke ends those that do not")
+        if revoke:
+            await _end_all(connection, caller, pepper_id)
+        # What came meanwhile is found by the foreign keys.
+        await connection.execute("DELETE FROM peppers WHERE id = $1", pepper_id)
+        place = (audit.NO_ACCOUNT, pepper_id, None)
+        await audit.record(connection, caller, audit.Action.DELETE, audit.Resource.PEPPER, place)
+        return count
+
+    return await db.transaction(work)
+
+
+async def _end_all(connection: Connection, caller: Caller, pepper_id: UUID) -> None:
+    rows = await connection.fetch(f"DELETE FROM tokens WHERE pepper_id = $1 RETURNING {_TOKEN}", pepper_id)
+    for row in rows:
+        await _audit(connection, caller, audit.Action.DELETE, _token(row))
+    sql = "UPDATE users SET key_digest = NULL, key_pepper_id = NULL WHERE key_pepper_id = $1 RETURNING id"
+    for row in await connection.fetch(sql, pepper_id):
+        place = (audit.NO_ACCOUNT, row["id"], None)
+        await audit.record(connection, caller, audit.Action.UPDATE, audit.Resource.USER, place)
+
+
+_OF_PEPPER = """
+SELECT (SELECT count(*) FROM tokens WHERE pepper_id = p.id) AS tokens,
+       (SELECT count(*) FROM users WHERE key_pepper_id = p.id) AS users
+FROM peppers p WHERE p.id = $1
+"""
 
 
 class Verification(msgspec.Struct, frozen=True):
@@ -169,8 +231,7 @@ async def verify(
     db: Database, peppers: Peppers, credential: TokenCredential, account_id: UUID | None, visit: Visit
 ) -> Verification:
     """The state of a token, for a token of any owner; raises Unauthenticated for an unknown one."""
-    digests = peppers.digests(credential.value)
-    row = await db.fetchrow(_TOKEN_AT[Level.ACCOUNT], digests, account_id or audit.NO_ACCOUNT)
+    row = await db.fetchrow(_TOKEN_AT[Level.ACCOUNT], peppers.digests(credential.value), account_id or audit.NO_ACCOUNT)
     if row is None or row["id"] is None:
         raise Unauthenticated(Scheme.TOKEN)
     now, begins, ends = datetime.now(UTC), row["not_before"], row["expires_on"]
@@ -184,7 +245,7 @@ async def verify(
 
 _OF_TOKEN = """
 SELECT t.id, t.name, t.account_id AS owner, t.status, t.not_before, t.expires_on, t.policies, t.condition,
-       u.email, m.reach, {ends} AS ends
+       {pepper} AS pepper_id, u.email, m.reach, {ends} AS ends
 FROM {source}
 LEFT JOIN users u ON u.id = t.user_id
 LEFT JOIN LATERAL (
@@ -192,9 +253,12 @@ LEFT JOIN LATERAL (
 ) m ON true
 WHERE {digest} = ANY($1::bytea[])
 """  # noqa: S105 - SQL
-_OF_API_TOKEN = _OF_TOKEN.format(ends="NULL::timestamptz", source="tokens t", digest="t.digest")
+_OF_API_TOKEN = _OF_TOKEN.format(ends="NULL::timestamptz", pepper="t.pepper_id", source="tokens t", digest="t.digest")
 _OF_ACCESS_TOKEN = _OF_TOKEN.format(
-    ends="x.expires_at", source="access_tokens x JOIN tokens t ON t.id = x.token_id", digest="x.digest"
+    ends="x.expires_at",
+    pepper="NULL::uuid",
+    source="access_tokens x JOIN tokens t ON t.id = x.token_id",
+    digest="x.digest",
 )
 
 
@@ -207,7 +271,10 @@ async def authenticate(db: Database, peppers: Peppers, value: str, visit: Visit)
     row = await db.fetchrow(sql, peppers.digests(value))
     if row is not None and row["ends"] and datetime.now(UTC) >= row["ends"]:
         raise Unauthenticated(Scheme.TOKEN, expired=True)
-    return _token_caller(row, visit)
+    caller = _token_caller(row, visit)
+    if row is not None and row["pepper_id"]:
+        await _renew_digest(db, peppers, _NEW_DIGEST, row, value)
+    return caller
 
 
 _LOGIN = f"""

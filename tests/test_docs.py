@@ -22,7 +22,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from test_sdk_infisical import REQUIREMENT
 
-from app import config, infisical, keyring, seal
+from app import config, infisical, ringfile, seal
 from app.cli import cli
 from app.cloudflare import wire
 from app.infisical import gate
@@ -494,7 +494,7 @@ def test_the_example_ring_of_custody_is_one_that_the_program_reads(tmp_path: Pat
     file = tmp_path / "keyring.json"
     file.touch(0o600)
     file.write_text(ring)
-    (kek,) = keyring.load(file).keks
+    (kek,) = ringfile.load(file).keks
     example = _example()
     assert (kek.id, kek.secret.hex()) == (example["KEK id"], example["KEK"])
 

@@ -115,7 +115,7 @@ _OF_CA = (
     Route("POST", "/import-certificate", "create", ("Write",), {"certificate": "x", "certificateChain": "x"}),
     Route("GET", "/certificate", "read", ("Read",)),
     Route("GET", "/ca-certificates", "read", ("Read",)),
-    Route("POST", "/renew", "renew", ("Write",), {"type": "existing", "notAfter": "2001"}),
+    Route("POST", "/renew", "renew", ("Write", "Sign"), {"type": "existing", "notAfter": "2001"}),
     Route("POST", "/sign-certificate", "issue", ("Sign",), {"csr": "x", "ttl": "1d"}),
     Route("POST", "/issue-certificate", "issue-key", ("Issue Key",), {"commonName": "no host", "ttl": "1d"}),
     Route("GET", "/crl", "read", ("Read",)),
@@ -816,7 +816,7 @@ async def test_sign_intermediate_refuses_in_the_contracts_order(world: World) ->
             "SELECT account_id, key_id, spki_sha256 FROM certificate_authorities WHERE id = $1", ca_id
         )
         assert row
-        keys_of[ca_id] = await keyring.open_key(database, world.ring, *row)
+        keys_of[ca_id] = await keyring.open_key(database, world.ring, keyring.SYSTEM, *row)
 
     everything = {"maxPathLength": 7, "notBefore": "1999", "notAfter": "1998"}
     empty, other = x509.Name([]), outside.subject("Sub CA")

@@ -39,7 +39,7 @@ from test_cli import rows
 from test_csr_bytes import judge, run
 from world import BODY, World, _encodings, make_token, new_database, new_world
 
-from app import certificates, db, embedded, first_start, issuing, keyring, pkix, policies
+from app import certificates, db, embedded, first_start, issuing, pkix, policies, ringfile
 from app.model import Area, Scope
 
 Json = dict[str, Any]
@@ -1079,7 +1079,7 @@ async def export(live: Live, certificate_id: str) -> certificates.Exported:
     """The key of a certificate, as the operator on the server's own host gets it."""
     database = db.Database(live.database_url, 1)
     try:
-        ring = keyring.load(live.data_dir / "keyring.json")
+        ring = ringfile.load(live.data_dir / "keyring.json")
         scope = Scope(UUID(live.env["CLOUDFLARE_ACCOUNT_ID"]), UUID(live.env["CLOUDFLARE_ZONE_ID"]))
         found = await certificates.get(database, scope, UUID(certificate_id))
         return await certificates.export(database, ring, first_start.operator(), found)

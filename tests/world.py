@@ -22,7 +22,21 @@ import msgspec
 import structlog
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from app import accounts, chains, config, db, embedded, first_start, keyring, keys, main, pages, policies, tokens
+from app import (
+    accounts,
+    chains,
+    config,
+    db,
+    embedded,
+    first_start,
+    keyring,
+    keys,
+    main,
+    pages,
+    policies,
+    ringfile,
+    tokens,
+)
 from app.limits import RateLimit
 from app.model import Account, Role, Zone
 
@@ -83,7 +97,7 @@ class World(msgspec.Struct):
 
     settings: config.Settings
     database: db.Database
-    ring: keyring.Ring
+    ring: ringfile.Ring
     peppers: keyring.Peppers
     a: Tenant
     b: Tenant
@@ -112,7 +126,9 @@ class World(msgspec.Struct):
             UUID(csr_id),
         )
         assert row is not None
-        return await keyring.open_key(self.database, self.ring, row["account_id"], row["key_id"], row["spki_sha256"])
+        return await keyring.open_key(
+            self.database, self.ring, keyring.SYSTEM, row["account_id"], row["key_id"], row["spki_sha256"]
+        )
 
 
 @contextlib.asynccontextmanager
@@ -246,7 +262,9 @@ async def _nothing_leaked(world: World, log: str) -> None:
         for secret in (tenant.token, tenant.read_token, tenant.key):
             assert secret not in told
     for row in await world.database.fetch("SELECT account_id, id, spki_sha256 FROM private_keys"):
-        key = await keyring.open_key(world.database, world.ring, row["account_id"], row["id"], row["spki_sha256"])
+        key = await keyring.open_key(
+            world.database, world.ring, keyring.SYSTEM, row["account_id"], row["id"], row["spki_sha256"]
+        )
         for text in _encodings(key):
             assert text not in told
 

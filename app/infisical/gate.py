@@ -41,7 +41,7 @@ NEEDS: dict[Action, tuple[Access, ...]] = {
     Action.CREATE: (Access.WRITE,),
     Action.EDIT: (Access.WRITE,),
     Action.DELETE: (Access.WRITE,),
-    Action.RENEW: (Access.WRITE,),
+    Action.RENEW: (Access.WRITE, Access.SIGN),
     Action.SIGN_INTERMEDIATE: (Access.WRITE, Access.SIGN),
     Action.ISSUE: (Access.SIGN,),
     Action.ISSUE_KEY: (Access.ISSUE_KEY,),

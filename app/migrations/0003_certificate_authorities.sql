@@ -17,6 +17,16 @@ CREATE INDEX access_tokens_expires_at_idx ON access_tokens (expires_at);
 COMMENT ON TABLE access_tokens IS 'Short-lived tokens of the universal-auth login; each is its API token under another value.';
 COMMENT ON COLUMN access_tokens.digest IS 'HMAC-SHA-256 of the access token under the pepper that was the newest.';
 
+CREATE TABLE keks (
+    id text NOT NULL,
+    added_at timestamptz NOT NULL DEFAULT now(),
+    retired_at timestamptz,
+    CONSTRAINT keks_pkey PRIMARY KEY (id)
+);
+COMMENT ON TABLE keks IS 'Which KEKs may wrap: the ids alone, their secrets are in the ring. Nothing is sealed under a retired one.';
+
+INSERT INTO keks (id) SELECT kek_id FROM private_keys UNION SELECT kek_id FROM peppers;
+
 CREATE TABLE certificate_authorities (
     account_id uuid NOT NULL,
     id uuid NOT NULL,
@@ -75,6 +85,7 @@ CREATE TABLE ca_certificates (
     not_after timestamptz NOT NULL,
     pem text NOT NULL,
     chain text NOT NULL,
+    root text NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT ca_certificates_pkey PRIMARY KEY (account_id, id),
     CONSTRAINT ca_certificates_ca_fkey FOREIGN KEY (account_id, ca_id)
@@ -89,6 +100,7 @@ CREATE INDEX ca_certificates_id_idx ON ca_certificates (id);
 COMMENT ON TABLE ca_certificates IS 'The certificates of a CA; the highest version is the one it signs under.';
 COMMENT ON COLUMN ca_certificates.path_length IS 'Of basicConstraints (RFC 5280 section 4.2.1.9); NULL is no bound.';
 COMMENT ON COLUMN ca_certificates.chain IS 'PEM: what is above it, up to and with the root; empty for a root.';
+COMMENT ON COLUMN ca_certificates.root IS 'PEM of the root, which the account''s own certificates are checked against.';
 
 CREATE TABLE issued_certificates (
     account_id uuid NOT NULL,
@@ -147,3 +159,6 @@ CREATE TABLE crls (
 );
 COMMENT ON TABLE crls IS 'The CRL of each CA as it was signed last; a row without der has not been signed yet.';
 COMMENT ON COLUMN crls.number IS 'CRLNumber (RFC 5280 section 5.2.3): each signing takes the next.';
+
+-- Which kinds of actors there are is the program's matter: a row must never be refused for it.
+ALTER TABLE audit_log DROP CONSTRAINT audit_log_actor_check;

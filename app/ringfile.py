@@ -1,0 +1,294 @@
+"""The ring: a file with the key-encryption keys, the current one first. It alone opens what the database holds.
+
+It is a file of its own, so that neither the database nor a backup of it opens anything by itself. `add` puts a new KEK
+at the end, so that all machines can be given the file before `promote` makes it the current one.
+"""
+
+import base64
+import binascii
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import resource
+import secrets
+import stat
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+import msgspec
+import structlog
+
+from app import files, seal
+from app.errors import KeyDamaged, Misconfigured
+
+# A start that writes a ring is through in a moment; an older draft is nobody's.
+DRAFT_SECONDS = 60
+# A key that was sealed under the earlier KEK is in the database by then, or its request was given up.
+SETTLED = timedelta(seconds=60)
+_PR_SET_DUMPABLE = 4
+_log = structlog.get_logger("keystead.ring")
+
+
+class Ring:
+    """The KEKs that a process has: the first seals, all open. It follows its file when that changes."""
+
+    def __init__(self, keks: tuple[seal.Kek, ...], path: Path | None = None) -> None:
+        self.keks = keks
+        self._path = path
+        self._stamp = _stamp(path)
+
+    def __repr__(self) -> str:
+        return f"Ring({', '.join(kek.id for kek in self.keks)})"
+
+    def sealed(self, context: tuple[bytes, ...], secret: bytes) -> seal.Sealed:
+        """Seal under the current KEK, also when it has become the current one just now."""
+        if self._path and _stamp(self._path) != self._stamp:
+            self._follow()
+        return seal.seal(self.keks[0], context, secret)
+
+    def open_(self, row_id: UUID, context: tuple[bytes, ...], sealed: seal.Sealed) -> bytes:
+        """The secret of the row `row_id`; raises KeyDamaged when it does not open."""
+        kek = self.kek(row_id, sealed.kek_id)
+        with _damaged(row_id):
+            return seal.open_(kek, context, sealed)
+
+    def rewrapped(
+        self, row_id: UUID, context: tuple[bytes, ...], kek_id: str, wrapped_key: bytes, target: seal.Kek
+    ) -> bytes:
+        """The wrapped data key under `target` instead; raises KeyDamaged when it does not open."""
+        kek = self.kek(row_id, kek_id)
+        with _damaged(row_id):
+            return seal.rewrap(kek, target, context, wrapped_key)
+
+    def kek(self, row_id: UUID, kek_id: str) -> seal.Kek:
+        """A KEK by its id; reads the file again before it gives up with KeyDamaged for the row `row_id`."""
+        for again in (True, False):
+            for kek in self.keks:
+                if kek.id == kek_id:
+                    return kek
+            if again:
+                self._follow()
+        raise KeyDamaged(str(row_id), f"row {row_id} needs the KEK {kek_id!r}, which is not in the ring")
+
+    def _follow(self) -> None:
+        if self._path is None:
+            return
+        stamp = _stamp(self._path)
+        try:
+            keks = load(self._path).keks
+        except Misconfigured as error:
+            # It may be broken or away for a moment only: what is open stays open.
+            _log.warning("the ring cannot be followed", reason=str(error))
+            return
+        if not {kek.id for kek in keks} & {kek.id for kek in self.keks}:
+            _log.warning("the ring is another installation's now, and is not followed", file=str(self._path))
+            return
+        self.keks, self._stamp = keks, stamp
+
+
+@contextlib.contextmanager
+def _damaged(row_id: UUID) -> Iterator[None]:
+    try:
+        yield
+    except seal.Broken as error:
+        raise KeyDamaged(str(row_id), f"row {row_id} does not open: {error}") from None
+
+
+def _stamp(path: Path | None) -> tuple[int, int, int] | None:
+    try:
+        state = path.stat() if path else None
+    except OSError:
+        return None
+    return (state.st_mtime_ns, state.st_ino, state.st_size) if state else None
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """A KEK in the file; `secret` is base64 of 32 bytes."""
+
+    id: str
+    secret: str
+    created_at: datetime
+
+    def __repr__(self) -> str:
+        return f"Entry({self.id})"
+
+
+class Content(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The whole file. `current_since` is when the first KEK became it, where that was not at once."""
+
+    version: int
+    keks: tuple[Entry, ...]
+    current_since: datetime | None = None
+
+    def __post_init__(self) -> None:
+        if self.version != 1 or not self.keks or len({kek.id for kek in self.keks}) != len(self.keks):
+            raise ValueError("not a ring of version 1 with distinct KEKs")
+
+
+def _new_entry(after: Content | None = None) -> Entry:
+    secret = base64.b64encode(secrets.token_bytes(seal.KEY_BYTES)).decode("ascii")
+    made = datetime.now(UTC).replace(microsecond=0)
+    if after:
+        # Later than all others, whatever the clock says: which is the newest must not change.
+        made = max(made, newest(after).created_at + timedelta(seconds=1))
+    return Entry(secrets.token_hex(8), secret, made)
+
+
+def create(path: Path) -> Ring:
+    """A new ring in a new file of mode 0600; raises FileExistsError when there is one."""
+    content = Content(1, (_new_entry(),))
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Written whole under another name first: a crash in between must not leave half a ring that looks like one.
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(_text(content))
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+        # Rows that are sealed with this ring may be on disk before its name is.
+        files.sync(path.parent)
+    return load(path)
+
+
+def sweep(path: Path) -> None:
+    """Remove what killed starts left behind: a draft is either no ring at all or a second copy of this one."""
+    for draft in path.parent.glob(f".{path.name}.*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - draft.stat().st_mtime > DRAFT_SECONDS:
+                draft.unlink()
+
+
+def load(path: Path) -> Ring:
+    """Read the ring; raises Misconfigured with what to do about a file that is missing, open to others or broken.
+
+    From here on this process leaves no core dump, and only root can look into its memory.
+    """
+    _hide_memory()
+    return Ring(tuple(_kek(path, entry) for entry in read(path).keks), path)
+
+
+def _hide_memory() -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def read(path: Path) -> Content:
+    """What the file says; raises Misconfigured as `load`."""
+    try:
+        mode = path.stat().st_mode
+        body = path.read_bytes()
+    except OSError as error:
+        raise Misconfigured(f"the ring {path} cannot be read ({error.strerror}); restore it from your backup") from None
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise Misconfigured(f"others can write the ring {path}: run `chmod 600 {path}`, or mend its mount")
+    if mode & (stat.S_IRWXG | stat.S_IRWXO) and not _read_only(path):
+        raise Misconfigured(f"others can read the ring {path}: run `chmod 600 {path}`")
+    try:
+        content = msgspec.json.decode(body, type=Content)
+        for entry in content.keks:
+            _kek(path, entry)
+    except (msgspec.DecodeError, ValueError, UnicodeDecodeError, RecursionError):
+        # The cause would quote the file, so it stays out of the chain.
+        raise _damaged_ring(path) from None
+    return content
+
+
+def _damaged_ring(path: Path) -> Misconfigured:
+    return Misconfigured(f"the ring {path} is damaged; restore it from your backup")
+
+
+def _kek(path: Path, entry: Entry) -> seal.Kek:
+    try:
+        secret = base64.b64decode(entry.secret, validate=True)
+    except (binascii.Error, ValueError):
+        raise _damaged_ring(path) from None
+    if len(secret) != seal.KEY_BYTES:
+        text = f"the KEK {entry.id!r} in the ring {path} has {len(secret)} bytes, and must have {seal.KEY_BYTES}"
+        raise Misconfigured(f"{text}; restore the ring from your backup")
+    return seal.Kek(entry.id, secret)
+
+
+def _read_only(path: Path) -> bool:
+    # A secrets mount has the modes it has, and nobody can change them there.
+    return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+
+
+def can_change(path: Path) -> bool:
+    """Whether the ring is a file that a command can rewrite, and no secrets mount."""
+    return not _read_only(path.parent) and not _read_only(path)
+
+
+def add(path: Path) -> Entry:
+    """A new KEK at the end of the ring: it opens, and seals once it is promoted."""
+    with _changing(path) as content:
+        entry = _new_entry(content)
+        _write(path, msgspec.structs.replace(content, keks=(*content.keks, entry)))
+    return entry
+
+
+def newest(content: Content) -> Entry:
+    """The KEK that was made last: the one to be current."""
+    return max(reversed(content.keks), key=lambda entry: entry.created_at)
+
+
+def promote(path: Path) -> Entry:
+    """Make the newest KEK the current one, if it is not already."""
+    with _changing(path) as content:
+        entry = newest(content)
+        if content.keks[0] != entry:
+            others = tuple(kek for kek in content.keks if kek != entry)
+            now = datetime.now(UTC).replace(microsecond=0)
+            _write(path, Content(content.version, (entry, *others), now))
+    return entry
+
+
+def require_earlier(path: Path, kek_id: str) -> None:
+    """Raises Misconfigured for the current KEK, and for all while a new one has not settled."""
+    content = read(path)
+    if content.keks[0].id == kek_id:
+        raise Misconfigured(f"the KEK {kek_id} is the current one: `keystead keys add` and rotate first")
+    since = content.current_since
+    wait = since + SETTLED - datetime.now(UTC) if since else timedelta()
+    if wait > timedelta():
+        text = f"the current KEK became it just now: try again in {int(wait.total_seconds()) + 1} seconds"
+        raise Misconfigured(f"{text}, when whatever was sealed before is stored")
+
+
+def remove(path: Path, kek_id: str) -> None:
+    """Take a KEK out of the ring, which nothing must need any more; raises Misconfigured as `require_earlier`."""
+    with _changing(path) as content:
+        require_earlier(path, kek_id)
+        _write(path, msgspec.structs.replace(content, keks=tuple(kek for kek in content.keks if kek.id != kek_id)))
+
+
+@contextlib.contextmanager
+def _changing(path: Path) -> Iterator[Content]:
+    """One change at a time on this machine."""
+    try:
+        folder = os.open(path.parent, os.O_RDONLY)
+    except OSError as error:
+        raise Misconfigured(f"the folder of the ring {path} cannot be read ({error.strerror})") from None
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield read(path)
+    except OSError as error:
+        raise Misconfigured(f"the ring {path} cannot be written ({error.strerror})") from None
+    finally:
+        os.close(folder)
+
+
+def _write(path: Path, content: Content) -> None:
+    # A link to the ring stays one.
+    files.write_private(path.resolve(), _text(content))
+
+
+def _text(content: Content) -> str:
+    return json.dumps(msgspec.to_builtins(content), indent=2) + "\n"

@@ -124,7 +124,8 @@ def _texts(subject: CaSubject) -> tuple[str, ...]:
 _LATEST = """
 SELECT v.id AS certificate_id, v.version, v.serial, v.path_length, v.not_before, v.not_after, {texts}, EXISTS (
     SELECT FROM issued_certificates i
-    WHERE i.account_id = v.account_id AND i.serial = v.serial AND i.revoked_at IS NOT NULL
+    WHERE i.account_id = v.account_id AND i.serial = v.serial AND i.spki_sha256 = c.spki_sha256
+      AND i.revoked_at IS NOT NULL
 ) AS revoked
 FROM ca_certificates v WHERE v.account_id = c.account_id AND v.ca_id = c.id ORDER BY v.version DESC LIMIT 1
 """

@@ -268,6 +268,14 @@ def _mismatch(authority: Authority, certificate: x509.Certificate) -> str:
     return ""
 
 
+_IS_BELOW = """
+WITH RECURSIVE up AS (
+    SELECT id, parent_id FROM certificate_authorities WHERE account_id = $1 AND id = $2
+    UNION
+    SELECT c.id, c.parent_id FROM up JOIN certificate_authorities c ON c.account_id = $1 AND c.id = up.parent_id
+)
+SELECT EXISTS (SELECT FROM up WHERE id = $3)
+"""
 _LOCK = "SELECT FROM certificate_authorities WHERE account_id = $1 AND id = $2 FOR NO KEY UPDATE"
 _INSERT_VERSION = f"""
 INSERT INTO ca_certificates
@@ -299,6 +307,11 @@ async def _install(
     )
 
     async def work(connection: Connection) -> None:
+        if parent_id:
+            # Two CAs that become each other's parents at once would both see none.
+            await connection.execute("SELECT FROM accounts WHERE id = $1 FOR NO KEY UPDATE", before.account_id)
+            if await connection.fetchval(_IS_BELOW, before.account_id, parent_id, before.id):
+                raise Refusal("The chain comes back to this CA itself")
         await connection.execute(_LOCK, before.account_id, before.id)
         current = await authorities.read(connection, before.account_id, before.id)
         if (current.certificate, current.parent_id) != (before.certificate, before.parent_id):

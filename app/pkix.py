@@ -133,8 +133,11 @@ def der(pem: str) -> bytes:
 
 
 def spki_sha256(pem: str) -> bytes:
-    """SHA-256 of the DER SubjectPublicKeyInfo of a CSR that we stored as PEM."""
-    public_key = x509.load_pem_x509_csr(pem.encode("ascii")).public_key()
+    """SHA-256 of the DER SubjectPublicKeyInfo of a CSR that we stored as PEM; raises ValueError for another."""
+    try:
+        public_key = x509.load_pem_x509_csr(pem.encode("ascii")).public_key()
+    except UnsupportedAlgorithm:
+        raise ValueError("a key of a kind that is not ours") from None
     spki = public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return hashlib.sha256(spki).digest()
 

@@ -167,7 +167,7 @@ async def _renew_digest(db: Database, peppers: Peppers, sql: str, row: asyncpg.R
     if row is not None and row["pepper_id"] != pepper_id:
         # A database that takes no writes now, or has just lost this pepper, is asked another time; the credential is
         # good all the same.
-        with contextlib.suppress(Unavailable, asyncpg.ForeignKeyViolationError):
+        with contextlib.suppress(Unavailable, Conflict):
             await db.execute(sql, row["id"], peppers.digests(value), pepper_id, digest)
 
 

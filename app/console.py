@@ -13,7 +13,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from app import config, db, first_start, keyring, times
+from app import config, db, first_start, keyring, ringfile, times
 from app.db import Database
 from app.errors import Misconfigured
 from app.keyring import Peppers
@@ -67,14 +67,32 @@ def run(work: Callable[[Database, Peppers], Awaitable[T]]) -> T:
 
 
 def run_with_ring(work: Callable[[Database, Ring], Awaitable[T]]) -> T:
-    """The same for what seals or opens keys."""
+    """The same for what seals or opens keys; the ring must have all KEKs that the database needs."""
+    chosen = settings()
+
+    async def with_ring(database: Database) -> T:
+        return await work(database, await first_start.ring_for(chosen, database))
+
+    return _run_on_database(with_ring)
+
+
+def run_with_any_ring(work: Callable[[Database, Ring], Awaitable[T]]) -> T:
+    """The same for what is to say what is wrong: with the ring as it is."""
+
+    async def with_ring(database: Database) -> T:
+        return await work(database, ringfile.load(settings().keyring))
+
+    return _run_on_database(with_ring)
+
+
+def _run_on_database(work: Callable[[Database], Awaitable[T]]) -> T:
     chosen = settings()
 
     async def inside(address: str) -> T:
         database = Database(address, 1, chosen.statement_cache_size)
         try:
             await db.require_current(database)
-            return await work(database, await first_start.ring_for(chosen, database))
+            return await work(database)
         finally:
             await database.close()
 

@@ -63,7 +63,13 @@ async def register(db: Database, ring: Ring) -> None:
         text = f"the current KEK {current} of the ring was retired: give this machine the ring of the others"
         raise Misconfigured(text)
     if missing := [kek.id for kek in ring.keks if kek.id not in known]:
-        await db.execute(_REGISTER, missing)
+        try:
+            await db.execute(_REGISTER, missing)
+        except asyncpg.InsufficientPrivilegeError:
+            text = (
+                f"the database has not heard of the KEK {missing[0]}: run `keystead keys add`, or a start, as its owner"
+            )
+            raise Misconfigured(text) from None
 
 
 class NewKey(msgspec.Struct, frozen=True):
@@ -288,7 +294,7 @@ SELECT (SELECT count(*) FROM private_keys WHERE kek_id = $1) AS private_keys,
 """
 
 
-async def retire(db: Database, ring: Ring, path: Path, kek_id: str) -> None:
+async def retire(db: Database, ring: Ring, caller: Caller, path: Path, kek_id: str) -> None:
     """Take a KEK out of the ring; raises Misconfigured with the count of what still needs it.
 
     From the moment of the count on the database refuses new rows under it, from any machine.
@@ -306,6 +312,8 @@ async def retire(db: Database, ring: Ring, path: Path, kek_id: str) -> None:
             needs = f"{held['private_keys']} private keys and {held['peppers']} peppers need the KEK {kek_id}"
             raise Misconfigured(f"{needs}: `keystead keys rotate` first")
         await connection.execute("UPDATE keks SET retired_at = now() WHERE id = $1", kek_id)
+        place = (audit.NO_ACCOUNT, audit.NO_ACCOUNT, None)
+        await audit.record(connection, caller, audit.Action.DELETE, audit.Resource.RING, place)
 
     await db.transaction(work)
     try:

@@ -99,7 +99,7 @@ def read_pem(text: str) -> KeyPair:
     The check takes 32 ms of a core for RSA-2048, and more for larger keys.
     """
     block = _private_key(text)
-    if block is None:
+    if block is None or not block.whole.isascii():
         raise Unusable("there is no PEM private key in it: it begins with -----BEGIN PRIVATE KEY-----")
     if "ENCRYPTED" in block.label or "Proc-Type: 4,ENCRYPTED" in block.whole:
         raise Unusable("it is encrypted; `openssl pkey` writes it without a passphrase")

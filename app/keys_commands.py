@@ -67,7 +67,7 @@ def status(as_json: bool) -> None:
     async def work(db: Database, _: Ring) -> tuple[dict[str, tuple[int, int]], tuple[keyring.PepperUse, ...]]:
         return await keyring.counts(db), await keyring.pepper_uses(db)
 
-    held, peppers = console.run_with_ring(work)
+    held, peppers = console.run_with_any_ring(work)
     rows: list[dict[str, object]] = []
     for index, entry in enumerate(content.keks):
         sealed, wrapped = held.get(entry.id, (0, 0))
@@ -146,8 +146,7 @@ def retire(id_: str, revoke: bool) -> None:
         if pepper_id:
             gone = await tokens.retire_pepper(db, caller, pepper_id, revoke=revoke)
             return f"retired pepper {pepper_id}" + (f", with {gone} tokens and global keys" if gone else "")
-        await keyring.note(db, caller, audit.Action.DELETE, audit.Resource.RING)
-        await keyring.retire(db, ring, console.settings().keyring, id_)
+        await keyring.retire(db, ring, caller, console.settings().keyring, id_)
         return f"retired KEK {id_}: what is left of it are the copies of the ring that you keep"
 
     print(console.run_with_ring(work))
@@ -177,7 +176,7 @@ def verify(rate: int | None) -> None:
         print(f"{max(good, 0)} keys and peppers are good, {len(seen.damaged)} are damaged ({seen.rate:.0f} a second)")
         return list(seen.damaged.values())
 
-    _report(console.run_with_ring(work))
+    _report(console.run_with_any_ring(work))
 
 
 def _report(damaged: list[Damage]) -> None:

@@ -92,12 +92,12 @@ def _open(settings: config.Settings) -> Any:  # noqa: ANN401 - Litestar's own ty
         )
         app.state.house = house
         pruner = asyncio.create_task(_prune(db))
-        refresher = asyncio.create_task(_refresh_peppers(house))
+        follower = asyncio.create_task(_follow(house))
         try:
             yield
         finally:
             pruner.cancel()
-            refresher.cancel()
+            follower.cancel()
             house.pool.close()
             house.limiter.close()
             await db.close()
@@ -118,10 +118,12 @@ async def _patiently(work: Callable[[], Awaitable[T]]) -> T:
             await asyncio.sleep(0.2)
 
 
-async def _refresh_peppers(house: House) -> None:
+async def _follow(house: House) -> None:
     while True:
         await asyncio.sleep(keyring.PEPPER_SECONDS)
         try:
+            # Step by step: a process that sleeps through a whole rotation would not know its own ring again.
+            house.ring.follow()
             await house.peppers.refresh(house.db, house.ring)
         except Exception as error:  # noqa: BLE001 - those it has stay good, and the next round tries again
             _log.warning("the peppers cannot be read again for now", reason=type(error).__name__)

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeAlias
 from uuid import UUID
 
 import msgspec
@@ -37,19 +38,24 @@ _log = structlog.get_logger("keystead.ring")
 class Ring:
     """The KEKs that a process has: the first seals, all open. It follows its file when that changes."""
 
-    def __init__(self, keks: tuple[seal.Kek, ...], path: Path | None = None) -> None:
+    def __init__(self, keks: tuple[seal.Kek, ...], path: Path | None = None, stamp: "Stamp | None" = None) -> None:
         self.keks = keks
         self._path = path
-        self._stamp = _stamp(path)
+        # What the file was before it was read, so that a change meanwhile is noticed.
+        self._stamp = stamp
 
     def __repr__(self) -> str:
         return f"Ring({', '.join(kek.id for kek in self.keks)})"
 
     def sealed(self, context: tuple[bytes, ...], secret: bytes) -> seal.Sealed:
         """Seal under the current KEK, also when it has become the current one just now."""
+        self.follow()
+        return seal.seal(self.keks[0], context, secret)
+
+    def follow(self) -> None:
+        """Read the file again if it has changed."""
         if self._path and _stamp(self._path) != self._stamp:
             self._follow()
-        return seal.seal(self.keks[0], context, secret)
 
     def open_(self, row_id: UUID, context: tuple[bytes, ...], sealed: seal.Sealed) -> bytes:
         """The secret of the row `row_id`; raises KeyDamaged when it does not open."""
@@ -78,17 +84,16 @@ class Ring:
     def _follow(self) -> None:
         if self._path is None:
             return
-        stamp = _stamp(self._path)
         try:
-            keks = load(self._path).keks
+            read = load(self._path)
         except Misconfigured as error:
             # It may be broken or away for a moment only: what is open stays open.
             _log.warning("the ring cannot be followed", reason=str(error))
             return
-        if not {kek.id for kek in keks} & {kek.id for kek in self.keks}:
+        if not {kek.id for kek in read.keks} & {kek.id for kek in self.keks}:
             _log.warning("the ring is another installation's now, and is not followed", file=str(self._path))
             return
-        self.keks, self._stamp = keks, stamp
+        self.keks, self._stamp = read.keks, read._stamp  # noqa: SLF001 - another of the same class
 
 
 @contextlib.contextmanager
@@ -99,7 +104,10 @@ def _damaged(row_id: UUID) -> Iterator[None]:
         raise KeyDamaged(str(row_id), f"row {row_id} does not open: {error}") from None
 
 
-def _stamp(path: Path | None) -> tuple[int, int, int] | None:
+Stamp: TypeAlias = tuple[int, int, int]
+
+
+def _stamp(path: Path | None) -> Stamp | None:
     try:
         state = path.stat() if path else None
     except OSError:
@@ -172,7 +180,8 @@ def load(path: Path) -> Ring:
     From here on this process leaves no core dump, and only root can look into its memory.
     """
     _hide_memory()
-    return Ring(tuple(_kek(path, entry) for entry in read(path).keks), path)
+    stamp = _stamp(path)
+    return Ring(tuple(_kek(path, entry) for entry in read(path).keks), path, stamp)
 
 
 def _hide_memory() -> None:
@@ -191,14 +200,20 @@ def read(path: Path) -> Content:
         raise Misconfigured(f"others can write the ring {path}: run `chmod 600 {path}`, or mend its mount")
     if mode & (stat.S_IRWXG | stat.S_IRWXO) and not _read_only(path):
         raise Misconfigured(f"others can read the ring {path}: run `chmod 600 {path}`")
-    try:
-        content = msgspec.json.decode(body, type=Content)
-        for entry in content.keks:
-            _kek(path, entry)
-    except (msgspec.DecodeError, ValueError, UnicodeDecodeError, RecursionError):
-        # The cause would quote the file, so it stays out of the chain.
-        raise _damaged_ring(path) from None
+    content = _decoded(body)
+    if content is None:
+        raise _damaged_ring(path)
+    for entry in content.keks:
+        _kek(path, entry)
     return content
+
+
+def _decoded(body: bytes) -> Content | None:
+    # What is raised here holds the file, and must not be in the chain of what we raise.
+    try:
+        return msgspec.json.decode(body, type=Content)
+    except (msgspec.DecodeError, ValueError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def _damaged_ring(path: Path) -> Misconfigured:
@@ -206,14 +221,20 @@ def _damaged_ring(path: Path) -> Misconfigured:
 
 
 def _kek(path: Path, entry: Entry) -> seal.Kek:
-    try:
-        secret = base64.b64decode(entry.secret, validate=True)
-    except (binascii.Error, ValueError):
-        raise _damaged_ring(path) from None
+    secret = _unbase64(entry.secret)
+    if secret is None:
+        raise _damaged_ring(path)
     if len(secret) != seal.KEY_BYTES:
         text = f"the KEK {entry.id!r} in the ring {path} has {len(secret)} bytes, and must have {seal.KEY_BYTES}"
         raise Misconfigured(f"{text}; restore the ring from your backup")
     return seal.Kek(entry.id, secret)
+
+
+def _unbase64(text: str) -> bytes | None:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return None
 
 
 def _read_only(path: Path) -> bool:

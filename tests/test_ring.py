@@ -178,13 +178,13 @@ async def test_a_machine_that_is_behind_seals_nothing_under_a_retired_kek(house:
     key_id = await house.make(behind)
     assert (await house.under())[key_id] == old
     with pytest.raises(Misconfigured, match=f"1 private keys and 0 peppers need the KEK {old}"):
-        await keyring.retire(house.db, house.ring, house.path, old)
+        await keyring.retire(house.db, house.ring, keyring.SYSTEM, house.path, old)
     assert [kek.id for kek in house.ring.keks] == [new, old]
     # What was refused is not half done.
     await house.make(behind)
     await keyring.register(house.db, behind)
     assert [batch.changed async for batch in keyring.rewrap(house.db, house.ring)] == [0, 2]
-    await keyring.retire(house.db, house.ring, house.path, old)
+    await keyring.retire(house.db, house.ring, keyring.SYSTEM, house.path, old)
     assert [kek.id for kek in house.ring.keks] == [new]
     before = [await house.value(f"SELECT count(*) FROM {table}") for table in ("private_keys", "custom_csrs")]
     for _ in range(3):
@@ -207,7 +207,7 @@ async def test_a_rotation_on_a_machine_that_is_behind_does_not_go_back(house: Ho
     behind = in_another_order(house)
     await house.make(house.ring)
     _ = [batch async for batch in keyring.rewrap(house.db, house.ring)]
-    await keyring.retire(house.db, house.ring, house.path, old)
+    await keyring.retire(house.db, house.ring, keyring.SYSTEM, house.path, old)
     with pytest.raises(Unavailable):
         _ = [batch async for batch in keyring.rewrap(house.db, behind)]
     assert set((await house.under()).values()) == {new}
@@ -225,7 +225,7 @@ async def test_a_key_that_is_on_its_way_is_waited_for(house: House) -> None:
     try:
         async with other.transaction():
             assert await other.execute(keyring.insert_key(1), *row) == "INSERT 0 1"
-            retiring = asyncio.create_task(keyring.retire(house.db, house.ring, house.path, old))
+            retiring = asyncio.create_task(keyring.retire(house.db, house.ring, keyring.SYSTEM, house.path, old))
             waits = "SELECT count(*) FROM pg_locks WHERE relation = 'keks'::regclass AND NOT granted"
             await until_waited(house, waits, retiring)
         with pytest.raises(Misconfigured, match=f"1 private keys and 0 peppers need the KEK {old}"):
@@ -260,7 +260,7 @@ async def test_a_retirement_that_cannot_write_the_ring_is_taken_back(
 
     monkeypatch.setattr(files, "write_private", full)
     with pytest.raises(Misconfigured, match="cannot be written"):
-        await keyring.retire(house.db, house.ring, house.path, old)
+        await keyring.retire(house.db, house.ring, keyring.SYSTEM, house.path, old)
     assert old in {kek.id for kek in house.ring.keks}
     await house.make(behind)
 

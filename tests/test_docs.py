@@ -20,6 +20,7 @@ from uuid import UUID
 import click
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from test_api_role import GRANTS
 from test_sdk_infisical import REQUIREMENT
 
 from app import config, infisical, ringfile, seal
@@ -37,7 +38,7 @@ PRIVATE_CA = ROOT / "docs/private-ca.md"
 INFISICAL = ROOT / "docs/infisical.md"
 REFERENCE = [ROOT / "docs/cloudflare.md", ROOT / "docs/operations.md"]
 # What a reader pastes, and what is only to be read.
-SHELL, PYTHON, OUTPUT, JSON, UNIT = "sh", "python", "text", "json", "ini"
+SHELL, PYTHON, OUTPUT, JSON, UNIT, SQL = "sh", "python", "text", "json", "ini", "sql"
 NGINX, HAPROXY = "nginx", "haproxy"
 RUN = "make run\n"
 # The first start downloads and installs.
@@ -433,7 +434,7 @@ def test_no_block_escapes_being_run() -> None:
     for page in PAGES:
         blocks = _blocks(page)
         assert len(blocks) * 2 == len(re.findall("^```", page.read_text(), re.MULTILINE)), page.name
-        assert {block.tag for block in blocks} <= {SHELL, PYTHON, OUTPUT, JSON, UNIT, NGINX, HAPROXY}, page.name
+        assert {block.tag for block in blocks} <= {SHELL, PYTHON, OUTPUT, JSON, UNIT, SQL, NGINX, HAPROXY}, page.name
         assert not _runnable(page) or page in {ROOT / "README.md", TUTORIAL, DEPLOY, PRIVATE_CA, *REFERENCE}, page.name
 
 
@@ -663,3 +664,9 @@ def test_versions_that_the_pages_name_are_those_that_were_run() -> None:
     assert f"tested with version {sdk} of the Python SDK" in (ROOT / "README.md").read_text()
     assert f"tested with PostgreSQL {server}" in (ROOT / "docs/operations.md").read_text()
     assert f"tested with {REQUIREMENT.replace('==', ' ')}" in INFISICAL.read_text()
+
+
+def test_the_grants_of_operations_are_those_that_were_tried() -> None:
+    """The SQL of the page is the text that tests/test_api_role.py serves under."""
+    blocks = [block.text for block in _blocks(ROOT / "docs/operations.md") if block.tag == SQL]
+    assert blocks == [GRANTS]

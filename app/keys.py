@@ -99,7 +99,10 @@ def read_pem(text: str) -> KeyPair:
     The check takes 32 ms of a core for RSA-2048, and more for larger keys.
     """
     block = _private_key(text)
-    if block is None or not block.whole.isascii():
+    if block is not None and not block.whole.isascii():
+        # Found here, since an error of the encoder would carry the text.
+        raise Unusable("it cannot be read, or is not a valid key")
+    if block is None:
         raise Unusable("there is no PEM private key in it: it begins with -----BEGIN PRIVATE KEY-----")
     if "ENCRYPTED" in block.label or "Proc-Type: 4,ENCRYPTED" in block.whole:
         raise Unusable("it is encrypted; `openssl pkey` writes it without a passphrase")

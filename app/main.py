@@ -122,7 +122,6 @@ async def _follow(house: House) -> None:
     while True:
         await asyncio.sleep(keyring.PEPPER_SECONDS)
         try:
-            # Step by step: a process that sleeps through a whole rotation would not know its own ring again.
             house.ring.follow()
             await house.peppers.refresh(house.db, house.ring)
         except Exception as error:  # noqa: BLE001 - those it has stay good, and the next round tries again

@@ -327,18 +327,12 @@ def test_a_link_to_the_ring_stays_one(tmp_path: Path) -> None:
     assert sorted(each.name for each in tmp_path.iterdir()) == ["keyring.json", "real"]
 
 
-def another_installations(path: Path) -> None:
-    text = ringfile._text(ringfile.Content(1, (ringfile._new_entry(), ringfile._new_entry())))
-    files.write_private(path, text)
-
-
 def a_folder(path: Path) -> None:
     path.unlink()
     path.mkdir()
 
 
 BAD: dict[str, Callable[[Path], object]] = {
-    "another installation's": another_installations,
     "half written": lambda path: files.write_private(path, path.read_text()[:-20]),
     "empty": lambda path: files.write_private(path, ""),
     "of another version": lambda path: files.write_private(

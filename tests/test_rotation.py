@@ -300,6 +300,8 @@ class Traffic(threading.Thread):
                     self._round(client)
                 except (httpx.HTTPError, KeyError) as error:
                     self.failures.append(repr(error))
+                # Who serves it shares two processors with what is measured.
+                time.sleep(0.02)
 
     def _round(self, client: httpx.Client) -> None:
         path, asked_at = self.live.account_path, time.monotonic()
@@ -421,7 +423,7 @@ def test_a_rotation_that_is_killed_anywhere_is_finished_by_the_next(filled: Plac
     if filled.others():
         filled.run("keys", "rotate")
     assert filled.under().keys() == {filled.ids()[0]}
-    verified(filled)
+    assert ", 0 are damaged (" in filled.run("keys", "verify").out
 
 
 def sample_opens(place: Place, count: int) -> bool:
@@ -566,13 +568,13 @@ def test_a_rotation_names_a_row_that_does_not_open_and_does_the_others(shop: Pla
 
 def test_a_kek_that_many_add_at_once_is_not_lost(shop: Place) -> None:
     """Processes and threads that change the file wait for each other, and all that they add is there."""
-    processes = [shop.start("keys", "add") for _ in range(3)]
+    processes = [shop.start("keys", "add") for _ in range(2)]
     with ThreadPoolExecutor(8) as pool:
         added = [entry.id for entry in pool.map(lambda _: ringfile.add(shop.path), range(40))]
     said = [ended(process).out for process in processes]
     added += [re.findall(r"added KEK ([0-9a-f]{16}), not yet current", text)[0] for text in said]
     ids = shop.ids()
-    assert (len(ids), len(set(ids)), set(ids[1:])) == (44, 44, set(added))
+    assert (len(ids), len(set(ids)), set(ids[1:])) == (43, 43, set(added))
     assert stat.S_IMODE(shop.path.stat().st_mode) == 0o600
     assert [entry.name for entry in shop.data_dir.iterdir()] == ["keyring.json"]
 
@@ -871,7 +873,7 @@ def broken(path: Path, how: str) -> Iterator[None]:
         files.write_private(path, kept)
 
 
-@pytest.mark.parametrize("how", BROKEN)
+@pytest.mark.parametrize("how", [how for how in BROKEN if how != "another installation's"])
 def test_a_ring_that_is_broken_for_the_moment_changes_nothing(tmp_path: Path, how: str) -> None:
     """Who has it open goes on sealing and opening, and follows the file again once it is mended."""
     path = tmp_path / "keyring.json"
@@ -883,9 +885,8 @@ def test_a_ring_that_is_broken_for_the_moment_changes_nothing(tmp_path: Path, ho
         assert here.open_(UUID(int=7), CONTEXT, sealed) == b"secret"
         with pytest.raises(KeyDamaged):
             here.open_(UUID(int=7), CONTEXT, msgspec.structs.replace(sealed, kek_id="stranger"))
-        if how != "another installation's":
-            with pytest.raises(Misconfigured):
-                ringfile.load(path)
+        with pytest.raises(Misconfigured):
+            ringfile.load(path)
     ringfile.add(path)
     new = ringfile.promote(path).id
     assert here.sealed(CONTEXT, b"secret").kek_id == new
@@ -915,19 +916,13 @@ def test_a_running_server_survives_a_broken_ring(place: Place, served: Live, ca_
     assert place.damaged() == []
 
 
-def test_a_running_server_keeps_its_ring_when_another_installations_comes(
-    place: Place, served: Live, ca_id: str
-) -> None:
-    """A file that was put there by mistake costs no request and no key, and the right one is followed again."""
-    current = place.ids()[0]
+def test_a_ring_of_another_installation_seals_nothing(place: Place, served: Live, ca_id: str) -> None:
+    """A file that was put there by mistake stores no key that is lost, and the right one is followed again."""
+    before = place.under()
     with broken(place.path, "another installation's"):
-        made = [create(served).json()["result"]["id"] for _ in range(4)]
-        assert {ca_csr(served, ca_id).status_code for _ in range(4)} == {200}
-    assert keks_of(place, list(map(UUID, made))) == {current}
-    new = place.add()
-    place.run("keys", "rotate")
-    made = [create(served).json()["result"]["id"] for _ in range(4)]
-    assert keks_of(place, list(map(UUID, made))) == {new}
+        assert {create(served).status_code for _ in range(4)} == {503}
+    assert place.under() == before
+    assert (create(served).status_code, ca_csr(served, ca_id).status_code) == (201, 200)
 
 
 def test_a_kek_that_was_made_elsewhere_seals_once_the_database_knows_it(place: Place, served: Live, ca_id: str) -> None:

@@ -159,10 +159,8 @@ _LIST = f"{_LISTED} WHERE c.account_id = $1 ORDER BY c.created_at, c.id LIMIT {M
 
 
 def certificate_of(authority: Authority) -> x509.Certificate:
-    """The certificate that a CA signs under, which it must have."""
-    if authority.certificate is None:
-        raise Refusal("CA does not have a certificate installed")
-    return chains.read(authority.certificate.pem)[0]
+    """The latest certificate of a CA; raises Refusal when there is none."""
+    return chains.read(issuing.latest(authority).pem)[0]
 
 
 async def viewed(db: Database, caller: Caller, scope: Scope, ca_id: UUID) -> Authority:

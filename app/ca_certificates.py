@@ -213,6 +213,10 @@ def _require_open(authority: Authority) -> None:
         raise Refusal("CA is disabled")
     if authority.parent_id:
         raise Refusal("Cannot import certificate to intermediate CA chained to internal parent CA")
+    _require_room(authority)
+
+
+def _require_room(authority: Authority) -> None:
     if authority.certificate and authority.certificate.version >= MAX_VERSIONS:
         raise Refusal(f"This CA has had {MAX_VERSIONS} certificates; make a new one")
 
@@ -326,13 +330,6 @@ async def _install(
     await db.transaction(work)
 
 
-def current(authority: Authority) -> CaCertificate:
-    """The certificate that a CA signs under, even when it has expired; raises Refusal when there is none."""
-    if authority.certificate is None:
-        raise Refusal("CA does not have a certificate installed")
-    return authority.certificate
-
-
 _VERSIONS = """
 SELECT id, version, serial, path_length, not_before, not_after, pem, chain FROM ca_certificates
 WHERE account_id = $1 AND ca_id = $2 ORDER BY version
@@ -359,44 +356,61 @@ async def published(db: Database, ca_id: UUID, certificate_id: UUID) -> bytes:
 async def renew(
     db: Database, ring: Ring, caller: Caller, scope: Scope, ca_id: UUID, not_after: datetime, pki_url: str | None
 ) -> Authority:
-    """A new certificate for the same key, name and path length; raises NotFound and Refusal."""
+    """A new certificate for the same key and name, with the path length that is allowed by now.
+
+    Raises NotFound, Refusal, KeyDamaged and Unavailable.
+    """
     authority = await authorities.get(db, scope, ca_id)
-    current = authority.certificate
-    if current is None:
-        raise Refusal("CA does not have a certificate installed")
+    current = issuing.latest(authority)
     if authority.disabled:
         raise Refusal("CA is disabled")
     if current.revoked:
         raise Refusal("CA certificate is revoked")
-    if current.version >= MAX_VERSIONS:
-        raise Refusal(f"This CA has had {MAX_VERSIONS} certificates; make a new one")
+    _require_room(authority)
     if not_after.replace(microsecond=0) <= current.not_after:
         raise Refusal("New notAfter date must be after the notAfter date of the current certificate")
-    old = _read(current.pem)
     if authority.type is CaType.ROOT:
-        begins, ends = issuing.validity(None, None, not_after)
-        meant = msgspec.structs.replace(
-            _intermediate(authority, old, _renewed(old), current.path_length, (begins, ends), None),
-            issuer=None,
-            key_usages=pkix.ROOT_KEY_USAGES,
-        )
-        certificate = await _sign_ca(db, ring, caller, authority, meant, audit.Action.RENEW)
-        await _install(db, caller, authority, certificate, (), None, audit.Action.RENEW)
-        return await authorities.get(db, scope, ca_id)
-    if authority.parent_id is None:
+        await _renew_root(db, ring, caller, authority, not_after)
+    else:
+        await _renew_child(db, ring, caller, scope, authority, not_after, pki_url)
+    return await authorities.get(db, scope, ca_id)
+
+
+async def _renew_root(db: Database, ring: Ring, caller: Caller, root: Authority, not_after: datetime) -> None:
+    old = authorities.certificate_of(root)
+    dates = issuing.validity(None, None, not_after)
+    meant = msgspec.structs.replace(
+        _intermediate(root, old, _renewed(old), issuing.latest(root).path_length, dates, None),
+        issuer=None,
+        key_usages=pkix.ROOT_KEY_USAGES,
+    )
+    certificate = await _sign_ca(db, ring, caller, root, meant, audit.Action.RENEW)
+    await _install(db, caller, root, certificate, (), None, audit.Action.RENEW)
+
+
+async def _renew_child(
+    db: Database,
+    ring: Ring,
+    caller: Caller,
+    scope: Scope,
+    child: Authority,
+    not_after: datetime,
+    pki_url: str | None,
+) -> None:
+    if child.parent_id is None:
         raise Refusal("Failed to renew intermediate CA certificate with external parent CA")
-    parent = await authorities.get(db, scope, authority.parent_id)
+    parent = await authorities.get(db, scope, child.parent_id)
     if parent.disabled:
         raise Refusal("Parent CA is disabled")
     issuer = issuing.installed(parent)
-    begins, ends = issuing.validity(issuer, None, not_after)
-    signer = _read(issuer.pem)
-    kept = -1 if current.path_length is None else current.path_length
-    path_length = _path_length((signer, *_above(issuer)), kept)
-    meant = _intermediate(parent, signer, _renewed(old), path_length, (begins, ends), pki_url)
+    dates = issuing.validity(issuer, None, not_after)
+    above = (_read(issuer.pem), *_above(issuer))
+    kept = issuing.latest(child).path_length
+    path_length = _path_length(above, -1 if kept is None else kept)
+    old = authorities.certificate_of(child)
+    meant = _intermediate(parent, above[0], _renewed(old), path_length, dates, pki_url)
     certificate = await _sign_ca(db, ring, caller, parent, meant, audit.Action.RENEW)
-    await _install(db, caller, authority, certificate, (signer, *_above(issuer)), parent.id, audit.Action.RENEW)
-    return await authorities.get(db, scope, ca_id)
+    await _install(db, caller, child, certificate, above, parent.id, audit.Action.RENEW)
 
 
 def _renewed(old: x509.Certificate) -> pkix.Request:

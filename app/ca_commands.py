@@ -118,7 +118,7 @@ def show(ca: str, certificate: bool, chain: bool, issued: bool, out: Path | None
 
     found, signed = console.run_with_ring(work)
     if certificate or chain or out:
-        current = ca_certificates.current(found)
+        current = issuing.latest(found)
         _write(out, current.pem + (current.chain if chain else ""))
     elif issued:
         console.show([_issued(each) for each in signed], as_json)

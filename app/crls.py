@@ -73,8 +73,7 @@ async def current(db: Database, ring: Ring, authority: Authority) -> bytes:
 
     Raises Refusal for a CA without a certificate, and Unavailable.
     """
-    if authority.certificate is None:
-        raise Refusal("CA does not have a certificate installed")
+    issuing.latest(authority)
     row = await db.fetchrow(_GET, authority.account_id, authority.id)
     if row is None:
         raise issuing.no_ca(str(authority.id))

@@ -61,15 +61,21 @@ def validity(
     return begins, ends
 
 
-def installed(authority: Authority) -> CaCertificate:
-    """The certificate that a CA signs under; raises Refusal for a CA without one, or with one expired or revoked."""
+def latest(authority: Authority) -> CaCertificate:
+    """The latest certificate of a CA, whatever became of it; raises Refusal when there is none."""
     if authority.certificate is None:
         raise Refusal("CA does not have a certificate installed")
-    if authority.certificate.not_after <= now():
-        raise Refusal("CA is expired")
-    if authority.certificate.revoked:
-        raise Refusal("CA certificate is revoked")
     return authority.certificate
+
+
+def installed(authority: Authority) -> CaCertificate:
+    """The certificate that a CA signs under; raises Refusal for a CA without one, or with one expired or revoked."""
+    certificate = latest(authority)
+    if certificate.not_after <= now():
+        raise Refusal("CA is expired")
+    if certificate.revoked:
+        raise Refusal("CA certificate is revoked")
+    return certificate
 
 
 def new_serial() -> int:
@@ -139,16 +145,16 @@ async def sign(
     common_name: str = "",
     friendly_name: str | None = None,
 ) -> x509.Certificate:
-    """Write down what is meant, sign it with the CA's key, and keep it; raises Refusal when the CA is disabled or gone.
+    """Write down what is meant, sign it with the CA's key, and keep it; `action` is what the audit log calls it.
 
-    `action` is what the audit log calls it.
+    Raises NotFound when the CA is gone by then, Refusal when it is disabled, and KeyDamaged.
     """
     private_key = await ca_key(db, ring, caller, authority)
     row_id = uuid4()
     issuer_id = authority.certificate.id if authority.certificate else None
     row = (
         *(row_id, issuer_id, _profile(meant), f"{meant.serial:040x}", chains.spki_of(meant.public_key)),
-        *(meant.subject.rfc4514_string(), common_name, [shown(name) for name in meant.sans]),
+        *(meant.subject.rfc4514_string(), common_name, [str(name.value) for name in meant.sans]),
         *(list(meant.key_usages), list(meant.extended_key_usages), meant.path_length, friendly_name),
         *(meant.not_before, meant.not_after),
     )
@@ -174,11 +180,6 @@ def _profile(meant: pkix.ToSign) -> Profile:
     if meant.issuer is None:
         return Profile.ROOT
     return Profile.INTERMEDIATE if meant.ca else Profile.LEAF
-
-
-def shown(name: x509.GeneralName) -> str:
-    """A subject alternative name as text."""
-    return str(name.value)
 
 
 _GET = f"""

@@ -56,7 +56,7 @@ _REGISTER = "INSERT INTO keks (id) SELECT unnest($1::text[]) ON CONFLICT (id) DO
 
 
 async def register(db: Database, ring: Ring) -> None:
-    """Tell the database of the KEKs of a ring; raises Misconfigured when the current one was retired."""
+    """Tell the database of the KEKs of a ring; raises Misconfigured when the current one was retired, or it may not."""
     known = {row["id"]: row["retired_at"] for row in await db.fetch(_REGISTERED)}
     current = ring.keks[0].id
     if known.get(current):
@@ -66,14 +66,12 @@ async def register(db: Database, ring: Ring) -> None:
         try:
             await db.execute(_REGISTER, missing)
         except asyncpg.InsufficientPrivilegeError:
-            text = (
-                f"the database has not heard of the KEK {missing[0]}: run `keystead keys add`, or a start, as its owner"
-            )
-            raise Misconfigured(text) from None
+            text = f"the database has not heard of the KEK {missing[0]}"
+            raise Misconfigured(f"{text}: run `keystead keys rotate --dry-run` as its owner") from None
 
 
 class NewKey(msgspec.Struct, frozen=True):
-    """A key pair on its way into the database: the pair itself, and the values of `INSERT_KEY`."""
+    """A key pair on its way into the database: the pair itself, and the values of `insert_key`."""
 
     id: UUID
     pair: keys.KeyPair
@@ -236,17 +234,17 @@ async def ensure_pepper(db: Database, ring: Ring) -> None:
 
 
 async def add_pepper(db: Database, ring: Ring, caller: Caller) -> UUID:
-    """A new pepper, which digests new tokens from now on; audited."""
+    """A new pepper, which digests new tokens once all processes have read it; audited."""
     pepper_id, *sealed = _new_pepper(ring)
     await db.execute(_ADD_PEPPER, pepper_id, *sealed)
-    await note(db, caller, audit.Action.CREATE, audit.Resource.PEPPER, UUID(str(pepper_id)))
-    return UUID(str(pepper_id))
+    await note(db, caller, audit.Action.CREATE, audit.Resource.PEPPER, pepper_id)
+    return pepper_id
 
 
-def _new_pepper(ring: Ring) -> tuple[object, ...]:
+def _new_pepper(ring: Ring) -> tuple[UUID, str, bytes, bytes]:
     pepper_id = uuid4()
     sealed = ring.sealed(seal.pepper_context(pepper_id), secrets.token_bytes(32))
-    return (pepper_id, sealed.kek_id, sealed.wrapped_key, sealed.ciphertext)
+    return pepper_id, sealed.kek_id, sealed.wrapped_key, sealed.ciphertext
 
 
 async def note(
@@ -458,7 +456,6 @@ async def verify(db: Database, ring: Ring, rate: int | None = None) -> AsyncIter
         yield Batch(len(rows), 0, tuple(Damage(row["account_id"], row["id"], fault) for row, fault in found if fault))
         if rate:
             await asyncio.sleep(max(0.0, len(rows) / rate - (time.monotonic() - started)))
-
     missing = await db.fetch(_WITHOUT_KEYS, BATCH)
     yield Batch(0, 0, tuple(Damage(row["account_id"], row["key_id"], _missing(row)) for row in missing))
 

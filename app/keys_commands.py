@@ -41,12 +41,12 @@ def init() -> None:
 
 
 @keys.command("add")
-@click.option("--pepper", is_flag=True, help="Add a pepper of tokens instead; it is used at once.")
+@click.option("--pepper", is_flag=True, help="Add a pepper of tokens instead; it is used some seconds later.")
 def add(pepper: bool) -> None:
     """Add a new KEK, not yet current, so that all machines can be given the ring first."""
     if pepper:
         made = console.run_with_ring(lambda db, ring: keyring.add_pepper(db, ring, console.operator("keys add")))
-        print(f"added pepper {made}: new tokens use it, and a token of an earlier one does at its next use")
+        print(f"added pepper {made}: some seconds from now new tokens use it, and others from their next use on")
         return
 
     async def work(db: Database, _: Ring) -> str:

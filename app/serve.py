@@ -48,7 +48,7 @@ _TRIAL = 5
 
 def serve(settings: config.Settings) -> int:
     """Serve until SIGTERM or Ctrl-C and give the exit status; raises Misconfigured if it cannot start."""
-    # Keys are in the memory of this process and of all that it starts.
+    # Keys are in the memory of what this process starts.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # granian's own handlers come only when it serves; until then SIGTERM must unwind as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

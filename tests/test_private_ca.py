@@ -1041,8 +1041,8 @@ async def test_a_custom_csr_is_signed_by_our_own_ca_and_serves_tls(
         login = await live_pki.http.post("/api/v1/auth/universal-auth/login", json=secret)
         assert login.status_code == 200, login.text
         pki = Pki(live_pki.http, live_pki.project, {"Authorization": f"Bearer {login.json()['accessToken']}"})
-        root = await pki.root(commonName="Road Root")
-        ca_id = await pki.intermediate(root, commonName="Road Intermediate")
+        root = await pki.root(commonName="Both Dialects Root")
+        ca_id = await pki.intermediate(root, commonName="Both Dialects CA")
         csr = await client.custom_csrs.create(zone_id=zone_id, **{**BODY, "sans": [HOST]})
         assert csr is not None
         assert csr.csr

@@ -7,7 +7,7 @@ import msgspec
 from litestar import Response, delete, get, patch, post
 from msgspec import UNSET, UnsetType
 
-from app import authorities, ca_certificates, leaves, pkix
+from app import authorities, ca_certificates, issuing, leaves, pkix
 from app.authorities import Changes, NewAuthority
 from app.ca_certificates import IntermediateRequest
 from app.errors import NotFound
@@ -397,7 +397,7 @@ def _internal(authority: Authority) -> InternalCa:
 
 
 def _with_chain(authority: Authority) -> CertificateWithChain:
-    current = ca_certificates.current(authority)
+    current = issuing.latest(authority)
     return CertificateWithChain(wire.shown(current.pem), wire.shown(current.chain), current.serial)
 
 

@@ -1,5 +1,6 @@
 -- The catalogue of a new database. Databases of an earlier release reach the same one through app/migrations/.
--- Directory tables (accounts, users, memberships, zones, tokens, access_tokens, keks, peppers) are keyed by their own id;
+-- Directory tables (accounts, users, memberships, zones, tokens, access_tokens, keks, peppers, failed_authentications)
+-- are keyed by their own id;
 -- every other table carries account_id first, so that it can be spread over machines by account
 -- (docs/decisions/0003-keys-and-scopes.md).
 
@@ -125,6 +126,8 @@ CREATE TABLE tokens (
     CONSTRAINT tokens_digest_check CHECK (length(digest) = 32)
 );
 ALTER TABLE users ADD CONSTRAINT users_key_pepper_id_fkey FOREIGN KEY (key_pepper_id) REFERENCES peppers (id);
+CREATE INDEX tokens_account_id_idx ON tokens (account_id, issued_on, id) WHERE account_id IS NOT NULL;
+CREATE INDEX tokens_user_id_idx ON tokens (user_id, issued_on, id) WHERE user_id IS NOT NULL;
 COMMENT ON TABLE tokens IS 'API tokens, of an account or of a user; the value is shown once and never stored.';
 COMMENT ON COLUMN tokens.digest IS 'HMAC-SHA-256 of the token under the pepper pepper_id.';
 COMMENT ON COLUMN tokens.policies IS 'Cloudflare''s policies; json, not jsonb, because clients compare the text that comes back.';
@@ -143,6 +146,15 @@ CREATE INDEX access_tokens_token_id_idx ON access_tokens (token_id);
 CREATE INDEX access_tokens_expires_at_idx ON access_tokens (expires_at);
 COMMENT ON TABLE access_tokens IS 'Short-lived tokens of the universal-auth login; each is its API token under another value.';
 COMMENT ON COLUMN access_tokens.digest IS 'HMAC-SHA-256 of the access token under the pepper that was the newest.';
+
+CREATE TABLE failed_authentications (
+    network cidr NOT NULL,
+    minute timestamptz NOT NULL,
+    count bigint NOT NULL,
+    CONSTRAINT failed_authentications_pkey PRIMARY KEY (network, minute)
+);
+COMMENT ON TABLE failed_authentications IS 'Failed authentications of the last minutes, summed over all workers, until they are one row each in audit_log.';
+COMMENT ON COLUMN failed_authentications.network IS 'The address, /32 or the /64 of IPv6; 0.0.0.0/0 when it is not known, ::/0 for more addresses than are counted apart.';
 
 CREATE TABLE keks (
     id text NOT NULL,
@@ -443,12 +455,20 @@ CREATE TABLE audit_log (
     method text NOT NULL,
     path text NOT NULL,
     user_agent text,
+    user_id uuid,
+    result text NOT NULL DEFAULT 'success',
+    status smallint,
+    count bigint NOT NULL DEFAULT 1,
     CONSTRAINT audit_log_pkey PRIMARY KEY (account_id, id),
     CONSTRAINT audit_log_action_check CHECK (action ~ '^[a-z][a-z-]*$')
 );
 CREATE INDEX audit_log_at_idx ON audit_log (account_id, at, id);
-COMMENT ON TABLE audit_log IS 'Every change, written in the transaction that makes it. No bodies and no secrets.';
+COMMENT ON TABLE audit_log IS 'Every change, written in the transaction that makes it, and every attempt that was denied. No bodies and no secrets.';
 COMMENT ON COLUMN audit_log.account_id IS 'The account that was acted on; all zeros for what belongs to no account, such as users.';
 COMMENT ON COLUMN audit_log.actor_name IS 'The token''s name, or the operating system user of the command line.';
+COMMENT ON COLUMN audit_log.user_id IS 'Whose global key or token acted; NULL for a token of an account.';
+COMMENT ON COLUMN audit_log.result IS 'success, or failure for what was denied.';
+COMMENT ON COLUMN audit_log.status IS 'The HTTP status of the answer; NULL for the command line.';
+COMMENT ON COLUMN audit_log.count IS 'How many attempts the row stands for: failed authentications are one row an address and minute.';
 
-INSERT INTO schema_version (version) VALUES (3);
+INSERT INTO schema_version (version) VALUES (4);

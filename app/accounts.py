@@ -1,32 +1,56 @@
-"""Accounts, zones, users and memberships: who there is. Every change is audited; texts are bounded by the schema."""
+"""Accounts, users and memberships: who there is. Every change is audited; texts are bounded by the schema."""
 
 import re
+import secrets
+import unicodedata
 from collections.abc import Sequence
 from uuid import UUID, uuid4
 
 import asyncpg
 import msgspec
 
-from app import audit, names
+from app import audit, idempotency
 from app.db import Connection, Database
-from app.errors import Conflict, Invalid, NotFound, Problem, Rule, quoted
-from app.model import Account, Caller, NamePolicy, Role, User, Zone
+from app.errors import Clash, Conflict, Denial, Forbidden, Invalid, Limit, LimitReached, NotFound, Problem, Rule, quoted
+from app.model import (
+    FORBIDDEN,
+    Access,
+    Account,
+    Area,
+    Caller,
+    Direction,
+    Idempotency,
+    NamePolicy,
+    Role,
+    Scope,
+    User,
+)
 
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 # ASCII, as it has to fit into the header X-Auth-Email.
 _EMAIL = re.compile(r"[\x21-\x3f\x41-\x7e]{1,64}@[\x21-\x3f\x41-\x7e]{1,189}")
-_FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+MAX_NAME = 100
+# How many accounts one user can be in: all of them are looked up when the user asks for something.
+MAX_MEMBERSHIPS = 200
 
 
 def _invalid(field: str, text: str) -> Invalid:
     return Invalid((Problem(Rule.TEXT, field, text),))
 
 
-def checked_name(field: str, value: str, most: int) -> str:
-    """A display name as it is; raises Invalid for an empty, long or unprintable one."""
-    if not value.strip() or len(value) > most or _FORBIDDEN.search(value):
-        raise _invalid(field, f"{field} {quoted(value)} must have 1 to {most} characters and no control characters.")
-    return value
+def name_problem(field: str, value: str, most: int) -> Problem | None:
+    """What is wrong with a display name: empty, long or unprintable."""
+    if value.strip() and len(value) <= most and not FORBIDDEN.search(value):
+        return None
+    text = f"{field} {quoted(value)} must have 1 to {most} characters, not only spaces, and no control characters."
+    return Problem(Rule.TEXT, field, text)
+
+
+def checked_name(field: str, value: str, most: int) -> None:
+    """Raises Invalid for a display name with a problem."""
+    problem = name_problem(field, value, most)
+    if problem:
+        raise Invalid((problem,))
 
 
 _ACCOUNT = "id, name, slug, name_policy, csrs_enabled, csr_quota, key_max_age_days, ca_quota, created_at"
@@ -35,11 +59,11 @@ _INSERT_ACCOUNT = f"INSERT INTO accounts (id, name, slug) VALUES ($1, $2, $3) RE
 
 async def create_account(db: Database, caller: Caller, slug: str, name: str) -> Account:
     """Raises Invalid, and Conflict for a slug that is taken."""
-    if not _SLUG.fullmatch(slug) or _uuid(slug):
+    if not _SLUG.fullmatch(slug) or uuid_of(slug):
         raise _invalid(
             "slug", f"slug {quoted(slug)} must have 1 to 63 of a-z, 0-9 and '-', no '-' at its ends, and not be an id."
         )
-    checked_name("name", name, 100)
+    checked_name("name", name, MAX_NAME)
 
     async def work(connection: Connection) -> Account:
         account = _account(await connection.fetchrow(_INSERT_ACCOUNT, uuid4(), name, slug))
@@ -60,19 +84,19 @@ _FIND_ACCOUNT = f"SELECT {_ACCOUNT} FROM accounts WHERE id = $1 OR slug = $2"
 
 async def find_account(db: Database, word: str) -> Account:
     """By id or slug, for the operator; raises NotFound."""
-    row = await db.fetchrow(_FIND_ACCOUNT, _uuid(word), word)
+    row = await db.fetchrow(_FIND_ACCOUNT, uuid_of(word), word)
     if row is None:
         raise NotFound(f"there is no account {quoted(word)}")
     return _account(row)
 
 
 class Changes(msgspec.Struct, frozen=True):
-    """What the operator sets on an account or zone; None leaves it, a quota of -1 lifts the bound."""
+    """What the operator sets on an account; None leaves it, a quota of -1 lifts the bound."""
 
+    name: str | None = None
     name_policy: NamePolicy | None = None
     csrs_enabled: bool | None = None
     csr_quota: int | None = None
-    certificate_quota: int | None = None
     key_max_age_days: int | None = None
     ca_quota: int | None = None
 
@@ -81,15 +105,20 @@ _SET_ACCOUNT = f"""
 UPDATE accounts SET name_policy = coalesce($2, name_policy), csrs_enabled = coalesce($3, csrs_enabled),
     csr_quota = CASE WHEN $4::int IS NULL THEN csr_quota WHEN $4 < 0 THEN NULL ELSE $4 END,
     key_max_age_days = coalesce($5, key_max_age_days),
-    ca_quota = CASE WHEN $6::int IS NULL THEN ca_quota WHEN $6 < 0 THEN NULL ELSE $6 END, modified_at = now()
+    ca_quota = CASE WHEN $6::int IS NULL THEN ca_quota WHEN $6 < 0 THEN NULL ELSE $6 END,
+    name = coalesce($7, name), modified_at = now()
 WHERE id = $1 RETURNING {_ACCOUNT}
 """
 
 
 async def set_account(db: Database, caller: Caller, account: Account, changes: Changes) -> Account:
+    """For the operator; raises Invalid for a name that is none."""
+    if changes.name is not None:
+        checked_name("name", changes.name, MAX_NAME)
+
     async def work(connection: Connection) -> Account:
         values = (changes.name_policy, changes.csrs_enabled, changes.csr_quota, changes.key_max_age_days)
-        row = await connection.fetchrow(_SET_ACCOUNT, account.id, *values, changes.ca_quota)
+        row = await connection.fetchrow(_SET_ACCOUNT, account.id, *values, changes.ca_quota, changes.name)
         await _audit(connection, caller, audit.Action.UPDATE, audit.Resource.ACCOUNT, account.id, account.id)
         return _account(row)
 
@@ -106,106 +135,154 @@ SELECT (SELECT count(*) FROM custom_csrs WHERE account_id = $1) AS csrs,
 
 async def delete_account(db: Database, caller: Caller, account: Account) -> None:
     """Delete an empty account with its tokens and memberships; raises Conflict with the counts of what it holds."""
+    await _delete(db, caller, account.id)
 
+
+async def _delete(db: Database, caller: Caller, account_id: UUID) -> None:
     async def work(connection: Connection) -> None:
         # Creators take a key share of this row through their foreign key, so they wait and then fail.
-        await connection.execute("SELECT FROM accounts WHERE id = $1 FOR UPDATE", account.id)
-        held = await connection.fetchrow(_IN_ACCOUNT, account.id)
+        slug = await connection.fetchval("SELECT slug FROM accounts WHERE id = $1 FOR UPDATE", account_id)
+        if slug is None:
+            raise Scope(account_id).gone()
+        held = await connection.fetchrow(_IN_ACCOUNT, account_id)
         if held is not None and any(held.values()):
             counts = f"{held['csrs']} custom CSRs, {held['certificates']} certificates, {held['authorities']} CAs"
-            raise Conflict(f"the account {account.slug} holds {counts} and {held['zones']} zones")
-        await connection.execute("DELETE FROM tokens WHERE account_id = $1", account.id)
-        await connection.execute("DELETE FROM zones WHERE account_id = $1", account.id)
-        await connection.execute("DELETE FROM accounts WHERE id = $1", account.id)
-        await _audit(connection, caller, audit.Action.DELETE, audit.Resource.ACCOUNT, account.id, account.id)
+            raise Conflict(f"the account {slug} holds {counts} and {held['zones']} zones", Clash.HOLDS)
+        await connection.execute("DELETE FROM tokens WHERE account_id = $1", account_id)
+        await connection.execute("DELETE FROM zones WHERE account_id = $1", account_id)
+        await connection.execute("DELETE FROM accounts WHERE id = $1", account_id)
+        await _audit(connection, caller, audit.Action.DELETE, audit.Resource.ACCOUNT, account_id, account_id)
 
     await db.transaction(work)
 
 
-_ZONE = "id, account_id, name, csrs_enabled, csr_quota, certificate_quota, created_at"
-_INSERT_ZONE = f"INSERT INTO zones (id, account_id, name) VALUES ($1, $2, $3) RETURNING {_ZONE}"
+def reached(caller: Caller, area: Area, access: Access) -> list[UUID]:
+    """The accounts where a caller may do this."""
+    return [account_id for account_id in caller.reach if caller.may(area, access, Scope(account_id))]
 
 
-async def create_zone(db: Database, caller: Caller, account: Account, name: str) -> Zone:
-    """Raises Invalid for a name that is no hostname, and Conflict when the account has it already."""
-    broken = names.broken(name, NamePolicy.PRIVATE)
-    if broken or "*" in name or len(name) > names.DNS_MAX_NAME:
-        raise _invalid("name", broken[1] if broken else f"{quoted(name)} cannot name a zone.")
+_GET = f"SELECT {_ACCOUNT} FROM accounts WHERE id = $1"
 
-    async def work(connection: Connection) -> Zone:
-        zone = _zone(await connection.fetchrow(_INSERT_ZONE, uuid4(), account.id, name.lower()))
-        await _audit(connection, caller, audit.Action.CREATE, audit.Resource.ZONE, zone.account_id, zone.id, zone.id)
-        return zone
+
+async def get(db: Database, scope: Scope) -> Account:
+    """One account; raises Forbidden when it is gone, as if it had never been."""
+    return _found(await db.fetchrow(_GET, scope.account_id), scope)
+
+
+def _found(row: asyncpg.Record | None, scope: Scope) -> Account:
+    if row is None:
+        raise scope.gone()
+    return _account(row)
+
+
+class Query(msgspec.Struct, frozen=True):
+    """Which page of the accounts; `page` counts from 1, the name is exact."""
+
+    page: int
+    per_page: int
+    name: str | None = None
+    direction: Direction = Direction.ASC
+
+
+class Page(msgspec.Struct, frozen=True):
+    items: tuple[Account, ...]
+    total: int
+
+
+_REACHED = "FROM accounts WHERE id = ANY($1::uuid[]) AND ($2::text IS NULL OR name = $2)"
+_PAGE = {
+    direction: f"SELECT {_ACCOUNT} {_REACHED} ORDER BY created_at {direction}, id LIMIT $3 OFFSET $4"
+    for direction in Direction
+}
+_TOTAL = f"SELECT count(*) AS total {_REACHED}"
+_MAX_OFFSET = 2**62
+
+
+async def list_page(db: Database, caller: Caller, query: Query) -> Page:
+    """The accounts that a caller may read, in the order they were made."""
+    filters = (reached(caller, Area.SETTINGS, Access.READ), query.name)
+    offset = min((query.page - 1) * query.per_page, _MAX_OFFSET)
+    rows = await db.fetch(_PAGE[query.direction], *filters, query.per_page, offset)
+    total = await db.fetchrow(_TOTAL, *filters)
+    return Page(tuple(_account(row) for row in rows), total["total"] if total else 0)
+
+
+def _may_found(caller: Caller) -> bool:
+    """A user who administers an account may make another; a token of theirs, if it may change any account."""
+    if caller.user_id is None or Role.ADMINISTRATOR not in caller.reach.values():
+        return False
+    fresh = uuid4()
+    beyond = msgspec.structs.replace(caller, reach={fresh: Role.ADMINISTRATOR})
+    return beyond.may(Area.SETTINGS, Access.WRITE, Scope(fresh))
+
+
+_INSERT_FOR_USER = (
+    f"{_INSERT_ACCOUNT.removesuffix(f' RETURNING {_ACCOUNT}')} ON CONFLICT (slug) DO NOTHING RETURNING {_ACCOUNT}"
+)
+
+
+async def create(db: Database, caller: Caller, name: str, once: Idempotency | None = None) -> Account:
+    """A new account, which its user administers; its slug is made from its name.
+
+    Raises Forbidden, Invalid, LimitReached, and Conflict when the key of `once` was used with another body.
+    """
+    if caller.user_id is None or not _may_found(caller):
+        await audit.denied(db, caller, audit.Resource.ACCOUNT, audit.NO_ACCOUNT)
+        raise Forbidden(Denial.RESOURCE, "Unauthorized to access requested resource")
+    made = await idempotency.find(db, caller, audit.NO_ACCOUNT, once) if once else None
+    if made:
+        return await get(db, Scope(made))
+    checked_name("name", name, MAX_NAME)
+    user_id = caller.user_id
+
+    async def work(connection: Connection) -> Account | None:
+        account_id = uuid4()
+        if once and not await idempotency.claimed(connection, caller, audit.NO_ACCOUNT, once, account_id):
+            return None
+        await connection.execute("SELECT FROM users WHERE id = $1 FOR NO KEY UPDATE", user_id)
+        if await connection.fetchval("SELECT count(*) FROM memberships WHERE user_id = $1", user_id) >= MAX_MEMBERSHIPS:
+            text = f"A user can be in {MAX_MEMBERSHIPS} accounts; delete one, or have the operator make it."
+            raise LimitReached(Limit.LIST, text)
+        account = await _insert(connection, account_id, name)
+        await connection.execute(_ADMINISTER, user_id, account.id, Role.ADMINISTRATOR.value)
+        await _audit(connection, caller, audit.Action.CREATE, audit.Resource.ACCOUNT, account.id, account.id)
+        return account
+
+    account = await db.transaction(work)
+    if account is None:
+        return await create(db, caller, name, once)
+    return account
+
+
+async def _insert(connection: Connection, account_id: UUID, name: str) -> Account:
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    slug = stem = re.sub("[^a-z0-9]+", "-", plain)[:50].strip("-") or "account"
+    while True:
+        if not uuid_of(slug):
+            row = await connection.fetchrow(_INSERT_FOR_USER, account_id, name, slug)
+            if row is not None:
+                return _account(row)
+        slug = f"{stem}-{secrets.token_hex(4)}"
+
+
+_RENAME = f"UPDATE accounts SET name = $2, modified_at = now() WHERE id = $1 RETURNING {_ACCOUNT}"
+
+
+async def rename(db: Database, caller: Caller, scope: Scope, name: str) -> Account:
+    """Raises Invalid."""
+    checked_name("name", name, MAX_NAME)
+
+    async def work(connection: Connection) -> Account:
+        account = _found(await connection.fetchrow(_RENAME, scope.account_id, name), scope)
+        await _audit(connection, caller, audit.Action.UPDATE, audit.Resource.ACCOUNT, account.id, account.id)
+        return account
 
     return await db.transaction(work)
 
 
-async def list_zones(db: Database, account: Account | None = None) -> tuple[Zone, ...]:
-    """All zones, or those of one account, for the operator."""
-    sql = f"SELECT {_ZONE} FROM zones WHERE deleted_at IS NULL AND ($1::uuid IS NULL OR account_id = $1) ORDER BY name"
-    return tuple(_zone(row) for row in await db.fetch(sql, account.id if account else None))
-
-
-_FIND_ZONE = f"SELECT {_ZONE} FROM zones WHERE deleted_at IS NULL AND (id = $1 OR name = $2)"
-
-
-async def find_zone(db: Database, word: str) -> Zone:
-    """By id or name, for the operator; raises NotFound, and Conflict when several accounts have the name."""
-    rows = await db.fetch(_FIND_ZONE, _uuid(word), word.lower())
-    if not rows:
-        raise NotFound(f"there is no zone {quoted(word)}")
-    if len(rows) > 1:
-        raise Conflict(f"{len(rows)} accounts have a zone {quoted(word)}; name it by its id")
-    return _zone(rows[0])
-
-
-async def find_zone_in(db: Database, account: Account, word: str) -> Zone:
-    """A zone of this account, by id or name; raises NotFound."""
-    wanted = (_uuid(word), word.lower())
-    for zone in await list_zones(db, account):
-        if zone.id == wanted[0] or zone.name == wanted[1]:
-            return zone
-    raise NotFound(f"there is no zone {quoted(word)} in the account {account.slug}")
-
-
-_SET_ZONE = f"""
-UPDATE zones SET csrs_enabled = coalesce($2, csrs_enabled),
-    csr_quota = CASE WHEN $3::int IS NULL THEN csr_quota WHEN $3 < 0 THEN NULL ELSE $3 END,
-    certificate_quota = CASE WHEN $4::int IS NULL THEN certificate_quota WHEN $4 < 0 THEN NULL ELSE $4 END,
-    modified_at = now()
-WHERE id = $1 RETURNING {_ZONE}
-"""
-
-
-async def set_zone(db: Database, caller: Caller, zone: Zone, changes: Changes) -> Zone:
-    async def work(connection: Connection) -> Zone:
-        values = (changes.csrs_enabled, changes.csr_quota, changes.certificate_quota)
-        row = await connection.fetchrow(_SET_ZONE, zone.id, *values)
-        await _audit(connection, caller, audit.Action.UPDATE, audit.Resource.ZONE, zone.account_id, zone.id, zone.id)
-        return _zone(row)
-
-    return await db.transaction(work)
-
-
-_IN_ZONE = """
-SELECT (SELECT count(*) FROM custom_csrs WHERE account_id = $1 AND scope_id = $2) AS csrs,
-       (SELECT count(*) FROM custom_certificates WHERE account_id = $1 AND zone_id = $2) AS certificates
-"""
-
-
-async def delete_zone(db: Database, caller: Caller, zone: Zone) -> None:
-    """Delete a zone without CSRs and certificates; raises Conflict with their counts."""
-
-    async def work(connection: Connection) -> None:
-        await connection.execute("SELECT FROM zones WHERE id = $1 FOR UPDATE", zone.id)
-        held = await connection.fetchrow(_IN_ZONE, zone.account_id, zone.id)
-        if held is not None and any(held.values()):
-            counts = f"{held['csrs']} custom CSRs and {held['certificates']} certificates"
-            raise Conflict(f"the zone {zone.name} holds {counts}")
-        await connection.execute("UPDATE zones SET deleted_at = now() WHERE id = $1", zone.id)
-        await _audit(connection, caller, audit.Action.DELETE, audit.Resource.ZONE, zone.account_id, zone.id, zone.id)
-
-    await db.transaction(work)
+async def delete(db: Database, caller: Caller, scope: Scope) -> None:
+    """As `delete_account`, by one of its own."""
+    await _delete(db, caller, scope.account_id)
 
 
 _USER = """
@@ -213,10 +290,8 @@ SELECT u.id, u.email, u.created_at, array_agg(m.account_id) AS accounts, array_a
 FROM users u LEFT JOIN memberships m ON m.user_id = u.id
 """
 _INSERT_USER = "INSERT INTO users (id, email) VALUES ($1, $2)"
-_JOIN = """
-INSERT INTO memberships (user_id, account_id, role) VALUES ($1, $2, $3)
-ON CONFLICT (user_id, account_id) DO UPDATE SET role = excluded.role
-"""
+_ADMINISTER = "INSERT INTO memberships (user_id, account_id, role) VALUES ($1, $2, $3)"
+_JOIN = f"{_ADMINISTER} ON CONFLICT (user_id, account_id) DO UPDATE SET role = excluded.role"
 
 
 async def create_user(db: Database, caller: Caller, email: str) -> User:
@@ -242,7 +317,9 @@ async def list_users(db: Database) -> tuple[User, ...]:
 
 async def find_user(db: Database, word: str) -> User:
     """By id or email, for the operator; raises NotFound."""
-    users = _users(await db.fetch(f"{_USER} WHERE u.id = $1 OR u.email = $2 GROUP BY u.id", _uuid(word), word.lower()))
+    users = _users(
+        await db.fetch(f"{_USER} WHERE u.id = $1 OR u.email = $2 GROUP BY u.id", uuid_of(word), word.lower())
+    )
     if not users:
         raise NotFound(f"there is no user {quoted(word)}")
     return users[0]
@@ -290,10 +367,6 @@ def _account(row: asyncpg.Record | None) -> Account:
     return msgspec.convert(dict(row or ()), Account)
 
 
-def _zone(row: asyncpg.Record | None) -> Zone:
-    return msgspec.convert(dict(row or ()), Zone)
-
-
 def _users(rows: Sequence[asyncpg.Record]) -> tuple[User, ...]:
     return tuple(
         User(
@@ -306,7 +379,8 @@ def _users(rows: Sequence[asyncpg.Record]) -> tuple[User, ...]:
     )
 
 
-def _uuid(word: str) -> UUID | None:
+def uuid_of(word: str) -> UUID | None:
+    """What an operator's word is, if it is an id."""
     try:
         return UUID(word)
     except ValueError:

@@ -1,10 +1,13 @@
-"""The audit log: one row for each change, written by the statement that makes the change."""
+"""What the audit log gets: a row for each change, in its transaction, and for each attempt that was denied."""
 
+from collections.abc import Sequence
+from datetime import datetime
 from enum import StrEnum
+from ipaddress import ip_interface
 from uuid import UUID, uuid4
 
 from app.db import Connection, Database, parameters
-from app.model import Caller
+from app.model import Actor, Caller, Network, Scope
 
 
 class Action(StrEnum):
@@ -23,6 +26,8 @@ class Action(StrEnum):
     REVOKE = "revoke"
     ROTATE = "rotate"
     KEY_DAMAGED = "key-damaged"
+    ROLL = "roll"
+    PRUNE = "prune"
 
 
 class Resource(StrEnum):
@@ -37,15 +42,22 @@ class Resource(StrEnum):
     PRIVATE_KEY = "private_key"
     RING = "ring"
     PEPPER = "pepper"
+    AUDIT_LOG = "audit_log"
+
+
+class Result(StrEnum):
+    SUCCESS = "success"
+    FAILURE = "failure"
 
 
 # What belongs to no account, such as a user, is filed under this one.
 NO_ACCOUNT = UUID(int=0)
 
 _COLUMNS = (
-    "id, action, resource_type, actor, actor_id, actor_name, actor_email, address, request_id, method, path, user_agent"
+    "id, action, resource_type, actor, actor_id, actor_name, actor_email, address, request_id, method, path, "
+    "user_agent, user_id, status, result"
 )
-PARAMETERS = 12
+PARAMETERS = 15
 
 
 def insert(first: int, source: str) -> str:
@@ -58,9 +70,23 @@ def insert(first: int, source: str) -> str:
 
 def values(caller: Caller, action: Action, resource: Resource) -> tuple[object, ...]:
     """The PARAMETERS values of `insert`."""
+    status = None if action in _BEFOREHAND else caller.status
+    return _values(caller, action, resource, Result.SUCCESS, status)
+
+
+# Written down before it is known how the request will end.
+_BEFOREHAND = {
+    *(Action.READ, Action.GET_CSR, Action.SIGN, Action.SIGN_INTERMEDIATE, Action.ISSUE_KEY, Action.RENEW),
+    Action.KEY_DAMAGED,
+}
+
+
+def _values(
+    caller: Caller, action: Action, resource: Resource, result: Result, status: int | None
+) -> tuple[object, ...]:
     who = (caller.actor.value, caller.id, caller.name, caller.email, caller.address)
     where = (caller.request_id, caller.method, caller.path, caller.user_agent)
-    return (uuid4(), action.value, resource.value, *who, *where)
+    return (uuid4(), action.value, resource.value, *who, *where, caller.user_id, status, result.value)
 
 
 _RECORD = (
@@ -80,3 +106,41 @@ async def note(
 ) -> None:
     """Write one row of its own, for what changes nothing; `place` as in `record`."""
     await db.execute(_RECORD, *place, *values(caller, action, resource))
+
+
+_ATTEMPTS = {"POST": Action.CREATE, "PUT": Action.UPDATE, "PATCH": Action.UPDATE, "DELETE": Action.DELETE}
+
+
+async def denied(
+    db: Database, caller: Caller, resource: Resource, resource_id: UUID, scope: Scope | None = None
+) -> None:
+    """Write down what a known caller tried and may not.
+
+    It is filed under the account that was meant where the caller reaches it, else under the caller's own: nobody fills
+    another tenant's log, or shows up in it.
+    """
+    own = caller.account_id or NO_ACCOUNT
+    account_id = scope.account_id if scope and scope.account_id in caller.reach else own
+    zone_id = scope.zone_id if scope and account_id == scope.account_id else None
+    action = _ATTEMPTS.get(caller.method, Action.READ)
+    values = _values(caller, action, resource, Result.FAILURE, caller.denied_status)
+    await db.execute(_RECORD, account_id, resource_id, zone_id, *values)
+
+
+_AGGREGATED = (
+    f"INSERT INTO audit_log (account_id, resource_id, zone_id, {_COLUMNS}, count) VALUES ({parameters(1, 19)})"
+)
+
+
+async def record_failures(connection: Connection, failures: Sequence[tuple[Network, datetime, int]]) -> None:
+    """Write one row for all the failed authentications of an address in a minute, which is told in place of a path."""
+    rows = []
+    for network, minute, count in failures:
+        nobody = Caller(Actor.UNKNOWN, NO_ACCOUNT, {}, path=minute.strftime("%Y-%m-%dT%H:%MZ"))
+        values = list(_values(nobody, Action.LOGIN, Resource.TOKEN, Result.FAILURE, None))
+        values[_ADDRESS] = ip_interface(str(network))
+        rows.append((NO_ACCOUNT, NO_ACCOUNT, None, *values, count))
+    await connection.executemany(_AGGREGATED, rows)
+
+
+_ADDRESS = 7

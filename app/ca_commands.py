@@ -82,7 +82,7 @@ def create(
         scope = await authorities.scope_for_operator(db, home.id)
         pool = KeyPool()
         try:
-            return await ca_certificates.create(db, ring, pool, console.OPERATOR, scope, new)
+            return await ca_certificates.create(db, ring, pool, console.operator(), scope, new)
         finally:
             pool.close()
 
@@ -135,7 +135,7 @@ def csr(ca: str, out: Path | None) -> None:
 
     async def work(db: Database, ring: Ring) -> str:
         scope, found = await authorities.find(db, ca)
-        return await ca_certificates.csr(db, ring, console.OPERATOR, scope, found.id)
+        return await ca_certificates.csr(db, ring, console.operator(), scope, found.id)
 
     _write(out, console.run_with_ring(work))
 
@@ -153,7 +153,7 @@ def import_(ca: str, files: Sequence[str], as_json: bool) -> None:
 
     async def work(db: Database, _: Ring) -> Authority:
         scope, authority = await authorities.find(db, ca)
-        return await ca_certificates.import_certificate(db, console.OPERATOR, scope, authority.id, own, above)
+        return await ca_certificates.import_certificate(db, console.operator(), scope, authority.id, own, above)
 
     console.show([_row(console.run_with_ring(work))], as_json)
 
@@ -196,10 +196,10 @@ def sign(
         scope, found = await authorities.find(db, ca)
         if as_ca:
             asked = IntermediateRequest(text, last, max_path_length=path_length)
-            place = (console.OPERATOR, scope, found.id)
+            place = (console.operator(), scope, found.id)
             return await ca_certificates.sign_intermediate(db, ring, *place, asked, pki_url)
         leaf = LeafRequest(csr=text, alt_names=names, not_after=last, extended_key_usages=tuple(usages))
-        return await leaves.sign(db, ring, console.OPERATOR, scope, found.id, leaf, pki_url)
+        return await leaves.sign(db, ring, console.operator(), scope, found.id, leaf, pki_url)
 
     signed = console.run_with_ring(work)
     _write(out, signed.pem + (signed.chain if chain else ""))
@@ -216,7 +216,7 @@ def renew(ca: str, ttl: str | None, not_after: str | None, as_json: bool) -> Non
 
     async def work(db: Database, ring: Ring) -> Authority:
         scope, found = await authorities.find(db, ca)
-        place = (console.OPERATOR, scope, found.id)
+        place = (console.operator(), scope, found.id)
         return await ca_certificates.renew(db, ring, *place, ends, console.settings().pki_url)
 
     console.show([_row(console.run_with_ring(work))], as_json)
@@ -232,7 +232,7 @@ def set_(ca: str, status: str, as_json: bool) -> None:
     async def work(db: Database, _: Ring) -> Authority:
         scope, found = await authorities.find(db, ca)
         changes = Changes(disabled=status == "disabled")
-        return await authorities.change(db, console.OPERATOR, scope, found.id, changes)
+        return await authorities.change(db, console.operator(), scope, found.id, changes)
 
     console.show([_row(console.run_with_ring(work))], as_json)
 
@@ -244,7 +244,7 @@ def delete(ca: str) -> None:
 
     async def work(db: Database, _: Ring) -> None:
         scope, found = await authorities.find(db, ca)
-        await authorities.delete(db, console.OPERATOR, scope, found.id)
+        await authorities.delete(db, console.operator(), scope, found.id)
 
     console.run_with_ring(work)
     print(f"deleted CA {ca}")
@@ -262,7 +262,7 @@ def revoke(ca: str, serial: str, reason: str) -> None:
         number = serial.replace(":", "").lower()
         if (await issuing.get(db, scope.account_id, number)).ca_id != found.id:
             raise issuing.not_found(number)
-        return await crls.revoke(db, ring, console.OPERATOR, scope, number, Reason[reason])
+        return await crls.revoke(db, ring, console.operator(), scope, number, Reason[reason])
 
     print(f"revoked certificate {console.run_with_ring(work).serial}")
 

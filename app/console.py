@@ -21,12 +21,14 @@ from app.model import Caller
 from app.ringfile import Ring
 
 T = TypeVar("T")
-OPERATOR = first_start.operator()
 
 
-def operator(words: str) -> Caller:
+def operator(words: str = "") -> Caller:
     """The operator with the words of the command, which the audit log shows as the path."""
-    return msgspec.structs.replace(OPERATOR, path=words)
+    context = click.get_current_context(silent=True)
+    if not words and context is not None:
+        words = context.command_path.partition(" ")[2]
+    return msgspec.structs.replace(first_start.operator(), path=words)
 
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

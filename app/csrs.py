@@ -202,7 +202,7 @@ async def create(
     Raises Invalid, Conflict (the key of `once` was used with another body), LimitReached, Unavailable, and NotFound
     when what `once` made before is deleted.
     """
-    made = await idempotency.find(db, caller, scope, once) if once else None
+    made = await idempotency.find(db, caller, scope.account_id, once) if once else None
     if made:
         return await get(db, scope, made)
     found = problems(request, scope.name_policy)
@@ -223,7 +223,7 @@ async def create(
     row = await _insert(db, scope, _CREATES[scope.zone_id is not None, once is not None], values)
     if row is None:
         # Another request with the same key was faster, and the key pair made here is dropped; or the list is gone.
-        made = await idempotency.find(db, caller, scope, once) if once else None
+        made = await idempotency.find(db, caller, scope.account_id, once) if once else None
         if made is None:
             raise scope.gone()
         return await get(db, scope, made)

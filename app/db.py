@@ -44,7 +44,7 @@ _CONFLICTS: dict[str, str | tuple[str, Clash]] = {
     "memberships_account_id_fkey": _GONE,
     "private_keys_account_id_fkey": _GONE,
     "accounts_slug_key": "an account with this slug exists already",
-    "zones_account_id_name_key": "the account has a zone of this name already",
+    "zones_account_id_name_key": ("the account has a zone of this name already", Clash.SAME_ZONE),
     "users_email_key": "a user with this email exists already",
     "memberships_pkey": "the user is a member of this account already",
     "private_keys_generated_key": "this key pair was handed out before",

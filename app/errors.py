@@ -42,6 +42,10 @@ class Rule(Enum):
     ZONE_HOST = auto()
     PRIVATE_KEY = auto()
     KEY_MISMATCH = auto()
+    POLICY = auto()
+    CONDITION = auto()
+    TIME = auto()
+    WIDER = auto()
 
 
 class Hint(Enum):
@@ -57,7 +61,10 @@ class Hint(Enum):
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """One broken rule. `field` and its `member` or `index` say where; `text` is a sentence for the caller."""
+    """One broken rule; `text` is a sentence for the caller.
+
+    `field` and its `index` or `member` say where; a member further down is written as JSON pointers are (RFC 6901).
+    """
 
     rule: Rule
     field: str
@@ -83,10 +90,11 @@ class Scheme(Enum):
 
 
 class Denial(Enum):
-    """Why a known caller may not: the thing is not theirs, or the address is not allowed."""
+    """Why a known caller may not: the thing is not theirs, the address is not allowed, or it is more than they have."""
 
     RESOURCE = auto()
     ADDRESS = auto()
+    WIDER = auto()
 
 
 class Thing(Enum):
@@ -95,16 +103,18 @@ class Thing(Enum):
     CSR = auto()
     CERTIFICATE = auto()
     CSR_OF_CERTIFICATE = auto()
+    TOKEN = auto()
     SCOPE = auto()
     OTHER = auto()
 
 
 class Limit(Enum):
-    """What ran out or is switched off."""
+    """What ran out or is switched off; LIST is the bound that every list has."""
 
     CSR_QUOTA = auto()
     CERTIFICATE_QUOTA = auto()
     CSRS_OFF = auto()
+    LIST = auto()
 
 
 class KeysteadError(Exception):
@@ -133,6 +143,10 @@ class Clash(Enum):
     IDEMPOTENCY_KEY = auto()
     IN_USE = auto()
     SAME_CERTIFICATE = auto()
+    SAME_ZONE = auto()
+    HOLDS = auto()
+    LAST_ADMINISTRATOR = auto()
+    CHANGED = auto()
     STORED = auto()
 
 
@@ -163,6 +177,14 @@ class Forbidden(KeysteadError):  # noqa: N818
     def __init__(self, denial: Denial, text: str) -> None:
         super().__init__(text)
         self.denial = denial
+
+
+class Wider(Forbidden):
+    """A token would be allowed more than whoever makes it; the problems say in what. Nothing was changed."""
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        super().__init__(Denial.WIDER, "; ".join(problem.text for problem in problems))
+        self.problems = problems
 
 
 class LimitReached(KeysteadError):  # noqa: N818

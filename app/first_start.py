@@ -10,7 +10,7 @@ from uuid import UUID
 
 import msgspec
 
-from app import __version__, accounts, db, files, keyring, policies, ringfile, tokens
+from app import __version__, accounts, db, files, keyring, policies, ringfile, tokens, zones
 from app.config import Settings
 from app.errors import KeyDamaged, Misconfigured, NotFound
 from app.keyring import Peppers
@@ -90,8 +90,8 @@ async def _first_account(settings: Settings, database: db.Database, peppers: Pep
         account = await accounts.find_account(database, FIRST_SLUG)
     except NotFound:
         account = await accounts.create_account(database, caller, FIRST_SLUG, "Default")
-    zones = await accounts.list_zones(database, account)
-    zone = zones[0] if zones else await accounts.create_zone(database, caller, account, FIRST_ZONE)
+    held = await zones.list_(database, account)
+    zone = held[0] if held else await zones.create_in(database, caller, account, FIRST_ZONE)
     try:
         user = await accounts.find_user(database, FIRST_EMAIL)
     except NotFound:

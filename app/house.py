@@ -2,8 +2,10 @@
 
 import msgspec
 
+from app.admission import Memory
 from app.chains import Anchors
 from app.db import Database
+from app.failures import Failures
 from app.keypool import KeyPool
 from app.keyring import Peppers
 from app.limits import Limiter, RateLimit
@@ -17,6 +19,8 @@ class House(msgspec.Struct, frozen=True):
     pool: KeyPool
     trusted: Anchors
     limiter: Limiter
+    memory: Memory
+    failures: Failures
     rate_limit: RateLimit | None
     public_url: str
     pki_url: str | None

@@ -7,7 +7,7 @@ claims the key, and the other one's statement makes nothing.
 import hashlib
 from uuid import UUID
 
-from app.db import Database
+from app.db import Connection, Database
 from app.errors import Clash, Conflict
 from app.model import Caller, Idempotency, Scope
 
@@ -38,15 +38,26 @@ WHERE account_id = $1 AND caller_id = $2 AND digest = $3 AND created_at > now() 
 """
 
 
-async def find(db: Database, caller: Caller, scope: Scope, idempotency: Idempotency) -> UUID | None:
+async def find(db: Database, caller: Caller, account_id: UUID, idempotency: Idempotency) -> UUID | None:
     """The id of what an earlier request with this key made; raises Conflict when its body was another."""
-    row = await db.fetchrow(_FIND, scope.account_id, caller.id, _digest(caller, idempotency))
+    row = await db.fetchrow(_FIND, account_id, caller.id, _digest(caller, idempotency))
     if row is None:
         return None
     if row["body_sha256"] != idempotency.body_sha256:
         text = "This Idempotency-Key was used with another body within the last 24 hours; use a new key."
         raise Conflict(text, Clash.IDEMPOTENCY_KEY)
     return UUID(str(row["resource_id"]))
+
+
+_CLAIM = claim(1, "(VALUES (1)) AS one")
+
+
+async def claimed(
+    connection: Connection, caller: Caller, account_id: UUID, idempotency: Idempotency, resource_id: UUID
+) -> bool:
+    """Claim the key for what this transaction makes; False when an earlier request has it. See `find`."""
+    values = (account_id, caller.id, _digest(caller, idempotency), idempotency.body_sha256, resource_id)
+    return await connection.fetchrow(_CLAIM, *values) is not None
 
 
 # Bounded, so that a prune after a long pause does not hold the table.

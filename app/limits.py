@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from app.model import Address
+from app.model import Address, Network
 
 _BUCKETS = 4096
 _WAYS = 8
@@ -64,7 +64,7 @@ class Limiter:
 
     def failed(self, address: Address | None, rate: RateLimit) -> Verdict:
         """Count one failed authentication from an address (IPv6: its /64); a tenth of the rate is allowed."""
-        network = ipaddress.ip_network((address, 32 if address.version == 4 else 64), strict=False) if address else None
+        network = network_of(address) if address else None
         return self.hit(b"address" + str(network).encode(), RateLimit(max(1, rate.quota // 10), rate.window))
 
     def _hit(self, digest: bytes, offset: int, limit: RateLimit) -> Verdict:
@@ -85,6 +85,11 @@ class Limiter:
         _ENTRY.pack_into(self._table, offset + way * _ENTRY.size, digest, next_arrival)
         remaining = (window - (next_arrival - now)) * limit.quota // window
         return Verdict(True, remaining, _seconds(next_arrival - now), 0)
+
+
+def network_of(address: Address) -> Network:
+    """What counts as one client: the address, or the /64 of an IPv6 one."""
+    return ipaddress.ip_network((address, 32 if address.version == 4 else 64), strict=False)
 
 
 def _seconds(nanoseconds: int) -> int:

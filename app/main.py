@@ -14,11 +14,12 @@ from litestar import Litestar, Response, get
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 
-from app import cloudflare, config, edge, idempotency, infisical, keyring, pages, ringfile, tokens, trust
+from app import cloudflare, config, edge, failures, idempotency, infisical, keyring, pages, ringfile, tokens, trust
+from app.admission import Memory
 from app.cloudflare import wire
 from app.cloudflare.wire import AnyRequest
 from app.db import Database
-from app.errors import Unavailable
+from app.errors import KeysteadError, Unavailable
 from app.house import House
 from app.keypool import KeyPool
 from app.limits import Limiter
@@ -86,6 +87,8 @@ def _open(settings: config.Settings) -> Any:  # noqa: ANN401 - Litestar's own ty
             pool=KeyPool(),
             trusted=trust.load(settings.trust_dir),
             limiter=Limiter(settings.data_dir / "limits"),
+            memory=Memory(),
+            failures=failures.Failures(),
             rate_limit=settings.rate_limit,
             public_url=settings.public_url,
             pki_url=settings.pki_url,
@@ -93,11 +96,15 @@ def _open(settings: config.Settings) -> Any:  # noqa: ANN401 - Litestar's own ty
         app.state.house = house
         pruner = asyncio.create_task(_prune(db))
         follower = asyncio.create_task(_follow(house))
+        counter = asyncio.create_task(_count_failures(house))
         try:
             yield
         finally:
             pruner.cancel()
             follower.cancel()
+            counter.cancel()
+            with contextlib.suppress(KeysteadError):
+                await house.failures.flush(db)
             house.pool.close()
             house.limiter.close()
             await db.close()
@@ -126,6 +133,15 @@ async def _follow(house: House) -> None:
             await house.peppers.refresh(house.db, house.ring)
         except Exception as error:  # noqa: BLE001 - those it has stay good, and the next round tries again
             _log.warning("the peppers cannot be read again for now", reason=type(error).__name__)
+
+
+async def _count_failures(house: House) -> None:
+    while True:
+        await asyncio.sleep(failures.FLUSH_SECONDS)
+        try:
+            await house.failures.flush(house.db)
+        except Exception as error:  # noqa: BLE001 - they are kept, and the next round tries again
+            _log.warning("failed authentications are not written down for now", reason=type(error).__name__)
 
 
 async def _prune(db: Database) -> None:

@@ -117,14 +117,27 @@ class Account(msgspec.Struct, frozen=True):
     created_at: datetime
 
 
+class ZoneType(StrEnum):
+    """Cloudflare's kinds of zones; kept and given back, and without effect here."""
+
+    FULL = "full"
+    PARTIAL = "partial"
+    SECONDARY = "secondary"
+    INTERNAL = "internal"
+
+
 class Zone(msgspec.Struct, frozen=True):
     id: UUID
     account_id: UUID
+    account_name: str
     name: str
+    type: ZoneType
+    paused: bool
     csrs_enabled: bool
     csr_quota: int | None
     certificate_quota: int | None
     created_at: datetime
+    modified_at: datetime
 
 
 class User(msgspec.Struct, frozen=True):
@@ -136,18 +149,36 @@ class User(msgspec.Struct, frozen=True):
     memberships: Mapping[UUID, Role]
 
 
+class TokenStatus(StrEnum):
+    """Cloudflare's states of a token; an expired one is stored as active."""
+
+    ACTIVE = "active"
+    DISABLED = "disabled"
+    EXPIRED = "expired"
+
+
 class Token(msgspec.Struct, frozen=True):
-    """An API token without its value; exactly one of account and user owns it. `policies` is JSON text."""
+    """An API token without its value; exactly one of account and user owns it.
+
+    `policies` and `condition` are JSON text, as they were sent.
+    """
 
     id: UUID
     account_id: UUID | None
     user_id: UUID | None
     name: str
-    status: str
+    status: TokenStatus
     policies: str
+    condition: str | None
     not_before: datetime | None
     expires_on: datetime | None
     issued_on: datetime
+    modified_on: datetime
+
+    def status_at(self, now: datetime) -> TokenStatus:
+        """A token that is switched off is disabled, whatever its end."""
+        ended = self.expires_on is not None and now >= self.expires_on
+        return TokenStatus.EXPIRED if ended and self.status is TokenStatus.ACTIVE else self.status
 
 
 class Scope(msgspec.Struct, frozen=True):
@@ -203,10 +234,16 @@ class Policy(msgspec.Struct, frozen=True):
     targets: tuple[Target, ...]
     groups: tuple[Group, ...]
 
+    def means(self, group: Group, access: Access) -> bool:
+        """Whether the group is about this access: who may change a thing may read it, who may not read may nothing."""
+        if self.effect is Effect.ALLOW:
+            return access in _IMPLIES[group.access]
+        return group.access in _IMPLIES[access]
+
     def speaks_of(self, area: Area, access: Access, scope: Scope) -> bool:
         return any(
             group.area is area
-            and (access in _IMPLIES[group.access] if self.effect is Effect.ALLOW else group.access in _IMPLIES[access])
+            and self.means(group, access)
             and any(target.covers(group.level, scope) for target in self.targets)
             for group in self.groups
         )
@@ -219,13 +256,16 @@ class Actor(StrEnum):
     USER = "user"
     OPERATOR = "operator"
     SYSTEM = "system"
+    UNKNOWN = "unknown"
 
 
 class Caller(msgspec.Struct, frozen=True):
     """Who asks, what they reach, and from where; built once a request.
 
     `reach` bounds everything by tenant: the account of an account's token, or the memberships of a user. `policies`
-    None means that the membership alone decides (a global key).
+    None means that the membership alone decides (a global key). `account_id` is whose token it is, or `user_id` whose
+    token or global key; `condition` (JSON text) and `expires_on` bound a token. `status` is what the HTTP answer of a
+    success will be, `denied_status` that of a denial.
     """
 
     actor: Actor
@@ -239,6 +279,12 @@ class Caller(msgspec.Struct, frozen=True):
     method: str = ""
     path: str = ""
     user_agent: str | None = None
+    account_id: UUID | None = None
+    user_id: UUID | None = None
+    condition: str | None = None
+    expires_on: datetime | None = None
+    status: int | None = None
+    denied_status: int | None = None
 
     def may(self, area: Area, access: Access, scope: Scope) -> bool:
         """Explicit deny wins, then allow, then deny (contract-cloudflare section 5)."""
@@ -252,13 +298,17 @@ class Caller(msgspec.Struct, frozen=True):
 
 
 class Visit(msgspec.Struct, frozen=True):
-    """Where a request comes from and what it asks; the audit log's share of it."""
+    """Where a request comes from and what it asks; the audit log's share of it. `status` and `denied_status` as in
+    Caller.
+    """
 
     address: Address | None
     request_id: str
     method: str
     path: str
     user_agent: str | None = None
+    status: int | None = None
+    denied_status: int | None = None
 
 
 class KeyType(StrEnum):

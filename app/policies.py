@@ -5,10 +5,13 @@ Contract-cloudflare section 5. The JSON text itself is stored, since clients com
 
 import ipaddress
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 from uuid import UUID, uuid4
+
+import msgspec
 
 from app.errors import Invalid, NotFound, Problem, Rule, quoted
 from app.model import (
@@ -29,6 +32,9 @@ from app.model import (
 _ACCOUNT = "com.cloudflare.api.account."
 _ZONE = "com.cloudflare.api.account.zone."
 _GROUPS_BY_ID = {group.id: group for group in GROUPS}
+MAX_POLICIES, MAX_GROUPS, MAX_NETWORKS = 50, 50, 100
+# All names in all policies of a token: each request of its looks through them.
+MAX_NAMES = 300
 
 
 @lru_cache(maxsize=1024)
@@ -58,14 +64,14 @@ def _id_or_all(text: str) -> UUID | None:
 
 
 @lru_cache(maxsize=1024)
-def _networks(condition: str) -> tuple[tuple[Network, ...], tuple[Network, ...]]:
+def networks(condition: str) -> tuple[tuple[Network, ...], tuple[Network, ...]]:
     ip = (json.loads(condition) or {}).get("request_ip") or {}
     allowed, refused = (tuple(map(ipaddress.ip_network, ip.get(key) or ())) for key in ("in", "not_in"))
     return allowed, refused
 
 
 def allowed_from(condition: str, address: Address | None) -> bool:
-    allowed, refused = _networks(condition)
+    allowed, refused = networks(condition)
     if address is None:
         return not allowed and not refused
     return (not allowed or any(address in network for network in allowed)) and not any(
@@ -77,13 +83,247 @@ def address_condition(networks: Sequence[str]) -> str | None:
     """Cloudflare's condition that allows only these networks, as JSON text; raises Invalid for one that is none."""
     if not networks:
         return None
-    for network in networks:
-        try:
-            ipaddress.ip_network(network)
-        except ValueError as error:
-            text = f"{quoted(network)} is not a network such as 10.0.0.0/8: {error}."
-            raise Invalid((Problem(Rule.TEXT, "condition", text),)) from None
+    problems = condition_problems({"in": networks})
+    if problems:
+        raise Invalid(problems)
     return json.dumps({"request_ip": {"in": list(networks)}})
+
+
+def condition_problems(lists: Mapping[str, Sequence[str]]) -> tuple[Problem, ...]:
+    """What is wrong with the lists `in` and `not_in` of a condition's networks; the places are JSON pointers."""
+    found = []
+    for key, networks in lists.items():
+        place = f"request_ip/{key}"
+        if len(networks) > MAX_NETWORKS:
+            text = f"{key} has {len(networks)} networks; {MAX_NETWORKS} at most."
+            found.append(Problem(Rule.CONDITION, "condition", text, member=place))
+        elif key == "in" and not networks:
+            text = "in is empty, so that no address would be allowed; leave it out to allow all."
+            found.append(Problem(Rule.CONDITION, "condition", text, member=place))
+        else:
+            problems = ((index, _network_problem(network)) for index, network in enumerate(networks))
+            found += [Problem(Rule.CONDITION, "condition", t, member=f"{place}/{i}") for i, t in problems if t]
+    return tuple(found)
+
+
+def _network_problem(text: str) -> str | None:
+    try:
+        network = ipaddress.ip_network(text)
+    except ValueError as error:
+        # The parser's own sentence would quote the whole of it.
+        reason = "has host bits set; end it in zeros" if "host bits" in str(error) else "is not a network"
+        return f"{quoted(text)} {reason}, such as 10.0.0.0/8 or 2001:db8::/32."
+    if network.version == 6 and network.subnet_of(_MAPPED):
+        return f"{quoted(text)} is IPv4 written as IPv6, which no client has; write it as IPv4."
+    if "%" in text:
+        return f"{quoted(text)} has a scope, which no client's address has."
+    return None
+
+
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """A policy as somebody asks for it; `resources` is JSON text, `groups` are ids as they were sent."""
+
+    effect: str
+    resources: str
+    groups: tuple[str, ...]
+    id: str = ""
+
+
+_objects = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_lists = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+def drafts(text: bytes | str) -> tuple[tuple[Draft, ...], tuple[Problem, ...]]:
+    """Read a JSON list of policies, and what of it has not the shape of one."""
+    try:
+        parts = _lists.decode(text)
+        read = [(_misshapen(msgspec.json.decode(part)), part) for part in parts]
+        made = tuple(_draft(part) for shape, part in read if shape is None)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return (), (Problem(Rule.TEXT, "policies", "policies must be a list of policies."),)
+    shapes = ((index, shape) for index, (shape, _) in enumerate(read) if shape)
+    problems = tuple(Problem(Rule.TEXT, "policies", why, member=f"{index}{place}") for index, (place, why) in shapes)
+    return made, problems
+
+
+def _draft(part: msgspec.Raw) -> Draft:
+    policy = msgspec.json.decode(part)
+    groups = tuple(group["id"] for group in policy["permission_groups"])
+    policy_id = policy.get("id")
+    resources = bytes(_objects.decode(part)["resources"]).decode()
+    return Draft(policy["effect"], resources, groups, policy_id if isinstance(policy_id, str) else "")
+
+
+def _misshapen(policy: Any) -> tuple[str, str] | None:  # noqa: ANN401 - JSON
+    """Where and why this is no policy."""
+    if not isinstance(policy, dict):
+        return "", "A policy must be an object."
+    if not isinstance(policy.get("effect"), str):
+        return "/effect", "effect must be allow or deny."
+    if not isinstance(policy.get("resources"), dict):
+        return "/resources", "resources must be an object of names."
+    groups = policy.get("permission_groups")
+    if not isinstance(groups, list):
+        return "/permission_groups", "permission_groups must be a list."
+    for index, group in enumerate(groups):
+        if not isinstance(group, dict) or not isinstance(group.get("id"), str):
+            return f"/permission_groups/{index}/id", "A permission group is named by its id."
+    return None
+
+
+_NAME = re.compile(r"com\.cloudflare\.api\.account\.(zone\.)?([0-9a-f]{32}|\*)")
+
+
+def problems(drafts: Sequence[Draft], accounts: frozenset[UUID], zones: Mapping[UUID, UUID]) -> tuple[Problem, ...]:
+    """What is wrong with policies for an owner who reaches these accounts, and their zones among `zones`.
+
+    `zones` says whose each one is. A resource of anybody else's is told like one that does not exist.
+    """
+    if not drafts:
+        return (Problem(Rule.POLICY, "policies", "policies is empty; a token needs at least one."),)
+    if len(drafts) > MAX_POLICIES:
+        return (Problem(Rule.POLICY, "policies", f"There are {len(drafts)} policies; {MAX_POLICIES} at most."),)
+    names = sum(len(_all_names(_resources(draft))) for draft in drafts)
+    if names > MAX_NAMES:
+        text = f"The policies name {names} resources; {MAX_NAMES} at most: name an account with all its zones."
+        return (Problem(Rule.POLICY, "policies", text),)
+    found: list[Problem] = []
+    for index, draft in enumerate(drafts):
+        if draft.effect not in set(Effect):
+            text = f"effect {quoted(draft.effect)} is neither allow nor deny."
+            found.append(_problem(index, "effect", text))
+        found += _group_problems(index, draft)
+        found += _resource_problems(index, draft, accounts, zones)
+    return tuple(found)
+
+
+def _problem(index: int, place: str, text: str) -> Problem:
+    return Problem(Rule.POLICY, "policies", text, member=f"{index}/{place}")
+
+
+def _group_problems(index: int, draft: Draft) -> list[Problem]:
+    if not 1 <= len(draft.groups) <= MAX_GROUPS:
+        text = f"permission_groups has {len(draft.groups)} groups; a policy needs 1 to {MAX_GROUPS}."
+        return [_problem(index, "permission_groups", text)]
+    found = []
+    for number, group_id in enumerate(draft.groups):
+        group = _group(group_id)
+        if group is None:
+            text = f"There is no permission group {quoted(group_id)}; tokens/permission_groups lists them."
+            found.append(_problem(index, f"permission_groups/{number}/id", text))
+        elif group.level not in _levels(draft):
+            # A policy that means nothing is a trap, most of all one that denies.
+            example = f"{_ZONE}*" if group.level is Level.ZONE else f"{_ACCOUNT}<id>"
+            text = (
+                f"{group.name} is a group of {group.level.name.lower()}s, and no resource here is one: add {example}."
+            )
+            found.append(_problem(index, f"permission_groups/{number}/id", text))
+    return found
+
+
+def _group(group_id: str) -> Group | None:
+    return _GROUPS_BY_ID.get(UUID(group_id)) if re.fullmatch("[0-9a-f]{32}", group_id) else None
+
+
+def _resources(draft: Draft) -> dict[str, Any]:
+    found = json.loads(draft.resources)
+    return found if isinstance(found, dict) else {}
+
+
+def _levels(draft: Draft) -> set[Level]:
+    levels = set()
+    for name, value in _resources(draft).items():
+        levels.add(Level.ZONE if name.startswith(_ZONE) or isinstance(value, dict) else Level.ACCOUNT)
+    return levels
+
+
+def _resource_problems(
+    index: int, draft: Draft, accounts: frozenset[UUID], zones: Mapping[UUID, UUID]
+) -> list[Problem]:
+    resources = _resources(draft)
+    if not resources:
+        return [_problem(index, "resources", "resources is empty; a policy needs at least one.")]
+    found = []
+    for name, value in resources.items():
+        place = f"resources/{_pointed(name)}"
+        match = _NAME.fullmatch(name)
+        if match is None or not _known(match, accounts, zones):
+            found.append(_problem(index, place, _no_resource(name)))
+        elif isinstance(value, dict) and not match[1]:
+            found += _nested_problems(index, place, match, value, zones)
+        elif value != "*":
+            found.append(_problem(index, place, 'The value of a resource is "*", or zones of an account.'))
+    return found
+
+
+def _nested_problems(
+    index: int, place: str, outer: re.Match[str], value: dict[str, Any], zones: Mapping[UUID, UUID]
+) -> list[Problem]:
+    if not value:
+        return [_problem(index, place, "No zones are named; a policy needs at least one.")]
+    found = []
+    for name, star in value.items():
+        match = _NAME.fullmatch(name)
+        fits = match and match[1] and star == "*" and _known(match, frozenset(), zones)
+        if (
+            match is None
+            or not fits
+            or (outer[2] != "*" and match[2] != "*" and zones[UUID(match[2])] != UUID(outer[2]))
+        ):
+            found.append(_problem(index, f"{place}/{_pointed(name)}", _no_resource(name)))
+    return found
+
+
+def _known(match: re.Match[str], accounts: frozenset[UUID], zones: Mapping[UUID, UUID]) -> bool:
+    return match[2] == "*" or UUID(match[2]) in (zones if match[1] else accounts)
+
+
+def _pointed(name: str) -> str:
+    return name.replace("~", "~0").replace("/", "~1")
+
+
+def _no_resource(name: str) -> str:
+    return f'There is no resource {quoted(name)} here, or its value is not "*".'
+
+
+def zone_ids(drafts: Sequence[Draft]) -> set[UUID]:
+    """The zones that policies name, whether they exist or not."""
+    names = [name for draft in drafts for name in _all_names(_resources(draft))]
+    matches = [_NAME.fullmatch(name) for name in names]
+    return {UUID(match[2]) for match in matches if match and match[1] and match[2] != "*"}
+
+
+def _all_names(resources: dict[str, Any]) -> list[str]:
+    return [*resources, *(name for value in resources.values() if isinstance(value, dict) for name in value)]
+
+
+class _StoredGroup(msgspec.Struct, frozen=True):
+    id: str
+    name: str
+
+
+class _Stored(msgspec.Struct, frozen=True):
+    id: str
+    effect: str
+    resources: msgspec.Raw
+    permission_groups: list[_StoredGroup]
+
+
+def text(drafts: Sequence[Draft]) -> str:
+    """Policies without problems as the JSON text to store; the resources in their own words."""
+    used: set[str] = set()
+    stored = []
+    for draft in drafts:
+        fresh = not re.fullmatch("[0-9a-f]{32}", draft.id) or draft.id in used
+        policy_id = uuid4().hex if fresh else draft.id
+        used.add(policy_id)
+        groups = [_GROUPS_BY_ID[UUID(group)] for group in draft.groups]
+        named = [_StoredGroup(group.id.hex, group.name) for group in groups]
+        stored.append(_Stored(policy_id, draft.effect, msgspec.Raw(draft.resources.encode()), named))
+    return msgspec.json.encode(stored).decode()
 
 
 def default_groups(zones: tuple[Zone, ...] = ()) -> tuple[Group, ...]:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from world import BODY, World, make_token
 
-from app import accounts, first_start, policies, tokens
+from app import accounts, first_start, policies, tokens, zones
 from app.model import (
     GROUPS,
     Access,
@@ -154,7 +154,7 @@ async def _ids(world: World, path: str) -> list[dict[str, Any]]:
 
 async def test_a_deleted_zone_is_404_for_its_account_and_403_for_others(world: World) -> None:
     """Callers of the zone's account get 404/7003, everybody else what they got before."""
-    await accounts.delete_zone(world.database, first_start.operator(), world.a.zone)
+    await zones.delete(world.database, first_start.operator(), Scope(world.a.zone.account_id, world.a.zone.id))
     assert error(await world.http.get(world.a.zone_path, headers=world.a.bearer))[:2] == (404, 7003)
     assert error(await world.http.get(world.a.zone_path, headers=world.b.bearer))[:2] == (403, 9109)
 
@@ -209,7 +209,7 @@ async def test_a_token_is_bound_to_addresses(world: World, allowed: list[str], r
 
 async def test_policies_decide_by_group_and_resource(world: World) -> None:
     """A token for one zone reaches that zone alone; deny wins; the account's groups reach all of its zones."""
-    other = await accounts.create_zone(world.database, first_start.operator(), world.a.account, "other.example.com")
+    other = await zones.create_in(world.database, first_start.operator(), world.a.account, "other.example.com")
     other_path = f"/client/v4/zones/{other.id.hex}/custom_csrs"
     write, read = "SSL and Certificates Write", "SSL and Certificates Read"
     account_write = f"Account: {write}"

@@ -21,8 +21,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from live import Live
 from world import BODY, World, make_token
 
-from app import accounts, chains, first_start, keyring
+from app import chains, first_start, keyring, zones
 from app.errors import Conflict
+from app.model import Scope
 
 Json = dict[str, Any]
 Codes = list[tuple[int, str | None]]
@@ -93,7 +94,8 @@ def refusal(answer: httpx.Response) -> tuple[int, Codes]:
 
 async def stored(world: World) -> tuple[int, ...]:
     """How many rows there are of all that an upload could leave behind."""
-    tables = ("private_keys", "custom_csrs", "custom_certificates", "certificate_history", "audit_log")
+    changes = "audit_log WHERE result = 'success'"
+    tables = ("private_keys", "custom_csrs", "custom_certificates", "certificate_history", changes)
     counts = ", ".join(f"(SELECT count(*) FROM {table})" for table in tables)
     row = await world.database.fetchrow(f"SELECT {counts}")
     assert row is not None
@@ -503,7 +505,7 @@ async def test_fields_have_their_codes_and_places(world: World, ca: Authority, c
 
 async def test_the_csr_is_one_of_the_zone_or_of_its_account(world: World, ca: Authority) -> None:
     """Unknown CSRs and those of another zone or account are 404/1431; the account's own list is fine."""
-    other = await accounts.create_zone(world.database, first_start.operator(), world.a.account, "other.example.com")
+    other = await zones.create_in(world.database, first_start.operator(), world.a.account, "other.example.com")
     others = f"/client/v4/zones/{other.id.hex}/custom_csrs"
     foreign = [
         await world.create(path=others),
@@ -526,7 +528,7 @@ async def test_the_csr_is_one_of_the_zone_or_of_its_account(world: World, ca: Au
 async def test_a_mismatch_names_the_csr_that_matches(world: World, ca: Authority) -> None:
     """A caller of the whole account is told the other CSR, wherever in the account it is; nobody's key is not named."""
     asked = await world.create(path=world.a.zone_path)
-    other = await accounts.create_zone(world.database, first_start.operator(), world.a.account, "other.example.com")
+    other = await zones.create_in(world.database, first_start.operator(), world.a.account, "other.example.com")
     for place in (*world.a.paths, f"/client/v4/zones/{other.id.hex}/custom_csrs"):
         right = await world.create(path=place)
         answer = await upload(world, certificate=pem(ca.of_csr(right["csr"])), custom_csr_id=asked["id"])
@@ -543,7 +545,7 @@ async def test_a_mismatch_names_the_csr_that_matches(world: World, ca: Authority
 
 async def test_a_mismatch_tells_a_zones_token_of_that_zone_only(world: World, ca: Authority) -> None:
     """A token for one zone is told a CSR of the zone, and neither one of the account nor one of another zone."""
-    other = await accounts.create_zone(world.database, first_start.operator(), world.a.account, "other.example.com")
+    other = await zones.create_in(world.database, first_start.operator(), world.a.account, "other.example.com")
     groups = ("SSL and Certificates Write",)
     token = await make_token(world.database, world.peppers, world.a.account, groups=groups, zones=(world.a.zone,))
     headers = {"Authorization": f"Bearer {token}"}
@@ -690,7 +692,7 @@ async def test_the_same_certificate_is_once_in_a_zone(world: World, ca: Authorit
     own_key = {"certificate": fields["certificate"], "private_key": key_pem(await world.key_of(csr["id"]))}
     assert refusal(await upload(world, **own_key)) == (400, [(1220, None)])
     assert await stored(world) == before
-    other = await accounts.create_zone(world.database, first_start.operator(), world.a.account, "other.example.com")
+    other = await zones.create_in(world.database, first_start.operator(), world.a.account, "other.example.com")
     there = f"/client/v4/zones/{other.id.hex}/custom_certificates"
     assert (await world.http.post(there, json=fields, headers=world.a.bearer)).status_code == 200
     await uploaded(world, certificate=pem(ca.of_csr(csr["csr"])), custom_csr_id=csr["id"])
@@ -921,7 +923,7 @@ async def test_a_superseded_csr_can_be_deleted(world: World, ca: Authority, csr:
 async def test_deletion_is_blocked_by_every_certificate(world: World, ca: Authority) -> None:
     """A CSR of the account that certificates of two zones use is named with both, and is free after the last."""
     csr = await world.create()
-    other = await accounts.create_zone(world.database, first_start.operator(), world.a.account, "other.example.com")
+    other = await zones.create_in(world.database, first_start.operator(), world.a.account, "other.example.com")
     paths = [path(world), f"/client/v4/zones/{other.id.hex}/custom_certificates"]
     ids = []
     for place in paths:
@@ -1032,7 +1034,7 @@ async def test_a_bad_prioritize_changes_nothing(world: World, ca: Authority) -> 
     key = key_pem(SITE_KEY)
     made = await uploaded(world, certificate=pem(site(ca)), private_key=key)
     second = await uploaded(world, certificate=pem(site(ca)), private_key=key)
-    other = await accounts.create_zone(world.database, first_start.operator(), world.a.account, "other.example.com")
+    other = await zones.create_in(world.database, first_start.operator(), world.a.account, "other.example.com")
     there = f"/client/v4/zones/{other.id.hex}/custom_certificates"
     fields = {"certificate": pem(site(ca)), "private_key": key}
     foreign = (await world.http.post(there, json=fields, headers=world.a.bearer)).json()["result"]
@@ -1152,7 +1154,7 @@ async def test_a_zone_that_holds_a_certificate_is_not_deleted(world: World, ca: 
     """The operator is told of the certificate instead, so that no key is left behind."""
     await uploaded(world, certificate=pem(site(ca)), private_key=key_pem(SITE_KEY))
     with pytest.raises(Conflict, match="1 certificates"):
-        await accounts.delete_zone(world.database, first_start.operator(), world.a.zone)
+        await zones.delete(world.database, first_start.operator(), Scope(world.a.zone.account_id, world.a.zone.id))
 
 
 # The official SDK, against a server of processes

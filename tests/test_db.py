@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 from world import new_database
 
-from app import accounts, db, embedded, first_start
+from app import accounts, db, embedded, first_start, zones
 from app.config import Settings
 from app.errors import Conflict, Misconfigured, Unavailable
 
@@ -139,7 +139,7 @@ async def test_a_half_made_first_account_is_finished(cluster: embedded.Cluster, 
         settings = Settings(data_dir=tmp_path, database_url=url, keyring=tmp_path / "keyring.json")
         await first_start._prepare(settings)
         assert "CLOUDFLARE_API_TOKEN=kst_" in (tmp_path / "credentials.env").read_text()
-        assert len(await accounts.list_zones(database)) == 1
+        assert len(await zones.list_(database)) == 1
         await database.close()
 
 

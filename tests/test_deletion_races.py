@@ -9,8 +9,9 @@ import httpx
 import pytest
 from world import BODY, World
 
-from app import accounts, first_start
+from app import accounts, first_start, zones
 from app.errors import Conflict
+from app.model import Scope
 
 
 async def slow_post(world: World, path: str, halfway: Any, **headers: str) -> httpx.Response:
@@ -30,7 +31,7 @@ async def test_a_zone_that_is_deleted_meanwhile_gets_no_csr(world: World, header
     """The CSR of a zone that is gone is 404/7003, and neither key nor claim is left behind."""
 
     async def halfway() -> None:
-        await accounts.delete_zone(world.database, first_start.operator(), world.a.zone)
+        await zones.delete(world.database, first_start.operator(), Scope(world.a.zone.account_id, world.a.zone.id))
 
     answer = await slow_post(world, world.a.zone_path, halfway, **headers)
     assert (answer.status_code, answer.json()["errors"][0]["code"]) == (404, 7003)
@@ -44,7 +45,7 @@ async def test_an_account_that_is_deleted_meanwhile_gets_no_csr(world: World, he
     operator = first_start.operator()
 
     async def halfway() -> None:
-        await accounts.delete_zone(world.database, operator, world.a.zone)
+        await zones.delete(world.database, operator, Scope(world.a.zone.account_id, world.a.zone.id))
         await accounts.delete_account(world.database, operator, world.a.account)
 
     answer = await slow_post(world, world.a.account_path, halfway, **headers)
@@ -58,12 +59,12 @@ async def test_every_race_of_creators_and_a_deletion_ends_in_one_of_two(world: W
     operator = first_start.operator()
     refused = 0
     for number in range(15):
-        zone = await accounts.create_zone(world.database, operator, world.a.account, f"z{number}.example.com")
+        zone = await zones.create_in(world.database, operator, world.a.account, f"z{number}.example.com")
         path = f"/client/v4/zones/{zone.id.hex}/custom_csrs"
 
         async def delete(zone: Any = zone) -> bool:
             try:
-                await accounts.delete_zone(world.database, operator, zone)
+                await zones.delete(world.database, operator, Scope(zone.account_id, zone.id))
             except Conflict:
                 return False
             return True

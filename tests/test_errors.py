@@ -487,6 +487,7 @@ def test_every_kind_of_error_has_its_place_in_the_table() -> None:
         errors.Refusal: [errors.Refusal("x")],
         errors.Unauthenticated: [errors.Unauthenticated(scheme) for scheme in Scheme],
         errors.Forbidden: [errors.Forbidden(denial, "x") for denial in Denial],
+        errors.Wider: [errors.Wider((Problem(Rule.WIDER, "policies", "x"),))],
         errors.LimitReached: [errors.LimitReached(limit, "x") for limit in Limit],
         errors.Unavailable: [errors.Unavailable("x")],
         errors.KeyDamaged: [errors.KeyDamaged("1", "x")],

@@ -30,6 +30,7 @@ from test_serve import until, workers
 from world import BODY, World, new_database
 
 from app import (
+    admission,
     certificates,
     db,
     embedded,
@@ -764,8 +765,8 @@ HOLDERS: list[object] = [
     keyring.Peppers({ROW_ID: b"a pepper of some thirty-two bytes"}),
     ringfile.Entry("k", SECRET_TEXT, datetime(2027, 1, 1, tzinfo=UTC)),
     ringfile.Content(1, (ringfile.Entry("k", SECRET_TEXT, datetime(2027, 1, 1, tzinfo=UTC)),)),
-    tokens.TokenCredential(TOKEN),
-    tokens.KeyCredential("a@b.example", TOKEN),
+    admission.TokenCredential(TOKEN),
+    admission.KeyCredential("a@b.example", TOKEN),
     first_start.Credentials("http://x", TOKEN, HOME, ROW_ID, "a@b.example", TOKEN),
     Settings(database_url=f"postgresql://user:{TOKEN}@host/database"),
     db.Database(f"postgresql://user:{TOKEN}@host/database", 1),

@@ -10,17 +10,18 @@ APP = Path(__file__).parent.parent / "app"
 LEVELS = (
     {"__main__"},
     {"cli"},
-    {"ca_commands", "keys_commands"},
+    {"ca_commands", "keys_commands", "tenant_commands", "token_commands", "audit_commands", "doctor"},
     {"console", "serve"},
     {"main"},
     {"pages", "first_start"},
     {"cloudflare", "infisical", "edge"},
     {"house", "config", "embedded", "trust"},
-    {"csrs", "certificates", "tokens", "ca_certificates", "leaves", "crls"},
+    {"admission", "delegation"},
+    {"csrs", "certificates", "tokens", "ca_certificates", "leaves", "crls", "zones", "containment"},
     {"accounts", "matching", "policies", "authorities"},
     {"issuing"},
-    {"keyring", "keypool", "idempotency", "limits"},
-    {"audit", "ringfile"},
+    {"keyring", "keypool", "idempotency", "failures", "audit_log"},
+    {"audit", "ringfile", "limits"},
     {"db", "keys", "pkix", "seal", "names", "chains", "x520", "bodies", "times"},
     {"pem", "files"},
     {"model"},
@@ -31,13 +32,29 @@ NEIGHBOURS = {("pkix", "keys")}
 LIBRARIES = {
     "litestar": {"cloudflare", "infisical", "main", "pages"},
     "granian": {"serve"},
-    "asyncpg": {"db", "csrs", "certificates", "tokens", "accounts", "keyring", "authorities", "issuing", "crls"},
+    "asyncpg": {
+        *(
+            "db",
+            "csrs",
+            "certificates",
+            "tokens",
+            "accounts",
+            "zones",
+            "admission",
+            "keyring",
+            "authorities",
+            "issuing",
+        ),
+        *("crls", "audit_log", "doctor"),
+    },
     "cryptography": {"keys", "pkix", "seal", "chains", "authorities", "ca_certificates", "issuing", "leaves"},
-    "click": {"cli", "ca_commands", "keys_commands", "console"},
+    "click": {
+        *("cli", "ca_commands", "keys_commands", "tenant_commands", "token_commands", "audit_commands", "console"),
+    },
     "structlog": {"main", "trust", "ringfile", "edge", "cloudflare", "infisical", "serve"},
 }
 # The files whose every line is about private keys touch neither network nor settings nor logs.
-PURE = {"keys", "pem", "policies", "pkix", "chains", "seal", "names", "x520", "times", "model", "errors"}
+PURE = {"keys", "pem", "policies", "containment", "pkix", "chains", "seal", "names", "x520", "times", "model", "errors"}
 IMPURE = {"asyncio", "os.environ", "logging", "socket", "pathlib", "asyncpg", "litestar", "structlog"}
 
 

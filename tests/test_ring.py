@@ -29,7 +29,7 @@ from live import free_port
 from test_embedded import ROOT, python_for
 from test_serve import processes_below
 
-from app import accounts, csrs, files, first_start, keyring, keys, policies, ringfile, seal, tokens
+from app import accounts, admission, csrs, files, first_start, keyring, keys, policies, ringfile, seal, tokens, zones
 from app.db import Database
 from app.errors import Conflict, KeyDamaged, Misconfigured, Unauthenticated, Unavailable
 from app.keypool import KeyPool
@@ -415,7 +415,7 @@ VALUES ($1, gen_random_uuid(), $2, $3, 'sni_custom', 'force', sha256($4::bytea),
 
 async def test_verify_names_the_key_of_a_chain_that_cannot_be_read(house: House) -> None:
     """Also of a CA's own certificate, and of a certificate that uses the key of a CSR that is good."""
-    zone = await accounts.create_zone(house.db, CALLER, house.account, "a.example.com")
+    zone = await zones.create_in(house.db, CALLER, house.account, "a.example.com")
     good, *bad = [await house.make(house.ring) for _ in range(5)]
     texts = ("", "junk", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "é")
     for number, (key_id, text) in enumerate(zip(bad, texts, strict=True)):
@@ -487,17 +487,21 @@ async def test_a_pepper_that_was_retired_in_between_does_no_harm_to_a_good_token
     assert await tokens.retire_pepper(house.db, CALLER, retired, revoke=False) == 0
     held = "SELECT digest FROM tokens"
     before = await house.value(held)
-    place = tokens.Place(Level.ACCOUNT, house.account.id)
+    place = admission.Place(Level.ACCOUNT, house.account.id)
     for _ in range(2):
-        caller = await tokens.authenticate(house.db, stale, value, visit())
-        admitted = await tokens.admit(house.db, stale, tokens.TokenCredential(value), place, visit())
+        caller = await admission.authenticate(
+            house.db, stale, admission.Memory(), admission.TokenCredential(value), visit()
+        )
+        admitted = await admission.admit(
+            house.db, stale, admission.Memory(), admission.TokenCredential(value), place, visit()
+        )
         assert caller.id == admitted.caller.id
         assert await house.value(held) == before
     with pytest.raises(Conflict, match="try again"):
         await house.token(stale)
     assert await house.value("SELECT count(*) FROM tokens") == 1
     with pytest.raises(Unauthenticated):
-        await tokens.authenticate(house.db, behind, value, visit())
+        await admission.authenticate(house.db, behind, admission.Memory(), admission.TokenCredential(value), visit())
 
 
 async def test_a_pepper_that_is_needed_is_retired_by_nobody_who_does_not_say_revoke(house: House) -> None:
@@ -514,11 +518,13 @@ async def test_a_pepper_that_is_needed_is_retired_by_nobody_who_does_not_say_rev
     with pytest.raises(Conflict, match="1 tokens and 1 global keys need this pepper"):
         await tokens.retire_pepper(house.db, CALLER, pepper_id, revoke=False)
     assert [await house.db.fetch(f"SELECT * FROM {table} ORDER BY 1, 2") for table in tables] == before
-    assert (await tokens.authenticate(house.db, peppers, value, visit())).name == "a token"
+    assert (
+        await admission.authenticate(house.db, peppers, admission.Memory(), admission.TokenCredential(value), visit())
+    ).name == "a token"
     assert await tokens.retire_pepper(house.db, CALLER, pepper_id, revoke=True) == 2
     assert await house.value("SELECT count(*) FROM tokens") == 0
     with pytest.raises(Unauthenticated):
-        await tokens.authenticate(house.db, peppers, value, visit())
+        await admission.authenticate(house.db, peppers, admission.Memory(), admission.TokenCredential(value), visit())
 
 
 # Serving.

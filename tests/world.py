@@ -36,6 +36,7 @@ from app import (
     policies,
     ringfile,
     tokens,
+    zones,
 )
 from app.limits import RateLimit
 from app.model import Account, Role, Zone
@@ -133,8 +134,9 @@ class World(msgspec.Struct):
 
 @contextlib.asynccontextmanager
 async def new_world(
-    database_url: str, folder: Path, rate_limit: RateLimit | None = None, **changes: Any
+    database_url: str, folder: Path, rate_limit: RateLimit | None = None, remembered: float = 0, **changes: Any
 ) -> AsyncIterator[World]:
+    """A world; callers are looked up for each request unless they are `remembered` for some seconds."""
     settings = msgspec.structs.replace(
         config.Settings(
             data_dir=folder, database_url=database_url, keyring=folder / "keyring.json", rate_limit=rate_limit
@@ -149,9 +151,13 @@ async def new_world(
     a, b = [await _tenant(database, peppers, slug) for slug in ("a", "b")]
     app = main.create_app(settings)
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(log))
-    async with _lifespan(app), judged_client(app, seen, settings.public_url) as http:
+    statuses: dict[str, int] = {}
+    litestar: Any = app._app  # type: ignore[attr-defined] # the application behind the edge
+    async with _lifespan(app), judged_client(app, seen, settings.public_url, statuses) as http:
+        litestar.state.house.memory.seconds = remembered
         made = World(settings, database, ring, peppers, a, b, app, http, seen)
         yield made
+    await _audited_as_answered(made, statuses)
     await _nothing_leaked(made, log.getvalue())
     await database.close()
 
@@ -159,7 +165,7 @@ async def new_world(
 async def _tenant(database: db.Database, peppers: keyring.Peppers, slug: str) -> Tenant:
     caller = first_start.operator()
     account = await accounts.create_account(database, caller, slug, f"Account {slug}")
-    zone = await accounts.create_zone(database, caller, account, f"{slug}.example.com")
+    zone = await zones.create_in(database, caller, account, f"{slug}.example.com")
     user = await accounts.create_user(database, caller, f"{slug}@example.com")
     await accounts.set_membership(database, caller, user, account, Role.ADMINISTRATOR)
     key = await tokens.roll_global_key(database, peppers, caller, user)
@@ -197,13 +203,17 @@ async def _lifespan(app: Any) -> AsyncIterator[None]:
     await task
 
 
-def judged_client(app: Any, seen: list[str], public_url: str) -> httpx.AsyncClient:
-    """A client whose every answer is held to the contract; what it saw goes into `seen`."""
+def judged_client(
+    app: Any, seen: list[str], public_url: str, statuses: dict[str, int] | None = None
+) -> httpx.AsyncClient:
+    """A client whose every answer is held to the contract; what it saw goes into `seen`, its status by request id."""
     judge = Judge(public_url)
 
     async def on_answer(answer: httpx.Response) -> None:
         await answer.aread()
         seen.append(answer.text + str(answer.headers))
+        if statuses is not None:
+            statuses[answer.headers["x-request-id"]] = answer.status_code
         judge(answer)
 
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
@@ -243,7 +253,8 @@ class Judge:
         self._against_document(answer, path.removeprefix("/client/v4"), body)
 
     def _against_document(self, answer: httpx.Response, path: str, body: Any) -> None:
-        for template, operations in self.document["paths"].items():
+        # What is written out goes before what is in braces.
+        for template, operations in sorted(self.document["paths"].items(), key=lambda item: item[0].count("{")):
             operation = operations.get(answer.request.method.lower())
             if operation and re.fullmatch(re.sub(r"\{[A-Za-z_]+\}", "[^/]+", template), path.removesuffix("/")):
                 responses = operation["responses"]
@@ -251,6 +262,14 @@ class Judge:
                 schema = responses[str(answer.status_code)]["content"]["application/json"]["schema"]
                 rooted = {**schema, "components": self.document["components"]}
                 jsonschema.Draft202012Validator(rooted).validate(body)
+                return
+
+
+async def _audited_as_answered(world: World, statuses: dict[str, int]) -> None:
+    """What the audit log says of a request is how it was answered."""
+    for row in await world.database.fetch("SELECT * FROM audit_log WHERE status IS NOT NULL"):
+        if row["request_id"] in statuses and row["action"] != "key-damaged":
+            assert row["status"] == statuses[row["request_id"]], dict(row)
 
 
 async def _nothing_leaked(world: World, log: str) -> None:

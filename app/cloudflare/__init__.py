@@ -6,10 +6,14 @@ import structlog
 from litestar import Response, Router
 from litestar.exceptions import HTTPException
 
-from app.cloudflare import custom_certificates, custom_csrs, gate, tokens_verify, wire
+from app.cloudflare import accounts, custom_certificates, custom_csrs, gate, logs, tokens, wire, zones
 from app.cloudflare.wire import AnyRequest, Refused
 
 PREFIX = "/client/v4"
+_GUARDED = [
+    *(*custom_certificates.HANDLERS, *accounts.IN_ACCOUNT, *zones.IN_ZONE, *tokens.IN_ACCOUNT, *logs.IN_ACCOUNT),
+]
+_KNOWN = [*accounts.ANYWHERE, *zones.ANYWHERE, *tokens.OF_USER]
 _log = structlog.get_logger("keystead.cloudflare")
 
 
@@ -34,8 +38,9 @@ def router() -> Router:
         path=PREFIX,
         route_handlers=[
             Router(path="/", route_handlers=custom_csrs.HANDLERS, guards=[gate.guard, gate.csrs_on]),
-            Router(path="/", route_handlers=custom_certificates.HANDLERS, guards=[gate.guard]),
-            *tokens_verify.HANDLERS,
+            Router(path="/", route_handlers=_GUARDED, guards=[gate.guard]),
+            Router(path="/", route_handlers=_KNOWN, guards=[gate.known]),
+            *tokens.UNGUARDED,
         ],
         exception_handlers={Exception: on_error},
     )

@@ -64,8 +64,7 @@ async def create(request: AnyRequest) -> Response[bytes]:
 async def list_(request: AnyRequest) -> Response[bytes]:
     query = parse_query(request.scope["query_string"], 50 if wire.scope(request).zone_id is None else 20)
     page = await csrs.list_(wire.house(request).db, wire.scope(request), query)
-    pages = -(-page.total // query.per_page)
-    info = wire.ResultInfo(len(page.items), query.page, query.per_page, page.total, pages)
+    info = wire.page_info(len(page.items), query.page, query.per_page, page.total)
     return wire.answers(request).success([_object(csr) for csr in page.items], info=info)
 
 

@@ -4,15 +4,16 @@ import re
 from typing import Any
 from uuid import UUID
 
+import msgspec
 from litestar.connection import ASGIConnection
-from litestar.handlers import BaseRouteHandler
+from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 
-from app import tokens
+from app import admission, audit
+from app.admission import Admission, Credential, KeyCredential, Place, TokenCredential
 from app.cloudflare.wire import Refused
 from app.errors import Denial, Forbidden, Limit, LimitReached, Unauthenticated
 from app.house import House
 from app.model import Level, Scope, Visit
-from app.tokens import KeyCredential, Place, TokenCredential
 
 Asking = ASGIConnection[Any, Any, Any, Any]
 
@@ -23,25 +24,57 @@ _EMAIL = re.compile(r"[\x21-\x3f\x41-\x7e]{1,64}@[\x21-\x3f\x41-\x7e]{1,189}")
 
 
 async def guard(connection: Asking, handler: BaseRouteHandler) -> None:
-    """Admit the caller before the body is read, or raise."""
+    """Admit the caller before the body is read, where the path names an account or zone, or raise."""
     house: House = connection.app.state.house
     state = connection.scope["state"]
-    visit: Visit = state["visit"]
+    visit = _visit(connection, handler)
     where = place(connection.path_params, visit)
-    credential = credentials(connection)
+    asking = (house.db, house.peppers, house.memory, credentials(connection), where, visit)
     try:
-        admission = await tokens.admit(house.db, house.peppers, credential, where, visit)
+        admitted = await admission.admit(*asking)
+        if not _may(admitted, handler):
+            # What is remembered may be older than the permission.
+            admitted = await admission.admit_anew(*asking)
     except (Unauthenticated, Forbidden):
         count_failure(house, visit)
         raise
-    caller, scope = admission.caller, admission.scope
+    caller, scope = admitted.caller, admitted.scope
     count(connection, caller.id)
-    area, access = handler.opt["needs"]
-    if scope is None or not caller.may(area, access, scope):
+    if scope is None or not _may(admitted, handler):
+        resource = audit.Resource.ZONE if where.level is Level.ZONE else audit.Resource.ACCOUNT
+        await audit.denied(house.db, caller, resource, where.id, scope)
         raise Forbidden(Denial.RESOURCE, "Unauthorized to access requested resource")
-    if admission.gone:
+    if admitted.gone:
         raise not_routed(visit)
     state["caller"], state["scope"] = caller, scope
+
+
+def _may(admitted: Admission, handler: BaseRouteHandler) -> bool:
+    area, access = handler.opt["needs"]
+    return admitted.scope is not None and admitted.caller.may(area, access, admitted.scope)
+
+
+async def known(connection: Asking, handler: BaseRouteHandler) -> None:
+    """Admit the caller where the path names no account or zone; what they may is judged by the core."""
+    house: House = connection.app.state.house
+    visit = _visit(connection, handler)
+    credential = credentials(connection)
+    try:
+        # A user may have become a member of an account within the last second, by making it.
+        caller = await admission.authenticate(house.db, house.peppers, house.memory, credential, visit, anew=True)
+    except (Unauthenticated, Forbidden):
+        count_failure(house, visit)
+        raise
+    count(connection, caller.id)
+    connection.scope["state"]["caller"] = caller
+
+
+def _visit(connection: Asking, handler: BaseRouteHandler) -> Visit:
+    """The visit, with the status that a success will have."""
+    visit: Visit = connection.scope["state"]["visit"]
+    if not isinstance(handler, HTTPRouteHandler):
+        return visit
+    return msgspec.structs.replace(visit, status=handler.status_code, denied_status=403)
 
 
 async def csrs_on(connection: Asking, _: BaseRouteHandler) -> None:
@@ -55,13 +88,17 @@ async def csrs_on(connection: Asking, _: BaseRouteHandler) -> None:
 
 def place(path_params: dict[str, str], visit: Visit) -> Place:
     level = Level.ZONE if "zone_id" in path_params else Level.ACCOUNT
-    text = path_params["zone_id" if level is Level.ZONE else "account_id"]
+    return Place(level, id_of(path_params["zone_id" if level is Level.ZONE else "account_id"], visit))
+
+
+def id_of(text: str, visit: Visit) -> UUID:
+    """An id in a path; raises 7003 for what is none."""
     if not _ID.fullmatch(text):
         raise not_routed(visit)
-    return Place(level, UUID(text))
+    return UUID(text)
 
 
-def credentials(connection: Asking) -> TokenCredential | KeyCredential:
+def credentials(connection: Asking) -> Credential:
     """Authorization wins when it is present, even when it is the bad one (contract-cloudflare section 5)."""
     headers = connection.headers
     authorization = headers.get("authorization")
@@ -101,6 +138,7 @@ def count(connection: Asking, caller_id: UUID) -> None:
 
 def count_failure(house: House, visit: Visit) -> None:
     """Count a failed authentication against its address (IPv6: its /64); raises 429 above a tenth of the rate."""
+    house.failures.count(visit.address)
     if house.rate_limit is None:
         return
     verdict = house.limiter.failed(visit.address, house.rate_limit)

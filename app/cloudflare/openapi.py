@@ -1,16 +1,13 @@
 """The OpenAPI 3.1 document of what is served; the answers' schemas come from the Structs that encode them."""
 
-from typing import Any
-
 import msgspec
 
 from app import __version__, csrs, matching
-from app.cloudflare import custom_certificates, custom_csrs, reading, tokens_verify, wire
+from app.cloudflare import custom_certificates, custom_csrs, openapi_tenants, reading, tokens, wire
+from app.cloudflare import openapi_parts as parts
+from app.cloudflare.openapi_parts import Json
 from app.model import BundleMethod, Direction, KeyType, Order, Status
 
-Json = dict[str, Any]
-_ID32 = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
-_UUID = {"type": "string", "format": "uuid", "minLength": 36, "maxLength": 36}
 _EXAMPLE = {
     "common_name": "example.com",
     "country": "US",
@@ -38,8 +35,11 @@ def document(public_url: str) -> Json:
     for level in ("account", "zone"):
         paths.update(_csr_paths(level))
     paths.update(_certificate_paths())
+    paths.update(openapi_tenants.paths())
     paths["/user/tokens/verify"] = {"get": _verify("verifyUserToken", [])}
-    paths["/accounts/{account_id}/tokens/verify"] = {"get": _verify("verifyAccountToken", [_id_parameter("account")])}
+    paths["/accounts/{account_id}/tokens/verify"] = {
+        "get": _verify("verifyAccountToken", [parts.id_parameter("account")])
+    }
     return {
         "openapi": "3.1.0",
         "info": {
@@ -51,7 +51,7 @@ def document(public_url: str) -> Json:
         "servers": [{"url": "/client/v4"}, {"url": f"{public_url}/client/v4"}],
         "security": [{"api_token": []}, {"api_email": [], "api_key": []}],
         "paths": paths,
-        "components": {"securitySchemes": _SCHEMES, "schemas": _schemas(), "headers": _HEADERS},
+        "components": {"securitySchemes": _SCHEMES, "schemas": _schemas(), "headers": parts.HEADERS},
     }
 
 
@@ -60,53 +60,42 @@ _SCHEMES = {
     "api_email": {"type": "apiKey", "in": "header", "name": "X-Auth-Email"},
     "api_key": {"type": "apiKey", "in": "header", "name": "X-Auth-Key"},
 }
-_HEADERS = {
-    "X-Request-Id": {"schema": {"type": "string"}, "description": "Names this request in the server's log."},
-    "Ratelimit": {"schema": {"type": "string"}, "example": '"default";r=1199;t=1'},
-    "Ratelimit-Policy": {"schema": {"type": "string"}, "example": '"default";q=1200;w=300'},
-    "Retry-After": {"schema": {"type": "integer", "minimum": 1, "maximum": 60}, "description": "In seconds."},
-    "X-Should-Retry": {"schema": {"const": "false"}, "description": "Repeating the request will not help."},
-    "Location": {"schema": {"type": "string"}, "description": "Where the CSR is, with a file as the answer."},
-    "Content-Disposition": {"schema": {"type": "string"}, "description": "The file's name, with a file as the answer."},
-}
-_FAILURE_HEADERS = {409: ("X-Should-Retry",), 429: ("Retry-After",), 503: ("Retry-After",)}
 
 
 def _schemas() -> Json:
     _, schemas = msgspec.json.schema_components(
         [
             *(wire.Item, wire.Failure, wire.ResultInfo, custom_csrs.CustomCsr, custom_csrs.Deleted),
-            *(custom_certificates.CustomCertificate, custom_certificates.DeletedCertificate, tokens_verify.Verified),
+            *(custom_certificates.CustomCertificate, custom_certificates.DeletedCertificate, tokens.Verified),
+            *openapi_tenants.STRUCTS,
         ],
         ref_template="#/components/schemas/{name}",
     )
     for schema in schemas.values():
-        schema["additionalProperties"] = False
-        _without_defaults(schema)
+        if "properties" in schema:
+            schema["additionalProperties"] = False
+            parts.without_defaults(schema)
     schemas["Failure"]["properties"]["errors"]["minItems"] = 1
     schemas["Failure"]["properties"]["success"] = {"const": False}
     schemas["Item"]["properties"]["code"]["minimum"] = 971
     csr = schemas["CustomCsr"]["properties"]
-    csr.update(id=_UUID, created_at={"type": "string", "format": "date-time"}, account_tag=_ID32)
+    csr.update(id=parts.UUID, created_at={"type": "string", "format": "date-time"}, account_tag=parts.ID32)
     csr["key_type"] = {"enum": list(KeyType)}
     certificate = schemas["CustomCertificate"]["properties"]
     instant = {"type": "string", "format": "date-time"}
-    certificate.update(id=_UUID, zone_id=_ID32, custom_csr_id=_UUID, status={"enum": list(Status)})
+    certificate.update(id=parts.UUID, zone_id=parts.ID32, custom_csr_id=parts.UUID, status={"enum": list(Status)})
     certificate.update(uploaded_on=instant, modified_on=instant, expires_on=instant)
     schemas["CustomCsrRequest"] = _request_schema()
     schemas["CustomCertificateRequest"] = {**_certificate_schema(), "required": ["certificate"]}
     schemas["CustomCertificateChange"] = _certificate_schema()
     schemas["Priorities"] = _priorities_schema()
     for name in ("CustomCsr", "Deleted", "CustomCertificate", "DeletedCertificate", "Verified"):
-        schemas[f"{name}Answer"] = _envelope({"$ref": f"#/components/schemas/{name}"})
+        schemas[f"{name}Answer"] = parts.envelope({"$ref": f"#/components/schemas/{name}"})
     for name in ("CustomCsr", "CustomCertificate"):
-        items = {"type": "array", "items": {"$ref": f"#/components/schemas/{name}"}}
-        schemas[f"{name}sAnswer"] = _envelope(items)
-        listed = _envelope(items)
-        listed["properties"]["result_info"] = {"$ref": "#/components/schemas/ResultInfo"}
-        listed["required"].append("result_info")
-        schemas[f"{name}ListAnswer"] = listed
-    del schemas["CustomCsrsAnswer"]
+        schemas[f"{name}ListAnswer"] = parts.listed(name)
+    certificates = {"type": "array", "items": {"$ref": "#/components/schemas/CustomCertificate"}}
+    schemas["CustomCertificatesAnswer"] = parts.envelope(certificates)
+    openapi_tenants.complete(schemas)
     return schemas
 
 
@@ -121,7 +110,7 @@ def _certificate_schema() -> Json:
                 "description": "PEM, unencrypted; only without custom_csr_id.",
                 "writeOnly": True,
             },
-            "custom_csr_id": {**_UUID, "description": "The CSR whose key it is, of this zone or its account."},
+            "custom_csr_id": {**parts.UUID, "description": "The CSR whose key it is, of this zone or its account."},
             "bundle_method": {"enum": list(BundleMethod), "default": BundleMethod.UBIQUITOUS},
             "type": {"enum": list(matching.TYPES), "default": matching.TYPES[0]},
             "deploy": {"enum": [*matching.DEPLOYS, None]},
@@ -136,31 +125,9 @@ def _certificate_schema() -> Json:
 
 def _priorities_schema() -> Json:
     priority = {"type": "integer", "minimum": 0, "maximum": matching.MAX_PRIORITY}
-    entry = {"type": "object", "properties": {"id": _UUID, "priority": priority}, "required": ["id", "priority"]}
+    entry = {"type": "object", "properties": {"id": parts.UUID, "priority": priority}, "required": ["id", "priority"]}
     items = {"type": "array", "items": entry, "maxItems": custom_certificates.MAX_PRIORITIES}
     return {"type": "object", "properties": {"certificates": items}, "required": ["certificates"]}
-
-
-def _without_defaults(schema: Json) -> None:
-    # An unset optional is absent on the wire, never null.
-    for name, field in schema["properties"].items():
-        if field.pop("default", ...) is None:
-            schema["properties"][name] = next(kind for kind in field["anyOf"] if kind != {"type": "null"})
-
-
-def _envelope(result: Json) -> Json:
-    items = {"type": "array", "items": {"$ref": "#/components/schemas/Item"}}
-    return {
-        "type": "object",
-        "properties": {
-            "result": result,
-            "success": {"const": True},
-            "errors": {**items, "maxItems": 0},
-            "messages": items,
-        },
-        "required": ["result", "success", "errors", "messages"],
-        "additionalProperties": False,
-    }
 
 
 def _request_schema() -> Json:
@@ -197,10 +164,6 @@ def _request_schema() -> Json:
     }
 
 
-def _id_parameter(level: str) -> Json:
-    return {"name": f"{level}_id", "in": "path", "required": True, "schema": _ID32}
-
-
 def _query_parameters(per_page: int) -> list[Json]:
     bounds = {"minimum": custom_csrs.MIN_PER_PAGE, "maximum": custom_csrs.MAX_PER_PAGE, "default": per_page}
     schemas: dict[str, Json] = {
@@ -218,40 +181,40 @@ def _query_parameters(per_page: int) -> list[Json]:
 
 def _csr_paths(level: str) -> Json:
     title, one = level.capitalize(), f"/{level}s/{{{level}_id}}/custom_csrs/{{custom_csr_id}}"
-    csr_id = {"name": "custom_csr_id", "in": "path", "required": True, "schema": _UUID}
-    once = {
-        "name": "Idempotency-Key",
-        "in": "header",
-        "schema": {"type": "string", "pattern": "^[!-~]([ -~]{0,253}[!-~])?$"},
-        "description": "Requests with the same key make one CSR, for 24 hours.",
-    }
+    csr_id = {"name": "custom_csr_id", "in": "path", "required": True, "schema": parts.UUID}
     body = {"required": True, "content": {wire.JSON: {"schema": {"$ref": "#/components/schemas/CustomCsrRequest"}}}}
     create = {
-        **_operation(f"create{title}CustomCsr", "Make a key pair and its CSR", [once]),
+        **parts.operation(f"create{title}CustomCsr", "Make a key pair and its CSR", [parts.ONCE]),
         "requestBody": body,
-        "responses": _responses("201", "CustomCsrAnswer", (400, 403, 409, 413, 429, 500, 503), files=True),
+        "responses": parts.responses(
+            "201", "CustomCsrAnswer", (400, 403, 409, 413, 429, 500, 503), files=True, example=_CSR_EXAMPLE
+        ),
     }
     list_ = {
-        **_operation(f"list{title}CustomCsrs", "List the CSRs", _query_parameters(50 if level == "account" else 20)),
-        "responses": _responses("200", "CustomCsrListAnswer", (400, 403, 429, 500, 503)),
+        **parts.operation(
+            f"list{title}CustomCsrs", "List the CSRs", _query_parameters(50 if level == "account" else 20)
+        ),
+        "responses": parts.responses("200", "CustomCsrListAnswer", (400, 403, 429, 500, 503)),
     }
     get = {
-        **_operation(f"get{title}CustomCsr", "Get a CSR", []),
-        "responses": _responses("200", "CustomCsrAnswer", (400, 403, 404, 429, 500, 503), files=True),
+        **parts.operation(f"get{title}CustomCsr", "Get a CSR", []),
+        "responses": parts.responses(
+            "200", "CustomCsrAnswer", (400, 403, 404, 429, 500, 503), files=True, example=_CSR_EXAMPLE
+        ),
     }
     delete = {
-        **_operation(f"delete{title}CustomCsr", "Delete a CSR and destroy its private key", []),
-        "responses": _responses("200", "DeletedAnswer", (400, 403, 404, 409, 429, 500, 503)),
+        **parts.operation(f"delete{title}CustomCsr", "Delete a CSR and destroy its private key", []),
+        "responses": parts.responses("200", "DeletedAnswer", (400, 403, 404, 409, 429, 500, 503)),
     }
     return {
-        one.removesuffix("/{custom_csr_id}"): {"parameters": [_id_parameter(level)], "post": create, "get": list_},
-        one: {"parameters": [_id_parameter(level), csr_id], "get": get, "delete": delete},
+        one.removesuffix("/{custom_csr_id}"): {"parameters": [parts.id_parameter(level)], "post": create, "get": list_},
+        one: {"parameters": [parts.id_parameter(level), csr_id], "get": get, "delete": delete},
     }
 
 
 def _certificate_paths() -> Json:
-    zone, failures = [_id_parameter("zone")], (400, 403, 404, 413, 429, 500, 503)
-    certificate_id = {"name": "custom_certificate_id", "in": "path", "required": True, "schema": _UUID}
+    zone, failures = [parts.id_parameter("zone")], (400, 403, 404, 413, 429, 500, 503)
+    certificate_id = {"name": "custom_certificate_id", "in": "path", "required": True, "schema": parts.UUID}
     bounds = {"minimum": custom_certificates.MIN_PER_PAGE, "maximum": custom_certificates.MAX_PER_PAGE}
     query: dict[str, Json] = {
         "page": {"type": "integer", "minimum": 1, "maximum": reading.MAX_PAGE, "default": 1},
@@ -262,11 +225,11 @@ def _certificate_paths() -> Json:
     parameters = [{"name": name, "in": "query", "schema": schema} for name, schema in query.items()]
 
     def operation(name: str, summary: str, answer: str, request: str = "") -> Json:
-        made = {**_operation(name, summary, []), "tags": ["Custom certificates"]}
+        made = {**parts.operation(name, summary, []), "tags": ["Custom certificates"]}
         if request:
             schema = {"$ref": f"#/components/schemas/{request}"}
             made["requestBody"] = {"required": True, "content": {wire.JSON: {"schema": schema}}}
-        return {**made, "responses": _responses("200", answer, failures)}
+        return {**made, "responses": parts.responses("200", answer, failures)}
 
     listed = operation("listZoneCustomCertificates", "List the certificates", "CustomCertificateListAnswer")
     one = "CustomCertificateAnswer"
@@ -295,39 +258,10 @@ def _certificate_paths() -> Json:
     }
 
 
-def _operation(operation_id: str, summary: str, parameters: list[Json]) -> Json:
-    return {"operationId": operation_id, "summary": summary, "tags": ["Custom CSRs"], "parameters": parameters}
-
-
 def _verify(operation_id: str, parameters: list[Json]) -> Json:
     return {
-        **_operation(operation_id, "Say what a token is", parameters),
+        **parts.operation(operation_id, "Say what a token is", parameters),
         "tags": ["Tokens"],
         "security": [{"api_token": []}],
-        "responses": _responses("200", "VerifiedAnswer", (400, 401, 403, 404, 429, 500, 503)),
+        "responses": parts.responses("200", "VerifiedAnswer", (400, 401, 403, 404, 429, 500, 503)),
     }
-
-
-def _responses(status: str, answer: str, failures: tuple[int, ...], *, files: bool = False) -> Json:
-    content: Json = {wire.JSON: {"schema": {"$ref": f"#/components/schemas/{answer}"}}}
-    if answer == "CustomCsrAnswer":
-        example = {"result": _CSR_EXAMPLE, "success": True, "errors": [], "messages": []}
-        content[wire.JSON]["example"] = example
-    if files:
-        content["application/x-pem-file"] = {"schema": {"type": "string"}}
-        content["application/pkcs10"] = {"schema": {"type": "string", "format": "binary"}}
-    made = ("Location", "Content-Disposition") if status == "201" else ("Content-Disposition",) if files else ()
-    names = ("X-Request-Id", "Ratelimit", "Ratelimit-Policy", *made)
-    told = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
-    answers: Json = {status: {"description": "Done.", "content": content, "headers": told}}
-    for failure in sorted({*failures, 404}):
-        codes = {c: text for c, (s, text) in wire.CODES.items() if s == failure and not 6100 < c < 6200}
-        described = " ".join(f"{code}: {text}" for code, text in codes.items())
-        schema = {wire.JSON: {"schema": {"$ref": "#/components/schemas/Failure"}}}
-        headers = {name: {"$ref": f"#/components/headers/{name}"} for name in _FAILURE_HEADERS.get(failure, ())}
-        answers[str(failure)] = {
-            "description": described,
-            "content": schema,
-            "headers": {"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}, **headers},
-        }
-    return answers

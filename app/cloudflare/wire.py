@@ -59,7 +59,7 @@ class Success(msgspec.Struct, frozen=True, omit_defaults=True):
     success: bool
     errors: list[Item]
     messages: list[Item]
-    result_info: ResultInfo | None = None
+    result_info: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -87,6 +87,7 @@ CODES: dict[int, tuple[int, str]] = {
     971: (429, "The rate limit is used up. Wait for Retry-After seconds."),
     1000: (401, "Invalid API Token: the token that was to be verified is not known."),
     1002: (400, "The certificate is missing, unreadable, or something else; or there is no such certificate (404)."),
+    1061: (400, "The account has a zone of this name already."),
     1212: (400, "The quota of custom certificates of this zone is used up."),
     1220: (400, "The zone has this very certificate already, bit for bit."),
     1400: (400, "The body is not JSON, is not an object, or did not arrive in time."),
@@ -110,7 +111,7 @@ CODES: dict[int, tuple[int, str]] = {
     1420: (409, "A custom certificate that is not deleted uses the CSR; the text names the certificates."),
     1430: (400, "custom_csr_id is not a UUID."),
     1431: (404, "There is no such custom CSR in this zone or its account."),
-    1434: (400, "bundle_method, type, deploy or geo_restrictions.label is not one of its values; the case counts."),
+    1434: (400, "bundle_method, type, deploy, status or geo_restrictions.label is not one of its values; case counts."),
     1450: (400, "country is not an ISO 3166-1 code of two upper-case letters, or XX."),
     1451: (400, "A field is too long; lengths are counted in characters."),
     1452: (400, "There are more than 150 SANs."),
@@ -121,6 +122,15 @@ CODES: dict[int, tuple[int, str]] = {
     1457: (400, "The certificate has expired."),
     1459: (400, "The certificate, or one of its chain, is signed with MD5 or SHA-1."),
     1460: (400, "The certificate's extended key usage does not have serverAuth."),
+    1461: (409, "The account or zone still holds custom CSRs, certificates, CAs or zones; the text counts them."),
+    1462: (409, "The token was changed by somebody else at this moment. Read it, and try again."),
+    1463: (400, "A policy is empty, or names a resource or permission group that is not there."),
+    1464: (400, "A network of condition.request_ip cannot be read, or would match nothing."),
+    1465: (403, "The token would be allowed more than whoever makes it: source names the field."),
+    1466: (409, "This is the last token of the account that may manage its tokens. Make another one first."),
+    1467: (400, "expires_on or not_before is not a time, is in the past, or they are the wrong way round."),
+    1468: (404, "There is no such token among this account's or user's."),
+    1469: (403, "A list is full: 200 accounts of a user, 10,000 zones of an account, 1,000 tokens of an owner."),
     1480: (200, "Advice: a field is not known and was ignored."),
     1481: (200, "Advice: the common name is not among the SANs, and clients only look at the SANs."),
     1482: (200, "Advice: public CAs no longer certify an organizational unit."),
@@ -177,6 +187,10 @@ RULES: dict[Rule, int] = {
     Rule.ZONE_HOST: 2103,
     Rule.PRIVATE_KEY: 2106,
     Rule.KEY_MISMATCH: 2200,
+    Rule.POLICY: 1463,
+    Rule.CONDITION: 1464,
+    Rule.TIME: 1467,
+    Rule.WIDER: 1465,
 }
 HINTS: dict[Hint, int] = {
     Hint.UNKNOWN_FIELD: 1480,
@@ -191,27 +205,33 @@ LIMITS: dict[Limit, tuple[int, int]] = {
     Limit.CSR_QUOTA: (403, 1403),
     Limit.CSRS_OFF: (403, 1404),
     Limit.CERTIFICATE_QUOTA: (400, 1212),
+    Limit.LIST: (403, 1469),
 }
 CLASHES: dict[Clash, tuple[int, int]] = {
     Clash.IDEMPOTENCY_KEY: (409, 1456),
     Clash.IN_USE: (409, 1420),
     Clash.SAME_CERTIFICATE: (400, 1220),
+    Clash.SAME_ZONE: (400, 1061),
+    Clash.HOLDS: (409, 1461),
+    Clash.LAST_ADMINISTRATOR: (409, 1466),
+    Clash.CHANGED: (409, 1462),
 }
 MISSING_THINGS: dict[Thing, int] = {
     Thing.CSR: 1419,
     Thing.CERTIFICATE: 1002,
     Thing.CSR_OF_CERTIFICATE: 1431,
     Thing.SCOPE: 7003,
+    Thing.TOKEN: 1468,
 }
 _UNAUTHENTICATED = {
     Scheme.TOKEN: (403, 9109, "Invalid access token"),
     Scheme.GLOBAL_KEY: (400, 9103, "Unknown X-Auth-Key or X-Auth-Email"),
 }
-DENIALS: dict[Denial, int] = {Denial.RESOURCE: 9109, Denial.ADDRESS: 9109}
+DENIALS: dict[Denial, int] = {Denial.RESOURCE: 9109, Denial.ADDRESS: 9109, Denial.WIDER: 1465}
 
 
 def code_of(problem: Problem) -> int:
-    return _MISSING[problem.field] if problem.rule is Rule.MISSING else RULES[problem.rule]
+    return _MISSING.get(problem.field, 1453) if problem.rule is Rule.MISSING else RULES[problem.rule]
 
 
 def house(request: AnyRequest) -> House:
@@ -247,20 +267,18 @@ class Answers:
         *,
         advice: Iterable[Advice] = (),
         messages: Iterable[Item] = (),
-        info: ResultInfo | None = None,
+        info: msgspec.Struct | None = None,
     ) -> Response[bytes]:
         told = [self._item(HINTS[a.hint], a.text, _pointer(a.field, a.index)) for a in advice]
-        body = Success(msgspec.Raw(msgspec.json.encode(result)), True, [], [*told, *messages], info)
+        told_info = msgspec.UNSET if info is None else msgspec.Raw(msgspec.json.encode(info))
+        body = Success(msgspec.Raw(msgspec.json.encode(result)), True, [], [*told, *messages], told_info)
         return Response(msgspec.json.encode(body), status_code=status, media_type=JSON)
 
     def failure(self, error: Exception, visit: Visit) -> Response[bytes]:
         """The one way from an error to an answer; what is not ours keeps its text to itself."""
         match error:
             case errors.Invalid():
-                # The contract's order of checks is the order of the codes, and then of the places.
-                items = [self._item(code_of(p), p.text, _pointer(p.field, p.index, p.member)) for p in error.problems]
-                items.sort(key=lambda item: item.code)
-                return self._failure(400, items)
+                return self._failure(400, self._items(error.problems))
             case errors.NotFound() if error.thing in MISSING_THINGS:
                 return self._one(404, MISSING_THINGS[error.thing], str(error))
             case errors.Conflict() if error.clash in CLASHES:
@@ -268,6 +286,8 @@ class Answers:
                 return self._one(*CLASHES[error.clash], str(error), {"X-Should-Retry": "false"})
             case errors.Unauthenticated():
                 return self._one(*_UNAUTHENTICATED[error.scheme])
+            case errors.Wider():
+                return self._failure(403, self._items(error.problems))
             case errors.Forbidden():
                 return self._one(403, DENIALS[error.denial], str(error))
             case errors.LimitReached():
@@ -280,6 +300,11 @@ class Answers:
             case _:
                 text = f"Something went wrong here. The operator finds it in the log under {visit.request_id}."
                 return self._one(500, 1500, text)
+
+    def _items(self, problems: tuple[Problem, ...]) -> list[Item]:
+        # The contract's order of checks is the order of the codes, and then of the places.
+        items = [self._item(code_of(p), p.text, _pointer(p.field, p.index, p.member)) for p in problems]
+        return sorted(items, key=lambda item: item.code)
 
     def _refused(self, refused: Refused) -> Response[bytes]:
         item = self._item(refused.code, str(refused))
@@ -299,6 +324,10 @@ class Answers:
 
     def _item(self, code: int, text: str, pointer: str | None = None) -> Item:
         return Item(code, text, f"{self._reference}{code}", Source(pointer) if pointer is not None else None)
+
+
+def page_info(count: int, page: int, per_page: int, total: int) -> ResultInfo:
+    return ResultInfo(count, page, per_page, total, -(-total // per_page))
 
 
 def answers(request: AnyRequest) -> Answers:

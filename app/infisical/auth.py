@@ -3,7 +3,7 @@
 import msgspec
 from litestar import Response, post
 
-from app import tokens
+from app import admission, tokens
 from app.errors import Forbidden, Unauthenticated
 from app.infisical import gate, reading, wire
 from app.infisical.wire import AnyRequest, Refused
@@ -23,7 +23,7 @@ class AccessToken(msgspec.Struct, frozen=True, rename="camel"):
 
 @post("/auth/universal-auth/login", status_code=200)
 async def login(request: AnyRequest) -> Response[bytes]:
-    house, visit = wire.house(request), wire.visit(request)
+    house, visit = wire.house(request), msgspec.structs.replace(wire.visit(request), status=200, denied_status=401)
     raw = await wire.body(request)
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     # curl -d declares a form whatever it sends.
@@ -33,7 +33,7 @@ async def login(request: AnyRequest) -> Response[bytes]:
     fields.done()
     try:
         token_id = tokens.id_of(client_id)
-        caller, value = await tokens.log_in(house.db, house.peppers, token_id, secret, visit)
+        caller, value = await admission.log_in(house.db, house.peppers, house.memory, token_id, secret, visit)
     except (Unauthenticated, Forbidden):
         gate.count_failure(house, visit)
         raise Refused(401, "Invalid credentials") from None

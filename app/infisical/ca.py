@@ -143,7 +143,7 @@ async def create(request: AnyRequest) -> Response[bytes]:
     slug, new = fields.text("projectSlug", required=True), _new_authority(fields)
     fields.done()
     scope = await authorities.scope_of_slug(house.db, caller, slug)
-    gate.require(caller, scope, Action.CREATE)
+    await gate.require(wire.house(request), caller, scope, Action.CREATE)
     made = await ca_certificates.create(house.db, house.ring, house.pool, caller, scope, new)
     return wire.answer(CaAnswer(ca_object(made)))
 
@@ -178,7 +178,7 @@ async def list_(request: AnyRequest) -> Response[bytes]:
     if project_id is None:
         raise NotFound(f"Project with ID '{project_ids[0]}' not found")
     scope = await authorities.scope_of_account(house.db, caller, project_id)
-    gate.require(caller, scope, Action.READ)
+    await gate.require(wire.house(request), caller, scope, Action.READ)
     found = await authorities.list_(house.db, caller, scope)
     return wire.answer([_internal(authority) for authority in found])
 

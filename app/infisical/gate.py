@@ -5,10 +5,12 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
+import msgspec
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
-from app import authorities, issuing, tokens
+from app import admission, audit, authorities, issuing, tokens
+from app.admission import TokenCredential
 from app.errors import Forbidden, Unauthenticated
 from app.house import House
 from app.infisical import wire
@@ -53,7 +55,8 @@ async def guard(connection: Asking, handler: BaseRouteHandler) -> None:
     """Admit the caller before the body is read, or raise; where the path names a CA or certificate, judge that too."""
     house: House = connection.app.state.house
     state = connection.scope["state"]
-    state["caller"] = caller = await _authenticated(connection, house, state["visit"])
+    visit = msgspec.structs.replace(state["visit"], status=200, denied_status=403)
+    state["caller"] = caller = await _authenticated(connection, house, visit)
     count(connection, caller)
     params = connection.path_params
     if "ca_id" in params:
@@ -63,7 +66,7 @@ async def guard(connection: Asking, handler: BaseRouteHandler) -> None:
         state["scope"] = await authorities.scope_of_serial(house.db, caller, serial)
     else:
         return
-    require(caller, state["scope"], handler.opt["action"])
+    await require(house, caller, state["scope"], handler.opt["action"])
 
 
 async def _authenticated(connection: Asking, house: House, visit: Visit) -> Caller:
@@ -74,7 +77,8 @@ async def _authenticated(connection: Asking, house: House, visit: Visit) -> Call
         count_failure(house, visit)
         raise Refused(403, wire.MALFORMED, "TokenError")
     try:
-        return await tokens.authenticate(house.db, house.peppers, value, visit)
+        credential = TokenCredential(value, access=True)
+        return await admission.authenticate(house.db, house.peppers, house.memory, credential, visit)
     except (Unauthenticated, Forbidden):
         count_failure(house, visit)
         raise
@@ -90,7 +94,7 @@ async def _of_ca(house: House, caller: Caller, text: str) -> Scope:
 async def scope_of_ca(house: House, caller: Caller, text: str, action: Action) -> tuple[Scope, UUID]:
     """The account and id of a CA that a body names, once the caller may do this with it."""
     scope = await _of_ca(house, caller, text)
-    require(caller, scope, action)
+    await require(house, caller, scope, action)
     return scope, UUID(text)
 
 
@@ -108,9 +112,10 @@ def account_id_of(text: str) -> UUID | None:
     return UUID(text) if re.fullmatch("[0-9a-f]{32}", text) else uuid_of(text)
 
 
-def require(caller: Caller, scope: Scope, action: Action) -> None:
+async def require(house: House, caller: Caller, scope: Scope, action: Action) -> None:
     """Raise 403 unless the caller has every permission that this needs."""
     if not all(caller.may(Area.PRIVATE_CA, access, scope) for access in NEEDS[action]):
+        await audit.denied(house.db, caller, audit.Resource.ACCOUNT, scope.account_id, scope)
         text = f"You are not allowed to {action} on {SUBJECT}"
         raise Refused(403, text, details=[Detail(action.value, SUBJECT)])
 
@@ -127,6 +132,7 @@ def count(connection: Asking, caller: Caller) -> None:
 
 def count_failure(house: House, visit: Visit) -> None:
     """Count a failed authentication against its address; raises 429 above the limit."""
+    house.failures.count(visit.address)
     if house.rate_limit:
         _judge(house.limiter.failed(visit.address, house.rate_limit))
 

@@ -1,0 +1,415 @@
+"""Who asks, and what the path names: credentials to callers (contract-cloudflare section 5).
+
+What was found is remembered for a second, counted from before it was asked for; so a token that is revoked, rolled,
+switched off or narrowed is dead a second later in every worker, and whoever asks twice within a second costs no
+statement. Nothing is remembered of a credential that is not good.
+"""
+
+import contextlib
+import hashlib
+import json
+import secrets
+import time
+from datetime import UTC, datetime
+from typing import Generic, TypeVar
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from app import audit, policies, tokens
+from app.db import Database
+from app.errors import Conflict, Denial, Forbidden, Scheme, Unauthenticated, Unavailable
+from app.keyring import Peppers
+from app.model import (
+    Actor,
+    Caller,
+    Level,
+    NamePolicy,
+    Role,
+    Scope,
+    TokenStatus,
+    Visit,
+)
+
+REMEMBERED_SECONDS = 1.0
+MOST_REMEMBERED = 4096
+K = TypeVar("K")
+
+
+class TokenCredential(msgspec.Struct, frozen=True):
+    """An API token; where `access` is set, an access token that was made for one will do too."""
+
+    value: str
+    access: bool = False
+
+    def __repr__(self) -> str:
+        return "TokenCredential()"
+
+
+class KeyCredential(msgspec.Struct, frozen=True):
+    email: str
+    key: str
+
+    def __repr__(self) -> str:
+        return f"KeyCredential({self.email})"
+
+
+Credential = TokenCredential | KeyCredential
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Which account or zone a path names."""
+
+    level: Level
+    id: UUID
+
+
+class Admission(msgspec.Struct, frozen=True):
+    """Who asks, and the scope that the path names: None when it does not exist; `gone` when it is a deleted zone."""
+
+    caller: Caller
+    scope: Scope | None
+    gone: bool
+
+
+class _Rows(Generic[K]):
+    """Rows of the last second by key, bounded in number; the oldest go first."""
+
+    def __init__(self) -> None:
+        self._rows: dict[K, tuple[float, asyncpg.Record]] = {}
+
+    def get(self, key: K, since: float) -> asyncpg.Record | None:
+        asked, row = self._rows.get(key, (since, None))
+        return row if asked > since else None
+
+    def put(self, key: K, row: asyncpg.Record, asked: float, since: float) -> None:
+        self._rows.pop(key, None)
+        while self._rows:
+            oldest = next(iter(self._rows))
+            if self._rows[oldest][0] > since and len(self._rows) < MOST_REMEMBERED:
+                break
+            del self._rows[oldest]
+        self._rows[key] = (asked, row)
+
+
+class Memory:
+    """What one worker found in the last `seconds`. Credentials are in it as digests under a key of this process."""
+
+    def __init__(self, seconds: float = REMEMBERED_SECONDS) -> None:
+        self.seconds = seconds
+        self._secret = secrets.token_bytes(32)
+        self._callers: _Rows[bytes] = _Rows()
+        self._scopes: _Rows[Place] = _Rows()
+
+    def caller(self, credential: Credential) -> asyncpg.Record | None:
+        return self._callers.get(self._digest(credential), time.monotonic() - self.seconds)
+
+    def scope(self, place: Place) -> asyncpg.Record | None:
+        return self._scopes.get(place, time.monotonic() - self.seconds)
+
+    def keep(self, asked: float, row: asyncpg.Record, credential: Credential, place: Place | None = None) -> None:
+        """Remember a row of a good credential, and of `place` if it was found; `asked` is when its statement began."""
+        since = asked - self.seconds
+        self._callers.put(self._digest(credential), row, asked, since)
+        if place and row["account_id"] is not None:
+            self._scopes.put(place, row, asked, since)
+
+    def _digest(self, credential: Credential) -> bytes:
+        if isinstance(credential, TokenCredential):
+            words = f"{credential.access}\n{credential.value}"
+        else:
+            words = f"{credential.email.lower()}\n{credential.key}"
+        return hashlib.blake2b(words.encode(), digest_size=32, key=self._secret).digest()
+
+
+# A row always comes back, so that the caller, the scope and both can be absent.
+_WHO = """
+FROM (VALUES (1)) AS one
+LEFT JOIN {source} ON {digest} = ANY($1::bytea[]) {more}
+LEFT JOIN users u ON u.id = {user}
+LEFT JOIN LATERAL (
+    SELECT json_object_agg(account_id, role)::text AS reach FROM memberships WHERE user_id = {user}
+) m ON true
+"""
+_TOKEN = (
+    "t.id, t.name, t.account_id AS owner, t.user_id, t.status, t.not_before, t.expires_on, t.policies, t.condition, "  # noqa: S105 - columns
+    "u.email, m.reach"
+)
+_BY_TOKEN = (
+    f"SELECT {_TOKEN}, t.pepper_id, NULL::timestamptz AS ends",
+    _WHO.format(source="tokens t", digest="t.digest", more="", user="t.user_id"),
+)
+_BY_ACCESS_TOKEN = (
+    f"SELECT {_TOKEN}, NULL::uuid AS pepper_id, x.expires_at AS ends",
+    _WHO.format(
+        source="(access_tokens x JOIN tokens t ON t.id = x.token_id)", digest="x.digest", more="", user="t.user_id"
+    ),
+)
+_BY_KEY = (
+    "SELECT k.id, k.email, k.id AS user_id, k.key_pepper_id AS pepper_id, m.reach",
+    _WHO.format(source="users k", digest="k.key_digest", more="AND k.email = $2", user="k.id"),
+)
+_SCOPE_OF = {
+    Level.ACCOUNT: """
+        SELECT a.id AS account_id, NULL::uuid AS zone_id, a.name_policy, a.csrs_enabled, a.csr_quota,
+               NULL::int AS certificate_quota, a.key_max_age_days, false AS gone
+        FROM accounts a WHERE a.id = {id}
+    """,
+    Level.ZONE: """
+        SELECT a.id AS account_id, z.id AS zone_id, a.name_policy, z.csrs_enabled, z.csr_quota,
+               z.certificate_quota, a.key_max_age_days, z.deleted_at IS NOT NULL AS gone
+        FROM zones z JOIN accounts a ON a.id = z.account_id WHERE z.id = {id}
+    """,
+}
+
+
+def _statement(who: tuple[str, str], level: Level | None, parameter: str) -> str:
+    columns, tables = who
+    if level is None:
+        return columns + tables
+    return f"{columns}, s.* {tables} LEFT JOIN LATERAL ({_SCOPE_OF[level].format(id=parameter)}) s ON true"
+
+
+_TOKEN_AT = {level: _statement(_BY_TOKEN, level, "$2") for level in (*Level, None)}
+_ACCESS_TOKEN_AT = {None: _statement(_BY_ACCESS_TOKEN, None, "")}
+_KEY_AT = {level: _statement(_BY_KEY, level, "$3") for level in (*Level, None)}
+
+
+async def admit(
+    db: Database, peppers: Peppers, memory: Memory, credential: Credential, place: Place, visit: Visit
+) -> Admission:
+    """Who asks, and what the path names, in one statement, or in none if both are remembered.
+
+    Raises Unauthenticated, and Forbidden(ADDRESS) for a token that is not allowed from the caller's address.
+    """
+    caller, what = _remembered(memory, credential, visit), memory.scope(place)
+    if caller is None or what is None:
+        return await admit_anew(db, peppers, memory, credential, place, visit)
+    return Admission(caller, *_scope(what))
+
+
+async def admit_anew(
+    db: Database, peppers: Peppers, memory: Memory, credential: Credential, place: Place, visit: Visit
+) -> Admission:
+    """As `admit`, and nothing remembered counts."""
+    asked = time.monotonic()
+    row = await _look(db, peppers, credential, place)
+    caller = await _caller(db, row, credential, visit, place)
+    memory.keep(asked, row, credential, place)
+    return Admission(caller, *_scope(row))
+
+
+async def authenticate(
+    db: Database, peppers: Peppers, memory: Memory, credential: Credential, visit: Visit, *, anew: bool = False
+) -> Caller:
+    """Who asks, where the path names neither account nor zone; errors as for `admit`."""
+    remembered = None if anew else _remembered(memory, credential, visit)
+    if remembered is not None:
+        return remembered
+    asked = time.monotonic()
+    row = await _look(db, peppers, credential, None)
+    caller = await _caller(db, row, credential, visit, None)
+    memory.keep(asked, row, credential)
+    return caller
+
+
+def _remembered(memory: Memory, credential: Credential, visit: Visit) -> Caller | None:
+    row = memory.caller(credential)
+    if row is None:
+        return None
+    try:
+        caller = _judged(row, credential, visit)
+    except Unauthenticated:
+        return None
+    return caller if _allowed_address(caller) else None
+
+
+async def _look(db: Database, peppers: Peppers, credential: Credential, place: Place | None) -> asyncpg.Record:
+    level, ids = (place.level, (place.id,)) if place else (None, ())
+    if isinstance(credential, KeyCredential):
+        value, renewed = credential.key, _NEW_KEY_DIGEST
+        row = await db.fetchrow(_KEY_AT[level], peppers.digests(value), credential.email.lower(), *ids)
+    elif credential.access and credential.value.startswith(tokens.ACCESS_TOKEN) and place is None:
+        value, renewed = credential.value, None
+        row = await db.fetchrow(_ACCESS_TOKEN_AT[None], peppers.digests(value))
+    else:
+        value, renewed = credential.value, _NEW_DIGEST
+        row = await db.fetchrow(_TOKEN_AT[level], peppers.digests(value), *ids)
+    if row is None or row["id"] is None:
+        raise Unauthenticated(_scheme(credential))
+    if renewed:
+        await _renew_digest(db, peppers, renewed, row, value)
+    return row
+
+
+def _scheme(credential: Credential) -> Scheme:
+    return Scheme.TOKEN if isinstance(credential, TokenCredential) else Scheme.GLOBAL_KEY
+
+
+async def _caller(
+    db: Database, row: asyncpg.Record, credential: Credential, visit: Visit, place: Place | None
+) -> Caller:
+    caller = _judged(row, credential, visit)
+    if _allowed_address(caller):
+        return caller
+    if place is None:
+        await audit.denied(db, caller, audit.Resource.TOKEN, caller.id)
+    else:
+        resource = audit.Resource.ZONE if place.level is Level.ZONE else audit.Resource.ACCOUNT
+        await audit.denied(db, caller, resource, place.id, _scope(row)[0])
+    raise _wrong_address(caller)
+
+
+def _allowed_address(caller: Caller) -> bool:
+    return caller.condition is None or policies.allowed_from(caller.condition, caller.address)
+
+
+def _wrong_address(caller: Caller) -> Forbidden:
+    return Forbidden(Denial.ADDRESS, f"Cannot use the access token from location: {caller.address}")
+
+
+def _judged(row: asyncpg.Record, credential: Credential, visit: Visit) -> Caller:
+    if isinstance(credential, KeyCredential):
+        return _made(Actor.USER, row, visit)
+    now = datetime.now(UTC)
+    if row["ends"] and now >= row["ends"]:
+        raise Unauthenticated(Scheme.TOKEN, expired=True)
+    if row["status"] != TokenStatus.ACTIVE:
+        raise Unauthenticated(Scheme.TOKEN)
+    if row["expires_on"] and now >= row["expires_on"]:
+        raise Unauthenticated(Scheme.TOKEN, expired=True)
+    if row["not_before"] and now < row["not_before"]:
+        raise Unauthenticated(Scheme.TOKEN)
+    return _made(Actor.TOKEN, row, visit)
+
+
+def _made(actor: Actor, row: asyncpg.Record, visit: Visit) -> Caller:
+    is_token = actor is Actor.TOKEN
+    owner = row["owner"] if is_token else None
+    return Caller(
+        actor=actor,
+        id=row["id"],
+        reach={owner: Role.ADMINISTRATOR} if owner else reach(row["reach"]),
+        policies=policies.read(row["policies"]) if is_token else None,
+        name=row["name"] if is_token else None,
+        email=row["email"],
+        address=visit.address,
+        request_id=visit.request_id,
+        method=visit.method,
+        path=visit.path,
+        user_agent=visit.user_agent,
+        account_id=owner,
+        user_id=row["user_id"],
+        condition=row["condition"] if is_token else None,
+        expires_on=row["expires_on"] if is_token else None,
+        status=visit.status,
+        denied_status=visit.denied_status,
+    )
+
+
+def reach(text: str | None) -> dict[UUID, Role]:
+    """A user's roles by account, from the JSON that the database makes of the memberships."""
+    return {UUID(account): Role(role) for account, role in json.loads(text or "{}").items()}
+
+
+def _scope(row: asyncpg.Record) -> tuple[Scope | None, bool]:
+    if row["account_id"] is None:
+        return None, False
+    scope = Scope(
+        account_id=row["account_id"],
+        zone_id=row["zone_id"],
+        name_policy=NamePolicy(row["name_policy"]),
+        csrs_enabled=row["csrs_enabled"],
+        csr_quota=row["csr_quota"],
+        certificate_quota=row["certificate_quota"],
+        key_max_age_days=row["key_max_age_days"],
+    )
+    return scope, row["gone"]
+
+
+_NEW_DIGEST = "UPDATE tokens SET digest = $4, pepper_id = $3 WHERE id = $1 AND digest = ANY($2)"
+_NEW_KEY_DIGEST = "UPDATE users SET key_digest = $4, key_pepper_id = $3 WHERE id = $1 AND key_digest = ANY($2)"
+
+
+async def _renew_digest(db: Database, peppers: Peppers, sql: str, row: asyncpg.Record, value: str) -> None:
+    """Digest a credential that was good with the newest pepper from now on, so that earlier ones can be retired."""
+    pepper_id, digest = peppers.newest(value)
+    if row["pepper_id"] != pepper_id:
+        # A database that takes no writes now, or has just lost this pepper, is asked another time; the credential is
+        # good all the same.
+        with contextlib.suppress(Unavailable, Conflict):
+            await db.execute(sql, row["id"], peppers.digests(value), pepper_id, digest)
+
+
+class Verification(msgspec.Struct, frozen=True):
+    """What a token says of itself; `status` is active, disabled or expired, and an active one may begin later."""
+
+    id: UUID
+    status: TokenStatus
+    usable: bool
+    not_before: datetime | None
+    expires_on: datetime | None
+    denied: Forbidden | None
+
+
+async def verify(
+    db: Database, peppers: Peppers, credential: TokenCredential, account_id: UUID | None, visit: Visit
+) -> Verification:
+    """The state of a token, for a token of any owner, as it is now; raises Unauthenticated for an unknown one."""
+    row = await db.fetchrow(_TOKEN_AT[None], peppers.digests(credential.value))
+    if row is None or row["id"] is None:
+        raise Unauthenticated(Scheme.TOKEN)
+    now, begins, ends = datetime.now(UTC), row["not_before"], row["expires_on"]
+    ended = ends is not None and now >= ends
+    status = TokenStatus.EXPIRED if row["status"] == TokenStatus.ACTIVE and ended else TokenStatus(row["status"])
+    usable = status is TokenStatus.ACTIVE and not (begins and now < begins)
+    caller = _made(Actor.TOKEN, row, visit)
+    denied = await _verifying_denied(db, caller, account_id)
+    return Verification(row["id"], status, usable, begins, ends, denied)
+
+
+async def _verifying_denied(db: Database, caller: Caller, account_id: UUID | None) -> Forbidden | None:
+    if account_id and account_id not in caller.reach:
+        await audit.denied(db, caller, audit.Resource.ACCOUNT, account_id)
+        return Forbidden(Denial.RESOURCE, "Unauthorized to access requested resource")
+    if not _allowed_address(caller):
+        await audit.denied(db, caller, audit.Resource.TOKEN, caller.id)
+        return _wrong_address(caller)
+    return None
+
+
+_LOGIN = f"""
+WITH access AS (
+    INSERT INTO access_tokens (digest, token_id, expires_at)
+    SELECT $1, t.id, now() + make_interval(secs => $2) FROM tokens t WHERE t.id = $3 FOR KEY SHARE
+    RETURNING token_id
+),
+login AS (
+    SELECT coalesce(t.account_id, $4::uuid) AS account_id, t.id, NULL::uuid AS zone_id
+    FROM access JOIN tokens t ON t.id = access.token_id
+),
+audit AS ({audit.insert(5, "login")})
+SELECT id FROM login
+"""
+
+
+async def log_in(
+    db: Database, peppers: Peppers, memory: Memory, token_id: UUID, secret: str, visit: Visit
+) -> tuple[Caller, str]:
+    """An access token for an API token: the same policies, addresses and end, for ACCESS_SECONDS at most. Audited.
+
+    Raises Unauthenticated and Forbidden(ADDRESS) as `authenticate`.
+    """
+    if not tokens.is_well_formed(secret) or not secret.startswith(tokens.API_TOKEN):
+        raise Unauthenticated(Scheme.TOKEN)
+    caller = await authenticate(db, peppers, memory, TokenCredential(secret), visit, anew=True)
+    if caller.id != token_id:
+        raise Unauthenticated(Scheme.TOKEN)
+    value = tokens.new_token(tokens.ACCESS_TOKEN)
+    _, digest = peppers.newest(value)
+    audited = audit.values(caller, audit.Action.LOGIN, audit.Resource.TOKEN)
+    row = await db.fetchrow(_LOGIN, digest, float(tokens.ACCESS_SECONDS), token_id, audit.NO_ACCOUNT, *audited)
+    if row is None:
+        raise Unauthenticated(Scheme.TOKEN)
+    return caller, value

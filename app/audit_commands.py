@@ -1,0 +1,67 @@
+"""The commands for the audit log."""
+
+from datetime import UTC, datetime, timedelta
+
+import click
+
+from app import accounts, audit, audit_log, console, times
+from app.audit_log import Entry
+from app.db import Database
+from app.keyring import Peppers
+
+
+@click.group("audit")
+def audit_group() -> None:
+    """The audit log: who did what, and who was denied."""
+
+
+@audit_group.command("list")
+@click.option("--account", help="Account id or slug; default: what belongs to no account, and failed logins.")
+@click.option("--since", default="1d", show_default=True, help="How far back: a span such as 7d, or a date.")
+@click.option("--limit", type=click.IntRange(1, audit_log.MAX_LIMIT), default=100, show_default=True)
+@console.as_json_option
+def audit_list(account: str | None, since: str, limit: int, as_json: bool) -> None:
+    """Show the latest entries, the newest first."""
+    begins = _moment(since, "--since")
+
+    async def work(d: Database, _: Peppers) -> tuple[Entry, ...]:
+        account_id = (await accounts.find_account(d, account)).id if account else audit.NO_ACCOUNT
+        return await audit_log.latest(d, account_id, begins, limit)
+
+    console.show([_entry(each) for each in console.run(work)], as_json)
+
+
+@audit_group.command("prune")
+@click.option("--before", required=True, help="Delete what is older: a span such as 400d, or a date.")
+def audit_prune(before: str) -> None:
+    """Delete old entries of all accounts."""
+    ends = _moment(before, "--before")
+    count = console.run(lambda d, _: audit_log.prune(d, console.operator(f"audit prune {ends:%Y-%m-%d}"), ends))
+    print(f"deleted {count} entries from before {ends:%Y-%m-%dT%H:%M:%SZ}")
+
+
+def _moment(text: str, option: str) -> datetime:
+    span = times.span(text)
+    found = datetime.now(UTC) - span if span else times.date(text)
+    if found is None:
+        raise click.BadParameter("it takes a span such as 7d, or a date such as 2027-01-31", param_hint=option)
+    if found > datetime.now(UTC) + timedelta(seconds=1):
+        raise click.BadParameter("it is in the future", param_hint=option)
+    return found
+
+
+def _entry(entry: Entry) -> dict[str, object]:
+    return {
+        "at": console.shown(entry.at),
+        "actor": entry.actor.value,
+        "name": entry.actor_email or entry.actor_name or entry.actor_id,
+        "address": entry.address,
+        "action": entry.action_type,
+        "resource": entry.resource_type.value,
+        "resource_id": entry.resource_id,
+        "result": entry.result,
+        "count": entry.count,
+        "request_id": entry.request_id,
+        "method": entry.method,
+        "path": entry.path,
+    }

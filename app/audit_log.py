@@ -1,0 +1,230 @@
+"""Reading and pruning the audit log, in the words of Cloudflare's (contract-cloudflare section 7)."""
+
+import base64
+import binascii
+import struct
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from app import audit
+from app.audit import Action, Resource
+from app.db import Connection, Database
+from app.model import Actor, Caller, Direction, Scope
+
+MAX_LIMIT = 1000
+MAX_VALUES = 100
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One row; ids of accounts, zones, tokens and users are 32 hex digits, others UUIDs with hyphens."""
+
+    id: UUID
+    at: datetime
+    account_id: UUID
+    account_name: str | None
+    action_type: str
+    result: str
+    count: int
+    actor: Actor
+    actor_id: str | None
+    actor_type: str
+    actor_context: str | None
+    actor_email: str | None
+    actor_name: str | None
+    address: str | None
+    token_id: str | None
+    request_id: str
+    method: str
+    path: str
+    status: int | None
+    user_agent: str | None
+    resource_id: str
+    resource_type: Resource
+    resource_product: str
+    resource_scope: str
+    zone_id: UUID | None
+    zone_name: str | None
+
+
+class Filter(msgspec.Struct, frozen=True):
+    """Rows whose field is one of `only` (None: any), and none of `none_of`."""
+
+    only: tuple[str, ...] | None = None
+    none_of: tuple[str, ...] = ()
+
+
+class Query(msgspec.Struct, frozen=True):
+    """`since` is included, `before` is not; `after` is where the page before ended."""
+
+    since: datetime
+    before: datetime
+    limit: int
+    direction: Direction = Direction.DESC
+    filters: Mapping[str, Filter] = {}
+    after: tuple[datetime, UUID] | None = None
+
+
+class Page(msgspec.Struct, frozen=True):
+    """`cursor` is where the next page begins; None on the last."""
+
+    items: tuple[Entry, ...]
+    cursor: str | None
+
+
+_PRODUCTS = {
+    Resource.CUSTOM_CSR: "custom_csrs",
+    Resource.CUSTOM_CERTIFICATE: "custom_certificates",
+    Resource.CERTIFICATE_AUTHORITY: "private_ca",
+    Resource.ISSUED_CERTIFICATE: "private_ca",
+    Resource.TOKEN: "tokens",
+    Resource.ACCOUNT: "accounts",
+    Resource.ZONE: "zones",
+    Resource.USER: "users",
+    Resource.PRIVATE_KEY: "custody",
+    Resource.RING: "custody",
+    Resource.PEPPER: "custody",
+    Resource.AUDIT_LOG: "audit",
+}
+_HEX = f"'{Resource.ACCOUNT}', '{Resource.ZONE}', '{Resource.TOKEN}', '{Resource.USER}'"
+_PRODUCT_CASES = " ".join(f"WHEN '{resource}' THEN '{product}'" for resource, product in _PRODUCTS.items())
+# What each field is in the database; the names are the wire's parameters.
+FIELDS = {
+    "id": "l.id::text",
+    "audit_log_id": "l.id::text",
+    "account_name": "a.name",
+    "action_result": "l.result",
+    "action_type": f"CASE l.action WHEN '{Action.READ}' THEN 'view' ELSE l.action END",
+    "actor_context": f"CASE l.actor WHEN '{Actor.TOKEN}' THEN 'api_token' WHEN '{Actor.USER}' THEN 'api_key' END",
+    "actor_email": "l.actor_email",
+    "actor_id": f"replace(coalesce(l.user_id, nullif(l.actor_id, '{audit.NO_ACCOUNT}'))::text, '-', '')",
+    "actor_ip_address": "host(l.address)",
+    "actor_token_id": f"CASE l.actor WHEN '{Actor.TOKEN}' THEN replace(l.actor_id::text, '-', '') END",
+    "actor_token_name": f"CASE l.actor WHEN '{Actor.TOKEN}' THEN l.actor_name END",
+    "actor_type": (
+        f"CASE WHEN l.user_id IS NOT NULL OR l.actor = '{Actor.USER}' THEN 'user' "
+        f"WHEN l.actor = '{Actor.TOKEN}' THEN 'account' ELSE 'system' END"
+    ),
+    "raw_cf_ray_id": "l.request_id",
+    "raw_method": "l.method",
+    "raw_status_code": "l.status::text",
+    "raw_uri": "l.path",
+    "resource_id": (
+        f"CASE WHEN l.resource_type IN ({_HEX}) THEN replace(l.resource_id::text, '-', '') ELSE l.resource_id::text END"
+    ),
+    "resource_product": f"CASE l.resource_type {_PRODUCT_CASES} ELSE l.resource_type END",
+    "resource_scope": (
+        f"CASE WHEN l.zone_id IS NOT NULL THEN 'zones' WHEN l.resource_type = '{Resource.USER}' THEN 'user' "
+        "ELSE 'accounts' END"
+    ),
+    "resource_type": "l.resource_type",
+    "zone_id": "replace(l.zone_id::text, '-', '')",
+    "zone_name": "z.name",
+}
+_ENTRY = ", ".join(
+    (
+        "l.id, l.at, l.account_id, a.name AS account_name, l.result, l.count, l.actor, l.actor_email, l.actor_name",
+        "l.request_id, l.method, l.path, l.status, l.user_agent, l.resource_type, l.zone_id, z.name AS zone_name",
+        f"host(l.address) AS address, {FIELDS['actor_token_id']} AS token_id",
+        *(
+            f"{FIELDS[field]} AS {field}"
+            for field in (
+                *("action_type", "actor_id", "actor_type", "actor_context"),
+                *("resource_id", "resource_product", "resource_scope"),
+            )
+        ),
+    )
+)
+_FIRST_FILTER = 8
+
+
+def _filters() -> str:
+    conditions = []
+    for index, expression in enumerate(FIELDS.values()):
+        only, none_of = (_FIRST_FILTER + 2 * index + each for each in range(2))
+        conditions.append(f"(${only}::text[] IS NULL OR {expression} = ANY(${only}))")
+        conditions.append(f"(${none_of}::text[] IS NULL OR coalesce({expression} <> ALL(${none_of}), true))")
+    return " AND ".join(conditions)
+
+
+_LIST = {
+    direction: f"""
+SELECT {_ENTRY} FROM audit_log l LEFT JOIN accounts a ON a.id = l.account_id
+LEFT JOIN zones z ON z.account_id = l.account_id AND z.id = l.zone_id
+WHERE l.account_id = $1 AND l.at >= $2 AND l.at < $3
+    AND ($4::timestamptz IS NULL OR (l.at, l.id) {beyond} ($4, $5)) AND ($7 OR {_filters()})
+ORDER BY l.at {direction}, l.id {direction} LIMIT $6
+"""
+    for direction, beyond in ((Direction.ASC, ">"), (Direction.DESC, "<"))
+}
+
+
+async def list_(db: Database, scope: Scope, query: Query) -> Page:
+    """One page of an account's log."""
+    return await _list(db, scope.account_id, query)
+
+
+async def _list(db: Database, account_id: UUID, query: Query) -> Page:
+    at, after = query.after or (None, None)
+    values: list[list[str] | None] = []
+    for field in FIELDS:
+        wanted = query.filters.get(field, Filter())
+        values += [None if wanted.only is None else list(wanted.only), list(wanted.none_of) or None]
+    bounds = (account_id, query.since, query.before, at, after, query.limit + 1, not query.filters)
+    rows = await db.fetch(_LIST[query.direction], *bounds, *values)
+    items = tuple(_entry(row) for row in rows[: query.limit])
+    return Page(items, _cursor(items[-1]) if len(rows) > query.limit else None)
+
+
+_CURSOR = struct.Struct(">q16s")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def _cursor(entry: Entry) -> str:
+    packed = _CURSOR.pack((entry.at - _EPOCH) // _MICROSECOND, entry.id.bytes)
+    return base64.urlsafe_b64encode(packed).decode("ascii")
+
+
+def position(cursor: str) -> tuple[datetime, UUID] | None:
+    """Where a page ended, from its cursor; None for what is no cursor of ours."""
+    try:
+        microseconds, entry_id = _CURSOR.unpack(base64.b64decode(cursor, b"-_", validate=True))
+        return _EPOCH + microseconds * _MICROSECOND, UUID(bytes=entry_id)
+    except (ValueError, binascii.Error, struct.error, OverflowError):
+        return None
+
+
+async def latest(db: Database, account_id: UUID, since: datetime, limit: int) -> tuple[Entry, ...]:
+    """The last rows of an account, or of what belongs to none, for the operator; the newest first."""
+    return (await _list(db, account_id, Query(since, datetime.now(UTC) + timedelta(days=1), limit))).items
+
+
+_PRUNE = """
+DELETE FROM audit_log WHERE ctid = ANY(ARRAY(SELECT ctid FROM audit_log WHERE at < $1 LIMIT $2))
+"""
+PRUNED_AT_ONCE = 10_000
+
+
+async def prune(db: Database, caller: Caller, before: datetime) -> int:
+    """Delete what is older, in batches that are each written down; how many rows are gone."""
+
+    async def batch(connection: Connection) -> int:
+        done = await connection.execute(_PRUNE, before, PRUNED_AT_ONCE)
+        count = int(done.removeprefix("DELETE "))
+        if count:
+            place = (audit.NO_ACCOUNT, audit.NO_ACCOUNT, None)
+            await audit.record(connection, caller, Action.PRUNE, Resource.AUDIT_LOG, place)
+        return count
+
+    total = 0
+    while count := await db.transaction(batch):
+        total += count
+    return total
+
+
+def _entry(row: asyncpg.Record) -> Entry:
+    return msgspec.convert(dict(row), Entry)

@@ -1,0 +1,159 @@
+"""`/accounts/{account_id}/logs/audit`: the audit log in the shape of Cloudflare's (contract-cloudflare section 7)."""
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from litestar import Response, get
+
+from app import audit_log, times
+from app.audit_log import Entry, Filter
+from app.cloudflare import reading, wire
+from app.cloudflare.wire import AnyRequest, Refused
+from app.errors import quoted
+from app.model import Access, Area, Direction
+
+_READ = {"needs": (Area.SETTINGS, Access.READ)}
+LIMIT = 100
+_BOUNDS = frozenset({"since", "before", "limit", "direction", "cursor", "product_category"})
+FILTERS = frozenset(audit_log.FIELDS)
+
+
+class LogAccount(msgspec.Struct, frozen=True, omit_defaults=True):
+    id: str
+    name: str | None = None
+
+
+class LogAction(msgspec.Struct, frozen=True):
+    """`description` is a sentence for people."""
+
+    description: str
+    result: str
+    time: str
+    type: str
+
+
+class LogActor(msgspec.Struct, frozen=True, omit_defaults=True):
+    type: str
+    id: str | None = None
+    context: str | None = None
+    email: str | None = None
+    ip_address: str | None = None
+    token_id: str | None = None
+    token_name: str | None = None
+
+
+class LogRaw(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The request; for the command line `method` is CLI and `uri` the command."""
+
+    method: str
+    uri: str
+    cf_ray_id: str | None = None
+    status_code: int | None = None
+    user_agent: str | None = None
+
+
+class LogResource(msgspec.Struct, frozen=True):
+    id: str
+    product: str
+    scope: str
+    type: str
+
+
+class LogZone(msgspec.Struct, frozen=True, omit_defaults=True):
+    id: str
+    name: str | None = None
+
+
+class AuditEntry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One entry as the SDKs read it; what is not known is absent."""
+
+    id: str
+    account: LogAccount
+    action: LogAction
+    actor: LogActor
+    raw: LogRaw
+    resource: LogResource
+    zone: LogZone | None = None
+
+
+class Cursors(msgspec.Struct, frozen=True, omit_defaults=True):
+    after: str | None = None
+
+
+class AuditInfo(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`count` is the entries of this page; both cursors are absent on the last one."""
+
+    count: int
+    cursors: Cursors
+    cursor: str | None = None
+
+
+@get("/accounts/{account_id:str}/logs/audit", opt=_READ)
+async def list_(request: AnyRequest) -> Response[bytes]:
+    query = parse_query(request.scope["query_string"])
+    page = await audit_log.list_(wire.house(request).db, wire.scope(request), query)
+    info = AuditInfo(len(page.items), Cursors(page.cursor), page.cursor)
+    return wire.answers(request).success([_object(entry) for entry in page.items], info=info)
+
+
+IN_ACCOUNT: list[Any] = [list_]
+
+
+def parse_query(query_string: bytes) -> audit_log.Query:
+    """The list's parameters; raises 1455 with what is allowed."""
+    names = _BOUNDS | FILTERS | {f"{name}.not" for name in FILTERS}
+    values = reading.repeated_values(query_string, names, audit_log.MAX_VALUES)
+    single = {key: reading.single(values, key) for key in _BOUNDS & values.keys()}
+    if "product_category" in single:
+        raise Refused(400, 1455, "There are no product categories here; filter by resource_product.")
+    after = audit_log.position(single["cursor"]) if single.get("cursor") else None
+    if single.get("cursor") and after is None:
+        raise Refused(400, 1455, "The parameter cursor is none that this server gave.")
+    filters = {
+        name: Filter(tuple(values[name]) if name in values else None, tuple(values.get(f"{name}.not", ())))
+        for name in FILTERS
+        if name in values or f"{name}.not" in values
+    }
+    return audit_log.Query(
+        since=_time(single, "since"),
+        before=_time(single, "before"),
+        limit=reading.whole(single, "limit", LIMIT, 1, audit_log.MAX_LIMIT),
+        direction=reading.direction_of(single, Direction.DESC),
+        filters=filters,
+        after=after,
+    )
+
+
+def _time(values: dict[str, str], key: str) -> datetime:
+    text = values.get(key)
+    found = times.date(text) if text else None
+    if found is None:
+        said = f"is {quoted(text)}; it" if text else "is missing; it"
+        raise Refused(400, 1455, f"The parameter {key} {said} must be a date such as 2026-01-31, or an RFC 3339 time.")
+    return found
+
+
+def _object(entry: Entry) -> AuditEntry:
+    by_operator = f" by operator {entry.actor_name}" if entry.actor == "operator" else ""
+    what = f"{entry.action_type} {entry.resource_type}".replace("_", " ")
+    zone = LogZone(entry.zone_id.hex, entry.zone_name) if entry.zone_id else None
+    return AuditEntry(
+        id=str(entry.id),
+        account=LogAccount(entry.account_id.hex, entry.account_name),
+        action=LogAction(f"{what}{by_operator}", entry.result, wire.instant(entry.at), entry.action_type),
+        actor=LogActor(
+            type=entry.actor_type,
+            id=entry.actor_id,
+            context=entry.actor_context,
+            email=entry.actor_email,
+            ip_address=entry.address,
+            token_id=entry.token_id,
+            token_name=entry.actor_name if entry.token_id else None,
+        ),
+        raw=LogRaw(entry.method, entry.path, entry.request_id or None, entry.status, entry.user_agent),
+        resource=LogResource(
+            entry.resource_id, entry.resource_product, entry.resource_scope, entry.resource_type.value
+        ),
+        zone=zone,
+    )

@@ -1,0 +1,179 @@
+"""Whether one token is allowed no more than another: "never wider than its maker" (contract-cloudflare section 7).
+
+What may be done is a set of (area, access, place), and which places there are is not known for ever: accounts and
+zones come later. But a policy names finitely many, and says the same of all that it does not name. So it is enough to
+look at each place that is named, and at one of each account that nobody names. Pure.
+"""
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from uuid import UUID, uuid4
+
+import msgspec
+
+from app import policies
+from app.errors import Problem, Rule
+from app.model import Access, Area, Caller, Effect, Level, Network, Role, Scope, Target
+
+
+def problems(made: Caller, maker: Caller, zones: Mapping[UUID, UUID]) -> tuple[Problem, ...]:
+    """In what `made` would be wider than `maker`; empty when it is not.
+
+    `zones` says whose the zones are that their policies name.
+    """
+    return (*_wider_policies(made, maker, zones), *_wider_condition(made, maker), *_wider_time(made, maker))
+
+
+def _wider_policies(made: Caller, maker: Caller, zones: Mapping[UUID, UUID]) -> list[Problem]:
+    if made.user_id is not None:
+        # Both are bounded by the memberships of one user, which change: so neither is bounded by them here.
+        everywhere = {*made.reach, *zones.values(), *_named_accounts(made), *_named_accounts(maker), uuid4()}
+        anywhere = dict.fromkeys(everywhere, Role.ADMINISTRATOR)
+        made, maker = (msgspec.structs.replace(each, reach=anywhere) for each in (made, maker))
+    mine, theirs = _compiled(maker), _compiled(made)
+    for scope in _places(made.reach, zones):
+        beyond = rights(made, theirs, scope) - rights(maker, mine, scope)
+        if beyond:
+            area, access = min(beyond, key=lambda right: (right[0].value, right[1].value))
+            what = f"{area.name} {access.name}".lower().replace("_", " ")
+            text = f"policies allow {what} on {_named(scope, zones)}, which you may not do yourself."
+            return [Problem(Rule.WIDER, "policies", text)]
+    return []
+
+
+def _named(scope: Scope, zones: Mapping[UUID, UUID]) -> str:
+    if scope.zone_id is None:
+        return f"account {scope.account_id.hex}"
+    if scope.zone_id in zones:
+        return f"zone {scope.zone_id.hex}"
+    return f"other zones of the account {scope.account_id.hex}"
+
+
+Right = tuple[Area, Access]
+
+
+class Compiled(msgspec.Struct, frozen=True):
+    """A policy in sets, since hundreds of places are looked at: what it speaks of by level, and where."""
+
+    effect: Effect
+    rights: Mapping[Level, frozenset[Right]]
+    targets: frozenset[Target]
+
+    def said(self, scope: Scope) -> frozenset[Right]:
+        account, zone = scope.account_id, scope.zone_id
+        said: frozenset[Right] = frozenset()
+        if not self.targets.isdisjoint((Target(Level.ACCOUNT), Target(Level.ACCOUNT, account))):
+            said |= self.rights[Level.ACCOUNT]
+        named = (Target(Level.ZONE, id_, within) for id_ in (None, zone) for within in (None, account))
+        if zone is not None and not self.targets.isdisjoint(named):
+            said |= self.rights[Level.ZONE]
+        return said
+
+
+def _compiled(caller: Caller) -> tuple[Compiled, ...]:
+    return tuple(
+        Compiled(
+            policy.effect,
+            {
+                level: frozenset(
+                    (area, access)
+                    for area in Area
+                    for access in Access
+                    if any(g.level is level and g.area is area and policy.means(g, access) for g in policy.groups)
+                )
+                for level in Level
+            },
+            frozenset(policy.targets),
+        )
+        for policy in caller.policies or ()
+    )
+
+
+def rights(caller: Caller, compiled: tuple[Compiled, ...], scope: Scope) -> set[Right]:
+    """All that `caller.may` says yes to in one place."""
+    role = caller.reach.get(scope.account_id)
+    possible = {(a, b) for a in Area for b in Access if role is Role.ADMINISTRATOR or (role and b is Access.READ)}
+    if caller.policies is None:
+        return possible
+    said: dict[Effect, set[Right]] = {effect: set() for effect in Effect}
+    for policy in compiled:
+        said[policy.effect] |= policy.said(scope)
+    return possible & said[Effect.ALLOW] - said[Effect.DENY]
+
+
+def _named_accounts(caller: Caller) -> set[UUID]:
+    targets = [target for policy in caller.policies or () for target in policy.targets]
+    return {each for target in targets for each in (target.id, target.within) if each}
+
+
+def _places(accounts: Iterable[UUID], zones: Mapping[UUID, UUID]) -> list[Scope]:
+    places = [Scope(account, zone) for zone, account in zones.items()]
+    for account in accounts:
+        places += [Scope(account), Scope(account, uuid4())]
+    return places
+
+
+Span = tuple[int, int]
+
+
+def _wider_condition(made: Caller, maker: Caller) -> list[Problem]:
+    if maker.condition is None:
+        return []
+    inner, outer = (_addresses(caller.condition) for caller in (made, maker))
+    # Where the address is not known, only a token without any bound is allowed.
+    unknown = _unbound(made.condition) and not _unbound(maker.condition)
+    if all(_covered(inner[version], outer[version]) for version in (4, 6)) and not unknown:
+        return []
+    text = "condition allows addresses that your own token is not allowed from; give it the same condition, or less."
+    return [Problem(Rule.WIDER, "condition", text)]
+
+
+def _unbound(condition: str | None) -> bool:
+    return policies.allowed_from(condition or "{}", None)
+
+
+def _addresses(condition: str | None) -> dict[int, list[Span]]:
+    """The addresses that are allowed, as spans of numbers in order, of each version of IP."""
+    allowed, refused = policies.networks(condition or "{}")
+    everything: tuple[Network, ...] = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
+    return {
+        version: _without(
+            _spans(network for network in allowed or everything if network.version == version),
+            _spans(network for network in refused if network.version == version),
+        )
+        for version in (4, 6)
+    }
+
+
+def _spans(networks: Iterable[Network]) -> list[Span]:
+    merged: list[Span] = []
+    for first, last in sorted((int(each.network_address), int(each.broadcast_address)) for each in networks):
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], last))
+        else:
+            merged.append((first, last))
+    return merged
+
+
+def _without(spans: list[Span], holes: list[Span]) -> list[Span]:
+    for begin, end in holes:
+        kept = []
+        for first, last in spans:
+            kept += [(a, b) for a, b in ((first, min(last, begin - 1)), (max(first, end + 1), last)) if a <= b]
+        spans = kept
+    return spans
+
+
+def _covered(inner: list[Span], outer: list[Span]) -> bool:
+    # The outer spans touch nowhere, so each inner one lies within one of them or is not covered.
+    return all(any(a <= first and last <= b for a, b in outer) for first, last in inner)
+
+
+def _wider_time(made: Caller, maker: Caller) -> list[Problem]:
+    # A token cannot be used before it is made, and its maker can be used by then: so the beginning is never wider.
+    ends: datetime | None = maker.expires_on
+    if ends is None or (made.expires_on is not None and made.expires_on <= ends):
+        return []
+    text = f"expires_on must not be after {ends.strftime('%Y-%m-%dT%H:%M:%SZ')}, when your own token ends."
+    return [Problem(Rule.WIDER, "expires_on", text)]

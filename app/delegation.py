@@ -1,0 +1,356 @@
+"""Tokens that callers make, change, roll and delete themselves: never wider than who does it (contract section 7)."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+import msgspec
+
+from app import accounts, audit, containment, idempotency, policies, tokens, zones
+from app.db import Connection, Database
+from app.errors import (
+    Clash,
+    Conflict,
+    Denial,
+    Forbidden,
+    Invalid,
+    Limit,
+    LimitReached,
+    NotFound,
+    Problem,
+    Rule,
+    Thing,
+    Wider,
+)
+from app.keyring import Peppers
+from app.model import (
+    Access,
+    Actor,
+    Area,
+    Caller,
+    Direction,
+    Idempotency,
+    Level,
+    Role,
+    Scope,
+    Token,
+    TokenStatus,
+)
+
+MAX_TOKENS = 1000
+
+
+class Owner(msgspec.Struct, frozen=True):
+    """Whose tokens: an account's or a user's, one of them."""
+
+    account_id: UUID | None = None
+    user_id: UUID | None = None
+
+    @property
+    def id(self) -> UUID:
+        return self.account_id or self.user_id or audit.NO_ACCOUNT
+
+    @property
+    def filed_under(self) -> UUID:
+        return self.account_id or audit.NO_ACCOUNT
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """What a token is asked to be. `condition` is JSON text, `networks` the lists in it.
+
+    `malformed` is what the dialect could not read; such a field stands here empty, and is not judged a second time.
+    """
+
+    name: str
+    policies: tuple[policies.Draft, ...]
+    condition: str | None = None
+    networks: dict[str, tuple[str, ...]] = {}
+    not_before: datetime | None = None
+    expires_on: datetime | None = None
+    status: TokenStatus | None = None
+    malformed: tuple[Problem, ...] = ()
+
+
+async def of_user(db: Database, caller: Caller, access: Access) -> Owner:
+    """The caller's own tokens; raises Forbidden for who is no user, or a token of one that may not.
+
+    A user's tokens reach all accounts of the user, so a token must have the permission in each of them.
+    """
+    if caller.user_id is None or not _manages_own(caller, access):
+        await audit.denied(db, caller, audit.Resource.TOKEN, caller.id)
+        raise Forbidden(Denial.RESOURCE, "Unauthorized to access requested resource")
+    return Owner(user_id=caller.user_id)
+
+
+def _manages_own(caller: Caller, access: Access) -> bool:
+    if caller.policies is None:
+        return True
+    # What a token does with its user's tokens is not done in an account, so no role bounds it.
+    anyone = msgspec.structs.replace(caller, reach=dict.fromkeys(caller.reach, Role.ADMINISTRATOR))
+    return bool(anyone.reach) and all(anyone.may(Area.USER_TOKENS, access, Scope(each)) for each in anyone.reach)
+
+
+_COLUMN = {True: "account_id", False: "user_id"}
+_LOCK = {
+    True: "SELECT FROM accounts WHERE id = $1 FOR NO KEY UPDATE",
+    False: "SELECT FROM users WHERE id = $1 FOR NO KEY UPDATE",
+}
+_OF_OWNER = {kind: f"FROM tokens WHERE {column} = $1" for kind, column in _COLUMN.items()}
+_GET = {kind: f"SELECT {tokens.COLUMNS} {owned} AND id = $2" for kind, owned in _OF_OWNER.items()}
+_ALL = {kind: f"SELECT {tokens.COLUMNS} {owned}" for kind, owned in _OF_OWNER.items()}
+_SHOWN = " AND ($2 OR expires_on IS NULL OR expires_on > now())"
+_LIST = {
+    (kind, direction): (
+        f"SELECT {tokens.COLUMNS} {owned} {_SHOWN} ORDER BY issued_on {direction}, id LIMIT $3 OFFSET $4"
+    )
+    for kind, owned in _OF_OWNER.items()
+    for direction in Direction
+}
+_TOTAL = {kind: f"SELECT count(*) AS total {owned} {_SHOWN}" for kind, owned in _OF_OWNER.items()}
+_MAX_OFFSET = 2**62
+
+
+class Query(msgspec.Struct, frozen=True):
+    """Which page of the tokens, in the order they were made; `page` counts from 1."""
+
+    page: int
+    per_page: int
+    direction: Direction = Direction.ASC
+    include_expired: bool = False
+
+
+class Page(msgspec.Struct, frozen=True):
+    items: tuple[Token, ...]
+    total: int
+
+
+async def list_(db: Database, owner: Owner, query: Query) -> Page:
+    kind, filters = owner.account_id is not None, (owner.id, query.include_expired)
+    offset = min((query.page - 1) * query.per_page, _MAX_OFFSET)
+    rows = await db.fetch(_LIST[kind, query.direction], *filters, query.per_page, offset)
+    total = await db.fetchrow(_TOTAL[kind], *filters)
+    return Page(tuple(tokens.of_row(row) for row in rows), total["total"] if total else 0)
+
+
+async def get(db: Database, owner: Owner, token_id: UUID) -> Token:
+    """Raises NotFound."""
+    row = await db.fetchrow(_GET[owner.account_id is not None], owner.id, token_id)
+    if row is None:
+        raise _no_token(token_id)
+    return tokens.of_row(row)
+
+
+def _no_token(token_id: UUID) -> NotFound:
+    return NotFound(f"There is no token {token_id.hex} here.", Thing.TOKEN)
+
+
+_INSERT = f"""
+INSERT INTO tokens (id, account_id, user_id, name, digest, pepper_id, policies, condition, not_before, expires_on)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING {tokens.COLUMNS}
+"""
+
+
+async def create(
+    db: Database, peppers: Peppers, caller: Caller, owner: Owner, draft: Draft, once: Idempotency | None = None
+) -> tuple[Token, str]:
+    """A token and its value, which is not stored and cannot be had again.
+
+    Raises Invalid, Wider, LimitReached, and Conflict where a request with the key of `once` has made one already.
+    """
+    if once:
+        _not_again(await idempotency.find(db, caller, owner.filed_under, once))
+    text = await _checked(db, caller, owner, draft, None)
+    value = tokens.new_token()
+    pepper_id, digest = peppers.newest(value)
+    token_id = uuid4()
+
+    async def work(connection: Connection) -> Token | None:
+        await _lock(connection, owner)
+        if once and not await idempotency.claimed(connection, caller, owner.filed_under, once, token_id):
+            return None
+        if len(await _tokens(connection, owner)) >= MAX_TOKENS:
+            raise LimitReached(Limit.LIST, f"There are {MAX_TOKENS} tokens, which is the most; delete one first.")
+        row = await connection.fetchrow(
+            *(_INSERT, token_id, owner.account_id, owner.user_id, draft.name, digest, pepper_id),
+            *(text, draft.condition, draft.not_before, draft.expires_on),
+        )
+        token = tokens.of_row(row)
+        await tokens.record(connection, caller, audit.Action.CREATE, token)
+        return token
+
+    token = await db.transaction(work)
+    if token is None:
+        _not_again(token_id)
+        raise AssertionError
+    return token, value
+
+
+def _not_again(made: UUID | None) -> None:
+    if made:
+        text = "This Idempotency-Key has made a token, whose value was shown once; use a new key to make another."
+        raise Conflict(text, Clash.IDEMPOTENCY_KEY)
+
+
+async def _lock(connection: Connection, owner: Owner) -> None:
+    # Whoever changes tokens of one owner waits here, and sees what the one before has committed.
+    if await connection.fetchrow(_LOCK[owner.account_id is not None], owner.id) is None:
+        raise Scope(owner.id).gone()
+
+
+async def _tokens(connection: Connection, owner: Owner) -> tuple[Token, ...]:
+    rows = await connection.fetch(_ALL[owner.account_id is not None], owner.id)
+    return tuple(tokens.of_row(row) for row in rows)
+
+
+_UPDATE = f"""
+UPDATE tokens SET name = $2, policies = $3, condition = $4, not_before = $5, expires_on = $6,
+    status = coalesce($7, status), modified_on = now()
+WHERE id = $1 AND account_id IS NOT DISTINCT FROM $8 AND user_id IS NOT DISTINCT FROM $9
+RETURNING {tokens.COLUMNS}
+"""
+
+
+async def update(db: Database, caller: Caller, owner: Owner, token_id: UUID, draft: Draft) -> Token:
+    """Make a token what the draft says; without a status it keeps its own.
+
+    Raises NotFound, Invalid, Wider, and Conflict for the last administrator token of an account.
+    """
+    await get(db, owner, token_id)
+    text = await _checked(db, caller, owner, draft, token_id)
+
+    async def work(connection: Connection) -> Token:
+        await _lock(connection, owner)
+        before = await _tokens(connection, owner)
+        status = draft.status.value if draft.status else None
+        values = (draft.name, text, draft.condition, draft.not_before, draft.expires_on, status)
+        row = await connection.fetchrow(_UPDATE, token_id, *values, owner.account_id, owner.user_id)
+        if row is None:
+            raise _no_token(token_id)
+        token = tokens.of_row(row)
+        _require_administrator(owner, before, token_id, token)
+        await tokens.record(connection, caller, audit.Action.UPDATE, token)
+        return token
+
+    return await db.transaction(work)
+
+
+async def roll(db: Database, peppers: Peppers, caller: Caller, owner: Owner, token_id: UUID) -> str:
+    """A new value for a token; the old one is dead. Raises NotFound and Wider."""
+    token = await get(db, owner, token_id)
+    made = _as_caller(owner, caller, token.policies, token.condition, token.expires_on)
+    await _require_contained(db, caller, owner, made, token_id)
+
+    async def work(connection: Connection) -> str:
+        await _lock(connection, owner)
+        # What was judged must be what is rolled: a wider one may have come in between.
+        now = await connection.fetchrow(_GET[owner.account_id is not None], owner.id, token_id)
+        if now is None:
+            raise _no_token(token_id)
+        if tokens.of_row(now).modified_on != token.modified_on:
+            raise Conflict("the token was changed at this moment; try again", Clash.CHANGED)
+        return await tokens.roll_in(connection, peppers, caller, token_id)
+
+    return await db.transaction(work)
+
+
+_DELETE = {kind: f"DELETE {owned} AND id = $2" for kind, owned in _OF_OWNER.items()}
+
+
+async def delete(db: Database, caller: Caller, owner: Owner, token_id: UUID) -> None:
+    """Raises NotFound, and Conflict for the last administrator token of an account. A token may delete itself."""
+
+    async def work(connection: Connection) -> None:
+        await _lock(connection, owner)
+        before = await _tokens(connection, owner)
+        token = next((each for each in before if each.id == token_id), None)
+        if token is None:
+            raise _no_token(token_id)
+        _require_administrator(owner, before, token_id, None)
+        await connection.execute(_DELETE[owner.account_id is not None], owner.id, token_id)
+        await tokens.record(connection, caller, audit.Action.DELETE, token)
+
+    await db.transaction(work)
+
+
+async def _checked(db: Database, caller: Caller, owner: Owner, draft: Draft, token_id: UUID | None) -> str:
+    """The policies' text to store; raises Invalid and Wider."""
+    reach = _reach(owner, caller)
+    known = await zones.owners(db, policies.zone_ids(draft.policies))
+    within = {zone: account for zone, account in known.items() if account in reach}
+    broken = {problem.field for problem in draft.malformed}
+    found = [p for p in _problems(draft, frozenset(reach), within) if p.field not in broken]
+    if found or draft.malformed:
+        raise Invalid((*draft.malformed, *found))
+    text = policies.text(draft.policies)
+    made = _as_caller(owner, caller, text, draft.condition, draft.expires_on)
+    await _require_contained(db, caller, owner, made, token_id)
+    return text
+
+
+def _problems(draft: Draft, reach: frozenset[UUID], within: dict[UUID, UUID]) -> list[Problem]:
+    found = []
+    name = accounts.name_problem("name", draft.name, tokens.MAX_NAME)
+    if name:
+        found.append(name)
+    found += policies.problems(draft.policies, reach, within)
+    found += policies.condition_problems(draft.networks)
+    if draft.expires_on is not None and draft.expires_on <= datetime.now(UTC):
+        found.append(Problem(Rule.TIME, "expires_on", "expires_on is in the past."))
+    elif draft.expires_on and draft.not_before and draft.expires_on <= draft.not_before:
+        found.append(Problem(Rule.TIME, "expires_on", "expires_on must be after not_before."))
+    if draft.status is TokenStatus.EXPIRED:
+        text = "status must be active or disabled; a token expires at its expires_on."
+        found.append(Problem(Rule.CHOICE, "status", text))
+    return found
+
+
+def _reach(owner: Owner, caller: Caller) -> dict[UUID, Role]:
+    return {owner.account_id: Role.ADMINISTRATOR} if owner.account_id else dict(caller.reach)
+
+
+def _as_caller(owner: Owner, maker: Caller, text: str, condition: str | None, expires_on: datetime | None) -> Caller:
+    return Caller(
+        Actor.TOKEN,
+        audit.NO_ACCOUNT,
+        _reach(owner, maker),
+        policies.read(text),
+        account_id=owner.account_id,
+        user_id=owner.user_id,
+        condition=condition,
+        expires_on=expires_on,
+    )
+
+
+async def _require_contained(db: Database, caller: Caller, owner: Owner, made: Caller, token_id: UUID | None) -> None:
+    named = {
+        target.id
+        for each in (made, caller)
+        for policy in each.policies or ()
+        for target in policy.targets
+        if target.level is Level.ZONE and target.id
+    }
+    problems = containment.problems(made, caller, await zones.owners(db, named))
+    if problems:
+        scope = Scope(owner.account_id) if owner.account_id else None
+        await audit.denied(db, caller, audit.Resource.TOKEN, token_id or caller.id, scope)
+        raise Wider(problems)
+
+
+def _require_administrator(owner: Owner, before: Sequence[Token], token_id: UUID, after: Token | None) -> None:
+    """An account that has a token which may manage its tokens keeps one: nobody locks themselves out by accident."""
+    if owner.account_id is None:
+        return
+    held = [token for token in before if _administers(token, owner.account_id)]
+    left = [token for token in held if token.id != token_id]
+    if held and not left and not (after and _administers(after, owner.account_id)):
+        text = "this is the last token of the account that may manage its tokens; make another one first"
+        raise Conflict(text, Clash.LAST_ADMINISTRATOR)
+
+
+def _administers(token: Token, account_id: UUID) -> bool:
+    now = datetime.now(UTC)
+    if token.status_at(now) is not TokenStatus.ACTIVE or (token.not_before and now < token.not_before):
+        return False
+    reach = {account_id: Role.ADMINISTRATOR}
+    holder = Caller(Actor.TOKEN, token.id, reach, policies.read(token.policies))
+    return holder.may(Area.ACCOUNT_TOKENS, Access.WRITE, Scope(account_id))

@@ -1,0 +1,209 @@
+"""`keystead doctor`: what could keep an installation from serving well, each in a line that says how to mend it."""
+
+import asyncio
+import http.client
+import os
+import shutil
+import ssl
+import stat
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+
+import asyncpg
+import msgspec
+
+from app import config, console, db, keyring, main, ringfile
+from app.db import Connection, Database
+from app.errors import KeysteadError
+
+# Older ones get no security fixes any more.
+OLDEST_POSTGRESQL = 15
+CLOCK_SECONDS = 2.0
+FREE_BYTES = 512 * 1024 * 1024
+# For the command line, backups, and what the operator looks with.
+SPARE_CONNECTIONS = 10
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What one check found; a bad one says what would mend it."""
+
+    check: str
+    good: bool
+    text: str
+
+
+def examine(environ: Mapping[str, str]) -> list[Finding]:
+    """All checks that can be made; what cannot be reached ends the checks that need it."""
+    try:
+        settings = config.load(environ)
+    except KeysteadError as error:
+        return [Finding("settings", False, str(error))]
+    shown = f"{settings.host}:{settings.port}, data in {settings.data_dir}"
+    findings = [Finding("settings", True, shown), _folder(settings.data_dir), _ring(settings.keyring)]
+    try:
+        with console.dsn(settings) as dsn:
+            findings += asyncio.run(_database(settings, dsn))
+    except (KeysteadError, OSError, asyncpg.PostgresError) as error:
+        findings.append(Finding("database", False, f"{error}"))
+    return [*findings, *_server(settings)]
+
+
+def _folder(path: Path) -> Finding:
+    if not os.access(path, os.W_OK):
+        return Finding("data folder", False, f"{path} is not there or cannot be written: set KEYSTEAD_DATA_DIR")
+    free = shutil.disk_usage(path).free
+    if free < FREE_BYTES:
+        text = f"{path} has {free // 2**20} MiB left: make room, as PostgreSQL stops when the disk is full"
+        return Finding("data folder", False, text)
+    return Finding("data folder", True, f"{path}, {free // 2**30} GiB free")
+
+
+def _ring(path: Path) -> Finding:
+    try:
+        content = ringfile.read(path)
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except (KeysteadError, OSError) as error:
+        return Finding("ring", False, f"{error}: restore {path} from its backup, or set KEYSTEAD_KEYRING")
+    if mode & 0o077:
+        return Finding("ring", False, f"{path} has mode {mode:04o}, so that others may read it: chmod 600 {path}")
+    return Finding("ring", True, f"{path}, {len(content.keks)} KEKs; back it up apart from the database")
+
+
+async def _database(settings: config.Settings, dsn: str) -> list[Finding]:
+    database = Database(dsn, 1, settings.statement_cache_size)
+    try:
+        async with database.connection() as connection:
+            findings = [
+                await _version(connection),
+                await _durability(connection),
+                await _clock(connection),
+                await _connections(connection, settings.workers),
+            ]
+            state = await db.schema_state(connection)
+        if state is not db.SchemaState.CURRENT:
+            text = f"it is {state.name.lower()}: run `keystead migrate`"
+            if state is db.SchemaState.NEWER:
+                text = "it is newer than this release: run the newer release"
+            return [*findings, Finding("schema", False, text)]
+        version = db.version_of_this_program()
+        return [*findings, Finding("schema", True, f"version {version}"), await _keks(settings, database)]
+    finally:
+        await database.close()
+
+
+async def _version(connection: Connection) -> Finding:
+    version = int(await connection.fetchval("SELECT current_setting('server_version_num')")) // 10_000
+    encoding = await connection.fetchval("SELECT current_setting('server_encoding')")
+    if version < OLDEST_POSTGRESQL:
+        return Finding("database", False, f"PostgreSQL {version}: upgrade it to {OLDEST_POSTGRESQL} or newer")
+    if encoding != "UTF8":
+        return Finding("database", False, f"its encoding is {encoding}: make it anew with ENCODING 'UTF8'")
+    return Finding("database", True, f"PostgreSQL {version}")
+
+
+async def _durability(connection: Connection) -> Finding:
+    for name in ("fsync", "full_page_writes", "synchronous_commit"):
+        if await connection.fetchval("SELECT current_setting($1)", name) == "off":
+            text = f"{name} is off, so that a crash loses what was acknowledged: ALTER SYSTEM SET {name} = on"
+            return Finding("durability", False, text)
+    return Finding("durability", True, "fsync, full_page_writes and synchronous_commit are on")
+
+
+async def _clock(connection: Connection) -> Finding:
+    before = time.time()
+    now: datetime = await connection.fetchval("SELECT clock_timestamp()")
+    apart = now.timestamp() - (before + time.time()) / 2
+    if abs(apart) > CLOCK_SECONDS:
+        text = f"this machine's is {abs(apart):.0f} s {'behind' if apart > 0 else 'ahead of'} the database's"
+        return Finding("clock", False, f"{text}: set both by NTP, as tokens and certificates begin and end by them")
+    if await connection.fetchval("SELECT to_regclass('schema_version')") is not None:
+        applied: datetime | None = await connection.fetchval("SELECT max(applied_at) FROM schema_version")
+        if applied is not None and applied > now:
+            text = f"it went back behind {applied:%Y-%m-%dT%H:%M:%SZ}, when this database was migrated: set it by NTP"
+            return Finding("clock", False, text)
+    return Finding("clock", True, f"{abs(apart) * 1000:.0f} ms apart from the database's")
+
+
+async def _connections(connection: Connection, workers: int) -> Finding:
+    most = int(await connection.fetchval("SELECT current_setting('max_connections')"))
+    needed = workers * main.CONNECTIONS_PER_WORKER
+    if needed + SPARE_CONNECTIONS > most:
+        text = (
+            f"{workers} workers hold {needed} connections, and PostgreSQL allows {most} in all: lower KEYSTEAD_WORKERS "
+            f"or set max_connections to {needed + SPARE_CONNECTIONS}"
+        )
+        return Finding("connections", False, text)
+    return Finding("connections", True, f"{workers} workers hold {needed} of {most}")
+
+
+async def _keks(settings: config.Settings, database: Database) -> Finding:
+    try:
+        ring = ringfile.load(settings.keyring)
+        await keyring.require_all_keks(database, ring)
+        await keyring.load_peppers(database, ring)
+    except KeysteadError as error:
+        return Finding("custody", False, f"{error}: restore the ring that belongs to this database")
+    return Finding("custody", True, "the ring has every KEK that the database needs")
+
+
+def _server(settings: config.Settings) -> list[Finding]:
+    cores = os.cpu_count() or 1
+    findings = []
+    if settings.workers > 2 * cores:
+        text = f"KEYSTEAD_WORKERS is {settings.workers} on {cores} cores: lower it to {cores}"
+        findings.append(Finding("workers", False, text))
+    parent = _parent(settings.data_dir)
+    where = f"{settings.host}:{settings.port}"
+    if parent is None:
+        return [
+            *findings,
+            Finding("server", True, f"none runs from this folder; `keystead serve` starts it on {where}"),
+        ]
+    running = _workers(parent)
+    if running < settings.workers:
+        text = f"{running} of {settings.workers} workers run: look at the log of process {parent} for why they end"
+        findings.append(Finding("workers", False, text))
+    else:
+        findings.append(Finding("workers", True, f"{running} of {settings.workers} run"))
+    if not _answers(settings):
+        text = f"process {parent} does not answer on {where}: look at its log, and restart it"
+        return [*findings, Finding("server", False, text)]
+    return [*findings, Finding("server", True, f"process {parent} answers on {where}")]
+
+
+def _parent(folder: Path) -> int | None:
+    """The server of this folder; its lock file names it, also after its end."""
+    try:
+        pid = int((folder / "serve.lock").read_text().strip() or 0)
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (OSError, ValueError):
+        return None
+    return pid if b"serve" in command else None
+
+
+def _workers(parent: int) -> int:
+    try:
+        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        commands = [Path(f"/proc/{child}/cmdline").read_bytes() for child in children]
+    except OSError:
+        return 0
+    return sum(b"spawn_main" in command for command in commands)
+
+
+def _answers(settings: config.Settings) -> bool:
+    # Whether the process answers, not whether its certificate is good: nothing is told to it.
+    context = ssl._create_unverified_context()  # noqa: S323, SLF001
+    connection = (
+        http.client.HTTPSConnection(settings.host, settings.port, timeout=5, context=context)
+        if settings.tls_cert
+        else http.client.HTTPConnection(settings.host, settings.port, timeout=5)
+    )
+    try:
+        connection.request("GET", "/healthz")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

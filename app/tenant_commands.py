@@ -1,0 +1,286 @@
+"""The commands for accounts, zones and users."""
+
+import click
+
+from app import accounts, console, tokens, zones
+from app.db import Database
+from app.keyring import Peppers
+from app.model import Account, NamePolicy, Role, Scope, User, Zone, ZoneType
+
+_ROLES = [role.value for role in Role]
+
+
+@click.group()
+def account() -> None:
+    """Accounts: the tenants."""
+
+
+@account.command("create")
+@click.argument("slug")
+@click.option("--name", help="A name for people; default: the slug.")
+@console.as_json_option
+def account_create(slug: str, name: str | None, as_json: bool) -> None:
+    """Make an account."""
+    made = console.run(lambda d, _: accounts.create_account(d, console.operator(), slug, name or slug))
+    console.show([_account(made)], as_json)
+
+
+@account.command("list")
+@console.as_json_option
+def account_list(as_json: bool) -> None:
+    """Show all accounts."""
+    console.show([_account(each) for each in console.run(lambda d, _: accounts.list_accounts(d))], as_json)
+
+
+_switch = click.Choice(["on", "off"])
+_ca_quota = click.option("--ca-quota", help="How many CAs it may hold: a number, or none for the bound of 1000.")
+_csrs = click.option("--csrs", type=_switch, help="Switch custom CSRs on or off (off answers 403/1404).")
+_quota = click.option("--csr-quota", help="How many custom CSRs its list may hold: a number, or none for no bound.")
+_certificate_quota = click.option("--certificate-quota", help="How many certificates it may hold: a number, or none.")
+_key_max_age = click.option("--key-max-age", type=click.IntRange(1, 36_500), help="Days after which a key is old.")
+
+
+@account.command("show")
+@click.argument("account")
+@console.as_json_option
+def account_show(account: str, as_json: bool) -> None:
+    """Show an account, named by id or slug."""
+    console.show([_account(console.run(lambda d, _: accounts.find_account(d, account)))], as_json)
+
+
+@account.command("set")
+@click.argument("account")
+@click.option("--name", help="A name for people.")
+@click.option(
+    "--name-policy", type=click.Choice([policy.value for policy in NamePolicy]), help="Which hostnames CSRs may name."
+)
+@_csrs
+@_quota
+@_ca_quota
+@_key_max_age
+@console.as_json_option
+def account_set(
+    account: str,
+    name: str | None,
+    name_policy: str | None,
+    csrs: str | None,
+    csr_quota: str | None,
+    ca_quota: str | None,
+    key_max_age: int | None,
+    as_json: bool,
+) -> None:
+    """Set the rules of an account, named by id or slug."""
+    policy = NamePolicy(name_policy) if name_policy else None
+    quota = _quota_number(csr_quota, "--csr-quota")
+    cas = _quota_number(ca_quota, "--ca-quota")
+    changes = accounts.Changes(name, policy, _on(csrs), quota, key_max_age, cas)
+
+    async def work(d: Database, _: Peppers) -> Account:
+        return await accounts.set_account(d, console.operator(), await accounts.find_account(d, account), changes)
+
+    console.show([_account(console.run(work))], as_json)
+
+
+@account.command("delete")
+@click.argument("account")
+def account_delete(account: str) -> None:
+    """Delete an account that holds no CSRs, certificates, CAs and zones, with its tokens."""
+
+    async def work(d: Database, _: Peppers) -> None:
+        await accounts.delete_account(d, console.operator(), await accounts.find_account(d, account))
+
+    console.run(work)
+    print(f"deleted account {account}")
+
+
+@click.group()
+def zone() -> None:
+    """Zones: the domains of an account."""
+
+
+@zone.command("create")
+@click.argument("name")
+@console.account_option
+@console.as_json_option
+def zone_create(name: str, account: str, as_json: bool) -> None:
+    """Make a zone."""
+
+    async def work(d: Database, _: Peppers) -> Zone:
+        return await zones.create_in(d, console.operator(), await accounts.find_account(d, account), name)
+
+    console.show([_zone(console.run(work))], as_json)
+
+
+@zone.command("list")
+@click.option("--account", help="Account id or slug; default: all.")
+@console.as_json_option
+def zone_list(account: str | None, as_json: bool) -> None:
+    """Show zones."""
+
+    async def work(d: Database, _: Peppers) -> tuple[Zone, ...]:
+        return await zones.list_(d, await accounts.find_account(d, account) if account else None)
+
+    console.show([_zone(each) for each in console.run(work)], as_json)
+
+
+@zone.command("show")
+@click.argument("zone")
+@console.as_json_option
+def zone_show(zone: str, as_json: bool) -> None:
+    """Show a zone, named by id or name."""
+    console.show([_zone(console.run(lambda d, _: zones.find(d, zone)))], as_json)
+
+
+@zone.command("set")
+@click.argument("zone")
+@_csrs
+@_quota
+@_certificate_quota
+@click.option("--paused", type=_switch, help="Cloudflare's switch; kept and given back, without effect here.")
+@click.option("--type", "kind", type=click.Choice(list(ZoneType)), help="Cloudflare's type; likewise.")
+@console.as_json_option
+def zone_set(
+    zone: str,
+    csrs: str | None,
+    csr_quota: str | None,
+    certificate_quota: str | None,
+    paused: str | None,
+    kind: str | None,
+    as_json: bool,
+) -> None:
+    """Set the rules of a zone, named by id or name."""
+    quota = _quota_number(csr_quota, "--csr-quota")
+    certificates = _quota_number(certificate_quota, "--certificate-quota")
+    changes = zones.Changes(_on(csrs), quota, certificates, _on(paused), ZoneType(kind) if kind else None)
+
+    async def work(d: Database, _: Peppers) -> Zone:
+        return await zones.set_(d, console.operator(), await zones.find(d, zone), changes)
+
+    console.show([_zone(console.run(work))], as_json)
+
+
+@zone.command("delete")
+@click.argument("zone")
+def zone_delete(zone: str) -> None:
+    """Delete a zone that holds no CSRs and certificates."""
+
+    async def work(d: Database, _: Peppers) -> None:
+        found = await zones.find(d, zone)
+        await zones.delete(d, console.operator(), Scope(found.account_id, found.id))
+
+    console.run(work)
+    print(f"deleted zone {zone}")
+
+
+@click.group()
+def user() -> None:
+    """Users: people with a global key and a role in accounts."""
+
+
+@user.command("create")
+@click.argument("email")
+@console.account_option
+@click.option("--role", type=click.Choice(_ROLES), default=Role.READ.value, show_default=True)
+@console.as_json_option
+def user_create(email: str, account: str, role: str, as_json: bool) -> None:
+    """Make a user with a role in an account; the global key is shown once."""
+
+    async def work(d: Database, peppers: Peppers) -> tuple[User, str]:
+        home = await accounts.find_account(d, account)
+        made = await accounts.create_user(d, console.operator(), email)
+        made = await accounts.set_membership(d, console.operator(), made, home, Role(role))
+        return made, await tokens.roll_global_key(d, peppers, console.operator(), made)
+
+    made, key = console.run(work)
+    console.show([{**_user(made), "global_key": key}], as_json)
+
+
+@user.command("list")
+@console.as_json_option
+def user_list(as_json: bool) -> None:
+    """Show all users with their roles."""
+    console.show([_user(each) for each in console.run(lambda d, _: accounts.list_users(d))], as_json)
+
+
+@user.command("set")
+@click.argument("user")
+@console.account_option
+@click.option("--role", type=click.Choice([*_ROLES, "none"]), help="The role in that account; none takes it away.")
+@click.option("--roll-key", is_flag=True, help="Make a new global key, shown once; the old one is dead.")
+@console.as_json_option
+def user_set(user: str, account: str, role: str | None, roll_key: bool, as_json: bool) -> None:
+    """Change a user, named by id or email."""
+
+    async def work(d: Database, peppers: Peppers) -> dict[str, object]:
+        found = await accounts.find_user(d, user)
+        if role:
+            home = await accounts.find_account(d, account)
+            new_role = None if role == "none" else Role(role)
+            found = await accounts.set_membership(d, console.operator(), found, home, new_role)
+        key = {"global_key": await tokens.roll_global_key(d, peppers, console.operator(), found)} if roll_key else {}
+        return {**_user(found), **key}
+
+    console.show([console.run(work)], as_json)
+
+
+@user.command("delete")
+@click.argument("user")
+def user_delete(user: str) -> None:
+    """Delete a user with the global key and the tokens."""
+
+    async def work(d: Database, _: Peppers) -> None:
+        await accounts.delete_user(d, console.operator(), await accounts.find_user(d, user))
+
+    console.run(work)
+    print(f"deleted user {user}")
+
+
+def _account(account: Account) -> dict[str, object]:
+    return {
+        "id": account.id.hex,
+        "slug": account.slug,
+        "name": account.name,
+        "name_policy": account.name_policy.value,
+        "csrs": _word(account.csrs_enabled),
+        "csr_quota": account.csr_quota,
+        "ca_quota": account.ca_quota,
+        "key_max_age_days": account.key_max_age_days,
+        "created_on": console.shown(account.created_at),
+    }
+
+
+def _zone(zone: Zone) -> dict[str, object]:
+    return {
+        "id": zone.id.hex,
+        "name": zone.name,
+        "account_id": zone.account_id.hex,
+        "type": zone.type.value,
+        "paused": _word(zone.paused),
+        "csrs": _word(zone.csrs_enabled),
+        "csr_quota": zone.csr_quota,
+        "certificate_quota": zone.certificate_quota,
+        "created_on": console.shown(zone.created_at),
+    }
+
+
+def _user(user: User) -> dict[str, object]:
+    roles = {account.hex: role.value for account, role in user.memberships.items()}
+    return {"id": user.id.hex, "email": user.email, "roles": roles, "created_on": console.shown(user.created_at)}
+
+
+def _word(on: bool) -> str:
+    return "on" if on else "off"
+
+
+def _on(word: str | None) -> bool | None:
+    return None if word is None else word == "on"
+
+
+def _quota_number(text: str | None, option: str) -> int | None:
+    if text is None:
+        return None
+    if text == "none":
+        return -1
+    if not text.isascii() or not text.isdigit() or int(text) > 2_000_000_000:
+        raise click.BadParameter("it takes a whole number, or none", param_hint=option)
+    return int(text)

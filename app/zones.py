@@ -1,0 +1,301 @@
+"""Zones: the domains of an account, each with a list of custom CSRs and certificates. Every change is audited."""
+
+from collections.abc import Mapping
+from uuid import UUID, uuid4
+
+import asyncpg
+import msgspec
+
+from app import accounts, audit, idempotency, names
+from app.db import Connection, Database
+from app.errors import (
+    Clash,
+    Conflict,
+    Invalid,
+    Limit,
+    LimitReached,
+    NotFound,
+    Problem,
+    Rule,
+    quoted,
+)
+from app.model import (
+    Access,
+    Account,
+    Area,
+    Caller,
+    Direction,
+    Idempotency,
+    NamePolicy,
+    Scope,
+    Zone,
+    ZoneType,
+)
+
+MAX_ZONES = 10_000
+_ZONE = (
+    "id, account_id, (SELECT a.name FROM accounts a WHERE a.id = zones.account_id) AS account_name, name, type, "
+    "paused, csrs_enabled, csr_quota, certificate_quota, created_at, modified_at"
+)
+_INSERT = f"INSERT INTO zones (id, account_id, name, type) VALUES ($1, $2, $3, $4) RETURNING {_ZONE}"
+_COUNT = "SELECT count(*) FROM zones WHERE account_id = $1 AND deleted_at IS NULL"
+
+
+async def create_in(db: Database, caller: Caller, account: Account, name: str) -> Zone:
+    """For the operator; raises Invalid for a name that is no hostname, and Conflict when the account has it already."""
+    made = await _create(db, caller, account.id, name, ZoneType.FULL)
+    if made is None:
+        raise NotFound(f"there is no account {account.slug}")
+    return made
+
+
+async def create(
+    db: Database, caller: Caller, account_id: UUID, name: str, kind: ZoneType, once: Idempotency | None = None
+) -> Zone:
+    """A new zone, by a caller who may change any zone of the account.
+
+    Raises Forbidden, Invalid, LimitReached, and Conflict for a name that the account has already, and for a key of
+    `once` that was used with another body.
+    """
+    scope = Scope(account_id)
+    if not caller.may(Area.ZONE, Access.WRITE, Scope(account_id, uuid4())):
+        await audit.denied(db, caller, audit.Resource.ACCOUNT, account_id, scope)
+        raise scope.gone()
+    made = await idempotency.find(db, caller, account_id, once) if once else None
+    if made:
+        return await get(db, Scope(account_id, made))
+    zone = await _create(db, caller, account_id, name, kind, once)
+    return zone if zone is not None else await create(db, caller, account_id, name, kind, once)
+
+
+def checked_name(name: str) -> str:
+    """A zone's name in lower case; raises Invalid for what is no hostname."""
+    broken = names.broken(name, NamePolicy.PRIVATE)
+    if broken or "*" in name or len(name) > names.DNS_MAX_NAME:
+        text = broken[1] if broken else f"{quoted(name)} cannot name a zone."
+        raise Invalid((Problem(Rule.TEXT, "name", text),))
+    return name.lower()
+
+
+async def _create(
+    db: Database, caller: Caller, account_id: UUID, name: str, kind: ZoneType, once: Idempotency | None = None
+) -> Zone | None:
+    lower = checked_name(name)
+
+    async def work(connection: Connection) -> Zone | None:
+        zone_id = uuid4()
+        # Two creators in one account queue up here, and each counts what the one before it has committed.
+        if await connection.fetchrow("SELECT FROM accounts WHERE id = $1 FOR NO KEY UPDATE", account_id) is None:
+            raise Scope(account_id).gone()
+        if once and not await idempotency.claimed(connection, caller, account_id, once, zone_id):
+            return None
+        if await connection.fetchval(_COUNT, account_id) >= MAX_ZONES:
+            raise LimitReached(Limit.LIST, f"An account can have {MAX_ZONES} zones; delete one first.")
+        zone = _zone(await connection.fetchrow(_INSERT, zone_id, account_id, lower, kind.value))
+        await _audit(connection, caller, audit.Action.CREATE, zone)
+        return zone
+
+    return await db.transaction(work)
+
+
+async def list_(db: Database, account: Account | None = None) -> tuple[Zone, ...]:
+    """All zones, or those of one account, for the operator."""
+    sql = f"SELECT {_ZONE} FROM zones WHERE deleted_at IS NULL AND ($1::uuid IS NULL OR account_id = $1) ORDER BY name"
+    return tuple(_zone(row) for row in await db.fetch(sql, account.id if account else None))
+
+
+_FIND = f"SELECT {_ZONE} FROM zones WHERE deleted_at IS NULL AND (id = $1 OR name = $2)"
+
+
+async def find(db: Database, word: str) -> Zone:
+    """By id or name, for the operator; raises NotFound, and Conflict when several accounts have the name."""
+    rows = await db.fetch(_FIND, accounts.uuid_of(word), word.lower())
+    if not rows:
+        raise NotFound(f"there is no zone {quoted(word)}")
+    if len(rows) > 1:
+        raise Conflict(f"{len(rows)} accounts have a zone {quoted(word)}; name it by its id")
+    return _zone(rows[0])
+
+
+async def find_in(db: Database, account: Account, word: str) -> Zone:
+    """A zone of this account, by id or name; raises NotFound."""
+    wanted = (accounts.uuid_of(word), word.lower())
+    for zone in await list_(db, account):
+        if zone.id == wanted[0] or zone.name == wanted[1]:
+            return zone
+    raise NotFound(f"there is no zone {quoted(word)} in the account {account.slug}")
+
+
+_GET = f"SELECT {_ZONE} FROM zones WHERE account_id = $1 AND id = $2 AND deleted_at IS NULL"
+
+
+async def get(db: Database, scope: Scope) -> Zone:
+    """The zone of this scope; raises NotFound when it was deleted."""
+    return _found(await db.fetchrow(_GET, scope.account_id, scope.id), scope)
+
+
+_OWNERS = "SELECT id, account_id FROM zones WHERE id = ANY($1::uuid[]) AND deleted_at IS NULL"
+
+
+async def owners(db: Database, zone_ids: set[UUID]) -> dict[UUID, UUID]:
+    """The accounts of those of these zones that there are; for judging policies, and told to nobody."""
+    if not zone_ids:
+        return {}
+    return {row["id"]: row["account_id"] for row in await db.fetch(_OWNERS, list(zone_ids))}
+
+
+class Query(msgspec.Struct, frozen=True):
+    """Which page of the zones; filters are exact and combined with AND. `page` counts from 1."""
+
+    page: int
+    per_page: int
+    name: str | None = None
+    account_id: UUID | None = None
+    account_name: str | None = None
+    types: tuple[ZoneType, ...] | None = None
+    order: str = "name"
+    direction: Direction = Direction.ASC
+
+
+class Page(msgspec.Struct, frozen=True):
+    items: tuple[Zone, ...]
+    total: int
+
+
+_VISIBLE = """
+FROM zones JOIN accounts o ON o.id = zones.account_id
+WHERE deleted_at IS NULL
+    AND ((account_id = ANY($1::uuid[]) AND zones.id <> ALL($2::uuid[])) OR zones.id = ANY($3::uuid[]))
+    AND ($4::text IS NULL OR zones.name = $4) AND ($5::uuid IS NULL OR account_id = $5)
+    AND ($6::text IS NULL OR o.name = $6) AND ($7::text[] IS NULL OR type = ANY($7))
+"""
+_QUALIFIED = (
+    "zones.id, account_id, o.name AS account_name, zones.name, type, paused, zones.csrs_enabled, zones.csr_quota, "
+    "certificate_quota, zones.created_at, zones.modified_at"
+)
+ORDERS: Mapping[str, str] = {"name": "zones.name", "account.id": "account_id", "account.name": "o.name"}
+_LIST = {
+    (order, direction): (
+        f"SELECT {_QUALIFIED} {_VISIBLE} ORDER BY {column} {direction}, zones.name, zones.id LIMIT $8 OFFSET $9"
+    )
+    for order, column in ORDERS.items()
+    for direction in Direction
+}
+_TOTAL = f"SELECT count(*) AS total {_VISIBLE}"
+_MAX_OFFSET = 2**62
+
+
+async def list_page(db: Database, caller: Caller, query: Query) -> Page:
+    """The zones that a caller may read."""
+    # Zones that no policy names are judged by any one of their account; those named, one by one.
+    named = {target.id for policy in caller.policies or () for target in policy.targets if target.id}
+    known = await owners(db, named)
+    readable = [zone for zone, account in known.items() if _readable(caller, account, zone)]
+    whole = [account for account in caller.reach if _readable(caller, account, uuid4())]
+    types = None if query.types is None else [kind.value for kind in query.types]
+    filters = (whole, list(known), readable, query.name, query.account_id, query.account_name, types)
+    offset = min((query.page - 1) * query.per_page, _MAX_OFFSET)
+    rows = await db.fetch(_LIST[query.order, query.direction], *filters, query.per_page, offset)
+    total = await db.fetchrow(_TOTAL, *filters)
+    return Page(tuple(_zone(row) for row in rows), total["total"] if total else 0)
+
+
+def _readable(caller: Caller, account_id: UUID, zone_id: UUID) -> bool:
+    return caller.may(Area.ZONE, Access.READ, Scope(account_id, zone_id))
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What a caller may change of a zone; None leaves it."""
+
+    type: ZoneType | None = None
+    paused: bool | None = None
+
+
+_EDIT = f"""
+UPDATE zones SET type = coalesce($3, type), paused = coalesce($4, paused), modified_at = now()
+WHERE account_id = $1 AND id = $2 AND deleted_at IS NULL RETURNING {_ZONE}
+"""
+
+
+async def edit(db: Database, caller: Caller, scope: Scope, settings: Settings) -> Zone:
+    """Change what is given; raises NotFound when the zone was deleted."""
+    if settings == Settings():
+        return await get(db, scope)
+
+    async def work(connection: Connection) -> Zone:
+        values = (settings.type.value if settings.type else None, settings.paused)
+        zone = _found(await connection.fetchrow(_EDIT, scope.account_id, scope.id, *values), scope)
+        await _audit(connection, caller, audit.Action.UPDATE, zone)
+        return zone
+
+    return await db.transaction(work)
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """What the operator sets on a zone; None leaves it, a quota of -1 lifts the bound."""
+
+    csrs_enabled: bool | None = None
+    csr_quota: int | None = None
+    certificate_quota: int | None = None
+    paused: bool | None = None
+    type: ZoneType | None = None
+
+
+_SET = f"""
+UPDATE zones SET csrs_enabled = coalesce($2, csrs_enabled),
+    csr_quota = CASE WHEN $3::int IS NULL THEN csr_quota WHEN $3 < 0 THEN NULL ELSE $3 END,
+    certificate_quota = CASE WHEN $4::int IS NULL THEN certificate_quota WHEN $4 < 0 THEN NULL ELSE $4 END,
+    paused = coalesce($5, paused), type = coalesce($6, type), modified_at = now()
+WHERE id = $1 RETURNING {_ZONE}
+"""
+
+
+async def set_(db: Database, caller: Caller, zone: Zone, changes: Changes) -> Zone:
+    """For the operator."""
+
+    async def work(connection: Connection) -> Zone:
+        values = (changes.csrs_enabled, changes.csr_quota, changes.certificate_quota, changes.paused)
+        row = await connection.fetchrow(_SET, zone.id, *values, changes.type.value if changes.type else None)
+        await _audit(connection, caller, audit.Action.UPDATE, zone)
+        return _zone(row)
+
+    return await db.transaction(work)
+
+
+_HELD = """
+SELECT (SELECT count(*) FROM custom_csrs WHERE account_id = $1 AND scope_id = $2) AS csrs,
+       (SELECT count(*) FROM custom_certificates WHERE account_id = $1 AND zone_id = $2) AS certificates
+"""
+_LOCK = f"{_GET} FOR UPDATE"
+
+
+async def delete(db: Database, caller: Caller, scope: Scope) -> None:
+    """Delete a zone without CSRs and certificates.
+
+    Raises Conflict with their counts, and NotFound when it was deleted.
+    """
+
+    async def work(connection: Connection) -> None:
+        zone = _found(await connection.fetchrow(_LOCK, scope.account_id, scope.id), scope)
+        held = await connection.fetchrow(_HELD, scope.account_id, scope.id)
+        if held is not None and any(held.values()):
+            counts = f"{held['csrs']} custom CSRs and {held['certificates']} certificates"
+            raise Conflict(f"the zone {zone.name} holds {counts}", Clash.HOLDS)
+        await connection.execute("UPDATE zones SET deleted_at = now() WHERE id = $1", scope.id)
+        await _audit(connection, caller, audit.Action.DELETE, zone)
+
+    await db.transaction(work)
+
+
+async def _audit(connection: Connection, caller: Caller, action: audit.Action, zone: Zone) -> None:
+    await audit.record(connection, caller, action, audit.Resource.ZONE, (zone.account_id, zone.id, zone.id))
+
+
+def _found(row: asyncpg.Record | None, scope: Scope) -> Zone:
+    if row is None:
+        raise scope.gone()
+    return _zone(row)
+
+
+def _zone(row: asyncpg.Record | None) -> Zone:
+    return msgspec.convert(dict(row or ()), Zone)

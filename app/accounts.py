@@ -156,6 +156,16 @@ async def _delete(db: Database, caller: Caller, account_id: UUID) -> None:
     await db.transaction(work)
 
 
+def require_name(name: str, malformed: tuple[Problem, ...]) -> None:
+    """Raises Invalid with all that is wrong."""
+    judged = name_problem("name", name, MAX_NAME)
+    known = {problem.field for problem in malformed}
+    # A body that is no object is one problem.
+    problems = (*malformed, *((judged,) if judged and known.isdisjoint({"", "name"}) else ()))
+    if problems:
+        raise Invalid(problems)
+
+
 def reached(caller: Caller, area: Area, access: Access) -> list[UUID]:
     """The accounts where a caller may do this."""
     return [account_id for account_id in caller.reach if caller.may(area, access, Scope(account_id))]
@@ -221,8 +231,12 @@ _INSERT_FOR_USER = (
 )
 
 
-async def create(db: Database, caller: Caller, name: str, once: Idempotency | None = None) -> Account:
+async def create(
+    db: Database, caller: Caller, name: str, malformed: tuple[Problem, ...] = (), once: Idempotency | None = None
+) -> Account:
     """A new account, which its user administers; its slug is made from its name.
+
+    `malformed` is what the dialect could not read; such a field is not judged a second time.
 
     Raises Forbidden, Invalid, LimitReached, and Conflict when the key of `once` was used with another body.
     """
@@ -232,7 +246,7 @@ async def create(db: Database, caller: Caller, name: str, once: Idempotency | No
     made = await idempotency.find(db, caller, audit.NO_ACCOUNT, once) if once else None
     if made:
         return await get(db, Scope(made))
-    checked_name("name", name, MAX_NAME)
+    require_name(name, malformed)
     user_id = caller.user_id
 
     async def work(connection: Connection) -> Account | None:
@@ -250,7 +264,7 @@ async def create(db: Database, caller: Caller, name: str, once: Idempotency | No
 
     account = await db.transaction(work)
     if account is None:
-        return await create(db, caller, name, once)
+        return await create(db, caller, name, malformed, once)
     return account
 
 
@@ -268,9 +282,9 @@ async def _insert(connection: Connection, account_id: UUID, name: str) -> Accoun
 _RENAME = f"UPDATE accounts SET name = $2, modified_at = now() WHERE id = $1 RETURNING {_ACCOUNT}"
 
 
-async def rename(db: Database, caller: Caller, scope: Scope, name: str) -> Account:
-    """Raises Invalid."""
-    checked_name("name", name, MAX_NAME)
+async def rename(db: Database, caller: Caller, scope: Scope, name: str, malformed: tuple[Problem, ...] = ()) -> Account:
+    """Raises Invalid; `malformed` as for `create`."""
+    require_name(name, malformed)
 
     async def work(connection: Connection) -> Account:
         account = _found(await connection.fetchrow(_RENAME, scope.account_id, name), scope)

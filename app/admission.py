@@ -65,12 +65,37 @@ class Place(msgspec.Struct, frozen=True):
     id: UUID
 
 
+class Denied(Forbidden):
+    """A known caller may not, and what was tried is still to be written down: once it is counted. See `write_down`."""
+
+    def __init__(
+        self,
+        error: Forbidden,
+        caller: Caller,
+        resource: audit.Resource,
+        resource_id: UUID,
+        scope: Scope | None = None,
+    ) -> None:
+        super().__init__(error.denial, str(error))
+        self.attempt = (caller, resource, resource_id, scope)
+
+
+async def write_down(db: Database, error: Exception) -> None:
+    """Write an attempt that was denied into the audit log; other errors are none."""
+    if isinstance(error, Denied):
+        await audit.denied(db, *error.attempt)
+
+
 class Admission(msgspec.Struct, frozen=True):
-    """Who asks, and the scope that the path names: None when it does not exist; `gone` when it is a deleted zone."""
+    """Who asks, and the scope that the path names: None when it does not exist; `gone` when it is a deleted zone.
+
+    `remembered` is one that was not looked up now.
+    """
 
     caller: Caller
     scope: Scope | None
     gone: bool
+    remembered: bool = False
 
 
 class _Rows(Generic[K]):
@@ -186,7 +211,7 @@ async def admit(
     caller, what = _remembered(memory, credential, visit), memory.scope(place)
     if caller is None or what is None:
         return await admit_anew(db, peppers, memory, credential, place, visit)
-    return Admission(caller, *_scope(what))
+    return Admission(caller, *_scope(what), remembered=True)
 
 
 async def admit_anew(
@@ -195,7 +220,7 @@ async def admit_anew(
     """As `admit`, and nothing remembered counts."""
     asked = time.monotonic()
     row = await _look(db, peppers, credential, place)
-    caller = await _caller(db, row, credential, visit, place)
+    caller = _caller(row, credential, visit, place)
     memory.keep(asked, row, credential, place)
     return Admission(caller, *_scope(row))
 
@@ -209,7 +234,7 @@ async def authenticate(
         return remembered
     asked = time.monotonic()
     row = await _look(db, peppers, credential, None)
-    caller = await _caller(db, row, credential, visit, None)
+    caller = _caller(row, credential, visit, None)
     memory.keep(asked, row, credential)
     return caller
 
@@ -247,18 +272,14 @@ def _scheme(credential: Credential) -> Scheme:
     return Scheme.TOKEN if isinstance(credential, TokenCredential) else Scheme.GLOBAL_KEY
 
 
-async def _caller(
-    db: Database, row: asyncpg.Record, credential: Credential, visit: Visit, place: Place | None
-) -> Caller:
+def _caller(row: asyncpg.Record, credential: Credential, visit: Visit, place: Place | None) -> Caller:
     caller = _judged(row, credential, visit)
     if _allowed_address(caller):
         return caller
     if place is None:
-        await audit.denied(db, caller, audit.Resource.TOKEN, caller.id)
-    else:
-        resource = audit.Resource.ZONE if place.level is Level.ZONE else audit.Resource.ACCOUNT
-        await audit.denied(db, caller, resource, place.id, _scope(row)[0])
-    raise _wrong_address(caller)
+        raise Denied(_wrong_address(caller), caller, audit.Resource.TOKEN, caller.id)
+    resource = audit.Resource.ZONE if place.level is Level.ZONE else audit.Resource.ACCOUNT
+    raise Denied(_wrong_address(caller), caller, resource, place.id, _scope(row)[0])
 
 
 def _allowed_address(caller: Caller) -> bool:
@@ -350,7 +371,7 @@ class Verification(msgspec.Struct, frozen=True):
     usable: bool
     not_before: datetime | None
     expires_on: datetime | None
-    denied: Forbidden | None
+    denied: Denied | None
 
 
 async def verify(
@@ -365,17 +386,16 @@ async def verify(
     status = TokenStatus.EXPIRED if row["status"] == TokenStatus.ACTIVE and ended else TokenStatus(row["status"])
     usable = status is TokenStatus.ACTIVE and not (begins and now < begins)
     caller = _made(Actor.TOKEN, row, visit)
-    denied = await _verifying_denied(db, caller, account_id)
+    denied = _verifying_denied(caller, account_id)
     return Verification(row["id"], status, usable, begins, ends, denied)
 
 
-async def _verifying_denied(db: Database, caller: Caller, account_id: UUID | None) -> Forbidden | None:
+def _verifying_denied(caller: Caller, account_id: UUID | None) -> Denied | None:
     if account_id and account_id not in caller.reach:
-        await audit.denied(db, caller, audit.Resource.ACCOUNT, account_id)
-        return Forbidden(Denial.RESOURCE, "Unauthorized to access requested resource")
+        error = Forbidden(Denial.RESOURCE, "Unauthorized to access requested resource")
+        return Denied(error, caller, audit.Resource.ACCOUNT, account_id)
     if not _allowed_address(caller):
-        await audit.denied(db, caller, audit.Resource.TOKEN, caller.id)
-        return _wrong_address(caller)
+        return Denied(_wrong_address(caller), caller, audit.Resource.TOKEN, caller.id)
     return None
 
 
@@ -394,22 +414,27 @@ SELECT id FROM login
 """
 
 
-async def log_in(
+async def authenticate_login(
     db: Database, peppers: Peppers, memory: Memory, token_id: UUID, secret: str, visit: Visit
-) -> tuple[Caller, str]:
-    """An access token for an API token: the same policies, addresses and end, for ACCESS_SECONDS at most. Audited.
-
-    Raises Unauthenticated and Forbidden(ADDRESS) as `authenticate`.
-    """
+) -> Caller:
+    """Who logs in with the id and the value of an API token; raises Unauthenticated and Forbidden(ADDRESS)."""
     if not tokens.is_well_formed(secret) or not secret.startswith(tokens.API_TOKEN):
         raise Unauthenticated(Scheme.TOKEN)
     caller = await authenticate(db, peppers, memory, TokenCredential(secret), visit, anew=True)
     if caller.id != token_id:
         raise Unauthenticated(Scheme.TOKEN)
+    return caller
+
+
+async def log_in(db: Database, peppers: Peppers, caller: Caller) -> str:
+    """An access token for the caller's API token: the same policies, addresses and end, for ACCESS_SECONDS at most.
+
+    Audited; raises Unauthenticated when the token was revoked meanwhile.
+    """
     value = tokens.new_token(tokens.ACCESS_TOKEN)
     _, digest = peppers.newest(value)
     audited = audit.values(caller, audit.Action.LOGIN, audit.Resource.TOKEN)
-    row = await db.fetchrow(_LOGIN, digest, float(tokens.ACCESS_SECONDS), token_id, audit.NO_ACCOUNT, *audited)
+    row = await db.fetchrow(_LOGIN, digest, float(tokens.ACCESS_SECONDS), caller.id, audit.NO_ACCOUNT, *audited)
     if row is None:
         raise Unauthenticated(Scheme.TOKEN)
-    return caller, value
+    return value

@@ -108,7 +108,7 @@ FIELDS = {
         f"CASE WHEN l.user_id IS NOT NULL OR l.actor = '{Actor.USER}' THEN 'user' "
         f"WHEN l.actor = '{Actor.TOKEN}' THEN 'account' ELSE 'system' END"
     ),
-    "raw_cf_ray_id": "l.request_id",
+    "raw_cf_ray_id": "nullif(l.request_id, '')",
     "raw_method": "l.method",
     "raw_status_code": "l.status::text",
     "raw_uri": "l.path",

@@ -25,10 +25,12 @@ T = TypeVar("T")
 
 def operator(words: str = "") -> Caller:
     """The operator with the words of the command, which the audit log shows as the path."""
-    context = click.get_current_context(silent=True)
-    if not words and context is not None:
-        words = context.command_path.partition(" ")[2]
-    return msgspec.structs.replace(first_start.operator(), path=words)
+    context = click.get_current_context(silent=True) if not words else None
+    names: list[str] = []
+    while context is not None and context.parent is not None:
+        names.insert(0, context.info_name or "")
+        context = context.parent
+    return msgspec.structs.replace(first_start.operator(), path=words or " ".join(names))
 
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

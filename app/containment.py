@@ -14,7 +14,7 @@ import msgspec
 
 from app import policies
 from app.errors import Problem, Rule
-from app.model import Access, Area, Caller, Effect, Level, Network, Role, Scope, Target
+from app.model import Access, Area, Caller, Effect, Level, Network, Policy, Role, Scope, Target
 
 
 def problems(made: Caller, maker: Caller, zones: Mapping[UUID, UUID]) -> tuple[Problem, ...]:
@@ -31,7 +31,7 @@ def _wider_policies(made: Caller, maker: Caller, zones: Mapping[UUID, UUID]) -> 
         everywhere = {*made.reach, *zones.values(), *_named_accounts(made), *_named_accounts(maker), uuid4()}
         anywhere = dict.fromkeys(everywhere, Role.ADMINISTRATOR)
         made, maker = (msgspec.structs.replace(each, reach=anywhere) for each in (made, maker))
-    mine, theirs = _compiled(maker), _compiled(made)
+    mine, theirs = compiled(maker), compiled(made)
     for scope in _places(made.reach, zones):
         beyond = rights(made, theirs, scope) - rights(maker, mine, scope)
         if beyond:
@@ -53,53 +53,60 @@ def _named(scope: Scope, zones: Mapping[UUID, UUID]) -> str:
 Right = tuple[Area, Access]
 
 
+Said = Mapping[Target, frozenset[Right]]
+
+
 class Compiled(msgspec.Struct, frozen=True):
-    """A policy in sets, since hundreds of places are looked at: what it speaks of by level, and where."""
+    """What the policies of a caller say of each target, since hundreds of places are looked at; None says nothing."""
 
-    effect: Effect
-    rights: Mapping[Level, frozenset[Right]]
-    targets: frozenset[Target]
-
-    def said(self, scope: Scope) -> frozenset[Right]:
-        account, zone = scope.account_id, scope.zone_id
-        said: frozenset[Right] = frozenset()
-        if not self.targets.isdisjoint((Target(Level.ACCOUNT), Target(Level.ACCOUNT, account))):
-            said |= self.rights[Level.ACCOUNT]
-        named = (Target(Level.ZONE, id_, within) for id_ in (None, zone) for within in (None, account))
-        if zone is not None and not self.targets.isdisjoint(named):
-            said |= self.rights[Level.ZONE]
-        return said
+    allowed: Said
+    denied: Said
 
 
-def _compiled(caller: Caller) -> tuple[Compiled, ...]:
-    return tuple(
-        Compiled(
-            policy.effect,
-            {
-                level: frozenset(
-                    (area, access)
-                    for area in Area
-                    for access in Access
-                    if any(g.level is level and g.area is area and policy.means(g, access) for g in policy.groups)
-                )
-                for level in Level
-            },
-            frozenset(policy.targets),
-        )
-        for policy in caller.policies or ()
+def compiled(caller: Caller) -> Compiled:
+    said: dict[Effect, dict[Target, frozenset[Right]]] = {effect: {} for effect in Effect}
+    for policy in caller.policies or ():
+        about = {level: _rights(policy, level) for level in Level}
+        of_effect = said[policy.effect]
+        for target in policy.targets:
+            of_effect[target] = of_effect.get(target, frozenset()) | about[target.level]
+    return Compiled(said[Effect.ALLOW], said[Effect.DENY])
+
+
+def _rights(policy: Policy, level: Level) -> frozenset[Right]:
+    groups = [group for group in policy.groups if group.level is level]
+    return frozenset(
+        (area, access)
+        for area in Area
+        for access in Access
+        if any(group.area is area and policy.means(group, access) for group in groups)
     )
 
 
-def rights(caller: Caller, compiled: tuple[Compiled, ...], scope: Scope) -> set[Right]:
+def rights(caller: Caller, said: Compiled, scope: Scope) -> set[Right]:
     """All that `caller.may` says yes to in one place."""
     role = caller.reach.get(scope.account_id)
-    possible = {(a, b) for a in Area for b in Access if role is Role.ADMINISTRATOR or (role and b is Access.READ)}
+    if role is None:
+        return set()
+    possible = _ALL if role is Role.ADMINISTRATOR else _READING
     if caller.policies is None:
-        return possible
-    said: dict[Effect, set[Right]] = {effect: set() for effect in Effect}
-    for policy in compiled:
-        said[policy.effect] |= policy.said(scope)
-    return possible & said[Effect.ALLOW] - said[Effect.DENY]
+        return set(possible)
+    targets = _targets(scope)
+    allowed = set[Right]().union(*(said.allowed.get(target, ()) for target in targets))
+    return allowed.intersection(possible).difference(*(said.denied.get(target, ()) for target in targets))
+
+
+_ALL = frozenset((area, access) for area in Area for access in Access)
+_READING = frozenset((area, Access.READ) for area in Area)
+
+
+def _targets(scope: Scope) -> list[Target]:
+    """Everything that a policy could name to speak of a place."""
+    account, zone = scope.account_id, scope.zone_id
+    targets = [Target(Level.ACCOUNT), Target(Level.ACCOUNT, account)]
+    if zone is not None:
+        targets += [Target(Level.ZONE, id_, within) for id_ in (None, zone) for within in (None, account)]
+    return targets
 
 
 def _named_accounts(caller: Caller) -> set[UUID]:

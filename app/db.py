@@ -255,7 +255,10 @@ async def _version(connection: Connection) -> int:
         if await connection.fetchval(_FOREIGN_TABLES):
             raise Misconfigured("the database holds tables that are not Keystead's: give Keystead one of its own")
         return 0
-    return int(await connection.fetchval("SELECT max(version) FROM schema_version"))
+    version = await connection.fetchval("SELECT max(version) FROM schema_version")
+    if version is None:
+        raise Misconfigured("the database says no schema version: it was restored without its rows; restore it whole")
+    return int(version)
 
 
 async def migrate(dsn: str) -> list[str]:

@@ -1,11 +1,11 @@
 """`keystead doctor`: what could keep an installation from serving well, each in a line that says how to mend it."""
 
 import asyncio
+import fcntl
 import http.client
 import os
 import shutil
 import ssl
-import stat
 import time
 from collections.abc import Mapping
 from datetime import datetime
@@ -16,7 +16,7 @@ import msgspec
 
 from app import config, console, db, keyring, main, ringfile
 from app.db import Connection, Database
-from app.errors import KeysteadError
+from app.errors import KeysteadError, Misconfigured, Unavailable
 
 # Older ones get no security fixes any more.
 OLDEST_POSTGRESQL = 15
@@ -46,13 +46,22 @@ def examine(environ: Mapping[str, str]) -> list[Finding]:
         with console.dsn(settings) as dsn:
             findings += asyncio.run(_database(settings, dsn))
     except (KeysteadError, OSError, asyncpg.PostgresError) as error:
-        findings.append(Finding("database", False, f"{error}"))
+        findings.append(Finding("database", False, _unreachable(settings, error)))
     return [*findings, *_server(settings)]
 
 
+def _unreachable(settings: config.Settings, error: Exception) -> str:
+    # The cause says more than our own kind, and nothing of the address, which may hold a password.
+    cause = error.__cause__ if isinstance(error, Unavailable) and error.__cause__ else error
+    why = f"{cause}" or type(cause).__name__
+    if isinstance(error, Misconfigured) or settings.database_url is None:
+        return why
+    return f"{why}: start PostgreSQL, or set KEYSTEAD_DATABASE_URL to where it is and to a role that may connect"
+
+
 def _folder(path: Path) -> Finding:
-    if not os.access(path, os.W_OK):
-        return Finding("data folder", False, f"{path} is not there or cannot be written: set KEYSTEAD_DATA_DIR")
+    if not path.is_dir() or not os.access(path, os.W_OK):
+        return Finding("data folder", False, f"{path} is not there or cannot be written: set KEYSTEAD_DATA_DIR to a folder")
     free = shutil.disk_usage(path).free
     if free < FREE_BYTES:
         text = f"{path} has {free // 2**20} MiB left: make room, as PostgreSQL stops when the disk is full"
@@ -63,11 +72,8 @@ def _folder(path: Path) -> Finding:
 def _ring(path: Path) -> Finding:
     try:
         content = ringfile.read(path)
-        mode = stat.S_IMODE(path.stat().st_mode)
-    except (KeysteadError, OSError) as error:
-        return Finding("ring", False, f"{error}: restore {path} from its backup, or set KEYSTEAD_KEYRING")
-    if mode & 0o077:
-        return Finding("ring", False, f"{path} has mode {mode:04o}, so that others may read it: chmod 600 {path}")
+    except KeysteadError as error:
+        return Finding("ring", False, f"{error}, or set KEYSTEAD_KEYRING to where it is")
     return Finding("ring", True, f"{path}, {len(content.keks)} KEKs; back it up apart from the database")
 
 
@@ -81,14 +87,21 @@ async def _database(settings: config.Settings, dsn: str) -> list[Finding]:
                 await _clock(connection),
                 await _connections(connection, settings.workers),
             ]
-            state = await db.schema_state(connection)
+            try:
+                state = await db.schema_state(connection)
+            except Misconfigured as error:
+                return [
+                    *findings,
+                    Finding("schema" if "schema version" in str(error) else "database", False, f"{error}"),
+                ]
         if state is not db.SchemaState.CURRENT:
             text = f"it is {state.name.lower()}: run `keystead migrate`"
             if state is db.SchemaState.NEWER:
                 text = "it is newer than this release: run the newer release"
             return [*findings, Finding("schema", False, text)]
         version = db.version_of_this_program()
-        return [*findings, Finding("schema", True, f"version {version}"), await _keks(settings, database)]
+        findings.append(Finding("schema", True, f"version {version}"))
+        return [*findings, *await _custody(settings, database)]
     finally:
         await database.close()
 
@@ -103,11 +116,26 @@ async def _version(connection: Connection) -> Finding:
     return Finding("database", True, f"PostgreSQL {version}")
 
 
+_SETTING = "SELECT setting, source, context FROM pg_settings WHERE name = $1"
+# Where a setting of a session can come from, and what is said there to have it on.
+_MENDS = {
+    "database": "ALTER DATABASE {database} SET {name} = on",
+    "user": "ALTER ROLE {role} SET {name} = on",
+    "database user": "ALTER ROLE {role} IN DATABASE {database} SET {name} = on",
+    "client": "take {name} out of KEYSTEAD_DATABASE_URL",
+}
+
+
 async def _durability(connection: Connection) -> Finding:
     for name in ("fsync", "full_page_writes", "synchronous_commit"):
-        if await connection.fetchval("SELECT current_setting($1)", name) == "off":
-            text = f"{name} is off, so that a crash loses what was acknowledged: ALTER SYSTEM SET {name} = on"
-            return Finding("durability", False, text)
+        row = await connection.fetchrow(_SETTING, name)
+        if row is not None and row["setting"] == "off":
+            who = await connection.fetchrow(
+                "SELECT quote_ident(current_database()) AS database, quote_ident(current_user) AS role"
+            )
+            anywhere = "ALTER SYSTEM SET {name} = on; SELECT pg_reload_conf()"
+            mend = _MENDS.get(row["source"], anywhere).format(name=name, **dict(who or ()))
+            return Finding("durability", False, f"{name} is off, so that a crash loses what was acknowledged: {mend}")
     return Finding("durability", True, "fsync, full_page_writes and synchronous_commit are on")
 
 
@@ -138,14 +166,22 @@ async def _connections(connection: Connection, workers: int) -> Finding:
     return Finding("connections", True, f"{workers} workers hold {needed} of {most}")
 
 
-async def _keks(settings: config.Settings, database: Database) -> Finding:
+async def _custody(settings: config.Settings, database: Database) -> list[Finding]:
     try:
         ring = ringfile.load(settings.keyring)
+    except KeysteadError:
+        # Another check has said so.
+        return []
+    try:
         await keyring.require_all_keks(database, ring)
         await keyring.load_peppers(database, ring)
+        good = await keyring.may_seal(database, ring)
     except KeysteadError as error:
-        return Finding("custody", False, f"{error}: restore the ring that belongs to this database")
-    return Finding("custody", True, "the ring has every KEK that the database needs")
+        return [Finding("custody", False, f"{error}: restore the ring that belongs to this database")]
+    if not good:
+        text = f"the current KEK {ring.keks[0].id} was retired, so that nothing can be sealed: restore the newest ring"
+        return [Finding("custody", False, text)]
+    return [Finding("custody", True, "the ring has every KEK that the database needs")]
 
 
 def _server(settings: config.Settings) -> list[Finding]:
@@ -174,22 +210,31 @@ def _server(settings: config.Settings) -> list[Finding]:
 
 
 def _parent(folder: Path) -> int | None:
-    """The server of this folder; its lock file names it, also after its end."""
+    """The server that holds the lock of this folder."""
     try:
-        pid = int((folder / "serve.lock").read_text().strip() or 0)
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        with (folder / "serve.lock").open("rb") as lock:
+            pid = int(lock.read(20).strip() or 0)
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return pid
     except (OSError, ValueError):
         return None
-    return pid if b"serve" in command else None
+    return None
 
 
 def _workers(parent: int) -> int:
     try:
         children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-        commands = [Path(f"/proc/{child}/cmdline").read_bytes() for child in children]
     except OSError:
         return 0
-    return sum(b"spawn_main" in command for command in commands)
+    return sum(b"spawn_main" in _command(child) for child in children)
+
+
+def _command(pid: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def _answers(settings: config.Settings) -> bool:

@@ -28,10 +28,13 @@ class Failures:
 
     def count(self, address: Address | None) -> None:
         minute = datetime.now(UTC).replace(second=0, microsecond=0)
-        key = (network_of(address) if address else _NOT_KNOWN, minute)
+        self._add(network_of(address) if address else _NOT_KNOWN, minute, 1)
+
+    def _add(self, network: Network, minute: datetime, count: int) -> None:
+        key = (network, minute)
         if key not in self._counts and len(self._counts) >= MOST:
             key = (_ELSEWHERE, minute)
-        self._counts[key] = self._counts.get(key, 0) + 1
+        self._counts[key] = self._counts.get(key, 0) + count
 
     async def flush(self, db: Database) -> None:
         """Add what was counted to the table, and write minutes that are over into the audit log."""
@@ -40,9 +43,8 @@ class Failures:
             if counts:
                 await db.transaction(lambda connection: _add(connection, counts))
         except BaseException:
-            for key, count in counts.items():
-                if key in self._counts or len(self._counts) < MOST:
-                    self._counts[key] = self._counts.get(key, 0) + count
+            for (network, minute), count in counts.items():
+                self._add(network, minute, count)
             raise
         await db.transaction(_write_down)
 

@@ -70,6 +70,15 @@ async def register(db: Database, ring: Ring) -> None:
             raise Misconfigured(f"{text}: run `keystead keys rotate --dry-run` as its owner") from None
 
 
+_MAY_SEAL = "SELECT retired_at IS NULL AS good FROM keks WHERE id = $1"
+
+
+async def may_seal(db: Database, ring: Ring) -> bool:
+    """Whether the database takes what is sealed under the ring's first KEK."""
+    row = await db.fetchrow(_MAY_SEAL, ring.keks[0].id)
+    return row is not None and bool(row["good"])
+
+
 class NewKey(msgspec.Struct, frozen=True):
     """A key pair on its way into the database: the pair itself, and the values of `insert_key`."""
 

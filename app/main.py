@@ -103,6 +103,8 @@ def _open(settings: config.Settings) -> Any:  # noqa: ANN401 - Litestar's own ty
             pruner.cancel()
             follower.cancel()
             counter.cancel()
+            # What it was about to write down comes back to be counted.
+            await asyncio.gather(counter, return_exceptions=True)
             with contextlib.suppress(KeysteadError):
                 await house.failures.flush(db)
             house.pool.close()

@@ -298,8 +298,9 @@ class Caller(msgspec.Struct, frozen=True):
 
 
 class Visit(msgspec.Struct, frozen=True):
-    """Where a request comes from and what it asks; the audit log's share of it. `status` and `denied_status` as in
-    Caller.
+    """Where a request comes from and what it asks: the audit log's share of it.
+
+    `status` and `denied_status` as in Caller.
     """
 
     address: Address | None

@@ -137,7 +137,9 @@ def zone_show(zone: str, as_json: bool) -> None:
 @_quota
 @_certificate_quota
 @click.option("--paused", type=_switch, help="Cloudflare's switch; kept and given back, without effect here.")
-@click.option("--type", "kind", type=click.Choice(list(ZoneType)), help="Cloudflare's type; likewise.")
+@click.option(
+    "--type", "kind", type=click.Choice([kind.value for kind in ZoneType]), help="Cloudflare's type; likewise."
+)
 @console.as_json_option
 def zone_set(
     zone: str,

@@ -43,51 +43,65 @@ _COUNT = "SELECT count(*) FROM zones WHERE account_id = $1 AND deleted_at IS NUL
 
 async def create_in(db: Database, caller: Caller, account: Account, name: str) -> Zone:
     """For the operator; raises Invalid for a name that is no hostname, and Conflict when the account has it already."""
+    problems = name_problems(name)
+    if problems:
+        raise Invalid(problems)
     made = await _create(db, caller, account.id, name, ZoneType.FULL)
     if made is None:
         raise NotFound(f"there is no account {account.slug}")
     return made
 
 
-async def create(
-    db: Database, caller: Caller, account_id: UUID, name: str, kind: ZoneType, once: Idempotency | None = None
-) -> Zone:
+class Draft(msgspec.Struct, frozen=True):
+    """What a zone is asked to be; `malformed` is what the dialect could not read, and is not judged a second time."""
+
+    account_id: UUID | None
+    name: str
+    type: ZoneType = ZoneType.FULL
+    malformed: tuple[Problem, ...] = ()
+
+
+async def create(db: Database, caller: Caller, draft: Draft, once: Idempotency | None = None) -> Zone:
     """A new zone, by a caller who may change any zone of the account.
 
     Raises Forbidden, Invalid, LimitReached, and Conflict for a name that the account has already, and for a key of
     `once` that was used with another body.
     """
-    scope = Scope(account_id)
-    if not caller.may(Area.ZONE, Access.WRITE, Scope(account_id, uuid4())):
-        await audit.denied(db, caller, audit.Resource.ACCOUNT, account_id, scope)
-        raise scope.gone()
-    made = await idempotency.find(db, caller, account_id, once) if once else None
-    if made:
+    account_id = draft.account_id
+    if account_id and not caller.may(Area.ZONE, Access.WRITE, Scope(account_id, uuid4())):
+        await audit.denied(db, caller, audit.Resource.ACCOUNT, account_id, Scope(account_id))
+        raise Scope(account_id).gone()
+    made = await idempotency.find(db, caller, audit.NO_ACCOUNT, once) if once else None
+    if made and account_id:
         return await get(db, Scope(account_id, made))
-    zone = await _create(db, caller, account_id, name, kind, once)
-    return zone if zone is not None else await create(db, caller, account_id, name, kind, once)
+    named = {problem.field for problem in draft.malformed}
+    problems = (*draft.malformed, *(name_problems(draft.name) if named.isdisjoint({"", "name"}) else ()))
+    if problems or account_id is None:
+        raise Invalid(problems)
+    zone = await _create(db, caller, account_id, draft.name, draft.type, once)
+    return zone if zone is not None else await create(db, caller, draft, once)
 
 
-def checked_name(name: str) -> str:
-    """A zone's name in lower case; raises Invalid for what is no hostname."""
+def name_problems(name: str) -> tuple[Problem, ...]:
+    """What is wrong with a zone's name, if it is no hostname."""
     broken = names.broken(name, NamePolicy.PRIVATE)
-    if broken or "*" in name or len(name) > names.DNS_MAX_NAME:
-        text = broken[1] if broken else f"{quoted(name)} cannot name a zone."
-        raise Invalid((Problem(Rule.TEXT, "name", text),))
-    return name.lower()
+    if not broken and "*" not in name and len(name) <= names.DNS_MAX_NAME:
+        return ()
+    text = broken[1] if broken else f"{quoted(name)} cannot name a zone."
+    return (Problem(Rule.TEXT, "name", text),)
 
 
 async def _create(
     db: Database, caller: Caller, account_id: UUID, name: str, kind: ZoneType, once: Idempotency | None = None
 ) -> Zone | None:
-    lower = checked_name(name)
+    lower = name.lower()
 
     async def work(connection: Connection) -> Zone | None:
         zone_id = uuid4()
         # Two creators in one account queue up here, and each counts what the one before it has committed.
         if await connection.fetchrow("SELECT FROM accounts WHERE id = $1 FOR NO KEY UPDATE", account_id) is None:
             raise Scope(account_id).gone()
-        if once and not await idempotency.claimed(connection, caller, account_id, once, zone_id):
+        if once and not await idempotency.claimed(connection, caller, audit.NO_ACCOUNT, once, zone_id):
             return None
         if await connection.fetchval(_COUNT, account_id) >= MAX_ZONES:
             raise LimitReached(Limit.LIST, f"An account can have {MAX_ZONES} zones; delete one first.")

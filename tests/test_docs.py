@@ -36,6 +36,7 @@ TUTORIAL = ROOT / "docs/tutorial.md"
 DEPLOY = ROOT / "docs/deploy.md"
 PRIVATE_CA = ROOT / "docs/private-ca.md"
 INFISICAL = ROOT / "docs/infisical.md"
+TENANTS = ROOT / "docs/tenants.md"
 REFERENCE = [ROOT / "docs/cloudflare.md", ROOT / "docs/operations.md"]
 # What a reader pastes, and what is only to be read.
 SHELL, PYTHON, OUTPUT, JSON, UNIT, SQL = "sh", "python", "text", "json", "ini", "sql"
@@ -390,6 +391,19 @@ def test_the_private_ca_can_be_pasted_from_a_root_to_a_revoked_certificate(check
     assert len([block for block in terminal.ran if block.expected is not None]) >= 12
 
 
+def test_the_tenants_can_be_pasted_from_a_zone_to_a_deleted_account(checkout: Checkout) -> None:
+    """Every block of tenants.md runs as it stands, and prints what the page shows."""
+    with _two_terminals(checkout) as (server, terminal):
+        for block in _runnable(TENANTS):
+            if block.text == RUN:
+                server.run(block.text)
+            else:
+                terminal.run(block)
+    assert len(terminal.ran) >= 17
+    assert len([block for block in terminal.ran if block.expected is not None]) >= 9
+    assert [block.tag for block in terminal.ran].count(PYTHON) == 2
+
+
 def _served(chain: Path, key: Path | None, root: Path) -> bytes:
     """Shake hands over TLS with what was written, trusting the root alone; gives the server's certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -435,7 +449,9 @@ def test_no_block_escapes_being_run() -> None:
         blocks = _blocks(page)
         assert len(blocks) * 2 == len(re.findall("^```", page.read_text(), re.MULTILINE)), page.name
         assert {block.tag for block in blocks} <= {SHELL, PYTHON, OUTPUT, JSON, UNIT, SQL, NGINX, HAPROXY}, page.name
-        assert not _runnable(page) or page in {ROOT / "README.md", TUTORIAL, DEPLOY, PRIVATE_CA, *REFERENCE}, page.name
+        assert not _runnable(page) or page in {ROOT / "README.md", TUTORIAL, DEPLOY, PRIVATE_CA, TENANTS, *REFERENCE}, (
+            page.name
+        )
 
 
 def _section(page: str, title: str) -> str:

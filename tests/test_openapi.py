@@ -164,7 +164,8 @@ async def test_schemathesis_finds_nothing_among_the_tenants(cluster: embedded.Cl
     async with new_database(cluster, "template0") as url:
         with serving(url, tmp_path / "data", workers=2) as own:
             # What holds a CSR is not deleted.
-            httpx.post(own.url + own.zone_path, json=BODY, headers=own.bearer).raise_for_status()
+            async with httpx.AsyncClient(headers=own.bearer) as client:
+                (await client.post(own.url + own.zone_path, json=BODY)).raise_for_status()
             settings = SCHEMATHESIS_TENANTS.format(**own.env, **own.older)
             schemathesis_on(own, tmp_path, settings, "--include-path-regex", TENANTS)
 

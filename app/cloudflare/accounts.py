@@ -8,11 +8,11 @@ from litestar import Response, delete, get, post, put
 from app import accounts
 from app.cloudflare import reading, wire
 from app.cloudflare.wire import AnyRequest
-from app.errors import Invalid, Problem, Rule, quoted
+from app.errors import Advice, Problem, Rule, quoted
 from app.model import Access, Account, Area, Direction, NamePolicy
 
 _READ = {"needs": (Area.SETTINGS, Access.READ)}
-_WRITE = {"needs": (Area.SETTINGS, Access.WRITE)}
+_WRITE = {"needs": (Area.SETTINGS, Access.WRITE), "anew": True}
 PER_PAGE, MIN_PER_PAGE, MAX_PER_PAGE = 20, 5, 50
 TYPE = "standard"
 
@@ -36,8 +36,8 @@ class DeletedAccount(msgspec.Struct, frozen=True):
 async def create(request: AnyRequest) -> Response[bytes]:
     raw = await wire.body(request)
     once = wire.idempotency(request, raw)
-    name, advice = _decoded(raw, frozenset({"name", "type", "standalone"}))
-    account = await accounts.create(wire.house(request).db, wire.caller(request), name, once)
+    name, malformed, advice = _decoded(raw, frozenset({"name", "type", "standalone"}))
+    account = await accounts.create(wire.house(request).db, wire.caller(request), name, malformed, once)
     return wire.answers(request).success(_object(account), advice=advice)
 
 
@@ -60,8 +60,9 @@ async def get_(request: AnyRequest) -> Response[bytes]:
 @put("/accounts/{account_id:str}", opt=_WRITE)
 async def update(request: AnyRequest) -> Response[bytes]:
     scope = wire.scope(request)
-    name, advice = _decoded(await wire.body(request), frozenset({"id", "name", "type"}), scope.account_id.hex)
-    account = await accounts.rename(wire.house(request).db, wire.caller(request), scope, name)
+    known = frozenset({"id", "name", "type"})
+    name, malformed, advice = _decoded(await wire.body(request), known, scope.account_id.hex)
+    account = await accounts.rename(wire.house(request).db, wire.caller(request), scope, name, malformed)
     return wire.answers(request).success(_object(account), advice=advice)
 
 
@@ -81,11 +82,13 @@ def _object(account: Account) -> AccountObject:
     return AccountObject(account.id.hex, account.name, TYPE, created, account.slug, account.name_policy)
 
 
-def _decoded(raw: bytes, known: frozenset[str], account_id: str | None = None) -> tuple[str, Any]:
-    """The name, and advice on what is not known; `id` and `type` may be sent, and cannot change."""
+def _decoded(
+    raw: bytes, known: frozenset[str], account_id: str | None = None
+) -> tuple[str, tuple[Problem, ...], tuple[Advice, ...]]:
+    """The name, what is wrong, and advice on what is not known; `id` and `type` may be sent, and cannot change."""
     fields = reading.json_object(raw)
     if isinstance(fields, Problem):
-        raise Invalid((fields,))
+        return "", (fields,), ()
     problems: list[Problem] = []
     name = reading.required_text(fields, "name", problems)
     kind = reading.text(fields.get("type"), "type", problems)
@@ -96,6 +99,4 @@ def _decoded(raw: bytes, known: frozenset[str], account_id: str | None = None) -
         problems.append(Problem(Rule.TEXT, "standalone", "standalone must be true, or left out."))
     if account_id and fields.get("id") not in (None, account_id):
         problems.append(Problem(Rule.TEXT, "id", f"id must be that of the path, {account_id}, or left out."))
-    if problems:
-        raise Invalid(tuple(problems))
-    return name, reading.ignored(fields, known, "an account")
+    return name, tuple(problems), reading.ignored(fields, known, "an account")

@@ -31,12 +31,15 @@ async def guard(connection: Asking, handler: BaseRouteHandler) -> None:
     where = place(connection.path_params, visit)
     asking = (house.db, house.peppers, house.memory, credentials(connection), where, visit)
     try:
-        admitted = await admission.admit(*asking)
-        if not _may(admitted, handler):
+        # A token that was revoked just now must not make one that lives on.
+        admit = admission.admit_anew if handler.opt.get("anew") else admission.admit
+        admitted = await admit(*asking)
+        if admitted.remembered and not _may(admitted, handler):
             # What is remembered may be older than the permission.
             admitted = await admission.admit_anew(*asking)
-    except (Unauthenticated, Forbidden):
+    except (Unauthenticated, Forbidden) as error:
         count_failure(house, visit)
+        await admission.write_down(house.db, error)
         raise
     caller, scope = admitted.caller, admitted.scope
     count(connection, caller.id)
@@ -62,8 +65,9 @@ async def known(connection: Asking, handler: BaseRouteHandler) -> None:
     try:
         # A user may have become a member of an account within the last second, by making it.
         caller = await admission.authenticate(house.db, house.peppers, house.memory, credential, visit, anew=True)
-    except (Unauthenticated, Forbidden):
+    except (Unauthenticated, Forbidden) as error:
         count_failure(house, visit)
+        await admission.write_down(house.db, error)
         raise
     count(connection, caller.id)
     connection.scope["state"]["caller"] = caller

@@ -18,7 +18,7 @@ from app.model import GROUPS, Access, Area, Direction, Group, Level, Token, Toke
 _LIST, _ONE = "/accounts/{account_id:str}/tokens", "/accounts/{account_id:str}/tokens/{token_id:str}"
 _USER_LIST, _USER_ONE = "/user/tokens", "/user/tokens/{token_id:str}"
 _READ = {"needs": (Area.ACCOUNT_TOKENS, Access.READ)}
-_WRITE = {"needs": (Area.ACCOUNT_TOKENS, Access.WRITE)}
+_WRITE = {"needs": (Area.ACCOUNT_TOKENS, Access.WRITE), "anew": True}
 PER_PAGE, MIN_PER_PAGE, MAX_PER_PAGE = 20, 5, 50
 _SCOPES = {Level.ACCOUNT: "com.cloudflare.api.account", Level.ZONE: "com.cloudflare.api.account.zone"}
 
@@ -329,6 +329,7 @@ async def _verify(request: AnyRequest, account_id: UUID | None) -> Response[byte
         raise Refused(401, 1000, "Invalid API Token") from None
     gate.count(request, verification.id)
     if verification.denied:
+        await admission.write_down(house.db, verification.denied)
         raise verification.denied
     valid = [Item(10000, "This API Token is valid and active")] if verification.usable else []
     return wire.answers(request).success(_verified(verification), messages=valid)

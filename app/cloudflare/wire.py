@@ -269,7 +269,7 @@ class Answers:
         messages: Iterable[Item] = (),
         info: msgspec.Struct | None = None,
     ) -> Response[bytes]:
-        told = [self._item(HINTS[a.hint], a.text, _pointer(a.field, a.index)) for a in advice]
+        told = [self._item(HINTS[a.hint], a.text, _place(a)) for a in advice]
         told_info = msgspec.UNSET if info is None else msgspec.Raw(msgspec.json.encode(info))
         body = Success(msgspec.Raw(msgspec.json.encode(result)), True, [], [*told, *messages], told_info)
         return Response(msgspec.json.encode(body), status_code=status, media_type=JSON)
@@ -316,7 +316,8 @@ class Answers:
         return self._failure(refused.status, [item], headers)
 
     def _one(self, status: int, code: int, text: str, headers: Mapping[str, str] | None = None) -> Response[bytes]:
-        return self._failure(status, [self._item(code, text)], headers)
+        # The core's sentences also stand after a colon, on the command line.
+        return self._failure(status, [self._item(code, text[:1].upper() + text[1:])], headers)
 
     def _failure(self, status: int, items: list[Item], headers: Mapping[str, str] | None = None) -> Response[bytes]:
         body = msgspec.json.encode(Failure(None, False, items, []))
@@ -333,6 +334,11 @@ def page_info(count: int, page: int, per_page: int, total: int) -> ResultInfo:
 def answers(request: AnyRequest) -> Answers:
     made: Answers = request.app.state.cloudflare_answers
     return made
+
+
+def _place(advice: Advice) -> str:
+    # A field may have the empty name; other advice without a field is about the whole.
+    return _pointer(advice.field, advice.index) or ("/" if advice.hint is Hint.UNKNOWN_FIELD else "")
 
 
 def _pointer(field: str, index: int | None, member: str | None = None) -> str:

@@ -14,7 +14,7 @@ from app.errors import Advice, Invalid, Problem, Rule, quoted
 from app.model import Access, Area, Direction, Zone, ZoneType
 
 _READ = {"needs": (Area.ZONE, Access.READ)}
-_WRITE = {"needs": (Area.ZONE, Access.WRITE)}
+_WRITE = {"needs": (Area.ZONE, Access.WRITE), "anew": True}
 PER_PAGE, MIN_PER_PAGE, MAX_PER_PAGE = 20, 5, 50
 STATUS = "active"
 STATUSES = (STATUS, "initializing", "pending", "moved")
@@ -58,8 +58,8 @@ class DeletedZone(msgspec.Struct, frozen=True):
 async def create(request: AnyRequest) -> Response[bytes]:
     raw = await wire.body(request)
     once = wire.idempotency(request, raw)
-    account_id, name, kind, advice = _decoded(raw)
-    zone = await zones.create(wire.house(request).db, wire.caller(request), account_id, name, kind, once)
+    draft, advice = _decoded(raw)
+    zone = await zones.create(wire.house(request).db, wire.caller(request), draft, once)
     return wire.answers(request).success(_object(zone), advice=advice)
 
 
@@ -110,20 +110,19 @@ def _object(zone: Zone) -> ZoneObject:
     )
 
 
-def _decoded(raw: bytes) -> tuple[UUID, str, ZoneType, tuple[Advice, ...]]:
+def _decoded(raw: bytes) -> tuple[zones.Draft, tuple[Advice, ...]]:
     fields = reading.json_object(raw)
     if isinstance(fields, Problem):
-        raise Invalid((fields,))
+        return zones.Draft(None, "", malformed=(fields,)), ()
     problems: list[Problem] = []
     account_id = _account_id(fields.get("account"), problems)
     name = reading.required_text(fields, "name", problems)
     kind = _type(fields, problems) or ZoneType.FULL
-    if problems:
-        raise Invalid(tuple(problems))
-    return account_id, name, kind, reading.ignored(fields, frozenset({"account", "name", "type"}), "a zone")
+    advice = reading.ignored(fields, frozenset({"account", "name", "type"}), "a zone")
+    return zones.Draft(account_id, name, kind, tuple(problems)), advice
 
 
-def _account_id(value: Any, problems: list[Problem]) -> UUID:  # noqa: ANN401 - JSON
+def _account_id(value: Any, problems: list[Problem]) -> UUID | None:  # noqa: ANN401 - JSON
     if value is None:
         problems.append(Problem(Rule.MISSING, "account", "account is missing; name the account by its id."))
     elif not isinstance(value, dict):
@@ -133,7 +132,7 @@ def _account_id(value: Any, problems: list[Problem]) -> UUID:  # noqa: ANN401 - 
         problems.append(Problem(Rule.TEXT, "account", text, member="id"))
     else:
         return UUID(value["id"])
-    return UUID(int=0)
+    return None
 
 
 def _type(fields: dict[str, Any], problems: list[Problem]) -> ZoneType | None:
@@ -161,7 +160,9 @@ def _settings(raw: bytes) -> tuple[zones.Settings, tuple[Advice, ...]]:
 
 def parse_query(query_string: bytes) -> tuple[zones.Query, bool]:
     """The list's parameters, and whether no zone can match them; raises 1455 with what is allowed."""
-    values = reading.known_values(query_string, PARAMETERS)
+    # The SDK repeats what is a list.
+    given = reading.repeated_values(query_string, PARAMETERS, len(ZoneType))
+    values = {key: reading.single(given, key) for key in given if key != "type"}
     page, per_page = reading.page_of(values, PER_PAGE, MIN_PER_PAGE, MAX_PER_PAGE)
     reading.one_of(values, "match", ("all",))
     for key in ("name", "account.name"):
@@ -177,17 +178,17 @@ def parse_query(query_string: bytes) -> tuple[zones.Query, bool]:
         name=values["name"].removeprefix("equal:").lower() if "name" in values else None,
         account_id=UUID(account_id) if account_id else None,
         account_name=values["account.name"].removeprefix("equal:") if "account.name" in values else None,
-        types=_types(values),
+        types=_types(given.get("type")),
         order=reading.one_of(values, "order", tuple(zones.ORDERS)) or "name",
         direction=reading.direction_of(values, Direction.ASC),
     )
     return query, status not in (None, STATUS)
 
 
-def _types(values: dict[str, str]) -> tuple[ZoneType, ...] | None:
-    if "type" not in values:
+def _types(given: list[str] | None) -> tuple[ZoneType, ...] | None:
+    if given is None:
         return None
-    wanted = values["type"].split(",")
+    wanted = ",".join(given).split(",")
     for each in wanted:
         reading.one_of({"type": each}, "type", tuple(ZoneType))
     return tuple(ZoneType(each) for each in wanted)

@@ -33,11 +33,13 @@ async def login(request: AnyRequest) -> Response[bytes]:
     fields.done()
     try:
         token_id = tokens.id_of(client_id)
-        caller, value = await admission.log_in(house.db, house.peppers, house.memory, token_id, secret, visit)
-    except (Unauthenticated, Forbidden):
+        caller = await admission.authenticate_login(house.db, house.peppers, house.memory, token_id, secret, visit)
+        gate.count(request, caller)
+        value = await admission.log_in(house.db, house.peppers, caller)
+    except (Unauthenticated, Forbidden) as error:
         gate.count_failure(house, visit)
+        await admission.write_down(house.db, error)
         raise Refused(401, "Invalid credentials") from None
-    gate.count(request, caller)
     return wire.answer(AccessToken(value, tokens.ACCESS_SECONDS, tokens.ACCESS_SECONDS))
 
 

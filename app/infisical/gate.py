@@ -79,8 +79,9 @@ async def _authenticated(connection: Asking, house: House, visit: Visit) -> Call
     try:
         credential = TokenCredential(value, access=True)
         return await admission.authenticate(house.db, house.peppers, house.memory, credential, visit)
-    except (Unauthenticated, Forbidden):
+    except (Unauthenticated, Forbidden) as error:
         count_failure(house, visit)
+        await admission.write_down(house.db, error)
         raise
 
 

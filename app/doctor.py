@@ -61,7 +61,8 @@ def _unreachable(settings: config.Settings, error: Exception) -> str:
 
 def _folder(path: Path) -> Finding:
     if not path.is_dir() or not os.access(path, os.W_OK):
-        return Finding("data folder", False, f"{path} is not there or cannot be written: set KEYSTEAD_DATA_DIR to a folder")
+        text = f"{path} is not there or cannot be written: set KEYSTEAD_DATA_DIR to a folder"
+        return Finding("data folder", False, text)
     free = shutil.disk_usage(path).free
     if free < FREE_BYTES:
         text = f"{path} has {free // 2**20} MiB left: make room, as PostgreSQL stops when the disk is full"

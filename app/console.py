@@ -21,6 +21,8 @@ from app.model import Caller
 from app.ringfile import Ring
 
 T = TypeVar("T")
+# The database takes the last moment of all for an infinite one.
+LAST_YEAR = 9998
 
 
 def operator(words: str = "") -> Caller:
@@ -111,7 +113,7 @@ def shown(time: datetime | None) -> str | None:
 def time_of(text: str | None, option: str) -> datetime | None:
     """A time to come, as an option gives it."""
     time = times.date(text) if text else None
-    if text and time is None:
+    if text and (time is None or time.year > LAST_YEAR):
         raise click.BadParameter("it takes a date such as 2029-06-12, or a time in ISO 8601", param_hint=option)
     if time and time <= datetime.now(UTC):
         raise click.BadParameter("it is in the past", param_hint=option)

@@ -157,6 +157,12 @@ def _draft(part: msgspec.Raw) -> Draft:
     return Draft(policy["effect"], resources, groups, policy_id if isinstance(policy_id, str) else "")
 
 
+def _is_deep(value: Any, levels: int = 5) -> bool:  # noqa: ANN401 - JSON
+    """Whether it is nested deeper; what is read again, from deeper in the stack, must not be too deep then."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels == 0 or any(_is_deep(each, levels - 1) for each in inner)
+
+
 def _misshapen(policy: Any) -> tuple[str, str] | None:  # noqa: ANN401 - JSON
     """Where and why this is no policy."""
     if not isinstance(policy, dict):
@@ -165,6 +171,8 @@ def _misshapen(policy: Any) -> tuple[str, str] | None:  # noqa: ANN401 - JSON
         return "/effect", "effect must be allow or deny."
     if not isinstance(policy.get("resources"), dict):
         return "/resources", "resources must be an object of names."
+    if any(_is_deep(value) for value in policy["resources"].values()):
+        return "/resources", 'The value of a resource is "*", or zones of an account.'
     groups = policy.get("permission_groups")
     if not isinstance(groups, list):
         return "/permission_groups", "permission_groups must be a list."

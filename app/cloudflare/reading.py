@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote_plus, unquote_to_bytes
 
@@ -12,6 +12,8 @@ from app.errors import Advice, Hint, Problem, Rule, quoted
 from app.model import Direction
 
 MAX_IGNORED = 20
+# The driver of the database takes the first and the last moment of all for infinite ones.
+_INFINITE = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
 # The largest whole number that every JSON reader keeps exact (RFC 8259 section 6).
 MAX_PAGE = 2**53 - 1
 _JSON_NAMES = {
@@ -62,7 +64,8 @@ def time_of(fields: dict[str, Any], field: str, problems: list[Problem]) -> date
     """A date or an RFC 3339 time; null and the empty text are unset."""
     value = text(fields.get(field), field, problems)
     found = times.date(value) if value else None
-    if value and found is None:
+    if value and (found is None or found in _INFINITE):
+        found = None
         sentence = f"{field} {quoted(value)} is no RFC 3339 time such as 2027-01-31T12:00:00Z."
         problems.append(Problem(Rule.TIME, field, sentence))
     return found

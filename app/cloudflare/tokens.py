@@ -233,7 +233,7 @@ def _object(token: Token, value: str | None = None) -> TokenObject:
 
 def _time(time: datetime | None) -> str | None:
     """As it is mostly sent: without a fraction of a second that nobody gave."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S.%fZ").replace(".000000Z", "Z") if time else None
+    return time.astimezone(UTC).isoformat().replace("+00:00", "Z") if time else None
 
 
 _FIELDS = frozenset({"name", "policies", "condition", "expires_on", "not_before"})

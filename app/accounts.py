@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import msgspec
 
-from app import audit, idempotency
+from app import audit, idempotency, proof, rights
 from app.db import Connection, Database
 from app.errors import Clash, Conflict, Denial, Forbidden, Invalid, Limit, LimitReached, NotFound, Problem, Rule, quoted
 from app.model import (
@@ -168,7 +168,8 @@ def require_name(name: str, malformed: tuple[Problem, ...]) -> None:
 
 def reached(caller: Caller, area: Area, access: Access) -> list[UUID]:
     """The accounts where a caller may do this."""
-    return [account_id for account_id in caller.reach if caller.may(area, access, Scope(account_id))]
+    said = rights.compiled(caller)
+    return [each for each in caller.reach if (area, access) in rights.of(caller, said, Scope(each))]
 
 
 _GET = f"SELECT {_ACCOUNT} FROM accounts WHERE id = $1"
@@ -226,9 +227,18 @@ def _may_found(caller: Caller) -> bool:
     return beyond.may(Area.SETTINGS, Access.WRITE, Scope(fresh))
 
 
-_INSERT_FOR_USER = (
-    f"{_INSERT_ACCOUNT.removesuffix(f' RETURNING {_ACCOUNT}')} ON CONFLICT (slug) DO NOTHING RETURNING {_ACCOUNT}"
-)
+# An account begins with the strictest rules of those that its user administers: making another one sheds none.
+_INSERT_FOR_USER = f"""
+INSERT INTO accounts (id, name, slug, name_policy, csrs_enabled, csr_quota, ca_quota, key_max_age_days)
+SELECT $1, $2, $3, CASE WHEN bool_or(a.name_policy = 'public') THEN 'public' ELSE 'private' END,
+    bool_and(a.csrs_enabled), min(a.csr_quota), min(a.ca_quota), min(a.key_max_age_days)
+FROM memberships m JOIN accounts a ON a.id = m.account_id
+WHERE m.user_id = $4 AND m.role = 'administrator' HAVING count(*) > 0
+ON CONFLICT (slug) DO NOTHING RETURNING {_ACCOUNT}
+"""
+
+
+_ROLE_IN = "SELECT role FROM memberships WHERE user_id = $1 AND account_id = $2"
 
 
 async def create(
@@ -245,6 +255,12 @@ async def create(
         raise Forbidden(Denial.RESOURCE, "Unauthorized to access requested resource")
     made = await idempotency.find(db, caller, audit.NO_ACCOUNT, once) if once else None
     if made:
+        # The account may be newer than what is known of its maker.
+        member = await db.fetchrow(_ROLE_IN, caller.user_id, made)
+        now = msgspec.structs.replace(caller, reach={made: Role(member["role"])} if member else {})
+        if not now.may(Area.SETTINGS, Access.READ, Scope(made)):
+            await audit.denied(db, caller, audit.Resource.ACCOUNT, made, Scope(made))
+            raise Scope(made).gone()
         return await get(db, Scope(made))
     require_name(name, malformed)
     user_id = caller.user_id
@@ -254,10 +270,11 @@ async def create(
         if once and not await idempotency.claimed(connection, caller, audit.NO_ACCOUNT, once, account_id):
             return None
         await connection.execute("SELECT FROM users WHERE id = $1 FOR NO KEY UPDATE", user_id)
+        await proof.require(connection, caller)
         if await connection.fetchval("SELECT count(*) FROM memberships WHERE user_id = $1", user_id) >= MAX_MEMBERSHIPS:
             text = f"A user can be in {MAX_MEMBERSHIPS} accounts; delete one, or have the operator make it."
             raise LimitReached(Limit.LIST, text)
-        account = await _insert(connection, account_id, name)
+        account = await _insert(connection, account_id, name, user_id)
         await connection.execute(_ADMINISTER, user_id, account.id, Role.ADMINISTRATOR.value)
         await _audit(connection, caller, audit.Action.CREATE, audit.Resource.ACCOUNT, account.id, account.id)
         return account
@@ -268,30 +285,34 @@ async def create(
     return account
 
 
-async def _insert(connection: Connection, account_id: UUID, name: str) -> Account:
+async def _insert(connection: Connection, account_id: UUID, name: str, user_id: UUID) -> Account:
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
     slug = stem = re.sub("[^a-z0-9]+", "-", plain)[:50].strip("-") or "account"
-    while True:
-        if not uuid_of(slug):
-            row = await connection.fetchrow(_INSERT_FOR_USER, account_id, name, slug)
-            if row is not None:
-                return _account(row)
-        slug = f"{stem}-{secrets.token_hex(4)}"
+    for _ in range(8):
+        row = None if uuid_of(slug) else await connection.fetchrow(_INSERT_FOR_USER, account_id, name, slug, user_id)
+        if row is not None:
+            return _account(row)
+        # No hex digit, since a slug must not look like an id.
+        slug = f"{stem}-x{secrets.token_hex(4)}"
+    raise Conflict("no slug is free for this name; try another")
 
 
-_RENAME = f"UPDATE accounts SET name = $2, modified_at = now() WHERE id = $1 RETURNING {_ACCOUNT}"
+_RENAME = f"UPDATE accounts SET name = $2, modified_at = now() WHERE id = $1 AND name <> $2 RETURNING {_ACCOUNT}"
 
 
 async def rename(db: Database, caller: Caller, scope: Scope, name: str, malformed: tuple[Problem, ...] = ()) -> Account:
     """Raises Invalid; `malformed` as for `create`."""
     require_name(name, malformed)
 
-    async def work(connection: Connection) -> Account:
-        account = _found(await connection.fetchrow(_RENAME, scope.account_id, name), scope)
+    async def work(connection: Connection) -> Account | None:
+        row = await connection.fetchrow(_RENAME, scope.account_id, name)
+        if row is None:
+            return None
+        account = _account(row)
         await _audit(connection, caller, audit.Action.UPDATE, audit.Resource.ACCOUNT, account.id, account.id)
         return account
 
-    return await db.transaction(work)
+    return await db.transaction(work) or await get(db, scope)
 
 
 async def delete(db: Database, caller: Caller, scope: Scope) -> None:

@@ -159,7 +159,7 @@ LEFT JOIN LATERAL (
 """
 _TOKEN = (
     "t.id, t.name, t.account_id AS owner, t.user_id, t.status, t.not_before, t.expires_on, t.policies, t.condition, "  # noqa: S105 - columns
-    "u.email, m.reach"
+    "t.modified_on AS proof, u.email, m.reach"
 )
 _BY_TOKEN = (
     f"SELECT {_TOKEN}, t.pepper_id, NULL::timestamptz AS ends",
@@ -172,7 +172,7 @@ _BY_ACCESS_TOKEN = (
     ),
 )
 _BY_KEY = (
-    "SELECT k.id, k.email, k.id AS user_id, k.key_pepper_id AS pepper_id, m.reach",
+    "SELECT k.id, k.email, k.id AS user_id, k.key_pepper_id AS pepper_id, k.key_digest AS proof, m.reach",
     _WHO.format(source="users k", digest="k.key_digest", more="AND k.email = $2", user="k.id"),
 )
 _SCOPE_OF = {
@@ -252,19 +252,20 @@ def _remembered(memory: Memory, credential: Credential, visit: Visit) -> Caller 
 
 async def _look(db: Database, peppers: Peppers, credential: Credential, place: Place | None) -> asyncpg.Record:
     level, ids = (place.level, (place.id,)) if place else (None, ())
+    renewed: str | None = _NEW_DIGEST
+    values: tuple[object, ...] = ids
     if isinstance(credential, KeyCredential):
-        value, renewed = credential.key, _NEW_KEY_DIGEST
-        row = await db.fetchrow(_KEY_AT[level], peppers.digests(value), credential.email.lower(), *ids)
+        value, renewed, sql = credential.key, _NEW_KEY_DIGEST, _KEY_AT[level]
+        values = (credential.email.lower(), *ids)
     elif credential.access and credential.value.startswith(tokens.ACCESS_TOKEN) and place is None:
-        value, renewed = credential.value, None
-        row = await db.fetchrow(_ACCESS_TOKEN_AT[None], peppers.digests(value))
+        value, renewed, sql = credential.value, None, _ACCESS_TOKEN_AT[None]
     else:
-        value, renewed = credential.value, _NEW_DIGEST
-        row = await db.fetchrow(_TOKEN_AT[level], peppers.digests(value), *ids)
+        value, sql = credential.value, _TOKEN_AT[level]
+    row = await db.fetchrow(sql, peppers.digests(value), *values)
+    if row is not None and row["id"] and renewed and await _renew_digest(db, peppers, renewed, row, value):
+        row = await db.fetchrow(sql, peppers.digests(value), *values)
     if row is None or row["id"] is None:
         raise Unauthenticated(_scheme(credential))
-    if renewed:
-        await _renew_digest(db, peppers, renewed, row, value)
     return row
 
 
@@ -326,6 +327,7 @@ def _made(actor: Actor, row: asyncpg.Record, visit: Visit) -> Caller:
         expires_on=row["expires_on"] if is_token else None,
         status=visit.status,
         denied_status=visit.denied_status,
+        proof=row["proof"],
     )
 
 
@@ -353,14 +355,15 @@ _NEW_DIGEST = "UPDATE tokens SET digest = $4, pepper_id = $3 WHERE id = $1 AND d
 _NEW_KEY_DIGEST = "UPDATE users SET key_digest = $4, key_pepper_id = $3 WHERE id = $1 AND key_digest = ANY($2)"
 
 
-async def _renew_digest(db: Database, peppers: Peppers, sql: str, row: asyncpg.Record, value: str) -> None:
+async def _renew_digest(db: Database, peppers: Peppers, sql: str, row: asyncpg.Record, value: str) -> bool:
     """Digest a credential that was good with the newest pepper from now on, so that earlier ones can be retired."""
     pepper_id, digest = peppers.newest(value)
     if row["pepper_id"] != pepper_id:
         # A database that takes no writes now, or has just lost this pepper, is asked another time; the credential is
         # good all the same.
         with contextlib.suppress(Unavailable, Conflict):
-            await db.execute(sql, row["id"], peppers.digests(value), pepper_id, digest)
+            return await db.execute(sql, row["id"], peppers.digests(value), pepper_id, digest) == "UPDATE 1"
+    return False
 
 
 class Verification(msgspec.Struct, frozen=True):
@@ -402,14 +405,15 @@ def _verifying_denied(caller: Caller, account_id: UUID | None) -> Denied | None:
 _LOGIN = f"""
 WITH access AS (
     INSERT INTO access_tokens (digest, token_id, expires_at)
-    SELECT $1, t.id, now() + make_interval(secs => $2) FROM tokens t WHERE t.id = $3 FOR KEY SHARE
+    SELECT $1, t.id, now() + make_interval(secs => $2) FROM tokens t
+    WHERE t.id = $3 AND t.digest = ANY($5::bytea[]) AND t.status = 'active' FOR KEY SHARE
     RETURNING token_id
 ),
 login AS (
     SELECT coalesce(t.account_id, $4::uuid) AS account_id, t.id, NULL::uuid AS zone_id
     FROM access JOIN tokens t ON t.id = access.token_id
 ),
-audit AS ({audit.insert(5, "login")})
+audit AS ({audit.insert(6, "login")})
 SELECT id FROM login
 """
 
@@ -426,15 +430,16 @@ async def authenticate_login(
     return caller
 
 
-async def log_in(db: Database, peppers: Peppers, caller: Caller) -> str:
+async def log_in(db: Database, peppers: Peppers, caller: Caller, secret: str) -> str:
     """An access token for the caller's API token: the same policies, addresses and end, for ACCESS_SECONDS at most.
 
-    Audited; raises Unauthenticated when the token was revoked meanwhile.
+    Audited; raises Unauthenticated when the token was revoked or rolled meanwhile.
     """
     value = tokens.new_token(tokens.ACCESS_TOKEN)
     _, digest = peppers.newest(value)
     audited = audit.values(caller, audit.Action.LOGIN, audit.Resource.TOKEN)
-    row = await db.fetchrow(_LOGIN, digest, float(tokens.ACCESS_SECONDS), caller.id, audit.NO_ACCOUNT, *audited)
+    values = (digest, float(tokens.ACCESS_SECONDS), caller.id, audit.NO_ACCOUNT, peppers.digests(secret))
+    row = await db.fetchrow(_LOGIN, *values, *audited)
     if row is None:
         raise Unauthenticated(Scheme.TOKEN)
     return value

@@ -52,6 +52,8 @@ class Result(StrEnum):
 
 # What belongs to no account, such as a user, is filed under this one.
 NO_ACCOUNT = UUID(int=0)
+# Characters: whoever is denied writes a row for each request.
+MAX_PATH = 1024
 
 _COLUMNS = (
     "id, action, resource_type, actor, actor_id, actor_name, actor_email, address, request_id, method, path, "
@@ -85,7 +87,7 @@ def _values(
     caller: Caller, action: Action, resource: Resource, result: Result, status: int | None
 ) -> tuple[object, ...]:
     who = (caller.actor.value, caller.id, caller.name, caller.email, caller.address)
-    where = (caller.request_id, caller.method, caller.path, caller.user_agent)
+    where = (caller.request_id, caller.method, caller.path[:MAX_PATH], caller.user_agent)
     return (uuid4(), action.value, resource.value, *who, *where, caller.user_id, status, result.value)
 
 

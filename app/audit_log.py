@@ -138,28 +138,31 @@ _ENTRY = ", ".join(
         ),
     )
 )
-_FIRST_FILTER = 8
+_BEYOND = {Direction.ASC: (">", ">="), Direction.DESC: ("<", "<=")}
 
 
-def _filters() -> str:
-    conditions = []
-    for index, expression in enumerate(FIELDS.values()):
-        only, none_of = (_FIRST_FILTER + 2 * index + each for each in range(2))
-        conditions.append(f"(${only}::text[] IS NULL OR {expression} = ANY(${only}))")
-        conditions.append(f"(${none_of}::text[] IS NULL OR coalesce({expression} <> ALL(${none_of}), true))")
-    return " AND ".join(conditions)
-
-
-_LIST = {
-    direction: f"""
+def _statement(query: Query) -> tuple[str, list[object]]:
+    """The SELECT for the filters that are asked for, whose expressions are ours, and the values of its parameters."""
+    conditions, values = [], list[object]()
+    beyond, bound = _BEYOND[query.direction]
+    if query.after:
+        # The first comparison is what the index can use.
+        conditions.append(f"l.at {bound} $5 AND (l.at, l.id) {beyond} ($5, $6)")
+        values += query.after
+    for field, wanted in query.filters.items():
+        if wanted.only is not None:
+            values.append(list(wanted.only))
+            conditions.append(f"{FIELDS[field]} = ANY(${len(values) + 4}::text[])")
+        if wanted.none_of:
+            values.append(list(wanted.none_of))
+            conditions.append(f"coalesce({FIELDS[field]} <> ALL(${len(values) + 4}::text[]), true)")
+    sql = f"""
 SELECT {_ENTRY} FROM audit_log l LEFT JOIN accounts a ON a.id = l.account_id
 LEFT JOIN zones z ON z.account_id = l.account_id AND z.id = l.zone_id
-WHERE l.account_id = $1 AND l.at >= $2 AND l.at < $3
-    AND ($4::timestamptz IS NULL OR (l.at, l.id) {beyond} ($4, $5)) AND ($7 OR {_filters()})
-ORDER BY l.at {direction}, l.id {direction} LIMIT $6
+WHERE {" AND ".join(["l.account_id = $1 AND l.at >= $2 AND l.at < $3", *conditions])}
+ORDER BY l.at {query.direction}, l.id {query.direction} LIMIT $4
 """
-    for direction, beyond in ((Direction.ASC, ">"), (Direction.DESC, "<"))
-}
+    return sql, values
 
 
 async def list_(db: Database, scope: Scope, query: Query) -> Page:
@@ -168,13 +171,8 @@ async def list_(db: Database, scope: Scope, query: Query) -> Page:
 
 
 async def _list(db: Database, account_id: UUID, query: Query) -> Page:
-    at, after = query.after or (None, None)
-    values: list[list[str] | None] = []
-    for field in FIELDS:
-        wanted = query.filters.get(field, Filter())
-        values += [None if wanted.only is None else list(wanted.only), list(wanted.none_of) or None]
-    bounds = (account_id, query.since, query.before, at, after, query.limit + 1, not query.filters)
-    rows = await db.fetch(_LIST[query.direction], *bounds, *values)
+    sql, values = _statement(query)
+    rows = await db.fetch(sql, account_id, query.since, query.before, query.limit + 1, *values)
     items = tuple(_entry(row) for row in rows[: query.limit])
     return Page(items, _cursor(items[-1]) if len(rows) > query.limit else None)
 

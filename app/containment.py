@@ -12,9 +12,9 @@ from uuid import UUID, uuid4
 
 import msgspec
 
-from app import policies
+from app import policies, rights
 from app.errors import Problem, Rule
-from app.model import Access, Area, Caller, Effect, Level, Network, Policy, Role, Scope, Target
+from app.model import Caller, Network, Role, Scope
 
 
 def problems(made: Caller, maker: Caller, zones: Mapping[UUID, UUID]) -> tuple[Problem, ...]:
@@ -31,9 +31,9 @@ def _wider_policies(made: Caller, maker: Caller, zones: Mapping[UUID, UUID]) -> 
         everywhere = {*made.reach, *zones.values(), *_named_accounts(made), *_named_accounts(maker), uuid4()}
         anywhere = dict.fromkeys(everywhere, Role.ADMINISTRATOR)
         made, maker = (msgspec.structs.replace(each, reach=anywhere) for each in (made, maker))
-    mine, theirs = compiled(maker), compiled(made)
+    mine, theirs = rights.compiled(maker), rights.compiled(made)
     for scope in _places(made.reach, zones):
-        beyond = rights(made, theirs, scope) - rights(maker, mine, scope)
+        beyond = rights.of(made, theirs, scope) - rights.of(maker, mine, scope)
         if beyond:
             area, access = min(beyond, key=lambda right: (right[0].value, right[1].value))
             what = f"{area.name} {access.name}".lower().replace("_", " ")
@@ -48,65 +48,6 @@ def _named(scope: Scope, zones: Mapping[UUID, UUID]) -> str:
     if scope.zone_id in zones:
         return f"zone {scope.zone_id.hex}"
     return f"other zones of the account {scope.account_id.hex}"
-
-
-Right = tuple[Area, Access]
-
-
-Said = Mapping[Target, frozenset[Right]]
-
-
-class Compiled(msgspec.Struct, frozen=True):
-    """What the policies of a caller say of each target, since hundreds of places are looked at; None says nothing."""
-
-    allowed: Said
-    denied: Said
-
-
-def compiled(caller: Caller) -> Compiled:
-    said: dict[Effect, dict[Target, frozenset[Right]]] = {effect: {} for effect in Effect}
-    for policy in caller.policies or ():
-        about = {level: _rights(policy, level) for level in Level}
-        of_effect = said[policy.effect]
-        for target in policy.targets:
-            of_effect[target] = of_effect.get(target, frozenset()) | about[target.level]
-    return Compiled(said[Effect.ALLOW], said[Effect.DENY])
-
-
-def _rights(policy: Policy, level: Level) -> frozenset[Right]:
-    groups = [group for group in policy.groups if group.level is level]
-    return frozenset(
-        (area, access)
-        for area in Area
-        for access in Access
-        if any(group.area is area and policy.means(group, access) for group in groups)
-    )
-
-
-def rights(caller: Caller, said: Compiled, scope: Scope) -> set[Right]:
-    """All that `caller.may` says yes to in one place."""
-    role = caller.reach.get(scope.account_id)
-    if role is None:
-        return set()
-    possible = _ALL if role is Role.ADMINISTRATOR else _READING
-    if caller.policies is None:
-        return set(possible)
-    targets = _targets(scope)
-    allowed = set[Right]().union(*(said.allowed.get(target, ()) for target in targets))
-    return allowed.intersection(possible).difference(*(said.denied.get(target, ()) for target in targets))
-
-
-_ALL = frozenset((area, access) for area in Area for access in Access)
-_READING = frozenset((area, Access.READ) for area in Area)
-
-
-def _targets(scope: Scope) -> list[Target]:
-    """Everything that a policy could name to speak of a place."""
-    account, zone = scope.account_id, scope.zone_id
-    targets = [Target(Level.ACCOUNT), Target(Level.ACCOUNT, account)]
-    if zone is not None:
-        targets += [Target(Level.ZONE, id_, within) for id_ in (None, zone) for within in (None, account)]
-    return targets
 
 
 def _named_accounts(caller: Caller) -> set[UUID]:

@@ -42,6 +42,7 @@ _CONFLICTS: dict[str, str | tuple[str, Clash]] = {
     "zones_account_id_fkey": _GONE,
     "tokens_account_id_fkey": _GONE,
     "memberships_account_id_fkey": _GONE,
+    "memberships_user_id_fkey": "the user does not exist any more",
     "private_keys_account_id_fkey": _GONE,
     "accounts_slug_key": "an account with this slug exists already",
     "zones_account_id_name_key": ("the account has a zone of this name already", Clash.SAME_ZONE),

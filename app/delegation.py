@@ -1,12 +1,11 @@
 """Tokens that callers make, change, roll and delete themselves: never wider than who does it (contract section 7)."""
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import msgspec
 
-from app import accounts, audit, containment, idempotency, policies, tokens, zones
+from app import accounts, audit, containment, idempotency, policies, proof, tokens, zones
 from app.db import Connection, Database
 from app.errors import (
     Clash,
@@ -24,6 +23,7 @@ from app.errors import (
 )
 from app.keyring import Peppers
 from app.model import (
+    GROUPS,
     Access,
     Actor,
     Area,
@@ -97,7 +97,7 @@ _LOCK = {
 }
 _OF_OWNER = {kind: f"FROM tokens WHERE {column} = $1" for kind, column in _COLUMN.items()}
 _GET = {kind: f"SELECT {tokens.COLUMNS} {owned} AND id = $2" for kind, owned in _OF_OWNER.items()}
-_ALL = {kind: f"SELECT {tokens.COLUMNS} {owned}" for kind, owned in _OF_OWNER.items()}
+_COUNT = {kind: f"SELECT count(*) {owned}" for kind, owned in _OF_OWNER.items()}
 _SHOWN = " AND ($2 OR expires_on IS NULL OR expires_on > now())"
 _LIST = {
     (kind, direction): (
@@ -166,9 +166,10 @@ async def create(
 
     async def work(connection: Connection) -> Token | None:
         await _lock(connection, owner)
+        await proof.require(connection, caller, owner.account_id)
         if once and not await idempotency.claimed(connection, caller, owner.filed_under, once, token_id):
             return None
-        if len(await _tokens(connection, owner)) >= MAX_TOKENS:
+        if await connection.fetchval(_COUNT[owner.account_id is not None], owner.id) >= MAX_TOKENS:
             raise LimitReached(Limit.LIST, f"There are {MAX_TOKENS} tokens, which is the most; delete one first.")
         row = await connection.fetchrow(
             *(_INSERT, token_id, owner.account_id, owner.user_id, draft.name, digest, pepper_id),
@@ -197,11 +198,6 @@ async def _lock(connection: Connection, owner: Owner) -> None:
         raise Scope(owner.id).gone()
 
 
-async def _tokens(connection: Connection, owner: Owner) -> tuple[Token, ...]:
-    rows = await connection.fetch(_ALL[owner.account_id is not None], owner.id)
-    return tuple(tokens.of_row(row) for row in rows)
-
-
 _UPDATE = f"""
 UPDATE tokens SET name = $2, policies = $3, condition = $4, not_before = $5, expires_on = $6,
     status = coalesce($7, status), modified_on = now()
@@ -220,14 +216,15 @@ async def update(db: Database, caller: Caller, owner: Owner, token_id: UUID, dra
 
     async def work(connection: Connection) -> Token:
         await _lock(connection, owner)
-        before = await _tokens(connection, owner)
+        await proof.require(connection, caller, owner.account_id)
+        before = await connection.fetchrow(_GET[owner.account_id is not None], owner.id, token_id)
         status = draft.status.value if draft.status else None
         values = (draft.name, text, draft.condition, draft.not_before, draft.expires_on, status)
         row = await connection.fetchrow(_UPDATE, token_id, *values, owner.account_id, owner.user_id)
-        if row is None:
+        if row is None or before is None:
             raise _no_token(token_id)
         token = tokens.of_row(row)
-        _require_administrator(owner, before, token_id, token)
+        await _require_administrator(connection, owner, tokens.of_row(before), token)
         await tokens.record(connection, caller, audit.Action.UPDATE, token)
         return token
 
@@ -242,6 +239,7 @@ async def roll(db: Database, peppers: Peppers, caller: Caller, owner: Owner, tok
 
     async def work(connection: Connection) -> str:
         await _lock(connection, owner)
+        await proof.require(connection, caller, owner.account_id)
         # What was judged must be what is rolled: a wider one may have come in between.
         now = await connection.fetchrow(_GET[owner.account_id is not None], owner.id, token_id)
         if now is None:
@@ -261,11 +259,11 @@ async def delete(db: Database, caller: Caller, owner: Owner, token_id: UUID) -> 
 
     async def work(connection: Connection) -> None:
         await _lock(connection, owner)
-        before = await _tokens(connection, owner)
-        token = next((each for each in before if each.id == token_id), None)
-        if token is None:
+        row = await connection.fetchrow(_GET[owner.account_id is not None], owner.id, token_id)
+        if row is None:
             raise _no_token(token_id)
-        _require_administrator(owner, before, token_id, None)
+        token = tokens.of_row(row)
+        await _require_administrator(connection, owner, token, None)
         await connection.execute(_DELETE[owner.account_id is not None], owner.id, token_id)
         await tokens.record(connection, caller, audit.Action.DELETE, token)
 
@@ -282,6 +280,9 @@ async def _checked(db: Database, caller: Caller, owner: Owner, draft: Draft, tok
     if found or draft.malformed:
         raise Invalid((*draft.malformed, *found))
     text = policies.text(draft.policies)
+    if len(text) > policies.MAX_TEXT:
+        problem = f"The policies are {len(text)} characters long; {policies.MAX_TEXT} at most."
+        raise Invalid((Problem(Rule.POLICY, "policies", problem),))
     made = _as_caller(owner, caller, text, draft.condition, draft.expires_on)
     await _require_contained(db, caller, owner, made, token_id)
     return text
@@ -336,15 +337,30 @@ async def _require_contained(db: Database, caller: Caller, owner: Owner, made: C
         raise Wider(problems)
 
 
-def _require_administrator(owner: Owner, before: Sequence[Token], token_id: UUID, after: Token | None) -> None:
+# Only these can; it spares reading the policies of all others.
+_MANAGING = next(g for g in GROUPS if g.area is Area.ACCOUNT_TOKENS and g.access is Access.WRITE).id.hex
+_OTHERS = f"""
+SELECT {tokens.COLUMNS} FROM tokens WHERE account_id = $1 AND id <> $2 AND status = 'active'
+    AND (expires_on IS NULL OR expires_on > now()) AND position($3 in policies::text) > 0
+    AND ($4::timestamptz IS NULL OR (issued_on, id) > ($4, $5)) ORDER BY issued_on, id LIMIT 20
+"""
+
+
+async def _require_administrator(connection: Connection, owner: Owner, before: Token, after: Token | None) -> None:
     """An account that has a token which may manage its tokens keeps one: nobody locks themselves out by accident."""
-    if owner.account_id is None:
+    account_id = owner.account_id
+    if account_id is None or not _administers(before, account_id):
         return
-    held = [token for token in before if _administers(token, owner.account_id)]
-    left = [token for token in held if token.id != token_id]
-    if held and not left and not (after and _administers(after, owner.account_id)):
-        text = "this is the last token of the account that may manage its tokens; make another one first"
-        raise Conflict(text, Clash.LAST_ADMINISTRATOR)
+    if after and _administers(after, account_id):
+        return
+    last: tuple[datetime | None, UUID | None] = (None, None)
+    while rows := await connection.fetch(_OTHERS, account_id, before.id, _MANAGING, *last):
+        others = [tokens.of_row(row) for row in rows]
+        if any(_administers(token, account_id) for token in others):
+            return
+        last = (others[-1].issued_on, others[-1].id)
+    text = "this is the last token of the account that may manage its tokens; make another one first"
+    raise Conflict(text, Clash.LAST_ADMINISTRATOR)
 
 
 def _administers(token: Token, account_id: UUID) -> bool:

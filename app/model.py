@@ -265,7 +265,8 @@ class Caller(msgspec.Struct, frozen=True):
     `reach` bounds everything by tenant: the account of an account's token, or the memberships of a user. `policies`
     None means that the membership alone decides (a global key). `account_id` is whose token it is, or `user_id` whose
     token or global key; `condition` (JSON text) and `expires_on` bound a token. `status` is what the HTTP answer of a
-    success will be, `denied_status` that of a denial.
+    success will be, `denied_status` that of a denial. `proof` tells whether the
+    credential has changed since: see proof.py.
     """
 
     actor: Actor
@@ -285,6 +286,7 @@ class Caller(msgspec.Struct, frozen=True):
     expires_on: datetime | None = None
     status: int | None = None
     denied_status: int | None = None
+    proof: datetime | bytes | None = None
 
     def may(self, area: Area, access: Access, scope: Scope) -> bool:
         """Explicit deny wins, then allow, then deny (contract-cloudflare section 5)."""

@@ -35,6 +35,8 @@ _GROUPS_BY_ID = {group.id: group for group in GROUPS}
 MAX_POLICIES, MAX_GROUPS, MAX_NETWORKS = 50, 50, 100
 # All names in all policies of a token: each request of its looks through them.
 MAX_NAMES = 300
+# As they are stored, in characters: they are read again for each token that uses or manages them.
+MAX_TEXT = 48_000
 
 
 @lru_cache(maxsize=1024)
@@ -44,7 +46,7 @@ def read(text: str) -> tuple[Policy, ...]:
         Policy(
             Effect(policy["effect"]),
             tuple(target for name, value in policy["resources"].items() for target in _targets(name, value)),
-            tuple(_GROUPS_BY_ID[UUID(group["id"])] for group in policy["permission_groups"]),
+            tuple(dict.fromkeys(_GROUPS_BY_ID[UUID(group["id"])] for group in policy["permission_groups"])),
         )
         for policy in json.loads(text)
     )
@@ -68,6 +70,24 @@ def networks(condition: str) -> tuple[tuple[Network, ...], tuple[Network, ...]]:
     ip = (json.loads(condition) or {}).get("request_ip") or {}
     allowed, refused = (tuple(map(ipaddress.ip_network, ip.get(key) or ())) for key in ("in", "not_in"))
     return allowed, refused
+
+
+def is_readable(condition: str) -> bool:
+    """Whether a condition can be read again as it is written; a key that is given twice may hide what cannot."""
+    try:
+        networks(condition)
+    except (ValueError, RecursionError, TypeError, AttributeError):
+        return _plain(condition)
+    return True
+
+
+def _plain(condition: str) -> bool:
+    # A network that is none is told with its place by `condition_problems`.
+    try:
+        json.loads(condition)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def allowed_from(condition: str, address: Address | None) -> bool:
@@ -132,6 +152,8 @@ class Draft(msgspec.Struct, frozen=True):
     id: str = ""
 
 
+# In names there are none.
+MAX_NESTED = 5
 _objects = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _lists = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -140,6 +162,9 @@ def drafts(text: bytes | str) -> tuple[tuple[Draft, ...], tuple[Problem, ...]]:
     """Read a JSON list of policies, and what of it has not the shape of one."""
     try:
         parts = _lists.decode(text)
+        if len(parts) > MAX_POLICIES:
+            too_many = f"There are {len(parts)} policies; {MAX_POLICIES} at most."
+            return (), (Problem(Rule.POLICY, "policies", too_many),)
         read = [(_misshapen(msgspec.json.decode(part)), part) for part in parts]
         made = tuple(_draft(part) for shape, part in read if shape is None)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
@@ -154,6 +179,8 @@ def _draft(part: msgspec.Raw) -> Draft:
     groups = tuple(group["id"] for group in policy["permission_groups"])
     policy_id = policy.get("id")
     resources = bytes(_objects.decode(part)["resources"]).decode()
+    if resources.count("[") > MAX_NESTED or resources.count("{") > MAX_NAMES + 1:
+        resources = "{}"
     return Draft(policy["effect"], resources, groups, policy_id if isinstance(policy_id, str) else "")
 
 
@@ -237,7 +264,11 @@ def _group(group_id: str) -> Group | None:
 
 
 def _resources(draft: Draft) -> dict[str, Any]:
-    found = json.loads(draft.resources)
+    try:
+        found = json.loads(draft.resources)
+    except (ValueError, RecursionError):
+        # A key that is given twice may hide what another reader cannot read.
+        return {}
     return found if isinstance(found, dict) else {}
 
 
@@ -328,7 +359,7 @@ def text(drafts: Sequence[Draft]) -> str:
         fresh = not re.fullmatch("[0-9a-f]{32}", draft.id) or draft.id in used
         policy_id = uuid4().hex if fresh else draft.id
         used.add(policy_id)
-        groups = [_GROUPS_BY_ID[UUID(group)] for group in draft.groups]
+        groups = [_GROUPS_BY_ID[UUID(group)] for group in dict.fromkeys(draft.groups)]
         named = [_StoredGroup(group.id.hex, group.name) for group in groups]
         stored.append(_Stored(policy_id, draft.effect, msgspec.Raw(draft.resources.encode()), named))
     return msgspec.json.encode(stored).decode()

@@ -116,6 +116,7 @@ async def set_status(db: Database, caller: Caller, token: Token, *, active: bool
         sql = f"UPDATE tokens SET status = $2, modified_on = now() WHERE id = $1 RETURNING {COLUMNS}"
         status = TokenStatus.ACTIVE if active else TokenStatus.DISABLED
         row = await connection.fetchrow(sql, token.id, status.value)
+        _still(row)
         await record(connection, caller, audit.Action.UPDATE, token)
         return of_row(row)
 
@@ -133,7 +134,7 @@ async def roll_in(connection: Connection, peppers: Peppers, caller: Caller, toke
     pepper_id, digest = peppers.newest(value)
     row = await connection.fetchrow(_ROLL, token_id, digest, pepper_id)
     await connection.execute("DELETE FROM access_tokens WHERE token_id = $1", token_id)
-    await record(connection, caller, audit.Action.ROLL, of_row(row))
+    await record(connection, caller, audit.Action.ROLL, of_row(_still(row)))
     return value
 
 
@@ -146,7 +147,7 @@ async def revoke(db: Database, caller: Caller, token: Token) -> None:
     """Delete a token: it is dead for the next request."""
 
     async def work(connection: Connection) -> None:
-        await connection.execute("DELETE FROM tokens WHERE id = $1", token.id)
+        _still(await connection.fetchrow("DELETE FROM tokens WHERE id = $1 RETURNING id", token.id))
         await record(connection, caller, audit.Action.DELETE, token)
 
     await db.transaction(work)
@@ -170,6 +171,12 @@ async def roll_global_key(db: Database, peppers: Peppers, caller: Caller, user: 
 async def record(connection: Connection, caller: Caller, action: audit.Action, token: Token) -> None:
     place = (token.account_id or audit.NO_ACCOUNT, token.id, None)
     await audit.record(connection, caller, action, audit.Resource.TOKEN, place)
+
+
+def _still(row: asyncpg.Record | None) -> asyncpg.Record:
+    if row is None:
+        raise NotFound("the token does not exist any more")
+    return row
 
 
 def of_row(row: asyncpg.Record | None) -> Token:

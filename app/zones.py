@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import msgspec
 
-from app import accounts, audit, idempotency, names
+from app import accounts, audit, idempotency, names, rights
 from app.db import Connection, Database
 from app.errors import (
     Clash,
@@ -22,6 +22,7 @@ from app.errors import (
 from app.model import (
     Access,
     Account,
+    Actor,
     Area,
     Caller,
     Direction,
@@ -38,6 +39,18 @@ _ZONE = (
     "paused, csrs_enabled, csr_quota, certificate_quota, created_at, modified_at"
 )
 _INSERT = f"INSERT INTO zones (id, account_id, name, type) VALUES ($1, $2, $3, $4) RETURNING {_ZONE}"
+# What the operator has set is not shed by making a zone anew: it begins with the switch and the quota of its account,
+# and with those of the zone of its name that was deleted last, whichever are stricter.
+_INSERT_FOR_TENANT = f"""
+INSERT INTO zones (id, account_id, name, type, csrs_enabled, csr_quota, certificate_quota)
+SELECT $1, a.id, $3, $4, a.csrs_enabled AND coalesce(z.csrs_enabled, true), least(a.csr_quota, z.csr_quota),
+    z.certificate_quota
+FROM accounts a LEFT JOIN LATERAL (
+    SELECT csrs_enabled, csr_quota, certificate_quota FROM zones
+    WHERE account_id = a.id AND name = $3 AND deleted_at IS NOT NULL ORDER BY deleted_at DESC LIMIT 1
+) z ON true
+WHERE a.id = $2 RETURNING {_ZONE}
+"""
 _COUNT = "SELECT count(*) FROM zones WHERE account_id = $1 AND deleted_at IS NULL"
 
 
@@ -73,6 +86,9 @@ async def create(db: Database, caller: Caller, draft: Draft, once: Idempotency |
         raise Scope(account_id).gone()
     made = await idempotency.find(db, caller, audit.NO_ACCOUNT, once) if once else None
     if made and account_id:
+        if not caller.may(Area.ZONE, Access.READ, Scope(account_id, made)):
+            await audit.denied(db, caller, audit.Resource.ZONE, made, Scope(account_id, made))
+            raise Scope(account_id).gone()
         return await get(db, Scope(account_id, made))
     named = {problem.field for problem in draft.malformed}
     problems = (*draft.malformed, *(name_problems(draft.name) if named.isdisjoint({"", "name"}) else ()))
@@ -95,6 +111,7 @@ async def _create(
     db: Database, caller: Caller, account_id: UUID, name: str, kind: ZoneType, once: Idempotency | None = None
 ) -> Zone | None:
     lower = name.lower()
+    insert = _INSERT if caller.actor is Actor.OPERATOR else _INSERT_FOR_TENANT
 
     async def work(connection: Connection) -> Zone | None:
         zone_id = uuid4()
@@ -105,7 +122,7 @@ async def _create(
             return None
         if await connection.fetchval(_COUNT, account_id) >= MAX_ZONES:
             raise LimitReached(Limit.LIST, f"An account can have {MAX_ZONES} zones; delete one first.")
-        zone = _zone(await connection.fetchrow(_INSERT, zone_id, account_id, lower, kind.value))
+        zone = _zone(await connection.fetchrow(insert, zone_id, account_id, lower, kind.value))
         await _audit(connection, caller, audit.Action.CREATE, zone)
         return zone
 
@@ -204,18 +221,16 @@ async def list_page(db: Database, caller: Caller, query: Query) -> Page:
     # Zones that no policy names are judged by any one of their account; those named, one by one.
     named = {target.id for policy in caller.policies or () for target in policy.targets if target.id}
     known = await owners(db, named)
-    readable = [zone for zone, account in known.items() if _readable(caller, account, zone)]
-    whole = [account for account in caller.reach if _readable(caller, account, uuid4())]
+    said = rights.compiled(caller)
+    reading = (Area.ZONE, Access.READ)
+    readable = [z for z, account in known.items() if reading in rights.of(caller, said, Scope(account, z))]
+    whole = [account for account in caller.reach if reading in rights.of(caller, said, Scope(account, uuid4()))]
     types = None if query.types is None else [kind.value for kind in query.types]
     filters = (whole, list(known), readable, query.name, query.account_id, query.account_name, types)
     offset = min((query.page - 1) * query.per_page, _MAX_OFFSET)
     rows = await db.fetch(_LIST[query.order, query.direction], *filters, query.per_page, offset)
     total = await db.fetchrow(_TOTAL, *filters)
     return Page(tuple(_zone(row) for row in rows), total["total"] if total else 0)
-
-
-def _readable(caller: Caller, account_id: UUID, zone_id: UUID) -> bool:
-    return caller.may(Area.ZONE, Access.READ, Scope(account_id, zone_id))
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -227,22 +242,24 @@ class Settings(msgspec.Struct, frozen=True):
 
 _EDIT = f"""
 UPDATE zones SET type = coalesce($3, type), paused = coalesce($4, paused), modified_at = now()
-WHERE account_id = $1 AND id = $2 AND deleted_at IS NULL RETURNING {_ZONE}
+WHERE account_id = $1 AND id = $2 AND deleted_at IS NULL
+    AND (type <> coalesce($3, type) OR paused <> coalesce($4, paused))
+RETURNING {_ZONE}
 """
 
 
 async def edit(db: Database, caller: Caller, scope: Scope, settings: Settings) -> Zone:
     """Change what is given; raises NotFound when the zone was deleted."""
-    if settings == Settings():
-        return await get(db, scope)
 
-    async def work(connection: Connection) -> Zone:
+    async def work(connection: Connection) -> Zone | None:
         values = (settings.type.value if settings.type else None, settings.paused)
-        zone = _found(await connection.fetchrow(_EDIT, scope.account_id, scope.id, *values), scope)
-        await _audit(connection, caller, audit.Action.UPDATE, zone)
-        return zone
+        row = await connection.fetchrow(_EDIT, scope.account_id, scope.id, *values)
+        if row is None:
+            return None
+        await _audit(connection, caller, audit.Action.UPDATE, _zone(row))
+        return _zone(row)
 
-    return await db.transaction(work)
+    return await db.transaction(work) or await get(db, scope)
 
 
 class Changes(msgspec.Struct, frozen=True):

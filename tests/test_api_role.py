@@ -43,11 +43,13 @@ GRANT CONNECT ON DATABASE keystead TO keystead_api;
 GRANT USAGE ON SCHEMA public TO keystead_api;
 -- Its version is looked at before anything else; only `keystead migrate` changes it.
 GRANT SELECT ON schema_version TO keystead_api;
--- Tenants make, rename and delete accounts and zones; quotas, switches and name policies are the operator's. A column
--- that may be changed is also what locking a row takes: for quotas, and against a deletion at the same moment.
-GRANT SELECT, INSERT (id, name, slug), DELETE, UPDATE (name, modified_at) ON accounts TO keystead_api;
-GRANT SELECT, INSERT (id, account_id, name, type), DELETE, UPDATE (type, paused, modified_at, deleted_at)
-    ON zones TO keystead_api;
+-- Tenants make, rename and delete accounts and zones; quotas, switches and name policies are the operator's, and
+-- what is new begins with them. A column that may be changed is also what locking a row takes: for quotas, and against
+-- a deletion at the same moment.
+GRANT SELECT, DELETE, UPDATE (name, modified_at), INSERT (id, name, slug, name_policy, csrs_enabled, csr_quota,
+    ca_quota, key_max_age_days) ON accounts TO keystead_api;
+GRANT SELECT, DELETE, UPDATE (type, paused, modified_at, deleted_at), INSERT (id, account_id, name, type, csrs_enabled,
+    csr_quota, certificate_quota) ON zones TO keystead_api;
 -- Who asks: users are the operator's, and whoever makes an account administers it. Credentials are digested anew
 -- after a new pepper.
 GRANT SELECT, UPDATE (key_digest, key_pepper_id) ON users TO keystead_api;
@@ -509,8 +511,7 @@ FORBIDDEN = {
     "lift a quota": "UPDATE accounts SET ca_quota = NULL",
     "give a token to another": "UPDATE tokens SET account_id = gen_random_uuid()",
     "take a role away": "DELETE FROM memberships",
-    "give an account a quota as it is made": "INSERT INTO accounts (id, name, slug, csr_quota) "
-    "VALUES (gen_random_uuid(), 'x', 'x', 1)",
+    "date an account": "INSERT INTO accounts (id, name, slug, created_at) VALUES (gen_random_uuid(), 'x', 'x', now())",
     "switch custom CSRs on": "UPDATE zones SET csrs_enabled = true",
     "lift the quota of a zone": "UPDATE zones SET certificate_quota = NULL",
     "move a zone": "UPDATE zones SET account_id = gen_random_uuid()",

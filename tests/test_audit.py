@@ -671,7 +671,7 @@ async def test_where_from_is_the_clients_own_address(site: Site) -> None:
     for peer, address in (("2001:db8::5", "2001:db8::5"), ("::ffff:192.0.2.9", "192.0.2.9"), ("unix:", None)):
         async with client_from(site.world, peer) as http:
             path = _A.format(**site.ids)
-            request = http.build_request("PUT", path, json={"name": "Moved"}, headers=site.headers["token"])
+            request = http.build_request("PUT", path, json={"name": f"From {peer}"}, headers=site.headers["token"])
             del request.headers["user-agent"]
             (row,) = await site.rows(await http.send(request))
         assert (str(row["address"]) if row["address"] else None, row["user_agent"]) == (address, None)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from app import containment, policies
+from app import containment, policies, rights
 from app.model import (
     GROUPS,
     Access,
@@ -282,9 +282,9 @@ def test_no_chain_of_makers_widens(first: Caller, edit: Edit, again: Edit) -> No
 @given(st.one_of(_of_account, _of_user, _global_key))
 def test_rights_are_what_the_caller_may(caller: Caller) -> None:
     """All that is said of one place at once is what is said of each permission in it."""
-    compiled = containment.compiled(caller)
+    compiled = rights.compiled(caller)
     for place in PLACES:
-        assert containment.rights(caller, compiled, place) == {r for r in RIGHTS if caller.may(*r, place)}
+        assert rights.of(caller, compiled, place) == {r for r in RIGHTS if caller.may(*r, place)}
 
 
 @settings(deadline=None, max_examples=120)

@@ -20,6 +20,7 @@ LEVELS = (
     {"csrs", "certificates", "tokens", "ca_certificates", "leaves", "crls", "zones", "containment"},
     {"accounts", "matching", "policies", "authorities"},
     {"issuing"},
+    {"proof", "rights"},
     {"keyring", "keypool", "idempotency", "failures", "audit_log"},
     {"audit", "ringfile", "limits"},
     {"db", "keys", "pkix", "seal", "names", "chains", "x520", "bodies", "times"},
@@ -54,7 +55,21 @@ LIBRARIES = {
     "structlog": {"main", "trust", "ringfile", "edge", "cloudflare", "infisical", "serve"},
 }
 # The files whose every line is about private keys touch neither network nor settings nor logs.
-PURE = {"keys", "pem", "policies", "containment", "pkix", "chains", "seal", "names", "x520", "times", "model", "errors"}
+PURE = {
+    "keys",
+    "pem",
+    "policies",
+    "containment",
+    "rights",
+    "pkix",
+    "chains",
+    "seal",
+    "names",
+    "x520",
+    "times",
+    "model",
+    "errors",
+}
 IMPURE = {"asyncio", "os.environ", "logging", "socket", "pathlib", "asyncpg", "litestar", "structlog"}
 
 

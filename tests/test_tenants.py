@@ -261,13 +261,13 @@ async def test_slugs_are_made_from_names_and_are_unique(world: World) -> None:
         first, second = [(await new_account(world, name))["slug"] for _ in range(2)]
         assert (first == slug) is (slug not in taken), name
         for each in {first, second} - {slug}:
-            assert re.fullmatch(f"{slug}-[0-9a-f]{{8}}", each), name
+            assert re.fullmatch(f"{slug}-x[0-9a-f]{{8}}", each), name
         taken.add(slug)
     # A slug that could be an id would name two accounts.
     for name in ("0" * 32, str(UUID(int=1))):
-        assert re.fullmatch("[0-9-]{32,36}-[0-9a-f]{8}", (await new_account(world, name))["slug"])
+        assert re.fullmatch("[0-9-]{32,36}-x[0-9a-f]{8}", (await new_account(world, name))["slug"])
     # Tenant a has the slug "a".
-    assert re.fullmatch("a-[0-9a-f]{8}", (await new_account(world, "A"))["slug"])
+    assert re.fullmatch("a-x[0-9a-f]{8}", (await new_account(world, "A"))["slug"])
     slugs = [row["slug"] for row in await world.database.fetch("SELECT slug FROM accounts")]
     assert len(set(slugs)) == len(slugs)
 

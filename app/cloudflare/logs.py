@@ -104,6 +104,8 @@ def parse_query(query_string: bytes) -> audit_log.Query:
     """The list's parameters; raises 1455 with what is allowed."""
     names = _BOUNDS | FILTERS | {f"{name}.not" for name in FILTERS}
     values = reading.repeated_values(query_string, names, audit_log.MAX_VALUES)
+    if sum(len(values[name]) for name in values.keys() - _BOUNDS) > audit_log.MAX_VALUES:
+        raise Refused(400, 1455, f"There are more than {audit_log.MAX_VALUES} values of filters.")
     single = {key: reading.single(values, key) for key in _BOUNDS & values.keys()}
     if "product_category" in single:
         raise Refused(400, 1455, "There are no product categories here; filter by resource_product.")

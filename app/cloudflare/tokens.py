@@ -250,10 +250,13 @@ def decode(raw: bytes, *, updating: bool) -> tuple[delegation.Draft, tuple[Advic
         texts = _texts(raw)
     except msgspec.DecodeError:
         raise Invalid((Problem(Rule.BODY, "", "The body is not JSON."),)) from None
+    condition = bytes(texts["condition"]).decode() if fields.get("condition") is not None else None
+    if condition is not None and not policies.is_readable(condition):
+        problems.append(Problem(Rule.CONDITION, "condition", "condition cannot be read; give each key once."))
     draft = delegation.Draft(
         name=reading.required_text(fields, "name", problems),
         policies=_policies(fields, texts, problems),
-        condition=bytes(texts["condition"]).decode() if fields.get("condition") is not None else None,
+        condition=condition,
         networks=_networks(fields.get("condition"), problems),
         not_before=reading.time_of(fields, "not_before", problems),
         expires_on=reading.time_of(fields, "expires_on", problems),

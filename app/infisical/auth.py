@@ -35,7 +35,7 @@ async def login(request: AnyRequest) -> Response[bytes]:
         token_id = tokens.id_of(client_id)
         caller = await admission.authenticate_login(house.db, house.peppers, house.memory, token_id, secret, visit)
         gate.count(request, caller)
-        value = await admission.log_in(house.db, house.peppers, caller)
+        value = await admission.log_in(house.db, house.peppers, caller, secret)
     except (Unauthenticated, Forbidden) as error:
         gate.count_failure(house, visit)
         await admission.write_down(house.db, error)

@@ -227,6 +227,15 @@ COMMENT ON TABLE custom_csrs IS 'Custom CSRs with their inputs byte for byte; th
 COMMENT ON COLUMN custom_csrs.scope_id IS 'The list it is in: its zone''s, or else its account''s. NOT NULL so that one index serves both.';
 COMMENT ON COLUMN custom_csrs.csr IS 'PEM with a trailing newline.';
 
+CREATE TABLE csr_counts (
+    account_id uuid NOT NULL,
+    scope_id uuid NOT NULL,
+    slot smallint NOT NULL,
+    count bigint NOT NULL,
+    CONSTRAINT csr_counts_pkey PRIMARY KEY (account_id, scope_id, slot)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE csr_counts IS 'How many custom CSRs each list has: the sum of its slots, of which each writer takes any one.';
+
 CREATE TABLE custom_certificates (
     account_id uuid NOT NULL,
     id uuid NOT NULL,
@@ -471,4 +480,4 @@ COMMENT ON COLUMN audit_log.result IS 'success, or failure for what was denied.'
 COMMENT ON COLUMN audit_log.status IS 'The HTTP status of the answer; NULL for the command line.';
 COMMENT ON COLUMN audit_log.count IS 'How many attempts the row stands for: failed authentications are one row an address and minute.';
 
-INSERT INTO schema_version (version) VALUES (4);
+INSERT INTO schema_version (version) VALUES (5);

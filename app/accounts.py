@@ -150,6 +150,7 @@ async def _delete(db: Database, caller: Caller, account_id: UUID) -> None:
             raise Conflict(f"the account {slug} holds {counts} and {held['zones']} zones", Clash.HOLDS)
         await connection.execute("DELETE FROM tokens WHERE account_id = $1", account_id)
         await connection.execute("DELETE FROM zones WHERE account_id = $1", account_id)
+        await connection.execute("DELETE FROM csr_counts WHERE account_id = $1", account_id)
         await connection.execute("DELETE FROM accounts WHERE id = $1", account_id)
         await _audit(connection, caller, audit.Action.DELETE, audit.Resource.ACCOUNT, account_id, account_id)
 

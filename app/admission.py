@@ -35,6 +35,7 @@ from app.model import (
 REMEMBERED_SECONDS = 1.0
 MOST_REMEMBERED = 4096
 K = TypeVar("K")
+V = TypeVar("V")
 
 
 class TokenCredential(msgspec.Struct, frozen=True):
@@ -98,17 +99,29 @@ class Admission(msgspec.Struct, frozen=True):
     remembered: bool = False
 
 
-class _Rows(Generic[K]):
-    """Rows of the last second by key, bounded in number; the oldest go first."""
+class Pass(msgspec.Struct, frozen=True):
+    """What a request still needs to know of a caller who was let through within the last second."""
+
+    shown_id: str
+    limited_as: bytes
+    scope: Scope
+
+
+class _Rows(Generic[K, V]):
+    """What was found in the last second by key, bounded in number; the oldest go first."""
 
     def __init__(self) -> None:
-        self._rows: dict[K, tuple[float, asyncpg.Record]] = {}
+        self._rows: dict[K, tuple[float, V]] = {}
 
-    def get(self, key: K, since: float) -> asyncpg.Record | None:
-        asked, row = self._rows.get(key, (since, None))
-        return row if asked > since else None
+    def get(self, key: K, since: float) -> V | None:
+        found = self._rows.get(key)
+        return found[1] if found is not None and found[0] > since else None
 
-    def put(self, key: K, row: asyncpg.Record, asked: float, since: float) -> None:
+    def asked(self, key: K) -> float:
+        found = self._rows.get(key)
+        return found[0] if found is not None else float("-inf")
+
+    def put(self, key: K, row: V, asked: float, since: float) -> None:
         self._rows.pop(key, None)
         while self._rows:
             oldest = next(iter(self._rows))
@@ -124,8 +137,9 @@ class Memory:
     def __init__(self, seconds: float = REMEMBERED_SECONDS) -> None:
         self.seconds = seconds
         self._secret = secrets.token_bytes(32)
-        self._callers: _Rows[bytes] = _Rows()
-        self._scopes: _Rows[Place] = _Rows()
+        self._callers: _Rows[bytes, asyncpg.Record] = _Rows()
+        self._scopes: _Rows[Place, asyncpg.Record] = _Rows()
+        self._passes: _Rows[tuple[bytes, Level, str], Pass] = _Rows()
 
     def caller(self, credential: Credential) -> asyncpg.Record | None:
         return self._callers.get(self._digest(credential), time.monotonic() - self.seconds)
@@ -139,6 +153,23 @@ class Memory:
         self._callers.put(self._digest(credential), row, asked, since)
         if place and row["account_id"] is not None:
             self._scopes.put(place, row, asked, since)
+
+    def let_through(self, credential: Credential, place: Place, admitted: Admission) -> None:
+        """Remember that a caller may read the CSRs there, for as long as what it rests on is remembered."""
+        caller, scope = admitted.caller, admitted.scope
+        # Whatever has to be looked at for each request takes the long road.
+        if scope is None or admitted.gone or caller.condition or caller.expires_on:
+            return
+        digest = self._digest(credential)
+        asked = min(self._callers.asked(digest), self._scopes.asked(place))
+        since = time.monotonic() - self.seconds
+        if asked > since:
+            passed = Pass(str(caller.id), b"caller" + caller.id.bytes, scope)
+            self._passes.put((digest, place.level, place.id.hex), passed, asked, since)
+
+    def passed(self, credential: TokenCredential, level: Level, hex_id: str) -> Pass | None:
+        """Who may read the CSRs there, if that was found within the last second."""
+        return self._passes.get((self._digest(credential), level, hex_id), time.monotonic() - self.seconds)
 
     def _digest(self, credential: Credential) -> bytes:
         if isinstance(credential, TokenCredential):

@@ -424,3 +424,19 @@ async def export(db: Database, ring: Ring, caller: Caller, certificate: Certific
 
 def _certificate(row: asyncpg.Record | None) -> Certificate:
     return msgspec.convert(dict(row or ()), Certificate)
+
+
+_BY_EXPIRY = """
+SELECT count(*) FILTER (WHERE left_over <= interval '0') AS "0",
+       count(*) FILTER (WHERE left_over > interval '0' AND left_over <= interval '7 days') AS "7",
+       count(*) FILTER (WHERE left_over > interval '7 days' AND left_over <= interval '30 days') AS "30",
+       count(*) FILTER (WHERE left_over > interval '30 days' AND left_over <= interval '90 days') AS "90",
+       count(*) FILTER (WHERE left_over > interval '90 days') AS more
+FROM (SELECT not_after - now() AS left_over FROM custom_certificates) AS certificates
+"""
+
+
+async def by_expiry(db: Database) -> dict[str, int]:
+    """How many certificates have expired (0), or expire within 7, 30 and 90 days, or later (more); all accounts."""
+    row = await db.fetchrow(_BY_EXPIRY)
+    return {days: int(count) for days, count in row.items()} if row else {}

@@ -17,7 +17,8 @@ T = TypeVar("T")
 D = TypeVar("D")
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-
+# Who is asked for the metrics by default: whoever is on this machine.
+LOOPBACK: tuple[Network, ...] = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
 _URL = "an address that begins with http:// or https://, without a query"
 
 
@@ -37,6 +38,8 @@ class Settings(msgspec.Struct, frozen=True):
     keyring: Path = Path(".data/keyring.json")
     workers: int = 1
     rate_limit: RateLimit | None = RateLimit(1200, 300)
+    key_pool: int = 0
+    metrics_from: tuple[Network, ...] = LOOPBACK
     public_url: str = "http://127.0.0.1:8787"
     pki_url: str | None = None
     trusted_proxies: tuple[Network, ...] = ()
@@ -71,6 +74,8 @@ def load(environ: Mapping[str, str]) -> Settings:
         keyring=read("KEYRING", Path, data_dir / "keyring.json", "a file").absolute(),
         workers=read("WORKERS", _between(1, 64), min(os.cpu_count() or 1, 4), "a number from 1 to 64"),
         rate_limit=read("RATE_LIMIT", _rate_limit, RateLimit(1200, 300), "off, or requests/window such as 1200/5m"),
+        key_pool=read("KEY_POOL", _between(0, 10_000), 64, "a number of keys from 0 to 10000"),
+        metrics_from=read("METRICS_FROM", _networks, LOOPBACK, "networks such as 127.0.0.0/8,10.0.0.0/8"),
         public_url=read(
             "PUBLIC_URL",
             _url,
@@ -176,6 +181,7 @@ _KNOWN = _IGNORED | {
     "KEYSTEAD_" + name
     for name in (
         *("HOST", "PORT", "DATA_DIR", "DATABASE_URL", "STATEMENT_CACHE_SIZE", "KEYRING", "WORKERS", "RATE_LIMIT"),
+        *("KEY_POOL", "METRICS_FROM"),
         *("PUBLIC_URL", "PKI_URL", "TRUSTED_PROXIES", "TRUST_DIR", "TLS_CERT", "TLS_KEY", "LOG"),
     )
 }

@@ -1,5 +1,6 @@
 """Custom CSRs: their rules and their SQL (contract-cloudflare sections 2 and 3)."""
 
+import random
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -163,10 +164,20 @@ _LIVE = {
 }
 
 
+# One of many rows of each list, since writers of one and the same would queue up.
+SLOTS = 64
+_COUNTED = """
+    INSERT INTO csr_counts AS known (account_id, scope_id, slot, count)
+    SELECT account_id, coalesce(zone_id, account_id), {slot}, {by} FROM csr
+    ON CONFLICT (account_id, scope_id, slot) DO UPDATE SET count = known.count + excluded.count
+"""
+
+
 def _create(*, in_zone: bool, claimed: bool) -> str:
     first_input = 1 + keyring.KEY_PARAMETERS
     first_audit = first_input + _INPUT_PARAMETERS
-    claim = f"claim AS ({idempotency.claim(first_audit + audit.PARAMETERS, 'live')})," if claimed else ""
+    first_slot = first_audit + audit.PARAMETERS
+    claim = f"claim AS ({idempotency.claim(first_slot + 1, 'live')})," if claimed else ""
     return f"""
 WITH live AS ({_LIVE[in_zone].format(zone=f"${first_input + 1}")}),
 {claim}
@@ -176,6 +187,7 @@ csr AS (
     SELECT key.account_id, key.id, key.key_type, {parameters(first_input, _INPUT_PARAMETERS)} FROM key
     RETURNING account_id, id, zone_id, created_at
 ),
+counted AS ({_COUNTED.format(by="1", slot=f"${first_slot}")}),
 audit AS ({audit.insert(first_audit, "csr")})
 SELECT created_at FROM csr
 """
@@ -218,6 +230,7 @@ async def create(
         *(request.subject.country, request.subject.state, request.subject.locality, request.subject.organization),
         *(request.subject.organizational_unit, request.subject.common_name, list(request.sans), pem),
         *audit.values(caller, audit.Action.CREATE, audit.Resource.CUSTOM_CSR),
+        _slot(),
         *(idempotency.values(caller, scope, once, csr_id) if once else ()),
     )
     row = await _insert(db, scope, _CREATES[scope.zone_id is not None, once is not None], values)
@@ -228,6 +241,10 @@ async def create(
             raise scope.gone()
         return await get(db, scope, made)
     return Csr(csr_id, scope.account_id, row["created_at"], request, pem)
+
+
+def _slot() -> int:
+    return random.randrange(SLOTS)  # noqa: S311 - it spreads writers, and is no secret
 
 
 async def _insert(db: Database, scope: Scope, sql: str, values: tuple[object, ...]) -> asyncpg.Record | None:
@@ -283,6 +300,7 @@ WHERE account_id = $1 AND scope_id = $2
   AND ($6::text IS NULL OR key_type = $6)
 """
 _COUNT = f"SELECT count(*) AS total {_FILTERS}"
+_KEPT = "SELECT coalesce(sum(count), 0)::bigint AS total FROM csr_counts WHERE account_id = $1 AND scope_id = $2"
 # All rows of a list have the same account, so that order is the order of the tie-break.
 _ORDERS = {
     (Order.NAME, Direction.ASC): 'name COLLATE "C" ASC NULLS LAST, id ASC',
@@ -302,7 +320,8 @@ async def list_(db: Database, scope: Scope, query: CsrQuery) -> Page:
     filters = (scope.account_id, scope.id, query.common_name, query.san, query.name, query.key_type)
     offset = min((query.page - 1) * query.per_page, _MAX_OFFSET)
     rows = await db.fetch(_LISTS[query.order, query.direction], *filters, query.per_page, offset)
-    total = await db.fetchrow(_COUNT, *filters)
+    filtered = any(each is not None for each in filters[2:])
+    total = await (db.fetchrow(_COUNT, *filters) if filtered else db.fetchrow(_KEPT, *filters[:2]))
     return Page(tuple(_csr(row) for row in rows), total["total"] if total else 0)
 
 
@@ -312,6 +331,7 @@ WITH csr AS (
     RETURNING account_id, id, zone_id, key_id
 ),
 key AS ({keyring.delete_key("csr")}),
+counted AS ({_COUNTED.format(by="-1", slot=f"${4 + audit.PARAMETERS}")}),
 audit AS ({audit.insert(4, "csr")})
 SELECT id FROM csr
 """
@@ -327,7 +347,7 @@ async def delete(db: Database, caller: Caller, scope: Scope, csr_id: UUID) -> No
     """
     values = audit.values(caller, audit.Action.DELETE, audit.Resource.CUSTOM_CSR)
     try:
-        row = await db.fetchrow(_DELETE, scope.account_id, scope.id, csr_id, *values)
+        row = await db.fetchrow(_DELETE, scope.account_id, scope.id, csr_id, *values, _slot())
     except Conflict as error:
         if error.clash is not Clash.IN_USE:
             raise
@@ -336,6 +356,32 @@ async def delete(db: Database, caller: Caller, scope: Scope, csr_id: UUID) -> No
         raise Conflict(f"The key of this CSR is used by custom certificates: {named}.", Clash.IN_USE) from None
     if row is None:
         raise _not_found(csr_id)
+
+
+# An arbitrary number that only this locks.
+_RECOUNT_LOCK = 0x6B657974
+_RECOUNT = """
+WITH actual AS (SELECT account_id, scope_id, count(*) AS held FROM custom_csrs GROUP BY account_id, scope_id),
+kept AS (SELECT account_id, scope_id, sum(count)::bigint AS told FROM csr_counts GROUP BY account_id, scope_id)
+INSERT INTO csr_counts AS known (account_id, scope_id, slot, count)
+SELECT account_id, scope_id, 0, coalesce(held, 0) - coalesce(told, 0)
+FROM actual FULL JOIN kept USING (account_id, scope_id) WHERE coalesce(held, 0) <> coalesce(told, 0)
+ON CONFLICT (account_id, scope_id, slot) DO UPDATE SET count = known.count + excluded.count
+"""
+
+
+async def recount(db: Database) -> None:
+    """Mend the lengths of lists after a release that did not keep them has written, as it may during an upgrade.
+
+    Both sides of the difference are of one moment, and it is added, so that writers may go on meanwhile.
+    """
+
+    async def work(connection: Connection) -> None:
+        # Two at once would mend the same difference twice.
+        if await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", _RECOUNT_LOCK):
+            await connection.execute(_RECOUNT)
+
+    await db.transaction(work)
 
 
 def _csr(row: asyncpg.Record) -> Csr:

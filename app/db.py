@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from enum import Enum, auto
 from importlib import resources
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeAlias, TypeVar
 
 import asyncpg
 import msgspec
@@ -73,6 +73,7 @@ class Database:
     def __init__(self, dsn: str, size: int, statement_cache_size: int = 100) -> None:
         self._dsn = dsn
         self._statement_cache_size = statement_cache_size
+        self._size = size
         self._idle: asyncio.LifoQueue[Connection | None] = asyncio.LifoQueue()
         for _ in range(size):
             self._idle.put_nowait(None)
@@ -83,8 +84,37 @@ class Database:
             if connection is not None:
                 connection.terminate()
 
+    @property
+    def in_use(self) -> int:
+        return self._size - self._idle.qsize()
+
+    @property
+    def size(self) -> int:
+        return self._size
+
     async def fetchrow(self, sql: str, *args: object) -> asyncpg.Record | None:
+        # The common case, without the closures and contexts of the general one, which cost more than a SELECT.
+        connection = self._open_one()
+        if connection is None:
+            return await self._run(lambda connection: connection.fetchrow(sql, *args))
+        try:
+            return await connection.fetchrow(sql, *args)
+        except _TRY_AGAIN:
+            pass
+        except BaseException as error:  # noqa: BLE001 - it leaves as one of our kinds, or as it is
+            _leave(error, connection)
+        finally:
+            self._idle.put_nowait(connection)
         return await self._run(lambda connection: connection.fetchrow(sql, *args))
+
+    def _open_one(self) -> Connection | None:
+        if self._idle.empty():
+            return None
+        connection = self._idle.get_nowait()
+        if connection is None or connection.is_closed():
+            self._idle.put_nowait(connection)
+            return None
+        return connection
 
     async def fetch(self, sql: str, *args: object) -> list[asyncpg.Record]:
         return await self._run(lambda connection: connection.fetch(sql, *args))
@@ -125,25 +155,8 @@ class Database:
                 connection = None
                 connection = await self._connect()
             yield connection
-        except _TRY_AGAIN:
-            raise
-        except _UNAVAILABLE as error:
-            _drop(connection)
-            raise Unavailable("the database is not available") from error
-        except asyncpg.IntegrityConstraintViolationError as error:
-            if isinstance(error, asyncpg.NotNullViolationError) and error.column_name == "kek_id":
-                raise Unavailable("the ring of this server is not known here, or its KEK was retired") from None
-            clash = _CONFLICTS.get(error.constraint_name or "")
-            if clash is None:
-                raise
-            raise Conflict(*((clash,) if isinstance(clash, str) else clash)) from None
-        except (asyncpg.PostgresError, KeysteadError):
-            raise
-        except BaseException:
-            # Cancelled, or worse: the server may be in the middle of our statement, and whoever came next would read
-            # its answer.
-            _drop(connection)
-            raise
+        except BaseException as error:  # noqa: BLE001 - it leaves as one of our kinds, or as it is
+            _leave(error, connection)
         finally:
             self._idle.put_nowait(connection)
 
@@ -175,6 +188,27 @@ class Database:
             )
         except ValueError:
             raise _unreadable() from None
+
+
+def _leave(error: BaseException, connection: Connection | None) -> NoReturn:
+    """Raise a database error as our kind, and drop a connection that may not be used again."""
+    if isinstance(error, _TRY_AGAIN):
+        raise error
+    if isinstance(error, _UNAVAILABLE):
+        _drop(connection)
+        raise Unavailable("the database is not available") from error
+    if isinstance(error, asyncpg.IntegrityConstraintViolationError):
+        if isinstance(error, asyncpg.NotNullViolationError) and error.column_name == "kek_id":
+            raise Unavailable("the ring of this server is not known here, or its KEK was retired") from None
+        clash = _CONFLICTS.get(error.constraint_name or "")
+        if clash is None:
+            raise error
+        raise Conflict(*((clash,) if isinstance(clash, str) else clash)) from None
+    if not isinstance(error, asyncpg.PostgresError | KeysteadError):
+        # Cancelled, or worse: the server may be in the middle of our statement, and whoever came next would read
+        # its answer.
+        _drop(connection)
+    raise error
 
 
 def _drop(connection: Connection | None) -> None:

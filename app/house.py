@@ -9,6 +9,7 @@ from app.failures import Failures
 from app.keypool import KeyPool
 from app.keyring import Peppers
 from app.limits import Limiter, RateLimit
+from app.model import Network
 from app.ringfile import Ring
 
 
@@ -24,6 +25,8 @@ class House(msgspec.Struct, frozen=True):
     rate_limit: RateLimit | None
     public_url: str
     pki_url: str | None
+    metrics_from: tuple[Network, ...]
+    proxies: tuple[Network, ...]
 
     def __repr__(self) -> str:
         return "House()"

@@ -1,11 +1,16 @@
-"""Where key pairs come from: EC ones at once, RSA on threads, uploads checked on a thread of their own; all bounded."""
+"""Where key pairs come from: EC ones at once, RSA-2048 ready-made or on threads, uploads checked; all bounded."""
 
 import asyncio
 import os
+import time
+import weakref
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from app import keys
+import structlog
+
+from app import keymaker, keys, metrics
 from app.errors import Unavailable
 from app.model import CaKeyType, KeyType
 
@@ -13,27 +18,100 @@ from app.model import CaKeyType, KeyType
 MAX_WAITING = 64
 # The check of an uploaded RSA-8192 key takes seconds, and the making of CSRs must not wait behind it.
 MAX_CHECKS = 8
+# A key that nobody wanted for so long is made anew.
+MAX_AGE_SECONDS = 24 * 3600
+RETRY_SECONDS = 5.0
+_log = structlog.get_logger("keystead.keypool")
 
 
 class KeyPool:
-    def __init__(self) -> None:
+    """`ready` RSA-2048 keys are held in memory, once it is started; each is handed out once, and sealed only then."""
+
+    def __init__(self, ready: int = 0) -> None:
+        self._size = ready
+        self._ready: deque[tuple[float, keys.KeyPair]] = deque()
+        self._taken = asyncio.Event()
+        self._filler: asyncio.Task[None] | None = None
+        self._maker = keymaker.Maker()
         # Both release the GIL, so threads use all cores.
         self._makers = _Queue("keygen", os.cpu_count() or 1, MAX_WAITING)
         self._checkers = _Queue("keycheck", 1, MAX_CHECKS)
+        # Two processes must not hand out the same keys.
+        forget = weakref.WeakMethod(self.forget)
+        os.register_at_fork(after_in_child=lambda: (method := forget()) and method())
+
+    def start(self) -> None:
+        """Begin to fill the pool, in this process and on its event loop."""
+        if self._size:
+            self._filler = asyncio.create_task(self._fill())
+
+    def forget(self) -> None:
+        self._ready.clear()
 
     async def take(self, key_type: KeyType | CaKeyType) -> keys.KeyPair:
         """A new key pair that nobody else gets; raises Unavailable when too many callers wait for RSA keys."""
         if keys.is_elliptic(key_type):
             return keys.generate(key_type)
-        return await self._makers.run(lambda: keys.generate(key_type))
+        ready = self._pop() if key_type.value == KeyType.RSA2048.value else None
+        return ready or await self._makers.run(lambda: _timed(key_type))
+
+    def _pop(self) -> keys.KeyPair | None:
+        self._drop_old()
+        if not self._ready:
+            return None
+        _, pair = self._ready.popleft()
+        self._changed()
+        return pair
+
+    def _drop_old(self) -> None:
+        oldest = time.monotonic() - MAX_AGE_SECONDS
+        while self._ready and self._ready[0][0] < oldest:
+            self._ready.popleft()
+            self._changed()
+
+    def _changed(self) -> None:
+        self._taken.set()
+        metrics.pool_level(len(self._ready))
+
+    async def _fill(self) -> None:
+        while True:
+            self._drop_old()
+            if len(self._ready) >= self._size:
+                self._taken.clear()
+                # Also without a taker: to replace what has become old.
+                try:
+                    async with asyncio.timeout(MAX_AGE_SECONDS / 24):
+                        await self._taken.wait()
+                except TimeoutError:
+                    continue
+            try:
+                pair = await self._maker.make()
+            except (OSError, EOFError, ValueError) as error:
+                _log.warning("ready keys cannot be made for now", reason=type(error).__name__)
+                self._maker.close()
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            self._ready.append((time.monotonic(), pair))
+            metrics.pool_level(len(self._ready))
 
     async def read(self, pem: str) -> keys.KeyPair:
         """An uploaded private key, fully checked; raises keys.Unusable, or Unavailable when too many are waiting."""
         return await self._checkers.run(lambda: keys.read_pem(pem))
 
     def close(self) -> None:
+        if self._filler:
+            self._filler.cancel()
+        self._maker.close()
+        self.forget()
         self._makers.close()
         self._checkers.close()
+
+
+def _timed(key_type: KeyType | CaKeyType) -> keys.KeyPair:
+    began = time.perf_counter()
+    pair = keys.generate(key_type)
+    metrics.key_made(key_type.value, time.perf_counter() - began)
+    return pair
 
 
 class _Queue:

@@ -70,19 +70,19 @@ class Limiter:
     def _hit(self, digest: bytes, offset: int, limit: RateLimit) -> Verdict:
         now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         window = limit.window * _SECOND
-        entries = list(_ENTRY.iter_unpack(self._table[offset : offset + _BUCKET_BYTES]))
-        way = next((i for i, (key, _) in enumerate(entries) if key == digest), None)
-        if way is None:
-            way, arrival = min(range(_WAYS), key=lambda i: entries[i][1]), now
+        place = self._table.find(digest, offset, offset + _BUCKET_BYTES)
+        if place < 0 or (place - offset) % _ENTRY.size:
+            arrivals = [each for _, each in _ENTRY.iter_unpack(self._table[offset : offset + _BUCKET_BYTES])]
+            place, arrival = offset + arrivals.index(min(arrivals)) * _ENTRY.size, now
         else:
-            arrival = max(entries[way][1], now)
+            arrival = max(_ENTRY.unpack_from(self._table, place)[1], now)
             if arrival > now + window:
                 # No request of this boot wrote that: the clock began anew, and the entry is as good as none.
                 arrival = now
         next_arrival = arrival + window // limit.quota
         if next_arrival - now > window:
             return Verdict(False, 0, _seconds(arrival - now), _seconds(next_arrival - now - window))
-        _ENTRY.pack_into(self._table, offset + way * _ENTRY.size, digest, next_arrival)
+        _ENTRY.pack_into(self._table, place, digest, next_arrival)
         remaining = (window - (next_arrival - now)) * limit.quota // window
         return Verdict(True, remaining, _seconds(next_arrival - now), 0)
 

@@ -10,19 +10,35 @@ from http import HTTPStatus
 from typing import Any, TypeVar
 
 import structlog
-from litestar import Litestar, Response, get
+from litestar import Litestar, Response
 from litestar.datastructures import State
-from litestar.exceptions import HTTPException
+from litestar.exceptions import HTTPException, NotFoundException
 
-from app import cloudflare, config, edge, failures, idempotency, infisical, keyring, pages, ringfile, tokens, trust
+from app import (
+    cloudflare,
+    config,
+    csrs,
+    edge,
+    failures,
+    health,
+    idempotency,
+    infisical,
+    keyring,
+    metrics,
+    pages,
+    ringfile,
+    tokens,
+    trust,
+)
 from app.admission import Memory
-from app.cloudflare import wire
+from app.cloudflare import short_road, wire
 from app.cloudflare.wire import AnyRequest
 from app.db import Database
 from app.errors import KeysteadError, Unavailable
 from app.house import House
 from app.keypool import KeyPool
 from app.limits import Limiter
+from app.request_log import RequestLog
 
 # Two workers of eight keep well below PostgreSQL's default of 100 connections, with room for the command line.
 CONNECTIONS_PER_WORKER = 8
@@ -36,7 +52,7 @@ def create_app(settings: config.Settings) -> edge.App:
     """The ASGI application for these settings, whose database address must be set."""
     configure_log(settings.log)
     app = Litestar(
-        route_handlers=[cloudflare.router(), infisical.router(), healthz, *pages.HANDLERS],
+        route_handlers=[cloudflare.router(), infisical.router(), *health.HANDLERS, *pages.HANDLERS],
         lifespan=[_open(settings)],
         exception_handlers={Exception: _on_error},
         state=State({"cloudflare_answers": wire.Answers(settings.public_url)}),
@@ -44,7 +60,9 @@ def create_app(settings: config.Settings) -> edge.App:
         logging_config=None,
         request_max_body_size=None,
     )
-    return edge.Edge(app, settings.trusted_proxies, settings.rate_limit)  # type: ignore[arg-type] # ASGI as plain dicts
+    road = short_road.road(app.state)
+    log = RequestLog(as_json=settings.log is config.LogFormat.JSON)
+    return edge.Edge(app, settings.trusted_proxies, settings.rate_limit, log, road)  # type: ignore[arg-type] # ASGI as plain dicts
 
 
 def configure_log(log: config.LogFormat) -> None:
@@ -84,7 +102,7 @@ def _open(settings: config.Settings) -> Any:  # noqa: ANN401 - Litestar's own ty
             db=db,
             ring=ring,
             peppers=await _patiently(lambda: keyring.load_peppers(db, ring)),
-            pool=KeyPool(),
+            pool=KeyPool(settings.key_pool),
             trusted=trust.load(settings.trust_dir),
             limiter=Limiter(settings.data_dir / "limits"),
             memory=Memory(),
@@ -92,8 +110,11 @@ def _open(settings: config.Settings) -> Any:  # noqa: ANN401 - Litestar's own ty
             rate_limit=settings.rate_limit,
             public_url=settings.public_url,
             pki_url=settings.pki_url,
+            metrics_from=settings.metrics_from,
+            proxies=settings.trusted_proxies,
         )
         app.state.house = house
+        house.pool.start()
         pruner = asyncio.create_task(_prune(db))
         follower = asyncio.create_task(_follow(house))
         counter = asyncio.create_task(_count_failures(house))
@@ -130,6 +151,7 @@ async def _patiently(work: Callable[[], Awaitable[T]]) -> T:
 async def _follow(house: House) -> None:
     while True:
         await asyncio.sleep(keyring.PEPPER_SECONDS)
+        metrics.connections(house.db.in_use, house.db.size - house.db.in_use)
         try:
             house.ring.follow()
             await house.peppers.refresh(house.db, house.ring)
@@ -151,15 +173,10 @@ async def _prune(db: Database) -> None:
         try:
             await idempotency.prune(db)
             await tokens.prune(db)
+            await csrs.recount(db)
         except Exception as error:  # noqa: BLE001 - whatever it was, the next round tries again
             _log.warning("what has expired stays for now", reason=type(error).__name__)
         await asyncio.sleep(PRUNE_SECONDS)
-
-
-@get("/healthz")
-async def healthz() -> dict[str, str]:
-    """This process answers; it says nothing of the database."""
-    return {"status": "ok"}
 
 
 def _on_error(request: AnyRequest, error: Exception) -> Response[bytes]:
@@ -168,6 +185,9 @@ def _on_error(request: AnyRequest, error: Exception) -> Response[bytes]:
     if f"{path}/".startswith(infisical.PREFIX):
         return infisical.on_error(request, error)
     if isinstance(error, HTTPException) and not path.startswith(cloudflare.PREFIX):
+        if path == health.METRICS:
+            # Whoever may not see it is not told that it is there.
+            error = NotFoundException()
         body = f"{error.status_code}\n".encode()
         allow = (error.headers or {}).get("allow", "")
         headers = {"Allow": allow} if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED else {}

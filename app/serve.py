@@ -9,10 +9,12 @@ import ctypes
 import errno
 import fcntl
 import functools
+import gc
 import logging
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import socket
 import ssl
@@ -31,7 +33,7 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.mp import MPServer
 
-from app import config
+from app import config, metrics
 from app.errors import Misconfigured
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1
+# Objects; the default of 700 is reached every few requests.
+GARBAGE_THRESHOLD = 20_000
 # Seconds in which what a killed parent leaves behind has ended: its workers listen on its port.
 _GRACE = 2
 # Seconds in which a worker that cannot start has ended.
@@ -199,7 +203,15 @@ def _watch(cluster: "Cluster", leaving: threading.Event) -> None:
             leaving.wait(5)
 
 
+def _count_anew(folder: Path) -> None:
+    """Give the workers' metrics an empty folder, since those of an earlier run are not theirs."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    os.environ[metrics.FOLDER] = str(folder)
+
+
 def _run(server: "_Server", settings: config.Settings, banner: str) -> int:
+    _count_anew(settings.data_dir / "metrics")
     announce = threading.Thread(target=_announce, args=(settings, banner), name="banner", daemon=True)
     server.on_startup(announce.start)
     # Fresh processes: a fork while another thread imports something can leave the worker waiting for that import for
@@ -238,7 +250,12 @@ def _load(settings: config.Settings, parent: int) -> Callable[..., object]:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from app import main
 
-    return main.create_app(settings)
+    app = main.create_app(settings)
+    # What is there now stays; and a request leaves little to be found, so it is looked for seldom.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE_THRESHOLD, 20, 20)
+    return app
 
 
 def _formatter(log: config.LogFormat) -> logging.Formatter:

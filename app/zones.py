@@ -313,6 +313,8 @@ async def delete(db: Database, caller: Caller, scope: Scope) -> None:
             counts = f"{held['csrs']} custom CSRs and {held['certificates']} certificates"
             raise Conflict(f"the zone {zone.name} holds {counts}", Clash.HOLDS)
         await connection.execute("UPDATE zones SET deleted_at = now() WHERE id = $1", scope.id)
+        forget = "DELETE FROM csr_counts WHERE account_id = $1 AND scope_id = $2"
+        await connection.execute(forget, scope.account_id, scope.id)
         await _audit(connection, caller, audit.Action.DELETE, zone)
 
     await db.transaction(work)

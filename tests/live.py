@@ -84,6 +84,8 @@ def serving(
     settings = {
         "KEYSTEAD_DATABASE_URL": database_url,
         "KEYSTEAD_DATA_DIR": str(data_dir),
+        # Filling a pool would take the machine from the tests.
+        "KEYSTEAD_KEY_POOL": "0",
         "KEYSTEAD_LOG": "json",
         "KEYSTEAD_PORT": str(port),
         "KEYSTEAD_RATE_LIMIT": rate_limit,

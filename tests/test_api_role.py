@@ -64,8 +64,9 @@ GRANT SELECT ON peppers TO keystead_api;
 GRANT SELECT, INSERT, DELETE ON access_tokens TO keystead_api;
 -- Sealed keys come and go, and are never changed; `keystead keys rotate` works as the owner.
 GRANT SELECT, INSERT, DELETE ON private_keys TO keystead_api;
--- A CSR is never changed either.
+-- A CSR is never changed either; how many there are is kept beside them.
 GRANT SELECT, INSERT, DELETE ON custom_csrs TO keystead_api;
+GRANT SELECT, INSERT, DELETE, UPDATE (count) ON csr_counts TO keystead_api;
 -- A certificate is renewed in place, but stays in its zone.
 GRANT SELECT, INSERT, DELETE, UPDATE (key_id, custom_csr_id, type, bundle_method, geo_label, policy, deploy, priority,
     sha256, hosts, issuer, signature, not_before, not_after, chain, uploaded_at, modified_at)

@@ -70,7 +70,7 @@ class Walk(RuleBasedStateMachine):
         self.lists: dict[tuple[str, str], dict[str, Csr]] = {(t, s): {} for t in "ab" for s in ("account", "zone")}
 
     def teardown(self) -> None:
-        for table in ("custom_csrs", "private_keys"):
+        for table in ("custom_csrs", "csr_counts", "private_keys"):
             self.wait(self.world.database.execute(f"DELETE FROM {table}"))
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:

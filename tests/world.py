@@ -151,6 +151,8 @@ async def new_world(
     a, b = [await _tenant(database, peppers, slug) for slug in ("a", "b")]
     app = main.create_app(settings)
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(log))
+    edge: Any = app
+    edge._log.stream = log
     statuses: dict[str, int] = {}
     litestar: Any = app._app  # type: ignore[attr-defined] # the application behind the edge
     async with _lifespan(app), judged_client(app, seen, settings.public_url, statuses) as http:

@@ -65,7 +65,7 @@ async def list_(request: AnyRequest) -> Response[bytes]:
     query = parse_query(request.scope["query_string"], 50 if wire.scope(request).zone_id is None else 20)
     page = await csrs.list_(wire.house(request).db, wire.scope(request), query)
     info = wire.page_info(len(page.items), query.page, query.per_page, page.total)
-    return wire.answers(request).success([_object(csr) for csr in page.items], info=info)
+    return wire.answers(request).success([object_(csr) for csr in page.items], info=info)
 
 
 @get(_ONE, opt=_READ)
@@ -84,7 +84,7 @@ async def delete_(request: AnyRequest) -> Response[bytes]:
 HANDLERS = [create, list_, get_, delete_]
 
 
-def _object(csr: Csr) -> CustomCsr:
+def object_(csr: Csr) -> CustomCsr:
     subject = csr.request.subject
     return CustomCsr(
         id=str(csr.id),
@@ -107,7 +107,7 @@ def _object(csr: Csr) -> CustomCsr:
 def _answer(request: AnyRequest, csr: Csr, status: int, advice: tuple[Advice, ...] = ()) -> Response[bytes]:
     media_type = wire.accepted(request)
     if media_type == wire.JSON:
-        return wire.answers(request).success(_object(csr), status, advice=advice)
+        return wire.answers(request).success(object_(csr), status, advice=advice)
     der = media_type == "application/pkcs10"
     content = pkix.der(csr.pem) if der else csr.pem.encode("ascii")
     headers = {"Content-Disposition": f'attachment; filename="{csr.id}.csr"'}

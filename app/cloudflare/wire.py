@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -269,10 +269,21 @@ class Answers:
         messages: Iterable[Item] = (),
         info: msgspec.Struct | None = None,
     ) -> Response[bytes]:
+        return Response(self.body(result, advice, messages, info), status_code=status, media_type=JSON)
+
+    def body(
+        self,
+        result: object,
+        advice: Iterable[Advice] = (),
+        messages: Iterable[Item] = (),
+        info: msgspec.Struct | None = None,
+    ) -> bytes:
+        """The envelope of a success."""
         told = [self._item(HINTS[a.hint], a.text, _place(a)) for a in advice]
         told_info = msgspec.UNSET if info is None else msgspec.Raw(msgspec.json.encode(info))
-        body = Success(msgspec.Raw(msgspec.json.encode(result)), True, [], [*told, *messages], told_info)
-        return Response(msgspec.json.encode(body), status_code=status, media_type=JSON)
+        return msgspec.json.encode(
+            Success(msgspec.Raw(msgspec.json.encode(result)), True, [], [*told, *messages], told_info)
+        )
 
     def failure(self, error: Exception, visit: Visit) -> Response[bytes]:
         """The one way from an error to an answer; what is not ours keeps its text to itself."""
@@ -393,7 +404,7 @@ def certificate_id(request: AnyRequest) -> UUID:
 
 def instant(time: datetime) -> str:
     """RFC 3339 with six decimals and Z, as the stored value is."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return time.astimezone(UTC).isoformat(timespec="microseconds")[:26] + "Z"
 
 
 def accepted(request: AnyRequest) -> str:

@@ -1,0 +1,102 @@
+"""`/healthz`, `/readyz` and `/metrics`: for whoever watches the server; no dialect's."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from litestar import Request, Response, get
+from litestar.exceptions import NotFoundException
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from app import certificates, db, keyring, metrics
+from app.errors import KeysteadError
+from app.house import House
+from app.model import Visit
+
+AnyRequest = Request[Any, Any, Any]
+METRICS = "/metrics"
+READY_SECONDS = 1.0
+EXPIRY_SECONDS = 60.0
+
+
+@get("/healthz")
+async def healthz() -> dict[str, str]:
+    """This process answers; it says nothing of the database."""
+    return {"status": "ok"}
+
+
+@get("/readyz")
+async def readyz(request: AnyRequest) -> Response[dict[str, str]]:
+    """Whether requests can be served: the database answers and has this release's schema, and the ring is there."""
+    house: House = request.app.state.house
+    state = request.app.state
+    # Anybody may ask, so it is looked at once a second at most.
+    async with state.setdefault("ready_lock", asyncio.Lock()):
+        if time.monotonic() - state.get("ready_at", -READY_SECONDS) >= READY_SECONDS:
+            problem = await _problem(house)
+            state["ready_at"], state["ready"] = time.monotonic(), problem
+    problem = state["ready"]
+    if problem:
+        return Response({"status": "unavailable", "reason": problem}, status_code=503, headers={"Retry-After": "1"})
+    return Response({"status": "ok"})
+
+
+async def _problem(house: House) -> str | None:
+    try:
+        async with house.db.connection() as connection:
+            state = await db.schema_state(connection)
+        if state is not db.SchemaState.CURRENT:
+            return "schema"
+        return None if await keyring.may_seal(house.db, house.ring) else "ring"
+    except KeysteadError:
+        return "database"
+
+
+@get(METRICS)
+async def metrics_(request: AnyRequest) -> Response[bytes]:
+    """Prometheus's text format, for the addresses of KEYSTEAD_METRICS_FROM; nobody else is told that it is there."""
+    house: House = request.app.state.house
+    visit: Visit = request.scope["state"]["visit"]
+    if not _may_see(request, house, visit):
+        raise NotFoundException
+    body = metrics.text(_Expiry(await _expiry(request.app.state, house)))
+    return Response(body, media_type=metrics.CONTENT_TYPE)
+
+
+def _may_see(request: AnyRequest, house: House, visit: Visit) -> bool:
+    # A proxy on this machine that is not said to be one must not open it to its clients.
+    peer = request.client.host if request.client else ""
+    if "x-forwarded-for" in request.headers and str(visit.address) == peer:
+        return False
+    return visit.address is not None and any(visit.address in network for network in house.metrics_from)
+
+
+HANDLERS: list[Any] = [healthz, readyz, metrics_]
+
+
+async def _expiry(state: Any, house: House) -> dict[str, int]:  # noqa: ANN401 - Litestar's state
+    async with state.setdefault("expiry_lock", asyncio.Lock()):
+        if time.monotonic() - state.get("expiry_at", -EXPIRY_SECONDS) >= EXPIRY_SECONDS:
+            try:
+                state["expiry"] = await certificates.by_expiry(house.db)
+            except KeysteadError:
+                # What is counted in memory is worth most when the database is away.
+                return {}
+            state["expiry_at"] = time.monotonic()
+    found: dict[str, int] = state["expiry"]
+    return found
+
+
+class _Expiry(Collector):
+    def __init__(self, counts: dict[str, int]) -> None:
+        self._counts = counts
+
+    def collect(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily(
+            "keystead_certificates", "Custom certificates by the days until they expire.", labels=["days"]
+        )
+        for days, count in self._counts.items():
+            family.add_metric([days], count)
+        yield family

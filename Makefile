@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint fmt types clean
+.PHONY: help run test bench check lint fmt types clean
 
 help: ## Print this help.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -16,6 +16,9 @@ run: $(VENV)/run ## Install, then serve on 127.0.0.1:8787 with a PostgreSQL of i
 
 test: $(VENV)/dev ## Run all tests against a PostgreSQL that they start themselves.
 	@$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
+
+bench: $(VENV)/dev ## Measure the speed beside its references; writes docs/benchmarks.md (needs wrk).
+	@PYTHONPATH=tests $(BIN)/python tests/bench/run.py --write $(ARGS)
 
 check: lint types test ## Lint, types and tests: what CI runs.
 

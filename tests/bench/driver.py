@@ -1,0 +1,64 @@
+"""An open-loop client: requests begin when they are due, however late the answers are, and are timed from then."""
+
+import asyncio
+import time
+from collections import deque
+
+
+class _Connection(asyncio.Protocol):
+    def __init__(self, latencies: list[float]) -> None:
+        self.latencies = latencies
+        self.due: deque[float] = deque()
+        self.buffer = b""
+        self.failed = 0
+        self.transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        while (head := self.buffer.find(b"\r\n\r\n")) >= 0:
+            lower = self.buffer[:head].lower()
+            at = lower.index(b"content-length: ") + 16
+            end = head + 4 + int(lower[at:].split(b"\r\n", 1)[0])
+            if len(self.buffer) < end:
+                return
+            self.failed += not self.buffer.startswith(b"HTTP/1.1 2")
+            self.buffer = self.buffer[end:]
+            self.latencies.append(time.perf_counter() - self.due.popleft())
+
+
+async def open_loop(port: int, request: bytes, rate: float, seconds: float, connections: int = 32) -> list[float]:
+    """Latencies in seconds of `rate` requests a second; raises when one was not answered by a 2xx."""
+    loop, latencies = asyncio.get_running_loop(), list[float]()
+    made = [await loop.create_connection(lambda: _Connection(latencies), "127.0.0.1", port) for _ in range(connections)]
+    began = time.perf_counter()
+    sent, total = 0, int(rate * seconds)
+    while sent < total:
+        now = time.perf_counter()
+        while sent < total and began + sent / rate <= now:
+            # The least busy one of two, since one slow answer holds up what comes behind it.
+            transport, protocol = min(made[sent % connections], made[(sent * 7 + 3) % connections], key=_waiting)
+            protocol.due.append(began + sent / rate)
+            transport.write(request)
+            sent += 1
+        await asyncio.sleep(max(0.0, began + sent / rate - time.perf_counter()))
+    deadline = time.perf_counter() + 30
+    while len(latencies) < total and time.perf_counter() < deadline:  # noqa: ASYNC110 - the protocols have no loop's event
+        await asyncio.sleep(0.01)
+    failed = sum(protocol.failed for _, protocol in made) + total - len(latencies)
+    for transport, _ in made:
+        transport.close()
+    if failed:
+        raise AssertionError(f"{failed} of {total} requests were not answered well")
+    return latencies
+
+
+def _waiting(pair: tuple[asyncio.Transport, _Connection]) -> int:
+    return len(pair[1].due)
+
+
+def quantile(values: list[float], q: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(q * len(values)))]

@@ -126,14 +126,14 @@ class Edge:
 
     def _address(self, scope: Message) -> Address | None:
         """The peer, or the nearest address in X-Forwarded-For that is not a trusted proxy's (contract section 5)."""
-        peer = _parse(scope["client"][0]) if scope.get("client") else None
+        peer = parsed(scope["client"][0]) if scope.get("client") else None
         if peer is None or not self._is_trusted(peer):
             return peer
         hops = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
         if not hops:
             return peer
         for hop in reversed(hops.decode("latin-1").split(",")):
-            address = _parse(hop.strip())
+            address = parsed(hop.strip())
             if address is None:
                 # Taking the proxy itself for the client would let everybody through who says so.
                 return None
@@ -226,7 +226,7 @@ _PORT = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<v4>[0-9.]+))(?::[0-9]{1,5})?")
 
 
 @lru_cache(maxsize=4096)
-def _parse(text: str) -> Address | None:
+def parsed(text: str) -> Address | None:
     """An address as peers and proxies write it, also with a port; None for what is none."""
     match = _PORT.fullmatch(text)
     try:

@@ -10,7 +10,7 @@ from litestar.exceptions import NotFoundException
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from app import certificates, db, keyring, metrics
+from app import certificates, db, edge, keyring, metrics
 from app.errors import KeysteadError
 from app.house import House
 from app.model import Visit
@@ -67,8 +67,8 @@ async def metrics_(request: AnyRequest) -> Response[bytes]:
 
 def _may_see(request: AnyRequest, house: House, visit: Visit) -> bool:
     # A proxy on this machine that is not said to be one must not open it to its clients.
-    peer = request.client.host if request.client else ""
-    if "x-forwarded-for" in request.headers and str(visit.address) == peer:
+    peer = edge.parsed(request.client.host) if request.client else None
+    if "x-forwarded-for" in request.headers and visit.address == peer:
         return False
     return visit.address is not None and any(visit.address in network for network in house.metrics_from)
 

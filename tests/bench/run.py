@@ -368,7 +368,8 @@ async def grow(bench: Bench, account: UUID, count: int) -> None:
             first,
             first + most - 1,
         )
-    counted = "INSERT INTO csr_counts VALUES ($1, $1, 0, $2) ON CONFLICT (account_id, scope_id, slot) DO UPDATE SET count = $2"
+    at = "ON CONFLICT (account_id, scope_id, slot) DO UPDATE SET count = $2"
+    counted = f"INSERT INTO csr_counts VALUES ($1, $1, 0, $2) {at}"
     await connection.execute(counted, account, count)
     await connection.execute("VACUUM ANALYZE custom_csrs")
     await connection.close()
@@ -541,8 +542,9 @@ def _write(rows: list[Row], asked: argparse.Namespace) -> None:
     model = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     machine = f"{os.cpu_count()} cores ({model[0] if model else platform.machine()}), Linux {platform.release()}"
     versions = f"Keystead {__version__}, Python {platform.python_version()}, PostgreSQL {embedded_version()}"
+    wrk_version = _version("wrk -v").partition(" Copyright")[0]
     lines = [
-        f"Measured {datetime.now(UTC):%Y-%m-%d} on {machine}; {versions}, {_version('wrk -v').partition(' Copyright')[0]}.",
+        f"Measured {datetime.now(UTC):%Y-%m-%d} on {machine}; {versions}, {wrk_version}.",
         "",
         f"Command: `make bench` ({asked.rounds} rounds of {asked.seconds:g} s, {asked.workers} workers).",
         "",

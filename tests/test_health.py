@@ -375,7 +375,16 @@ async def test_no_id_and_no_address_is_in_the_metrics(world: World) -> None:
 
 async def test_histograms_and_counters_agree(world: World) -> None:
     """For each dialect and route as many times were taken as requests counted; buckets only grow to their sum."""
-    await world.create()
+    made = await world.create()
+    for path in (
+        f"{world.a.account_path}/{made['id']}",
+        f"{world.a.account_path}/{uuid4()}",
+        "/nothing",
+        "/api/nothing",
+    ):
+        for method in ("GET", "HEAD", "PUT"):
+            for headers in (world.a.bearer, {}):
+                await world.http.request(method, path, headers=headers)
     samples = await scraped(world.http)
     counted: dict[tuple[str, str], float] = {}
     for (dialect, _, route, _), value in requests(samples).items():

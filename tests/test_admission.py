@@ -35,8 +35,11 @@ OPERATOR = first_start.operator()
 SSL_WRITE, SSL_READ = "Account: SSL and Certificates Write", "Account: SSL and Certificates Read"
 # Every table that a request here can touch; what asyncpg asks for itself on a new connection touches none.
 TABLES = re.compile(r"\b(?:tokens|users|memberships|accounts|zones|custom_csrs|certificate_authorities|audit_log)\b")
-# What the server does by itself every few seconds.
-BACKGROUND = ("peppers", "failed_authentications", "DELETE FROM idempotency_keys", "DELETE FROM access_tokens")
+# What the server does by itself, at its start and every few seconds.
+BACKGROUND = (
+    *("peppers", "failed_authentications", "DELETE FROM idempotency_keys", "DELETE FROM access_tokens"),
+    "INSERT INTO csr_counts AS known (account_id, scope_id, slot, count)\nSELECT account_id, scope_id, 0",
+)
 
 
 def bearer(value: str) -> Headers:

@@ -228,7 +228,7 @@ def _statement(who: tuple[str, str], level: Level | None, parameter: str) -> str
 
 
 _TOKEN_AT = {level: _statement(_BY_TOKEN, level, "$2") for level in (*Level, None)}
-_ACCESS_TOKEN_AT = {None: _statement(_BY_ACCESS_TOKEN, None, "")}
+_ACCESS_TOKEN_SQL = _statement(_BY_ACCESS_TOKEN, None, "")
 _KEY_AT = {level: _statement(_BY_KEY, level, "$3") for level in (*Level, None)}
 
 
@@ -289,7 +289,7 @@ async def _look(db: Database, peppers: Peppers, credential: Credential, place: P
         value, renewed, sql = credential.key, _NEW_KEY_DIGEST, _KEY_AT[level]
         values = (credential.email.lower(), *ids)
     elif credential.access and credential.value.startswith(tokens.ACCESS_TOKEN) and place is None:
-        value, renewed, sql = credential.value, None, _ACCESS_TOKEN_AT[None]
+        value, renewed, sql = credential.value, None, _ACCESS_TOKEN_SQL
     else:
         value, sql = credential.value, _TOKEN_AT[level]
     row = await db.fetchrow(sql, peppers.digests(value), *values)

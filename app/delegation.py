@@ -157,8 +157,8 @@ async def create(
 
     Raises Invalid, Wider, LimitReached, and Conflict where a request with the key of `once` has made one already.
     """
-    if once:
-        _not_again(await idempotency.find(db, caller, owner.filed_under, once))
+    if once and await idempotency.find(db, caller, owner.filed_under, once):
+        raise _not_again()
     text = await _checked(db, caller, owner, draft, None)
     value = tokens.new_token()
     pepper_id, digest = peppers.newest(value)
@@ -181,15 +181,13 @@ async def create(
 
     token = await db.transaction(work)
     if token is None:
-        _not_again(token_id)
-        raise AssertionError
+        raise _not_again()
     return token, value
 
 
-def _not_again(made: UUID | None) -> None:
-    if made:
-        text = "This Idempotency-Key has made a token, whose value was shown once; use a new key to make another."
-        raise Conflict(text, Clash.IDEMPOTENCY_KEY)
+def _not_again() -> Conflict:
+    text = "This Idempotency-Key has made a token, whose value was shown once; use a new key to make another."
+    return Conflict(text, Clash.IDEMPOTENCY_KEY)
 
 
 async def _lock(connection: Connection, owner: Owner) -> None:

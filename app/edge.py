@@ -165,12 +165,12 @@ def _request_id(path: str) -> str:
 
 def _route(scope: Message) -> str:
     """The template of the path, without the types of its parameters; `-` for a path that no route has."""
-    template = scope.get("path_template", "-")
-    return _templates.setdefault(template, re.sub(r":[a-z]+\}", "}", template))
+    return _untyped(scope.get("path_template", "-"))
 
 
-# As many as there are routes.
-_templates: dict[str, str] = {}
+@lru_cache(maxsize=1024)
+def _untyped(template: str) -> str:
+    return re.sub(r":[a-z]+\}", "}", template)
 
 
 def _dialect(path: str) -> str:

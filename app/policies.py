@@ -75,15 +75,6 @@ def networks(condition: str) -> tuple[tuple[Network, ...], tuple[Network, ...]]:
 def is_readable(condition: str) -> bool:
     """Whether a condition can be read again as it is written; a key that is given twice may hide what cannot."""
     try:
-        networks(condition)
-    except (ValueError, RecursionError, TypeError, AttributeError):
-        return _plain(condition)
-    return True
-
-
-def _plain(condition: str) -> bool:
-    # A network that is none is told with its place by `condition_problems`.
-    try:
         json.loads(condition)
     except (ValueError, RecursionError):
         return False

@@ -7,13 +7,11 @@ import msgspec
 from app.model import Access, Area, Caller, Effect, Level, Policy, Role, Scope, Target
 
 Right = tuple[Area, Access]
-
-
 Said = Mapping[Target, frozenset[Right]]
 
 
 class Compiled(msgspec.Struct, frozen=True):
-    """What the policies of a caller say of each target, since hundreds of places are looked at; None says nothing."""
+    """What the policies of a caller say of each target that they name."""
 
     allowed: Said
     denied: Said

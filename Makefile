@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench check lint fmt types clean
+.PHONY: help run test bench soak faults overload fuzz check lint fmt types clean
 
 help: ## Print this help.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -19,6 +19,18 @@ test: $(VENV)/dev ## Run all tests against a PostgreSQL that they start themselv
 
 bench: $(VENV)/dev ## Measure the speed beside its references; writes docs/benchmarks.md (needs wrk).
 	@PYTHONPATH=tests $(BIN)/python tests/bench/run.py --write $(ARGS)
+
+soak: $(VENV)/dev ## Kill the server 500 times under load and account for every answer; writes docs/reliability.md.
+	@PYTHONPATH=tests $(BIN)/python tests/soak/run.py --kills 500 --write $(ARGS)
+
+faults: $(VENV)/dev ## Break the database in every way and measure the recovery; writes docs/reliability.md.
+	@PYTHONPATH=tests $(BIN)/python tests/soak/faults.py --write $(ARGS)
+
+overload: $(VENV)/dev ## Send twice what the server can do for a minute; writes docs/reliability.md.
+	@PYTHONPATH=tests $(BIN)/python tests/soak/overload.py --write $(ARGS)
+
+fuzz: $(VENV)/dev ## Feed every parser with mutations for ten minutes.
+	@FUZZ_SECONDS=600 $(BIN)/python -m pytest tests/test_fuzz.py
 
 check: lint types test ## Lint, types and tests: what CI runs.
 

@@ -22,6 +22,7 @@ from app.db import Database
 from app.errors import Conflict, Denial, Forbidden, Scheme, Unauthenticated, Unavailable
 from app.keyring import Peppers
 from app.model import (
+    Access,
     Actor,
     Caller,
     Level,
@@ -102,6 +103,7 @@ class Admission(msgspec.Struct, frozen=True):
 class Pass(msgspec.Struct, frozen=True):
     """What a request still needs to know of a caller who was let through within the last second."""
 
+    caller: Caller
     shown_id: str
     limited_as: bytes
     scope: Scope
@@ -139,7 +141,7 @@ class Memory:
         self._secret = secrets.token_bytes(32)
         self._callers: _Rows[bytes, asyncpg.Record] = _Rows()
         self._scopes: _Rows[Place, asyncpg.Record] = _Rows()
-        self._passes: _Rows[tuple[bytes, Level, str], Pass] = _Rows()
+        self._passes: _Rows[tuple[bytes, Level, str, Access], Pass] = _Rows()
 
     def caller(self, credential: Credential) -> asyncpg.Record | None:
         return self._callers.get(self._digest(credential), time.monotonic() - self.seconds)
@@ -154,8 +156,8 @@ class Memory:
         if place and row["account_id"] is not None:
             self._scopes.put(place, row, asked, since)
 
-    def let_through(self, credential: Credential, place: Place, admitted: Admission) -> None:
-        """Remember that a caller may read the CSRs there, for as long as what it rests on is remembered."""
+    def let_through(self, credential: Credential, place: Place, access: Access, admitted: Admission) -> None:
+        """Remember that a caller has access to the CSRs there, for as long as what it rests on is remembered."""
         caller, scope = admitted.caller, admitted.scope
         # Whatever has to be looked at for each request takes the long road.
         if scope is None or admitted.gone or caller.condition or caller.expires_on:
@@ -164,12 +166,13 @@ class Memory:
         asked = min(self._callers.asked(digest), self._scopes.asked(place))
         since = time.monotonic() - self.seconds
         if asked > since:
-            passed = Pass(str(caller.id), b"caller" + caller.id.bytes, scope)
-            self._passes.put((digest, place.level, place.id.hex), passed, asked, since)
+            passed = Pass(caller, str(caller.id), b"caller" + caller.id.bytes, scope)
+            self._passes.put((digest, place.level, place.id.hex, access), passed, asked, since)
 
-    def passed(self, credential: TokenCredential, level: Level, hex_id: str) -> Pass | None:
-        """Who may read the CSRs there, if that was found within the last second."""
-        return self._passes.get((self._digest(credential), level, hex_id), time.monotonic() - self.seconds)
+    def passed(self, credential: TokenCredential, level: Level, hex_id: str, access: Access) -> Pass | None:
+        """Who has this access to the CSRs there, if that was found within the last second."""
+        key = (self._digest(credential), level, hex_id, access)
+        return self._passes.get(key, time.monotonic() - self.seconds)
 
     def _digest(self, credential: Credential) -> bytes:
         if isinstance(credential, TokenCredential):

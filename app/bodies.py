@@ -5,9 +5,9 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any, NoReturn
 
+from app import bounds
 from app.errors import KeysteadError
 
-SECONDS = 10.0
 MAX_DIGITS = 1000
 
 
@@ -26,14 +26,14 @@ async def read(stream: AsyncIterator[bytes], content_length: str, most: int, bro
         raise too_large
     chunks, size = [], 0
     try:
-        async with asyncio.timeout(SECONDS):
+        async with asyncio.timeout(bounds.BODY_SECONDS):
             async for chunk in stream:
                 size += len(chunk)
                 if size > most:
                     raise too_large
                 chunks.append(chunk)
     except TimeoutError:
-        raise Incomplete(f"The body did not arrive within {SECONDS:.0f} seconds.") from None
+        raise Incomplete(f"The body did not arrive within {bounds.BODY_SECONDS:.0f} seconds.") from None
     except broken:
         raise Incomplete("The body ended before it was complete, or is not well chunked.") from None
     return b"".join(chunks)

@@ -5,7 +5,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from app import audit, idempotency, keyring, names, pkix, x520
+from app import audit, idempotency, keyring, names, pkcs10, x520
 from app.db import Connection, Database, parameters
 from app.errors import (
     Advice,
@@ -220,9 +220,11 @@ async def create(
     found = problems(request, scope.name_policy)
     if found:
         raise Invalid(found)
+    # Before the work that would be for nothing.
+    db.require_room()
     pair = await pool.take(KeyType(request.key_type))
     csr_id = uuid4()
-    pem = pkix.custom_csr(pair.private_key, request.subject, request.sans)
+    pem = pkcs10.custom_csr(pair, request.subject, request.sans)
     key = keyring.new_key(ring, scope.account_id, pair)
     values = (
         *key.row,

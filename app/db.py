@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeAlias, TypeVar
 import asyncpg
 import msgspec
 
+from app import bounds
 from app.errors import Clash, Conflict, KeysteadError, Misconfigured, Unavailable
 
 T = TypeVar("T")
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
 else:
     Connection = asyncpg.Connection
 
-CONNECT_SECONDS = 5.0
-STATEMENT_SECONDS = 10.0
-WAIT_SECONDS = 5.0
-LOCK_SECONDS = 5.0
 _ATTEMPTS = 4
 # An arbitrary number that only Keystead's migrations lock.
 _MIGRATION_LOCK = 0x6B657973
@@ -50,6 +47,15 @@ _CONFLICTS: dict[str, str | tuple[str, Clash]] = {
     "memberships_pkey": "the user is a member of this account already",
     "private_keys_generated_key": "this key pair was handed out before",
 }
+# What may also come after a commit that nobody heard of: the connection went, or nothing came in time.
+_LOST = (
+    OSError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+)
 _TRY_AGAIN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 _UNAVAILABLE = (
     OSError,  # TimeoutError is one
@@ -75,6 +81,7 @@ class Database:
         self._statement_cache_size = statement_cache_size
         self._size = size
         self._idle: asyncio.LifoQueue[Connection | None] = asyncio.LifoQueue()
+        self._waiting = 0
         for _ in range(size):
             self._idle.put_nowait(None)
 
@@ -92,20 +99,25 @@ class Database:
     def size(self) -> int:
         return self._size
 
+    def require_room(self) -> None:
+        """Raises Unavailable when more requests wait than are served soon: to turn one away costs next to nothing."""
+        if self._waiting >= bounds.WAITING:
+            raise Unavailable("too many requests are waiting")
+
     async def fetchrow(self, sql: str, *args: object) -> asyncpg.Record | None:
         # The common case, without the closures and contexts of the general one, which cost more than a SELECT.
         connection = self._open_one()
         if connection is None:
-            return await self._run(lambda connection: connection.fetchrow(sql, *args))
+            return await self._run(lambda connection: connection.fetchrow(sql, *args), writes=_writes(sql))
         try:
             return await connection.fetchrow(sql, *args)
         except _TRY_AGAIN:
             pass
         except BaseException as error:  # noqa: BLE001 - it leaves as one of our kinds, or as it is
-            _leave(error, connection)
+            _leave(error, connection, writes=_writes(sql))
         finally:
             self._idle.put_nowait(connection)
-        return await self._run(lambda connection: connection.fetchrow(sql, *args))
+        return await self._run(lambda connection: connection.fetchrow(sql, *args), writes=_writes(sql))
 
     def _open_one(self) -> Connection | None:
         if self._idle.empty():
@@ -117,38 +129,48 @@ class Database:
         return connection
 
     async def fetch(self, sql: str, *args: object) -> list[asyncpg.Record]:
-        return await self._run(lambda connection: connection.fetch(sql, *args))
+        return await self._run(lambda connection: connection.fetch(sql, *args), writes=_writes(sql))
 
     async def execute(self, sql: str, *args: object) -> str:
-        return await self._run(lambda connection: connection.execute(sql, *args))
+        return await self._run(lambda connection: connection.execute(sql, *args), writes=_writes(sql))
 
     async def transaction(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """Run `work` in one transaction; it may run again after a serialization failure or a deadlock."""
+        committing = False
 
         async def inside(connection: Connection) -> T:
+            nonlocal committing
+            committing = False
             async with connection.transaction():
-                return await work(connection)
+                result = await work(connection)
+                committing = True
+            return result
 
-        return await self._run(inside)
+        try:
+            return await self._run(inside, writes=False)
+        except Unavailable as error:
+            if committing and isinstance(error.__cause__, _LOST):
+                raise _in_doubt() from error.__cause__
+            raise
 
-    async def _run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+    async def _run(self, work: Callable[[Connection], Awaitable[T]], *, writes: bool) -> T:
         for _ in range(_ATTEMPTS - 1):
             try:
-                return await self._once(work)
+                return await self._once(work, writes=writes)
             except _TRY_AGAIN:
                 continue
         try:
-            return await self._once(work)
+            return await self._once(work, writes=writes)
         except _TRY_AGAIN as error:
             raise Unavailable("the database has too many conflicting changes") from error
 
-    async def _once(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        async with self.connection() as connection:
+    async def _once(self, work: Callable[[Connection], Awaitable[T]], *, writes: bool) -> T:
+        async with self.connection(writes=writes) as connection:
             return await work(connection)
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
-        """One connection for a while; database errors leave as our kinds."""
+    async def connection(self, *, writes: bool = False) -> AsyncIterator[Connection]:
+        """One connection for a while; database errors leave as our kinds, in doubt if its one statement `writes`."""
         connection = await self._take()
         try:
             if connection is None or connection.is_closed():
@@ -156,24 +178,28 @@ class Database:
                 connection = await self._connect()
             yield connection
         except BaseException as error:  # noqa: BLE001 - it leaves as one of our kinds, or as it is
-            _leave(error, connection)
+            _leave(error, connection, writes=writes)
         finally:
             self._idle.put_nowait(connection)
 
     async def _take(self) -> Connection | None:
         if not self._idle.empty():
             return self._idle.get_nowait()
+        self._waiting += 1
         try:
-            return await asyncio.wait_for(self._idle.get(), WAIT_SECONDS)
+            return await asyncio.wait_for(self._idle.get(), bounds.WAIT_SECONDS)
         except TimeoutError:
             raise Unavailable("all database connections are busy") from None
+        finally:
+            self._waiting -= 1
 
     async def _connect(self) -> Connection:
         # Without prepared statements there is a PgBouncer in between, which refuses to pass these on.
-        bounds = (
+        limits = (
             {
-                "statement_timeout": str(int(STATEMENT_SECONDS * 1000)),
-                "idle_in_transaction_session_timeout": "30000",
+                "statement_timeout": _milliseconds(bounds.STATEMENT_SECONDS),
+                "lock_timeout": _milliseconds(bounds.LOCK_SECONDS),
+                "idle_in_transaction_session_timeout": _milliseconds(bounds.IDLE_IN_TRANSACTION_SECONDS),
             }
             if self._statement_cache_size
             else {}
@@ -181,21 +207,23 @@ class Database:
         try:
             return await asyncpg.connect(
                 self._dsn,
-                timeout=CONNECT_SECONDS,
-                command_timeout=STATEMENT_SECONDS,
+                timeout=bounds.CONNECT_SECONDS,
+                command_timeout=bounds.STATEMENT_SECONDS,
                 statement_cache_size=self._statement_cache_size,
-                server_settings={"application_name": "keystead", "TimeZone": "UTC", **bounds},
+                server_settings={"application_name": "keystead", "TimeZone": "UTC", **limits},
             )
         except ValueError:
             raise _unreadable() from None
 
 
-def _leave(error: BaseException, connection: Connection | None) -> NoReturn:
+def _leave(error: BaseException, connection: Connection | None, *, writes: bool) -> NoReturn:
     """Raise a database error as our kind, and drop a connection that may not be used again."""
     if isinstance(error, _TRY_AGAIN):
         raise error
     if isinstance(error, _UNAVAILABLE):
         _drop(connection)
+        if writes and connection is not None and isinstance(error, _LOST):
+            raise _in_doubt() from error
         raise Unavailable("the database is not available") from error
     if isinstance(error, asyncpg.IntegrityConstraintViolationError):
         if isinstance(error, asyncpg.NotNullViolationError) and error.column_name == "kek_id":
@@ -209,6 +237,19 @@ def _leave(error: BaseException, connection: Connection | None) -> NoReturn:
         # its answer.
         _drop(connection)
     raise error
+
+
+def _writes(sql: str) -> bool:
+    return not sql.lstrip().startswith("SELECT")
+
+
+def _in_doubt() -> Unavailable:
+    text = "the database was lost while it wrote, and it is not known whether the change was made"
+    return Unavailable(text, in_doubt=True)
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(int(seconds * 1000))
 
 
 def _drop(connection: Connection | None) -> None:
@@ -267,7 +308,7 @@ async def state_at(dsn: str) -> SchemaState:
 
 async def _connect_once(dsn: str) -> Connection:
     try:
-        return await asyncpg.connect(dsn, timeout=CONNECT_SECONDS)
+        return await asyncpg.connect(dsn, timeout=bounds.CONNECT_SECONDS)
     except ValueError:
         raise _unreadable() from None
     except (*_UNAVAILABLE, asyncpg.PostgresError) as error:
@@ -304,8 +345,9 @@ async def migrate(dsn: str) -> list[str]:
     """
     connection = await _connect_once(dsn)
     try:
-        await connection.execute("SELECT set_config('lock_timeout', $1, false)", f"{LOCK_SECONDS}s")
-        await connection.execute("SET statement_timeout = '10min'")
+        set_ = "SELECT set_config('lock_timeout', $1, false), set_config('statement_timeout', $2, false)"
+        limits = bounds.MIGRATION_LOCK_SECONDS, bounds.MIGRATION_SECONDS
+        await connection.execute(set_, *map(_milliseconds, limits))
         await connection.execute("SELECT pg_advisory_lock($1)", _MIGRATION_LOCK)
         return [name async for name in _apply(connection, await _version(connection))]
     except asyncpg.LockNotAvailableError:

@@ -14,7 +14,7 @@ from pathlib import Path
 import asyncpg
 import msgspec
 
-from app import config, console, db, keyring, main, ringfile
+from app import bounds, config, console, db, keyring, ringfile
 from app.db import Connection, Database
 from app.errors import KeysteadError, Misconfigured, Unavailable
 
@@ -157,7 +157,7 @@ async def _clock(connection: Connection) -> Finding:
 
 async def _connections(connection: Connection, workers: int) -> Finding:
     most = int(await connection.fetchval("SELECT current_setting('max_connections')"))
-    needed = workers * main.CONNECTIONS_PER_WORKER
+    needed = workers * bounds.DATABASE_CONNECTIONS
     if needed + SPARE_CONNECTIONS > most:
         text = (
             f"{workers} workers hold {needed} connections, and PostgreSQL allows {most} in all: lower KEYSTEAD_WORKERS "

@@ -45,7 +45,9 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 # A way around the framework for the requests that come most often: None for those that are not its own.
-ShortRoad = Callable[[Message, Visit], Awaitable[Answer | None]]
+ShortRoad = Callable[[Message, Receive, Visit], Awaitable[Answer | None]]
+# What somebody is told who comes while too many wait: None lets them in.
+Door = Callable[[Visit], Answer | None]
 
 
 class Edge:
@@ -56,9 +58,11 @@ class Edge:
         rate_limit: RateLimit | None,
         log: RequestLog,
         short_road: ShortRoad | None = None,
+        door: Door | None = None,
     ) -> None:
         self._app = app
         self._short_road = short_road
+        self._door = door
         self._log = log
         self._trusted = trusted_proxies
         self._policy = f'"default";q={rate_limit.quota};w={rate_limit.window}' if rate_limit else ""
@@ -84,7 +88,9 @@ class Edge:
             await send(message)
 
         try:
-            short = await self._short_road(scope, visit) if self._short_road else None
+            short = self._door(visit) if self._door else None
+            if short is None and self._short_road:
+                short = await self._short_road(scope, receive, visit)
             if short is None:
                 await self._app(scope, receive, answer)
             else:

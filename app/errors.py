@@ -196,11 +196,15 @@ class LimitReached(KeysteadError):  # noqa: N818
 
 
 class Unavailable(KeysteadError):  # noqa: N818
-    """The database, the ring or the key queue cannot serve now; `retry_after` is in whole seconds."""
+    """The database, the ring or the key queue cannot serve now; `retry_after` is in whole seconds.
 
-    def __init__(self, text: str, retry_after: int = 1) -> None:
+    `in_doubt` when what was asked may have been done all the same.
+    """
+
+    def __init__(self, text: str, retry_after: int = 1, *, in_doubt: bool = False) -> None:
         super().__init__(text)
         self.retry_after = retry_after
+        self.in_doubt = in_doubt
 
 
 class KeyDamaged(KeysteadError):  # noqa: N818

@@ -38,7 +38,7 @@ class Maker:
         writer.write(b"k")
         (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
         private_key = keys.load(await reader.readexactly(length))
-        return keys.KeyPair(KeyType.RSA2048.value, private_key, keys.spki_sha256(private_key))
+        return keys.KeyPair(KeyType.RSA2048.value, private_key, keys.spki(private_key))
 
     async def _start(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         ours, theirs = socket.socketpair()

@@ -10,14 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
-from app import keymaker, keys, metrics
+from app import bounds, keymaker, keys, metrics
 from app.errors import Unavailable
 from app.model import CaKeyType, KeyType
 
-# 43 ms of a core for each RSA-2048 key: with two threads the last in this queue waits about 1.4 s.
-MAX_WAITING = 64
-# The check of an uploaded RSA-8192 key takes seconds, and the making of CSRs must not wait behind it.
-MAX_CHECKS = 8
 # A key that nobody wanted for so long is made anew.
 MAX_AGE_SECONDS = 24 * 3600
 RETRY_SECONDS = 5.0
@@ -34,8 +30,8 @@ class KeyPool:
         self._filler: asyncio.Task[None] | None = None
         self._maker = keymaker.Maker()
         # Both release the GIL, so threads use all cores.
-        self._makers = _Queue("keygen", os.cpu_count() or 1, MAX_WAITING)
-        self._checkers = _Queue("keycheck", 1, MAX_CHECKS)
+        self._makers = _Queue("keygen", os.cpu_count() or 1, bounds.KEYS_WAITING)
+        self._checkers = _Queue("keycheck", 1, bounds.CHECKS_WAITING)
         # Two processes must not hand out the same keys.
         forget = weakref.WeakMethod(self.forget)
         os.register_at_fork(after_in_child=lambda: (method := forget()) and method())

@@ -14,11 +14,15 @@ PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
 
 class KeyPair(msgspec.Struct, frozen=True):
-    """A private key with what identifies it: `spki_sha256` is SHA-256 of its DER SubjectPublicKeyInfo (RFC 5280)."""
+    """A private key with what identifies it: `spki` is its SubjectPublicKeyInfo in DER (RFC 5280 section 4.1)."""
 
     key_type: str
     private_key: PrivateKey
-    spki_sha256: bytes
+    spki: bytes
+
+    @property
+    def spki_sha256(self) -> bytes:
+        return hashlib.sha256(self.spki).digest()
 
     def __repr__(self) -> str:
         return f"KeyPair({self.key_type}, {self.spki_sha256.hex()})"
@@ -34,7 +38,7 @@ def generate(key_type: KeyType | CaKeyType) -> KeyPair:
         if is_elliptic(key_type)
         else rsa.generate_private_key(65537, int(key_type.value.removeprefix("rsa")))
     )
-    return KeyPair(key_type.value, private_key, spki_sha256(private_key))
+    return KeyPair(key_type.value, private_key, spki(private_key))
 
 
 def is_elliptic(key_type: KeyType | CaKeyType) -> bool:
@@ -42,12 +46,16 @@ def is_elliptic(key_type: KeyType | CaKeyType) -> bool:
     return key_type.value in _CURVES
 
 
-def spki_sha256(private_key: PrivateKey) -> bytes:
-    """SHA-256 of the DER SubjectPublicKeyInfo, 32 bytes."""
-    spki = private_key.public_key().public_bytes(
+def spki(private_key: PrivateKey) -> bytes:
+    """Its SubjectPublicKeyInfo in DER."""
+    return private_key.public_key().public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
-    return hashlib.sha256(spki).digest()
+
+
+def spki_sha256(private_key: PrivateKey) -> bytes:
+    """SHA-256 of its SubjectPublicKeyInfo, 32 bytes."""
+    return hashlib.sha256(spki(private_key)).digest()
 
 
 def pkcs8(private_key: PrivateKey) -> bytes:
@@ -116,7 +124,7 @@ def read_pem(text: str) -> KeyPair:
         raise Unusable("it cannot be read, or is not a valid key") from None
     if not isinstance(private_key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
         raise TypeError("neither an RSA nor an EC key")
-    return KeyPair(key_type, private_key, spki_sha256(private_key))
+    return KeyPair(key_type, private_key, spki(private_key))
 
 
 def _usable(private_key: object) -> str:

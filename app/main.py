@@ -15,6 +15,7 @@ from litestar.datastructures import State
 from litestar.exceptions import HTTPException, NotFoundException
 
 from app import (
+    bounds,
     cloudflare,
     config,
     csrs,
@@ -38,12 +39,10 @@ from app.errors import KeysteadError, Unavailable
 from app.house import House
 from app.keypool import KeyPool
 from app.limits import Limiter
+from app.model import Visit
 from app.request_log import RequestLog
 
-# Two workers of eight keep well below PostgreSQL's default of 100 connections, with room for the command line.
-CONNECTIONS_PER_WORKER = 8
 PRUNE_SECONDS = 600
-DATABASE_PATIENCE = 30.0
 T = TypeVar("T")
 _log = structlog.get_logger("keystead")
 
@@ -62,7 +61,27 @@ def create_app(settings: config.Settings) -> edge.App:
     )
     road = short_road.road(app.state)
     log = RequestLog(as_json=settings.log is config.LogFormat.JSON)
-    return edge.Edge(app, settings.trusted_proxies, settings.rate_limit, log, road)  # type: ignore[arg-type] # ASGI as plain dicts
+    door = _door(app.state)
+    return edge.Edge(app, settings.trusted_proxies, settings.rate_limit, log, road, door)  # type: ignore[arg-type] # ASGI as plain dicts
+
+
+def _door(state: State) -> edge.Door:
+    """Turns requests of both dialects away while too many wait; the probes and pages are always answered."""
+
+    def answer(visit: Visit) -> edge.Answer | None:
+        house: House | None = state.get("house")
+        try:
+            if house:
+                house.db.require_room()
+        except Unavailable as error:
+            if f"{visit.path}/".startswith(infisical.PREFIX):
+                return short_road.whole(infisical.wire.failure(error, visit))
+            if visit.path.startswith(cloudflare.PREFIX):
+                answers: wire.Answers = state.cloudflare_answers
+                return short_road.whole(answers.failure(error, visit))
+        return None
+
+    return answer
 
 
 def configure_log(log: config.LogFormat) -> None:
@@ -96,7 +115,7 @@ def _open(settings: config.Settings) -> Any:  # noqa: ANN401 - Litestar's own ty
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         if settings.database_url is None:
             raise ValueError("the address of the database is not set")
-        db = Database(settings.database_url, CONNECTIONS_PER_WORKER, settings.statement_cache_size)
+        db = Database(settings.database_url, bounds.DATABASE_CONNECTIONS, settings.statement_cache_size)
         ring = ringfile.load(settings.keyring)
         house = House(
             db=db,
@@ -138,7 +157,7 @@ def _open(settings: config.Settings) -> Any:  # noqa: ANN401 - Litestar's own ty
 async def _patiently(work: Callable[[], Awaitable[T]]) -> T:
     # A worker that is started while the database is away waits for it: one that ended would be started again at once,
     # and two such ends in a row are the end of the server.
-    deadline = time.monotonic() + DATABASE_PATIENCE
+    deadline = time.monotonic() + bounds.DATABASE_PATIENCE_SECONDS
     while True:
         try:
             return await work()

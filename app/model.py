@@ -13,6 +13,8 @@ from app.errors import Advice, Denial, Forbidden, Hint, KeysteadError, NotFound,
 
 # What no text may hold: C0 and C1 controls with DEL, Unicode's bidirectional controls (UAX 9), and lone surrogates.
 FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# X.680 section 41.4: the texts that PrintableString can hold.
+PRINTABLE = re.compile(r"[A-Za-z0-9 '()+,\-./:=?]*")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network

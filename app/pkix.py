@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import re
 import warnings
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -18,45 +17,16 @@ from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
 from app.keys import MAX_RSA_BITS, MIN_RSA_BITS, PrivateKey
-from app.model import FORBIDDEN, CaSubject, Subject
+from app.model import FORBIDDEN, PRINTABLE, CaSubject
 from app.pem import blocks
 
 # It counts a common name in bytes, where X.520 counts characters, and warns even when it is told not to validate.
 warnings.filterwarnings("ignore", "Attribute's length must be", UserWarning)
 
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
-# X.680 section 41.4: the characters of PrintableString.
-_PRINTABLE = re.compile(r"[A-Za-z0-9 '()+,\-./:=?]*")
 _REQUEST_LABELS = {"CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST"}
 MAX_CSR = 128 * 1024
 MAX_SUBJECT_BYTES = 4096
-
-
-def custom_csr(private_key: PrivateKey, subject: Subject, sans: Iterable[str]) -> str:
-    """The CSR in PEM with a trailing newline, signed with SHA-256 (contract-cloudflare, "The CSR itself").
-
-    Subject RDNs in the order C, ST, L, O, OU, CN; one extension request with the SANs, in their order, without those
-    that differ from an earlier one only in case.
-    """
-    attributes = (
-        (NameOID.COUNTRY_NAME, subject.country),
-        (NameOID.STATE_OR_PROVINCE_NAME, subject.state),
-        (NameOID.LOCALITY_NAME, subject.locality),
-        (NameOID.ORGANIZATION_NAME, subject.organization),
-        (NameOID.ORGANIZATIONAL_UNIT_NAME, subject.organizational_unit),
-        (NameOID.COMMON_NAME, subject.common_name),
-    )
-    first_of_each: dict[str, str] = {}
-    for san in sans:
-        first_of_each.setdefault(san.lower(), san)
-    names = [x509.DNSName(san) for san in first_of_each.values()]
-    request = (
-        x509.CertificateSigningRequestBuilder()
-        .subject_name(_name(attributes))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .sign(private_key, hashes.SHA256())
-    )
-    return request.public_bytes(serialization.Encoding.PEM).decode("ascii")
 
 
 def ca_csr(private_key: PrivateKey, subject: CaSubject, path_length: int | None) -> str:
@@ -382,5 +352,5 @@ def _name(attributes: Iterable[tuple[ObjectIdentifier, str | None]]) -> x509.Nam
 
 def _attribute(oid: ObjectIdentifier, value: str) -> x509.NameAttribute[str]:
     # _validate=False, because app/x520.py is the one place for these rules.
-    kind = _ASN1Type.PrintableString if _PRINTABLE.fullmatch(value) else _ASN1Type.UTF8String
+    kind = _ASN1Type.PrintableString if PRINTABLE.fullmatch(value) else _ASN1Type.UTF8String
     return x509.NameAttribute(oid, value, kind, _validate=False)

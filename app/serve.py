@@ -33,7 +33,7 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.mp import MPServer
 
-from app import config, metrics
+from app import bounds, config, metrics
 from app.errors import Misconfigured
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ _PR_SET_PDEATHSIG = 1
 GARBAGE_THRESHOLD = 20_000
 # Seconds in which what a killed parent leaves behind has ended: its workers listen on its port.
 _GRACE = 2
+# What a worker has open beside its clients, with room.
+_OWN_FILES = 256
 # Seconds in which a worker that cannot start has ended.
 _TRIAL = 5
 
@@ -284,6 +286,17 @@ def _log_settings(log: config.LogFormat) -> dict[str, object]:
     }
 
 
+def _clients() -> int:
+    """How many connections a worker may have open: as many as are meant, if the system grants as many files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = bounds.CLIENTS + _OWN_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        # Workers inherit it.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return bounds.CLIENTS if soft == resource.RLIM_INFINITY else max(1, min(bounds.CLIENTS, soft - _OWN_FILES))
+
+
 class _Server(MPServer):
     def __init__(self, settings: config.Settings) -> None:
         super().__init__(
@@ -294,13 +307,16 @@ class _Server(MPServer):
             workers=settings.workers,
             loop=Loops.uvloop,
             http=HTTPModes.http1,
-            http1_settings=HTTP1Settings(header_read_timeout=10_000, max_buffer_size=128 * 1024),
+            http1_settings=HTTP1Settings(
+                header_read_timeout=int(bounds.HEAD_SECONDS * 1000), max_buffer_size=bounds.HEAD_BYTES
+            ),
             websockets=False,
-            backlog=1024,
+            backlog=bounds.BACKLOG,
+            backpressure=_clients(),
             log_level=LogLevels.warning,
             log_dictconfig=_log_settings(settings.log),
             respawn_failed_workers=True,
-            workers_kill_timeout=10,
+            workers_kill_timeout=int(bounds.STOP_SECONDS),
         )
         self.pair = (settings.tls_cert, settings.tls_key)
         # In memory: the pair that is served, and the one before it, which a worker that just starts may still read.

@@ -9,12 +9,16 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import ExtensionOID, NameOID
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from world import BODY, World
 
-from app import keys
+from app import keys, pkcs10
+from app.model import PRINTABLE, KeyType, Subject
 
 TOP = ".".join(["a" * 63] * 3 + ["b" * 59, "c"])
 CASES: dict[str, dict[str, Any]] = {
@@ -155,10 +159,54 @@ async def test_go_reads_it(world: World, case: dict[str, Any], key_type: str) ->
 
 async def test_the_bytes_are_the_same_for_the_same_key(tmp_path: Path) -> None:
     """Nothing but the key and the request is in an RSA CSR: no time, no serial, no chance."""
-    from app import pkix
-    from app.model import KeyType, Subject
-
     pair = keys.generate(KeyType.RSA2048)
     subject = Subject("US", "California", "San Francisco", "Cloudflare, Inc.", "example.com")
-    first, second = (pkix.custom_csr(pair.private_key, subject, ("example.com",)) for _ in range(2))
+    first, second = (pkcs10.custom_csr(pair, subject, ("example.com",)) for _ in range(2))
     assert first == second
+
+
+_PAIRS = {key_type: keys.generate(key_type) for key_type in KeyType}
+_TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=140)
+_SUBJECTS = st.builds(Subject, st.sampled_from(("US", "DE")), _TEXTS, _TEXTS, _TEXTS, _TEXTS, st.none() | _TEXTS)
+_LABELS = st.from_regex(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", fullmatch=True)
+_HOSTS = st.lists(st.lists(_LABELS, min_size=1, max_size=4).map(".".join), min_size=1, max_size=150)
+
+
+def _by_the_library(pair: keys.KeyPair, subject: Subject, sans: list[str]) -> x509.CertificateSigningRequest:
+    values = (
+        (NameOID.COUNTRY_NAME, subject.country),
+        (NameOID.STATE_OR_PROVINCE_NAME, subject.state),
+        (NameOID.LOCALITY_NAME, subject.locality),
+        (NameOID.ORGANIZATION_NAME, subject.organization),
+        (NameOID.ORGANIZATIONAL_UNIT_NAME, subject.organizational_unit),
+        (NameOID.COMMON_NAME, subject.common_name),
+    )
+    kinds = {True: _ASN1Type.PrintableString, False: _ASN1Type.UTF8String}
+    name = x509.Name(
+        [
+            x509.NameAttribute(oid, value, kinds[PRINTABLE.fullmatch(value) is not None], _validate=False)
+            for oid, value in values
+            if value
+        ]
+    )
+    names = [x509.DNSName(san) for san in dns_names({"sans": sans})]
+    builder = x509.CertificateSigningRequestBuilder().subject_name(name)
+    return builder.add_extension(x509.SubjectAlternativeName(names), critical=False).sign(
+        pair.private_key, hashes.SHA256()
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(tuple(KeyType)), _SUBJECTS, _HOSTS)
+def test_the_bytes_are_those_of_a_library_of_general_use(key_type: KeyType, subject: Subject, sans: list[str]) -> None:
+    """What is signed, and its signature's algorithm, are bit for bit as cryptography writes them."""
+    pair = _PAIRS[key_type]
+    pem = pkcs10.custom_csr(pair, subject, sans)
+    ours, theirs = x509.load_pem_x509_csr(pem.encode()), _by_the_library(pair, subject, sans)
+    assert ours.tbs_certrequest_bytes == theirs.tbs_certrequest_bytes
+    assert ours.signature_algorithm_oid == theirs.signature_algorithm_oid
+    assert ours.is_signature_valid
+    assert ours.public_bytes(serialization.Encoding.PEM).decode() == pem
+    if key_type is KeyType.RSA2048:
+        # Its signature has no chance in it.
+        assert ours.public_bytes(serialization.Encoding.DER) == theirs.public_bytes(serialization.Encoding.DER)

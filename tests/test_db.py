@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 from world import new_database
 
-from app import accounts, db, embedded, first_start, zones
+from app import accounts, bounds, db, embedded, first_start, zones
 from app.config import Settings
 from app.errors import Conflict, Misconfigured, Unavailable
 
@@ -160,7 +160,7 @@ async def test_a_cancelled_call_gives_its_connection_back_usable(database_url: s
 
 async def test_a_statement_that_hangs_is_unavailable(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """No statement runs longer than its bound; the caller is told to come back."""
-    monkeypatch.setattr(db, "STATEMENT_SECONDS", 0.2)
+    monkeypatch.setattr(bounds, "STATEMENT_SECONDS", 0.2)
     database = db.Database(database_url, 1)
     with pytest.raises(Unavailable):
         await database.fetchrow("SELECT pg_sleep(30)")
@@ -170,7 +170,7 @@ async def test_a_statement_that_hangs_is_unavailable(database_url: str, monkeypa
 
 async def test_waiting_for_a_connection_is_bounded(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With all connections busy, whoever waits too long is told to come back."""
-    monkeypatch.setattr(db, "WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(bounds, "WAIT_SECONDS", 0.1)
     database = db.Database(database_url, 1)
     async with database.connection():
         with pytest.raises(Unavailable, match="busy"):

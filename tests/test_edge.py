@@ -13,7 +13,7 @@ import pytest
 from live import Live
 from world import BODY, World, make_token, new_world
 
-from app import bodies
+from app import bounds
 
 PROXIES = tuple(ipaddress.ip_network(text) for text in ("10.0.0.0/8", "fd00::/8"))
 
@@ -74,7 +74,7 @@ async def test_without_trusted_proxies_nobody_is_believed(world: World) -> None:
 
 async def test_a_body_that_never_ends_is_given_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A body that does not arrive in time is 400/1400, and nothing is made."""
-    monkeypatch.setattr(bodies, "SECONDS", 0.2)
+    monkeypatch.setattr(bounds, "BODY_SECONDS", 0.2)
 
     async def trickle() -> Any:
         yield b"{"

@@ -723,7 +723,7 @@ async def test_no_exception_of_the_database_carries_a_key(world: World, monkeypa
     key = await world.key_of(made["id"])
     secrets = [*SECRETS, *of_key("the key", key), *(Secret("a KEK", kek.secret) for kek in world.ring.keks)]
     failed: list[Exception] = []
-    pair = keys.KeyPair("p256v1", key, keys.spki_sha256(key))
+    pair = keys.KeyPair("p256v1", key, keys.spki(key))
     statements = [keyring.new_key(world.ring, account_id, pair), keyring.new_key(world.ring, uuid4(), pair)]
     for new in (*statements, keyring.new_key(world.ring, account_id, keys.KeyPair("x", key, b""), generated=False)):
         with pytest.raises((asyncpg.PostgresError, KeysteadError)) as caught:

@@ -25,13 +25,13 @@ LEVELS = (
     {"proof", "rights"},
     {"keyring", "keypool", "idempotency", "failures", "audit_log"},
     {"audit", "ringfile", "limits", "keymaker", "metrics", "request_log"},
-    {"db", "keys", "pkix", "seal", "names", "chains", "x520", "bodies", "times"},
+    {"db", "keys", "pkix", "pkcs10", "seal", "names", "chains", "x520", "bodies", "times"},
     {"pem", "files"},
     {"model"},
-    {"errors"},
+    {"errors", "bounds"},
 )
 # Subjects and what serves them may use their neighbours only where it is written here.
-NEIGHBOURS = {("pkix", "keys")}
+NEIGHBOURS = {("pkix", "keys"), ("pkcs10", "keys")}
 LIBRARIES = {
     "litestar": {"cloudflare", "infisical", "main", "pages", "health"},
     "granian": {"serve"},
@@ -50,7 +50,7 @@ LIBRARIES = {
         ),
         *("crls", "audit_log", "doctor"),
     },
-    "cryptography": {"keys", "pkix", "seal", "chains", "authorities", "ca_certificates", "issuing", "leaves"},
+    "cryptography": {"keys", "pkix", "pkcs10", "seal", "chains", "authorities", "ca_certificates", "issuing", "leaves"},
     "click": {
         *("cli", "ca_commands", "keys_commands", "tenant_commands", "token_commands", "audit_commands", "console"),
     },
@@ -64,6 +64,7 @@ PURE = {
     "containment",
     "rights",
     "pkix",
+    "pkcs10",
     "chains",
     "seal",
     "names",

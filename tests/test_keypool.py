@@ -26,7 +26,7 @@ from test_hygiene import ORDINARY, leaks, looks_into, of_key, waiting
 from test_serve import ROOT, is_gone, until
 from world import BODY, new_database, new_world
 
-from app import embedded, keypool, keys
+from app import bounds, embedded, keypool, keys
 from app.errors import Unavailable
 from app.keypool import KeyPool
 from app.model import CaKeyType, KeyType
@@ -224,7 +224,7 @@ async def test_a_key_that_nobody_wants_is_made_anew(monkeypatch: pytest.MonkeyPa
 async def test_too_many_takers_at_once_are_told_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as may wait get keys, the rest are Unavailable at once with a time to wait, and it recovers."""
     most = 4
-    monkeypatch.setattr(keypool, "MAX_WAITING", most)
+    monkeypatch.setattr(bounds, "KEYS_WAITING", most)
     async with started(2) as pool:
         await full(pool)
         found = await asyncio.gather(*(pool.take(KeyType.RSA2048) for _ in range(200)), return_exceptions=True)

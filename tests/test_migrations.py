@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 from world import new_database
 
-from app import db, embedded
+from app import bounds, db, embedded
 from app.errors import Misconfigured
 
 # The catalogue that each released schema version had, as it was released.
@@ -81,7 +81,7 @@ async def test_a_migration_does_not_wait_behind_a_busy_table(
     async with new_database(cluster, "template0") as old:
         connection: db.Connection = await asyncpg.connect(old)
         await connection.execute(FIRST)
-        monkeypatch.setattr(db, "LOCK_SECONDS", 0.2)
+        monkeypatch.setattr(bounds, "MIGRATION_LOCK_SECONDS", 0.2)
         async with connection.transaction():
             await connection.execute("LOCK TABLE zones IN ACCESS SHARE MODE")
             with pytest.raises(Misconfigured, match="try again"):

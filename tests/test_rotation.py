@@ -33,7 +33,7 @@ from click.testing import CliRunner
 from live import Live, serving
 from world import BODY, new_database
 
-from app import cli, db, embedded, files, keyring, keys, pkix, ringfile, seal
+from app import cli, db, embedded, files, keyring, keys, pkcs10, ringfile, seal
 from app.db import Database
 from app.errors import KeyDamaged, KeysteadError, Misconfigured, NotFound
 from app.keyring import Damage
@@ -212,7 +212,7 @@ def seed(place: Place, count: int) -> UUID:
 
 def _csr(account_id: UUID, new: keyring.NewKey) -> tuple[object, ...]:
     hosts = [f"{new.id.hex}.bulk.example"]
-    pem = pkix.custom_csr(new.pair.private_key, _ABOUT, hosts)
+    pem = pkcs10.custom_csr(new.pair, _ABOUT, hosts)
     place = (_ABOUT.country, _ABOUT.state, _ABOUT.locality, _ABOUT.organization, _ABOUT.common_name)
     return (account_id, uuid4(), new.id, new.pair.key_type, *place, hosts, pem)
 

@@ -10,7 +10,21 @@ from app import csrs, pkix
 from app.cloudflare import reading, wire
 from app.cloudflare.wire import AnyRequest
 from app.errors import Advice, Problem
-from app.model import Access, Area, Csr, CsrQuery, CsrRequest, Direction, KeyType, Order, Subject
+from app.house import House
+from app.model import (
+    Access,
+    Area,
+    Caller,
+    Csr,
+    CsrQuery,
+    CsrRequest,
+    Direction,
+    Idempotency,
+    KeyType,
+    Order,
+    Scope,
+    Subject,
+)
 
 _LIST = ["/accounts/{account_id:str}/custom_csrs", "/zones/{zone_id:str}/custom_csrs"]
 _ONE = [path + "/{custom_csr_id:str}" for path in _LIST]
@@ -51,13 +65,19 @@ class Decoded(msgspec.Struct, frozen=True):
 
 @post(_LIST, opt=_WRITE)
 async def create(request: AnyRequest) -> Response[bytes]:
-    house, scope = wire.house(request), wire.scope(request)
     raw = await wire.body(request)
     once = wire.idempotency(request, raw)
-    decoded = decode(raw)
-    csr = await csrs.create(house.db, house.ring, house.pool, wire.caller(request), scope, decoded.request, once)
-    advice = (*decoded.ignored, *csrs.advice(csr.request, scope.name_policy))
+    csr, advice = await made(wire.house(request), wire.caller(request), wire.scope(request), raw, once)
     return _answer(request, csr, 201, advice)
+
+
+async def made(
+    house: House, caller: Caller, scope: Scope, raw: bytes, once: Idempotency | None
+) -> tuple[Csr, tuple[Advice, ...]]:
+    """The CSR that a body asks for, and what to say of it."""
+    decoded = decode(raw)
+    csr = await csrs.create(house.db, house.ring, house.pool, caller, scope, decoded.request, once)
+    return csr, (*decoded.ignored, *csrs.advice(csr.request, scope.name_policy))
 
 
 @get(_LIST, opt=_READ)

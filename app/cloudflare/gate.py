@@ -13,12 +13,12 @@ from app.admission import Admission, Credential, KeyCredential, Place, TokenCred
 from app.cloudflare.wire import Refused
 from app.errors import Denial, Forbidden, Limit, LimitReached, Unauthenticated
 from app.house import House
-from app.model import Access, Area, Level, Scope, Visit
+from app.model import Area, Level, Scope, Visit
 
 Asking = ASGIConnection[Any, Any, Any, Any]
 
-# The right that the short road is for.
-SHORT_ROAD = (Area.SSL, Access.READ)
+# What the short road is for.
+SHORT_ROAD = Area.SSL
 _ID = re.compile(r"[0-9a-f]{32}")
 BEARER = re.compile(r"[A-Za-z0-9_-]{20,256}")
 _KEY = re.compile(r"[0-9a-f]{32,45}")
@@ -52,8 +52,9 @@ async def guard(connection: Asking, handler: BaseRouteHandler) -> None:
     if admitted.gone:
         raise not_routed(visit)
     state["caller"], state["scope"] = caller, scope
-    if handler.opt["needs"] == SHORT_ROAD:
-        house.memory.let_through(asking[3], where, admitted)
+    area, access = handler.opt["needs"]
+    if area is SHORT_ROAD:
+        house.memory.let_through(asking[3], where, access, admitted)
 
 
 def _may(admitted: Admission, handler: BaseRouteHandler) -> bool:

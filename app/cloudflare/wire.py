@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -139,7 +139,10 @@ CODES: dict[int, tuple[int, str]] = {
     1485: (200, "Advice: the key is older than the account's limit; make a new CSR."),
     1486: (200, "Advice: something else; the text says what."),
     1500: (500, "Something unforeseen; the text carries the request id for the operator."),
-    1501: (503, "The database or the key queue is not available. Wait for Retry-After seconds."),
+    1501: (
+        503,
+        "Not available now; wait for Retry-After seconds. Outcome not known: repeat with the same Idempotency-Key.",
+    ),
     2100: (400, "The chain cannot be built or trusted; the text names what is missing or wrong in it."),
     2101: (400, "There are only CA certificates; the server's own is missing."),
     2103: (400, "The certificate names no host of the zone. Name policy public."),
@@ -230,6 +233,9 @@ _UNAUTHENTICATED = {
 DENIALS: dict[Denial, int] = {Denial.RESOURCE: 9109, Denial.ADDRESS: 9109, Denial.WIDER: 1465}
 
 
+_IN_DOUBT = "Repeat the request with the same Idempotency-Key; without one, look before you repeat it."
+
+
 def code_of(problem: Problem) -> int:
     return _MISSING.get(problem.field, 1453) if problem.rule is Rule.MISSING else RULES[problem.rule]
 
@@ -305,7 +311,8 @@ class Answers:
                 return self._one(*LIMITS[error.limit], str(error))
             case errors.Unavailable():
                 headers = {"Retry-After": str(min(max(error.retry_after, 1), 60))}
-                return self._one(503, 1501, f"Not available now: {error}. Please try again.", headers)
+                advice = _IN_DOUBT if error.in_doubt else "Please try again."
+                return self._one(503, 1501, f"Not available now: {error}. {advice}", headers)
             case Refused():
                 return self._refused(error)
             case _:
@@ -363,9 +370,12 @@ def _pointer(field: str, index: int | None, member: str | None = None) -> str:
 
 async def body(request: AnyRequest, most: int = MAX_BODY) -> bytes:
     """The raw body, bounded in size and time."""
-    length = request.headers.get("content-length", "")
+    return await body_of(request.stream(), request.headers.get("content-length", ""), most)
+
+
+async def body_of(stream: AsyncIterator[bytes], content_length: str, most: int = MAX_BODY) -> bytes:
     try:
-        return await bodies.read(request.stream(), length, most, HTTPException)
+        return await bodies.read(stream, content_length, most, HTTPException)
     except bodies.TooLarge as error:
         raise Refused(413, 1454, str(error)) from None
     except bodies.Incomplete as error:
@@ -374,7 +384,10 @@ async def body(request: AnyRequest, most: int = MAX_BODY) -> bytes:
 
 def idempotency(request: AnyRequest, raw: bytes) -> Idempotency | None:
     """The Idempotency-Key header, if there is one."""
-    keys = request.headers.getall("idempotency-key", [])
+    return idempotency_of(request.headers.getall("idempotency-key", []), raw)
+
+
+def idempotency_of(keys: list[str], raw: bytes) -> Idempotency | None:
     if not keys:
         return None
     if len(keys) > 1 or not _IDEMPOTENCY_KEY.fullmatch(keys[0]):

@@ -144,7 +144,8 @@ def failure(error: Exception, visit: Visit) -> Response[bytes]:
             return _failure(403, str(error), visit, details=[])
         case errors.Unavailable():
             headers = {"Retry-After": str(min(max(error.retry_after, 1), 60))}
-            return _failure(503, f"Not available now: {error}. Please try again.", visit, headers=headers)
+            advice = "Look before you repeat the request." if error.in_doubt else "Please try again."
+            return _failure(503, f"Not available now: {error}. {advice}", visit, headers=headers)
         case Refused():
             headers = {"Retry-After": str(min(error.retry_after, 60))} if error.retry_after else {}
             details = error.details

@@ -1,0 +1,35 @@
+"""Every bound in time and number that a client, the database or a queue is held to: what never ends, ends here.
+
+Seconds, unless a name says otherwise; per worker where workers have their own. docs/operations.md tells operators.
+"""
+
+# For the head of a request, and for a connection on which none comes.
+HEAD_SECONDS = 10.0
+HEAD_BYTES = 128 * 1024
+BODY_SECONDS = 10.0
+# For the requests in flight when the server is told to stop.
+STOP_SECONDS = 10.0
+# Connections that wait to be accepted, and that are open in a worker; idle ones cost some 10 kB each.
+BACKLOG = 1024
+CLIENTS = 8192
+
+# Two workers of eight keep well below PostgreSQL's default of 100 connections, with room for the command line.
+DATABASE_CONNECTIONS = 8
+# Requests that wait for one of these: at a thousand a second the last of them waits an eighth of a second.
+WAITING = 128
+WAIT_SECONDS = 5.0
+CONNECT_SECONDS = 5.0
+STATEMENT_SECONDS = 10.0
+# Short, so that one locked row does not hold all connections for as long as a statement may run.
+LOCK_SECONDS = 3.0
+IDLE_IN_TRANSACTION_SECONDS = 30.0
+# A worker that starts while the database is away waits for it so long.
+DATABASE_PATIENCE_SECONDS = 30.0
+# A migration gives up its lock rather than make every request queue behind it.
+MIGRATION_LOCK_SECONDS = 5.0
+MIGRATION_SECONDS = 600.0
+
+# 43 ms of a core for each RSA-2048 key: with two threads the last in this queue waits about 1.4 s.
+KEYS_WAITING = 64
+# The check of an uploaded RSA-8192 key takes seconds, and the making of CSRs must not wait behind it.
+CHECKS_WAITING = 8

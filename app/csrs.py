@@ -41,6 +41,7 @@ from app.ringfile import Ring
 MAX_SANS = 150
 # Characters (code points), not bytes.
 MAX_LENGTHS = {**x520.UPPER_BOUNDS, "name": 255, "description": 1024}
+_KEY_TYPES = frozenset(KeyType)
 _REQUIRED = ("country", "state", "locality", "organization", "common_name")
 
 
@@ -48,8 +49,11 @@ def problems(request: CsrRequest, policy: NamePolicy) -> tuple[Problem, ...]:
     """Every rule that the request breaks, what the dialect could not read included; pure."""
     if any(problem.rule is Rule.BODY for problem in request.malformed):
         return request.malformed
+    fields = _fields(request)
+    found = (*_missing(fields, request.sans), *_sans(request.sans, policy), *_key_type(request), *_texts(fields))
+    if not request.malformed:
+        return found
     unread = {(problem.field, problem.index) for problem in request.malformed}
-    found = (*_missing(request), *_sans(request.sans, policy), *_key_type(request), *_texts(request))
     judged = (p for p in found if (p.field, p.index) not in unread and (p.field, None) not in unread)
     return (*request.malformed, *judged)
 
@@ -68,14 +72,13 @@ def _fields(request: CsrRequest) -> dict[str, str | None]:
     }
 
 
-def _missing(request: CsrRequest) -> list[Problem]:
-    fields = _fields(request)
+def _missing(fields: dict[str, str | None], sans: tuple[str, ...]) -> list[Problem]:
     found = [
         Problem(Rule.MISSING, field, f"{field} is required and must not be empty.")
         for field in _REQUIRED
         if not fields[field]
     ]
-    if not request.sans:
+    if not sans:
         text = "sans is required: a list of at least one hostname, such as www.example.com."
         found.append(Problem(Rule.MISSING, "sans", text))
     return found
@@ -94,15 +97,15 @@ def _sans(sans: tuple[str, ...], policy: NamePolicy) -> list[Problem]:
 
 
 def _key_type(request: CsrRequest) -> list[Problem]:
-    if request.key_type in set(KeyType):
+    if request.key_type in _KEY_TYPES:
         return []
     text = f"key_type {quoted(request.key_type)} is not supported; rsa2048 and p256v1 are."
     return [Problem(Rule.KEY_TYPE, "key_type", text)]
 
 
-def _texts(request: CsrRequest) -> list[Problem]:
+def _texts(fields: dict[str, str | None]) -> list[Problem]:
     found = []
-    for field, value in _fields(request).items():
+    for field, value in fields.items():
         if value and field == "country":
             found += x520.country(field, value)
         elif value:

@@ -5,6 +5,7 @@ the queries here do (docs/decisions/0004-held-connections.md). Statements leave 
 """
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from enum import Enum, auto
@@ -80,20 +81,19 @@ class Database:
         self._dsn = dsn
         self._statement_cache_size = statement_cache_size
         self._size = size
-        self._idle: asyncio.LifoQueue[Connection | None] = asyncio.LifoQueue()
-        self._waiting = 0
-        for _ in range(size):
-            self._idle.put_nowait(None)
+        # The one that was used last is taken first, so that no more are open than are needed.
+        self._idle: list[Connection | None] = [None] * size
+        self._waiting: deque[asyncio.Future[Connection | None]] = deque()
 
     async def close(self) -> None:
-        while not self._idle.empty():
-            connection = self._idle.get_nowait()
+        while self._idle:
+            connection = self._idle.pop()
             if connection is not None:
                 connection.terminate()
 
     @property
     def in_use(self) -> int:
-        return self._size - self._idle.qsize()
+        return self._size - len(self._idle)
 
     @property
     def size(self) -> int:
@@ -101,32 +101,24 @@ class Database:
 
     def require_room(self) -> None:
         """Raises Unavailable when more requests wait than are served soon: to turn one away costs next to nothing."""
-        if self._waiting >= bounds.WAITING:
+        if len(self._waiting) >= bounds.WAITING:
             raise Unavailable("too many requests are waiting")
 
     async def fetchrow(self, sql: str, *args: object) -> asyncpg.Record | None:
         # The common case, without the closures and contexts of the general one, which cost more than a SELECT.
-        connection = self._open_one()
-        if connection is None:
-            return await self._run(lambda connection: connection.fetchrow(sql, *args), writes=_writes(sql))
+        connection = self._idle.pop() if self._idle else await self._wait()
         try:
+            if connection is None or connection.is_closed():
+                connection = None
+                connection = await self._connect()
             return await connection.fetchrow(sql, *args)
         except _TRY_AGAIN:
             pass
         except BaseException as error:  # noqa: BLE001 - it leaves as one of our kinds, or as it is
             _leave(error, connection, writes=_writes(sql))
         finally:
-            self._idle.put_nowait(connection)
+            self._give(connection)
         return await self._run(lambda connection: connection.fetchrow(sql, *args), writes=_writes(sql))
-
-    def _open_one(self) -> Connection | None:
-        if self._idle.empty():
-            return None
-        connection = self._idle.get_nowait()
-        if connection is None or connection.is_closed():
-            self._idle.put_nowait(connection)
-            return None
-        return connection
 
     async def fetch(self, sql: str, *args: object) -> list[asyncpg.Record]:
         return await self._run(lambda connection: connection.fetch(sql, *args), writes=_writes(sql))
@@ -171,7 +163,7 @@ class Database:
     @asynccontextmanager
     async def connection(self, *, writes: bool = False) -> AsyncIterator[Connection]:
         """One connection for a while; database errors leave as our kinds, in doubt if its one statement `writes`."""
-        connection = await self._take()
+        connection = self._idle.pop() if self._idle else await self._wait()
         try:
             if connection is None or connection.is_closed():
                 connection = None
@@ -180,18 +172,33 @@ class Database:
         except BaseException as error:  # noqa: BLE001 - it leaves as one of our kinds, or as it is
             _leave(error, connection, writes=writes)
         finally:
-            self._idle.put_nowait(connection)
+            self._give(connection)
 
-    async def _take(self) -> Connection | None:
-        if not self._idle.empty():
-            return self._idle.get_nowait()
-        self._waiting += 1
+    async def _wait(self) -> Connection | None:
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[Connection | None] = loop.create_future()
+        self._waiting.append(waiter)
+        patience = loop.call_later(bounds.WAIT_SECONDS, _give_up, waiter)
         try:
-            return await asyncio.wait_for(self._idle.get(), bounds.WAIT_SECONDS)
-        except TimeoutError:
-            raise Unavailable("all database connections are busy") from None
+            return await waiter
+        except BaseException:
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+            elif waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                # It was handed one at the very moment in which its request was cancelled.
+                self._give(waiter.result())
+            raise
         finally:
-            self._waiting -= 1
+            patience.cancel()
+
+    def _give(self, connection: Connection | None) -> None:
+        """To whoever waits longest, or back to its place."""
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(connection)
+                return
+        self._idle.append(connection)
 
     async def _connect(self) -> Connection:
         # Without prepared statements there is a PgBouncer in between, which refuses to pass these on.
@@ -214,6 +221,11 @@ class Database:
             )
         except ValueError:
             raise _unreadable() from None
+
+
+def _give_up(waiter: asyncio.Future[Connection | None]) -> None:
+    if not waiter.done():
+        waiter.set_exception(Unavailable("all database connections are busy"))
 
 
 def _leave(error: BaseException, connection: Connection | None, *, writes: bool) -> NoReturn:

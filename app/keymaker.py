@@ -1,5 +1,7 @@
 """A process that makes RSA keys when the machine has nothing better to do, and hands them over a socket pair.
 
+Those of one data folder take turns, so that at most one core is busy with it: two would be noticed by who is served.
+
 A process and not a thread: a thread at low priority that holds, or waits for, the interpreter's lock makes every
 request wait until the scheduler is kind to it (docs/decisions/0019-ready-rsa-keys.md). The keys are never on disk.
 """
@@ -7,6 +9,7 @@ request wait until the scheduler is kind to it (docs/decisions/0019-ready-rsa-ke
 import asyncio
 import contextlib
 import ctypes
+import fcntl
 import os
 import resource
 import signal
@@ -28,7 +31,8 @@ _HOME = str(Path(__file__).parent.parent)
 class Maker:
     """The worker's end; the process ends with the socket."""
 
-    def __init__(self) -> None:
+    def __init__(self, turns: Path | None = None) -> None:
+        self._turns = turns
         self._process: subprocess.Popen[bytes] | None = None
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
@@ -45,7 +49,8 @@ class Maker:
         try:
             with theirs:
                 # Not what the current folder has under this name.
-                command = [sys.executable, "-P", "-m", "app.keymaker", str(theirs.fileno()), str(os.getpid())]
+                words = (str(theirs.fileno()), str(os.getpid()), *map(str, [self._turns] if self._turns else []))
+                command = [sys.executable, "-P", "-m", "app.keymaker", *words]
                 self._process = subprocess.Popen(  # noqa: ASYNC220, S603 - our own interpreter; it takes a millisecond
                     command,
                     pass_fds=(theirs.fileno(),),
@@ -71,13 +76,18 @@ class Maker:
 
 def main() -> None:
     """Make keys as long as somebody asks for them."""
-    asking_fd, parent = (int(word) for word in sys.argv[1:])
+    asking_fd, parent, turns = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
     _step_back()
     if os.getppid() != parent:
         return
+    turn = os.open(turns[0], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) if turns else None
     with socket.socket(fileno=asking_fd) as asking:
         while asking.recv(1):
+            if turn is not None:
+                fcntl.flock(turn, fcntl.LOCK_EX)
             der = keys.pkcs8(keys.generate(KeyType.RSA2048).private_key)
+            if turn is not None:
+                fcntl.flock(turn, fcntl.LOCK_UN)
             asking.sendall(_LENGTH.pack(len(der)) + der)
 
 

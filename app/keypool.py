@@ -7,6 +7,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import structlog
 
@@ -21,14 +22,17 @@ _log = structlog.get_logger("keystead.keypool")
 
 
 class KeyPool:
-    """`ready` RSA-2048 keys are held in memory, once it is started; each is handed out once, and sealed only then."""
+    """`ready` RSA-2048 keys are held in memory, once it is started; each is handed out once, and sealed only then.
 
-    def __init__(self, ready: int = 0) -> None:
+    `turns` is a file by which the makers of several workers take turns; without it they do not.
+    """
+
+    def __init__(self, ready: int = 0, turns: Path | None = None) -> None:
         self._size = ready
         self._ready: deque[tuple[float, keys.KeyPair]] = deque()
         self._taken = asyncio.Event()
         self._filler: asyncio.Task[None] | None = None
-        self._maker = keymaker.Maker()
+        self._maker = keymaker.Maker(turns)
         # Both release the GIL, so threads use all cores.
         self._makers = _Queue("keygen", os.cpu_count() or 1, bounds.KEYS_WAITING)
         self._checkers = _Queue("keycheck", 1, bounds.CHECKS_WAITING)

@@ -121,7 +121,7 @@ def _open(settings: config.Settings) -> Any:  # noqa: ANN401 - Litestar's own ty
             db=db,
             ring=ring,
             peppers=await _patiently(lambda: keyring.load_peppers(db, ring)),
-            pool=KeyPool(settings.key_pool),
+            pool=KeyPool(settings.key_pool, settings.data_dir / "keymaker.lock"),
             trusted=trust.load(settings.trust_dir),
             limiter=Limiter(settings.data_dir / "limits"),
             memory=Memory(),

@@ -1,21 +1,26 @@
-"""An open-loop client: requests begin when they are due, however late the answers are, and are timed from then."""
+"""Clients that take little of the machine themselves, on bare connections.
+
+The open loop begins requests when they are due, however late the answers are, and times them from then.
+"""
 
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
+from typing import cast
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self, latencies: list[float]) -> None:
+    def __init__(self, latencies: list[float], then: "Callable[[_Connection], None] | None" = None) -> None:
         self.latencies = latencies
+        self.then = then
         self.due: deque[float] = deque()
         self.buffer = b""
         self.failed = 0
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
@@ -28,6 +33,16 @@ class _Connection(asyncio.Protocol):
             self.failed += not self.buffer.startswith(b"HTTP/1.1 2")
             self.buffer = self.buffer[end:]
             self.latencies.append(time.perf_counter() - self.due.popleft())
+            if self.then:
+                self.then(self)
+
+    def write(self, request: bytes) -> None:
+        assert self.transport is not None
+        self.transport.write(request)
+
+    def close(self) -> None:
+        assert self.transport is not None
+        self.transport.close()
 
 
 async def open_loop(port: int, request: bytes, rate: float, seconds: float, connections: int = 32) -> list[float]:
@@ -54,6 +69,38 @@ async def open_loop(port: int, request: bytes, rate: float, seconds: float, conn
     if failed:
         raise AssertionError(f"{failed} of {total} requests were not answered well")
     return latencies
+
+
+async def closed_loop(port: int, request: bytes, count: int, connections: int) -> tuple[float, list[float]]:
+    """So many requests, each connection with one at a time: the seconds in all, and of each."""
+    loop, latencies, left = asyncio.get_running_loop(), list[float](), count
+    done = asyncio.Event()
+
+    def ask(connection: _Connection) -> None:
+        nonlocal left
+        if left > 0:
+            left -= 1
+            connection.due.append(time.perf_counter())
+            connection.write(request)
+        elif len(latencies) == count:
+            done.set()
+
+    made = [
+        (await loop.create_connection(lambda: _Connection(latencies, ask), "127.0.0.1", port))[1]
+        for _ in range(connections)
+    ]
+    began = time.perf_counter()
+    for connection in made:
+        ask(connection)
+    async with asyncio.timeout(60):
+        await done.wait()
+    seconds = time.perf_counter() - began
+    failed = sum(connection.failed for connection in made)
+    for connection in made:
+        connection.close()
+    if failed:
+        raise AssertionError(f"{failed} of {count} requests were not answered well")
+    return seconds, latencies
 
 
 def _waiting(pair: tuple[asyncio.Transport, _Connection]) -> int:

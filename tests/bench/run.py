@@ -26,12 +26,13 @@ from uuid import UUID, uuid4
 import asyncpg
 import httpx
 import msgspec
+import uvloop
 from cryptography.hazmat.primitives.asymmetric import rsa
-from driver import open_loop, quantile
+from driver import closed_loop, open_loop, quantile
 from live import Live, free_port, serving
 from world import BODY
 
-from app import __version__, embedded
+from app import __version__, embedded, metrics
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent.parent / "docs" / "benchmarks.md"
@@ -188,7 +189,7 @@ def port_of(bench: Bench) -> int:
 def latency(bench: Bench, one: str) -> None:
     rate = wrk(one, bench.seconds, bench.auth) / 2
     found = [
-        asyncio.run(open_loop(port_of(bench), request(bench, one), rate, bench.seconds)) for _ in range(bench.rounds)
+        uvloop.run(open_loop(port_of(bench), request(bench, one), rate, bench.seconds)) for _ in range(bench.rounds)
     ]
     p99 = sorted(quantile(each, 0.99) * 1000 for each in found)
     middle = statistics.median(p99)
@@ -284,22 +285,13 @@ def filled(bench: Bench, level: int) -> None:
         time.sleep(0.5)
 
 
-async def burst(bench: Bench, count: int, key_type: str) -> tuple[float, list[float]]:
+def burst(bench: Bench, count: int, key_type: str) -> tuple[float, list[float]]:
     """So many POSTs as fast as they go over 16 connections: how many a second, and each one's time."""
-    times: list[float] = []
-    left = iter(range(count))
-    limits = httpx.Limits(max_connections=16, max_keepalive_connections=16)
-    async with httpx.AsyncClient(headers=bench.live.bearer, limits=limits, timeout=60) as http:
-
-        async def ask() -> None:
-            for _ in left:
-                began = time.perf_counter()
-                (await http.post(bench.csrs, json={**FULL, "key_type": key_type})).raise_for_status()
-                times.append(time.perf_counter() - began)
-
-        began = time.perf_counter()
-        await asyncio.gather(*(ask() for _ in range(16)))
-        return count / (time.perf_counter() - began), times
+    body = json.dumps({**FULL, "key_type": key_type}).encode()
+    head = f"POST {bench.live.account_path} HTTP/1.1\r\nHost: x\r\n{bench.auth}\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    seconds, times = uvloop.run(closed_loop(port_of(bench), head.encode() + body, count, 16))
+    return count / seconds, times
 
 
 def rsa_burst(bench: Bench, pool: int) -> None:
@@ -308,8 +300,8 @@ def rsa_burst(bench: Bench, pool: int) -> None:
     for _ in range(bench.rounds):
         filled(bench, pool)
         # Both workers are met about alike, so that three quarters come from neither's empty pool.
-        rate, times = asyncio.run(burst(bench, pool * 3 // 4, "rsa2048"))
-        other, _ = asyncio.run(burst(bench, pool * 3 // 4, "p256v1"))
+        rate, times = burst(bench, pool * 3 // 4, "rsa2048")
+        other, _ = burst(bench, pool * 3 // 4, "p256v1")
         rates.append(rate)
         others.append(other)
         ratios.append(rate / other)
@@ -336,9 +328,9 @@ def refill(bench: Bench, pool: int) -> None:
     quiet, filling = [], []
     for _ in range(bench.rounds):
         filled(bench, pool)
-        quiet.append(quantile(asyncio.run(open_loop(port_of(bench), request(bench, one), rate, 3)), 0.99))
-        asyncio.run(burst(bench, pool, "rsa2048"))
-        filling.append(quantile(asyncio.run(open_loop(port_of(bench), request(bench, one), rate, 3)), 0.99))
+        quiet.append(quantile(uvloop.run(open_loop(port_of(bench), request(bench, one), rate, 3)), 0.99))
+        burst(bench, pool, "rsa2048")
+        filling.append(quantile(uvloop.run(open_loop(port_of(bench), request(bench, one), rate, 3)), 0.99))
     ratios = sorted(b / a for a, b in zip(quiet, filling, strict=True))
     told = [f"p99 {statistics.median(each) * 1000:.1f} ms" for each in (filling, quiet)]
     spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})"
@@ -472,6 +464,21 @@ def watched(bench: Bench) -> None:
     )
 
 
+def parts(bench: Bench) -> None:
+    """What each part of being watched takes of a GET, in CPU."""
+    folder = bench.folder / "parts"
+    folder.mkdir()
+    words = (bench.live.database_url, str(bench.live.data_dir), str(2 * bench.rounds))
+    environ = {**os.environ, metrics.FOLDER: str(folder)}
+    command = [sys.executable, str(HERE / "parts.py"), *words]
+    ran = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+    for name, pairs in json.loads(ran.stdout.splitlines()[-1]).items():
+        ratios = sorted(a / b for a, b in pairs)
+        told = [f"{statistics.median(each):,.0f} µs" for each in zip(*pairs, strict=True)]
+        spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})"
+        bench.tell(Row(f"CPU of a GET in the application, with {name} / without", *told, spread, ""))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=4, help="of each measurement")
@@ -511,6 +518,7 @@ def _measured(asked: argparse.Namespace, folder: Path) -> list[Row]:
                     get_by_id(bench, asked.workers)
                 if "watched" in scenes & wanted:
                     watched(bench)
+                    parts(bench)
                 if "post" in scenes & wanted:
                     posts(bench)
                 if "rsa" in scenes & wanted:

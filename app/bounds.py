@@ -7,8 +7,8 @@ Seconds, unless a name says otherwise; per worker where workers have their own. 
 HEAD_SECONDS = 10.0
 HEAD_BYTES = 128 * 1024
 BODY_SECONDS = 10.0
-# For the requests in flight when the server is told to stop.
-STOP_SECONDS = 10.0
+# For the requests in flight when the server is told to stop: longer than a statement, or a body, may take.
+STOP_SECONDS = 15.0
 # Connections that wait to be accepted, and that are open in a worker; idle ones cost some 10 kB each.
 BACKLOG = 1024
 CLIENTS = 8192
@@ -17,7 +17,7 @@ CLIENTS = 8192
 DATABASE_CONNECTIONS = 8
 # Requests that wait for one of these: at a thousand a second the last of them waits an eighth of a second.
 WAITING = 128
-WAIT_SECONDS = 5.0
+WAIT_SECONDS = 2.0
 CONNECT_SECONDS = 5.0
 STATEMENT_SECONDS = 10.0
 # Short, so that one locked row does not hold all connections for as long as a statement may run.

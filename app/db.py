@@ -8,6 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from enum import Enum, auto
 from importlib import resources
 from typing import TYPE_CHECKING, NoReturn, TypeAlias, TypeVar
@@ -19,6 +20,8 @@ from app import bounds
 from app.errors import Clash, Conflict, KeysteadError, Misconfigured, Unavailable
 
 T = TypeVar("T")
+# Whether this request has committed anything: whatever fails later in it may not say that nothing was done.
+_wrote: ContextVar[bool] = ContextVar("wrote", default=False)
 if TYPE_CHECKING:
     # Generic in its published types, not at run time.
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
@@ -74,6 +77,11 @@ _UNAVAILABLE = (
 )
 
 
+def begin() -> None:
+    """A request begins."""
+    _wrote.set(False)
+
+
 class Database:
     """`size` held connections to one PostgreSQL; every call is bounded in time."""
 
@@ -111,11 +119,15 @@ class Database:
             if connection is None or connection.is_closed():
                 connection = None
                 connection = await self._connect()
-            return await connection.fetchrow(sql, *args)
+            row = await connection.fetchrow(sql, *args)
         except _TRY_AGAIN:
             pass
         except BaseException as error:  # noqa: BLE001 - it leaves as one of our kinds, or as it is
             _leave(error, connection, writes=_writes(sql))
+        else:
+            if _writes(sql):
+                _wrote.set(True)
+            return row
         finally:
             self._give(connection)
         return await self._run(lambda connection: connection.fetchrow(sql, *args), writes=_writes(sql))
@@ -139,11 +151,13 @@ class Database:
             return result
 
         try:
-            return await self._run(inside, writes=False)
+            result = await self._run(inside, writes=False)
         except Unavailable as error:
             if committing and isinstance(error.__cause__, _LOST):
-                raise _in_doubt() from error.__cause__
+                raise _unavailable("the database was lost while it wrote", in_doubt=True) from error.__cause__
             raise
+        _wrote.set(True)
+        return result
 
     async def _run(self, work: Callable[[Connection], Awaitable[T]], *, writes: bool) -> T:
         for _ in range(_ATTEMPTS - 1):
@@ -154,11 +168,14 @@ class Database:
         try:
             return await self._once(work, writes=writes)
         except _TRY_AGAIN as error:
-            raise Unavailable("the database has too many conflicting changes") from error
+            raise _unavailable("the database has too many conflicting changes") from error
 
     async def _once(self, work: Callable[[Connection], Awaitable[T]], *, writes: bool) -> T:
         async with self.connection(writes=writes) as connection:
-            return await work(connection)
+            result = await work(connection)
+        if writes:
+            _wrote.set(True)
+        return result
 
     @asynccontextmanager
     async def connection(self, *, writes: bool = False) -> AsyncIterator[Connection]:
@@ -181,6 +198,8 @@ class Database:
         patience = loop.call_later(bounds.WAIT_SECONDS, _give_up, waiter)
         try:
             return await waiter
+        except TimeoutError:
+            raise _unavailable("all database connections are busy") from None
         except BaseException:
             if waiter in self._waiting:
                 self._waiting.remove(waiter)
@@ -225,7 +244,7 @@ class Database:
 
 def _give_up(waiter: asyncio.Future[Connection | None]) -> None:
     if not waiter.done():
-        waiter.set_exception(Unavailable("all database connections are busy"))
+        waiter.set_exception(TimeoutError())
 
 
 def _leave(error: BaseException, connection: Connection | None, *, writes: bool) -> NoReturn:
@@ -235,8 +254,8 @@ def _leave(error: BaseException, connection: Connection | None, *, writes: bool)
     if isinstance(error, _UNAVAILABLE):
         _drop(connection)
         if writes and connection is not None and isinstance(error, _LOST):
-            raise _in_doubt() from error
-        raise Unavailable("the database is not available") from error
+            raise _unavailable("the database was lost while it wrote", in_doubt=True) from error
+        raise _unavailable("the database is not available") from error
     if isinstance(error, asyncpg.IntegrityConstraintViolationError):
         if isinstance(error, asyncpg.NotNullViolationError) and error.column_name == "kek_id":
             raise Unavailable("the ring of this server is not known here, or its KEK was retired") from None
@@ -255,9 +274,10 @@ def _writes(sql: str) -> bool:
     return not sql.lstrip().startswith("SELECT")
 
 
-def _in_doubt() -> Unavailable:
-    text = "the database was lost while it wrote, and it is not known whether the change was made"
-    return Unavailable(text, in_doubt=True)
+def _unavailable(text: str, *, in_doubt: bool = False) -> Unavailable:
+    if in_doubt or _wrote.get():
+        return Unavailable(f"{text}, and it is not known whether the change was made", in_doubt=True)
+    return Unavailable(text)
 
 
 def _milliseconds(seconds: float) -> str:
@@ -364,8 +384,8 @@ async def migrate(dsn: str) -> list[str]:
         return [name async for name in _apply(connection, await _version(connection))]
     except asyncpg.LockNotAvailableError:
         raise Misconfigured("another migration is running, or a table is in use; try again in a moment") from None
-    except asyncpg.PostgresError as error:
-        raise Misconfigured(f"the schema cannot be applied, and nothing was changed: {error}") from None
+    except (*_UNAVAILABLE, asyncpg.PostgresError) as error:
+        raise Misconfigured(f"the migration was broken off; run it again, it goes on where it was: {error}") from None
     finally:
         await connection.close()
 
@@ -377,16 +397,26 @@ async def _apply(connection: Connection, version: int) -> AsyncIterator[str]:
             f"the database has schema version {version}, and this release knows {expected}: run the newer release"
         )
     if version == 0:
-        async with connection.transaction():
-            await connection.execute(resources.files("app").joinpath("schema.sql").read_text("utf-8"))
+        await _step(connection, "schema.sql", resources.files("app").joinpath("schema.sql").read_text("utf-8"))
         yield "schema.sql"
         return
     for migration in migrations():
         if migration.version > version:
-            async with connection.transaction():
-                await connection.execute(migration.sql)
-                await connection.execute("INSERT INTO schema_version (version) VALUES ($1)", migration.version)
+            await _step(connection, migration.name, migration.sql, migration.version)
             yield migration.name
+
+
+async def _step(connection: Connection, name: str, sql: str, version: int | None = None) -> None:
+    try:
+        async with connection.transaction():
+            await connection.execute(sql)
+            if version is not None:
+                await connection.execute("INSERT INTO schema_version (version) VALUES ($1)", version)
+    except _UNAVAILABLE:
+        raise
+    except asyncpg.PostgresError as error:
+        text = f"{name} cannot be applied, and changed nothing; what came before it is done: {error}"
+        raise Misconfigured(text) from None
 
 
 async def require_current(database: Database) -> None:

@@ -16,7 +16,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from app import metrics
+from app import db, metrics
 from app.limits import RateLimit, Verdict
 from app.model import Address, Network, Visit
 from app.request_log import RequestLog
@@ -72,6 +72,7 @@ class Edge:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
+        db.begin()
         visit = self._visit(scope)
         state = scope.setdefault("state", {})
         state["visit"] = visit

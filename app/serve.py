@@ -67,6 +67,10 @@ def serve(settings: config.Settings) -> int:
                 return _run(server, complete, _prepared(complete))
     except KeyboardInterrupt:
         return 0
+    finally:
+        # Python puts their default back while it ends, and one that came then would be the exit status.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _prepared(settings: config.Settings) -> str:

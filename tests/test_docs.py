@@ -686,3 +686,18 @@ def test_the_grants_of_operations_are_those_that_were_tried() -> None:
     """The SQL of the page is the text that tests/test_api_role.py serves under."""
     blocks = [block.text for block in _blocks(ROOT / "docs/operations.md") if block.tag == SQL]
     assert blocks == [GRANTS]
+
+
+def test_each_alert_has_its_row_in_the_runbook() -> None:
+    """Whoever is paged finds the words of the alert again, with what to do."""
+    text = (ROOT / "docs/operations.md").read_text()
+    alerts = _first_cells(text.partition("What is worth an alert, in PromQL:")[2])
+    assert len(alerts) >= 8
+    assert set(alerts) <= set(_first_cells(text.partition("### Runbook")[2]))
+
+
+def _first_cells(text: str) -> list[str]:
+    """The first column of the table that comes next."""
+    table = re.search(r"(?m)^\| .*\n\|[-|]+\|\n((?:\|.*\n)+)", text)
+    assert table
+    return [row.split("|")[1].strip() for row in table[1].splitlines()]

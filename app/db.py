@@ -330,7 +330,7 @@ async def schema_state(connection: Connection) -> SchemaState:
 
 
 async def state_at(dsn: str) -> SchemaState:
-    """The state of a database that nothing is connected to yet; raises Misconfigured when it cannot be reached."""
+    """The state of a database that nothing is connected to yet; raises Unavailable and Misconfigured."""
     connection = await _connect_once(dsn)
     try:
         return await schema_state(connection)
@@ -343,7 +343,9 @@ async def _connect_once(dsn: str) -> Connection:
         return await asyncpg.connect(dsn, timeout=bounds.CONNECT_SECONDS)
     except ValueError:
         raise _unreadable() from None
-    except (*_UNAVAILABLE, asyncpg.PostgresError) as error:
+    except _UNAVAILABLE as error:
+        raise Unavailable(f"the database cannot be reached: {error}") from None
+    except asyncpg.PostgresError as error:
         raise Misconfigured(f"the database cannot be reached: {error}") from None
 
 
@@ -385,7 +387,7 @@ async def migrate(dsn: str) -> list[str]:
     except asyncpg.LockNotAvailableError:
         raise Misconfigured("another migration is running, or a table is in use; try again in a moment") from None
     except (*_UNAVAILABLE, asyncpg.PostgresError) as error:
-        raise Misconfigured(f"the migration was broken off; run it again, it goes on where it was: {error}") from None
+        raise Unavailable(f"the migration was broken off; run it again, it goes on where it was: {error}") from None
     finally:
         await connection.close()
 

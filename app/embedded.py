@@ -271,7 +271,8 @@ def _launch(place: _Place, lock: int) -> None:
 
 
 def _stop(place: _Place) -> None:
-    for how, patience in ((signal.SIGINT, 30), (signal.SIGQUIT, 10)):
+    # One that is recovering may never end by SIGINT; SIGQUIT costs no more than a recovery at the next start.
+    for how, patience in ((signal.SIGINT, 10), (signal.SIGQUIT, 10)):
         told = None
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:

@@ -26,6 +26,7 @@ from app import (
     infisical,
     keyring,
     metrics,
+    names,
     pages,
     ringfile,
     tokens,
@@ -50,6 +51,9 @@ _log = structlog.get_logger("keystead")
 def create_app(settings: config.Settings) -> edge.App:
     """The ASGI application for these settings, whose database address must be set."""
     configure_log(settings.log)
+    # Before the first request, which would wait for it.
+    names.suffixes()
+    names.icann_suffixes()
     app = Litestar(
         route_handlers=[cloudflare.router(), infisical.router(), *health.HANDLERS, *pages.HANDLERS],
         lifespan=[_open(settings)],

@@ -5,6 +5,7 @@ for byte. Sources: RFC 952, RFC 1123 section 2.1, RFC 5890, RFC 6761, publicsuff
 """
 
 import re
+from functools import cache
 
 import idna
 from publicsuffixlist import PublicSuffixList
@@ -18,9 +19,21 @@ _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 _RESERVED_TOP = frozenset({"test", "example", "invalid", "localhost"})
 _EXAMPLE_DOMAINS = frozenset({"example.com", "example.net", "example.org"})
-# Its defaults answer as Go's EffectiveTLDPlusOne does: the whole list, and an unknown top domain is a suffix.
-_SUFFIXES = PublicSuffixList()
-_ICANN = PublicSuffixList(only_icann=True, accept_unknown=False)
+
+
+@cache
+def suffixes() -> PublicSuffixList:
+    """The whole list, in which an unknown top domain is a suffix, as Go's EffectiveTLDPlusOne has it.
+
+    To read it takes longer than most commands run, so only who needs it does.
+    """
+    return PublicSuffixList()
+
+
+@cache
+def icann_suffixes() -> PublicSuffixList:
+    """The ICANN part alone, without unknown top domains."""
+    return PublicSuffixList(only_icann=True, accept_unknown=False)
 
 
 def broken(name: str, policy: NamePolicy) -> tuple[Rule, str] | None:
@@ -63,7 +76,7 @@ def _public(lower: str) -> tuple[Rule, str] | None:
     top = bare.rpartition(".")[2]
     if top in _RESERVED_TOP:
         return Rule.NAME_RESERVED, f"{quoted(lower)} is under the reserved top domain {quoted(top)}."
-    if _SUFFIXES.is_public(lower):
+    if suffixes().is_public(lower):
         return Rule.NAME_PUBLIC_SUFFIX, f"{quoted(lower)} is a public suffix; a name below it would be accepted."
     if ".".join(bare.split(".")[-2:]) in _EXAMPLE_DOMAINS:
         return Rule.NAME_EXAMPLE_DOMAIN, f"{quoted(lower)} is under a domain that is reserved for examples."
@@ -72,7 +85,7 @@ def _public(lower: str) -> tuple[Rule, str] | None:
 
 def _is_icann_suffix(lower: str) -> bool:
     # A list rule such as *.ck makes every foo.ck a suffix and leaves ck itself to the default rule.
-    return _ICANN.publicsuffix(lower) == lower
+    return icann_suffixes().publicsuffix(lower) == lower
 
 
 def _syntax(name: str) -> str | None:

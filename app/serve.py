@@ -34,7 +34,7 @@ from granian.log import LogLevels
 from granian.server.mp import MPServer
 
 from app import bounds, config, metrics
-from app.errors import Misconfigured
+from app.errors import Misconfigured, Unavailable
 
 if TYPE_CHECKING:
     from app.embedded import Cluster
@@ -48,6 +48,9 @@ GARBAGE_THRESHOLD = 20_000
 _GRACE = 2
 # What a worker has open beside its clients, with room.
 _OWN_FILES = 256
+# A worker that ends so often within so many seconds does not start at all.
+_LOOP_ENDS = 5
+_LOOP_SECONDS = 30
 # Seconds in which a worker that cannot start has ended.
 _TRIAL = 5
 
@@ -76,23 +79,35 @@ def serve(settings: config.Settings) -> int:
 def _prepared(settings: config.Settings) -> str:
     """The banner of an installation that is ready; raises Misconfigured.
 
-    A process of its own does it: it opens the ring, and this one stays one whose files its workers may read.
+    A bundled PostgreSQL that is just recovering is waited for: to end now would stop it in the middle of that.
     """
+    deadline = time.monotonic() + bounds.DATABASE_PATIENCE_SECONDS
+    while True:
+        outcome = _preparation(settings)
+        if isinstance(outcome, str):
+            return outcome
+        if isinstance(outcome, Misconfigured):
+            raise outcome
+        if not settings.embedded or time.monotonic() > deadline:
+            raise Misconfigured(str(outcome))
+        time.sleep(0.5)
+
+
+def _preparation(settings: config.Settings) -> str | Misconfigured | Unavailable:
+    """A process of its own does it: it opens the ring, and this one stays one whose files its workers may read."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=_prepare, args=(sender, settings), daemon=True)
     child.start()
     sender.close()
     try:
-        banner: str | Misconfigured = receiver.recv()
+        outcome: str | Misconfigured | Unavailable = receiver.recv()
     except EOFError:
-        raise Misconfigured("the preparation ended before it was through") from None
+        return Misconfigured("the preparation ended before it was through")
     finally:
         child.kill()
         child.join()
-    if isinstance(banner, Misconfigured):
-        raise banner
-    return banner
+    return outcome
 
 
 def _prepare(sender: "Connection[Any, Any]", settings: config.Settings) -> None:
@@ -100,7 +115,7 @@ def _prepare(sender: "Connection[Any, Any]", settings: config.Settings) -> None:
 
     try:
         sender.send(first_start.prepare(settings))
-    except Misconfigured as error:
+    except (Misconfigured, Unavailable) as error:
         sender.send(error)
 
 
@@ -322,6 +337,7 @@ class _Server(MPServer):
             respawn_failed_workers=True,
             workers_kill_timeout=int(bounds.STOP_SECONDS),
         )
+        self.ends: dict[int, list[float]] = {}
         self.pair = (settings.tls_cert, settings.tls_key)
         # In memory: the pair that is served, and the one before it, which a worker that just starts may still read.
         self.copies: list[int] = []
@@ -359,6 +375,18 @@ class _Server(MPServer):
     def use(self, copy: int) -> None:
         path = _path(copy)
         self.ssl_ctx = (True, path, path, None, str(SSLProtocols.tls12), None, [], False)  # type: ignore[assignment]
+
+    def _respawn_workers(
+        self, workers: list[int], spawn_target: object, target_loader: object, delay: float = 0
+    ) -> None:
+        """Give up a worker only when it ends again and again: granian takes the second end for a crash loop."""
+        super()._respawn_workers(workers, spawn_target, target_loader, delay)
+        now = time.monotonic()
+        for index in workers:
+            recent = [end for end in self.ends.get(index, []) if end > now - _LOOP_SECONDS]
+            self.ends[index] = [*recent, now]
+            if len(self.ends[index]) < _LOOP_ENDS:
+                self.respawned_wrks.pop(index, None)
 
     def signal_handler_reload(self, *_args: object, **_kwargs: object) -> None:
         if self.pair == (None, None):

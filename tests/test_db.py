@@ -100,7 +100,7 @@ async def test_a_database_that_cannot_be_reached_is_one_sentence(tmp_path: Path)
         database_url="postgresql://u:hunter2@127.0.0.1:1/none",
         keyring=tmp_path / "keyring.json",
     )
-    with pytest.raises(Misconfigured, match="cannot be reached") as caught:
+    with pytest.raises(Unavailable, match="cannot be reached") as caught:
         await first_start._prepare(settings)
     assert "hunter2" not in str(caught.value)
 

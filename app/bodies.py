@@ -49,7 +49,7 @@ def parse(raw: bytes) -> Any:  # noqa: ANN401 - JSON
 
 def _integer(digits: str) -> float:
     # Python refuses to read very long ones; no field of ours takes them, and an unknown field may hold anything.
-    return int(digits) if len(digits) < MAX_DIGITS else float("inf")
+    return int(digits) if len(digits) < MAX_DIGITS else float("-inf" if digits.startswith("-") else "inf")
 
 
 def _not_json(constant: str) -> NoReturn:

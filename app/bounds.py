@@ -31,5 +31,5 @@ MIGRATION_SECONDS = 600.0
 
 # 43 ms of a core for each RSA-2048 key: with two threads the last in this queue waits about 1.4 s.
 KEYS_WAITING = 64
-# The check of an uploaded RSA-8192 key takes seconds, and the making of CSRs must not wait behind it.
+# Uploaded keys that wait to be checked, on one thread.
 CHECKS_WAITING = 8

@@ -396,7 +396,7 @@ def signature_name(certificate: x509.Certificate) -> str:
     """As Cloudflare writes it: SHA256WithRSA, ECDSAWithSHA256, …; the dotted OID for what has no such name."""
     try:
         digest = certificate.signature_hash_algorithm
-    except UnsupportedAlgorithm:
+    except (UnsupportedAlgorithm, ValueError):
         digest = None
     oid = certificate.signature_algorithm_oid
     if digest is None:

@@ -166,6 +166,8 @@ def _rate_limit(text: str) -> RateLimit | None:
 
 
 def _url(text: str) -> str:
+    if not (text.isascii() and text.isprintable()):
+        raise ValueError(text)
     if not re.fullmatch(r"https?://[^/?#\"'<> \\@]+(?:/[^?#\"'<> \\]*)?", text):
         raise ValueError(text)
     return text.rstrip("/")

@@ -33,7 +33,7 @@ class KeyPool:
         self._taken = asyncio.Event()
         self._filler: asyncio.Task[None] | None = None
         self._maker = keymaker.Maker(turns)
-        # Both release the GIL, so threads use all cores.
+        # Making a key releases the interpreter's lock, so threads use all cores.
         self._makers = _Queue("keygen", os.cpu_count() or 1, bounds.KEYS_WAITING)
         self._checkers = _Queue("keycheck", 1, bounds.CHECKS_WAITING)
         # Two processes must not hand out the same keys.

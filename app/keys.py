@@ -1,11 +1,13 @@
 """Key pairs: generate, encode, and recognize by the digest of the public key. Pure."""
 
+import base64
 import hashlib
+import re
 
 import msgspec
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from app.model import CaKeyType, KeyType
 from app.pem import Block, blocks
@@ -102,10 +104,7 @@ def _private_key(text: str) -> Block | None:
 
 
 def read_pem(text: str) -> KeyPair:
-    """An uploaded key in PKCS#8, PKCS#1 or SEC1 PEM, fully checked by OpenSSL; raises Unusable.
-
-    The check takes 32 ms of a core for RSA-2048, and more for larger keys.
-    """
+    """An uploaded key in PKCS#8, PKCS#1 or SEC1 PEM, whose numbers belong together; raises Unusable."""
     block = _private_key(text)
     if block is not None and not block.whole.isascii():
         # Found here, since an error of the encoder would carry the text.
@@ -115,16 +114,60 @@ def read_pem(text: str) -> KeyPair:
     if "ENCRYPTED" in block.label or "Proc-Type: 4,ENCRYPTED" in block.whole:
         raise Unusable("it is encrypted; `openssl pkey` writes it without a passphrase")
     try:
+        _require_kind(block)
         encoded = block.whole.encode("ascii")
-        # The bounds come before the full check, which takes many seconds for keys beyond them.
-        key_type = _usable(serialization.load_pem_private_key(encoded, None, unsafe_skip_rsa_key_validation=True))
-        private_key = serialization.load_pem_private_key(encoded, None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+        private_key = serialization.load_pem_private_key(encoded, None, unsafe_skip_rsa_key_validation=True)
+        key_type = _usable(private_key)
+        if isinstance(private_key, rsa.RSAPrivateKey):
+            _require_consistent(private_key)
+    except (ValueError, TypeError, UnsupportedAlgorithm, InternalError, InvalidSignature):
         # The library's text may quote the input, so it ends here.
         raise Unusable("it cannot be read, or is not a valid key") from None
     if not isinstance(private_key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
         raise TypeError("neither an RSA nor an EC key")
     return KeyPair(key_type, private_key, spki(private_key))
+
+
+# The beginning of a PKCS#8 key (RFC 5958 section 2) that says RSA, RSASSA-PSS or EC.
+_LENGTH = rb"(?:[\x00-\x7f]|\x81.|\x82..|\x83...)"
+_RSA, _EC = rb"\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01[\x01\x0a]", rb"\x07\x2a\x86\x48\xce\x3d\x02\x01"
+_KINDS = re.compile(
+    rb"\x30" + _LENGTH + rb"\x02\x01[\x00\x01]\x30" + _LENGTH + rb"\x06(?:" + _RSA + rb"|" + _EC + rb")", re.DOTALL
+)
+
+
+def _require_kind(block: Block) -> None:
+    """Refuse other algorithms before the library computes with their numbers, for as long as they are large."""
+    good = block.label in {"RSA PRIVATE KEY", "EC PRIVATE KEY"}
+    if block.label == "PRIVATE KEY":
+        good = _KINDS.match(base64.b64decode("".join(block.body.split()), validate=True)) is not None
+    if not good:
+        raise Unusable("it is neither RSA nor on P-256, P-384 or P-521")
+
+
+def _require_consistent(private_key: rsa.RSAPrivateKey) -> None:
+    """The relations of RFC 8017 section 3.2, and one signature that its public key accepts.
+
+    OpenSSL's own check also proves that p and q are prime. That takes seconds for large keys, and minutes for numbers
+    that are made for it, all with the interpreter's lock held; whoever sends a key of composite factors, and has found
+    ones for which the signature is good, harms nobody else.
+    """
+    numbers = private_key.private_numbers()
+    n, e = numbers.public_numbers.n, numbers.public_numbers.e
+    p, q, d = numbers.p, numbers.q, numbers.d
+    if not (1 < p < n and 1 < q < n and 1 < d < n and p * q == n):
+        raise ValueError("its numbers do not belong together")
+    belong = (
+        d * e % (p - 1) == d * e % (q - 1) == 1
+        and numbers.dmp1 == d % (p - 1)
+        and numbers.dmq1 == d % (q - 1)
+        and numbers.iqmp * q % p == 1
+    )
+    if not belong:
+        raise ValueError("its numbers do not belong together")
+    text = b"a key that signs what its public key accepts"
+    signature = private_key.sign(text, padding.PKCS1v15(), hashes.SHA256())
+    private_key.public_key().verify(signature, text, padding.PKCS1v15(), hashes.SHA256())
 
 
 def _usable(private_key: object) -> str:

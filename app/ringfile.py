@@ -16,7 +16,7 @@ import secrets
 import stat
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import MAXYEAR, UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeAlias
 from uuid import UUID
@@ -132,6 +132,9 @@ class Content(msgspec.Struct, frozen=True, omit_defaults=True):
     current_since: datetime | None = None
 
     def __post_init__(self) -> None:
+        times = [kek.created_at for kek in self.keks] + ([self.current_since] if self.current_since else [])
+        if any(time.tzinfo is None or time.year >= MAXYEAR for time in times):
+            raise ValueError("a time without a zone, or with none after it")
         if self.version != 1 or not self.keks or len({kek.id for kek in self.keks}) != len(self.keks):
             raise ValueError("not a ring of version 1 with distinct KEKs")
 

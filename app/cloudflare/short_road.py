@@ -56,16 +56,16 @@ def road(state: State) -> ShortRoad:
         passed = house.memory.passed(TokenCredential(told.token), _LEVELS[match[1]], match[2], access)
         if passed is None or not passed.scope.csrs_enabled:
             return None
-        if house.rate_limit:
-            verdict = house.limiter.hit(passed.limited_as, house.rate_limit)
-            if not verdict.allowed:
-                # A request that is refused costs nothing, so the long road may ask again and refuse it.
-                return None
-            message["state"]["verdict"] = verdict
         message["state"]["caller_id"] = passed.shown_id
         message["path_template"] = _TEMPLATES[access][match[1]]
         answers: Answers = state.cloudflare_answers
         try:
+            if house.rate_limit:
+                verdict = house.limiter.hit(passed.limited_as, house.rate_limit)
+                if not verdict.allowed:
+                    # A request that is refused costs nothing, so the long road may ask again and refuse it.
+                    return None
+                message["state"]["verdict"] = verdict
             if access is Access.READ:
                 return await _get(house, answers, passed, UUID(match[3]))
             return await _create(house, answers, passed, told, receive, visit)
@@ -119,8 +119,8 @@ async def _chunks(receive: Receive) -> AsyncIterator[bytes]:
         event = await receive()
         if event["type"] != "http.request":
             raise HTTPException(status_code=HTTPStatus.BAD_REQUEST)
-        yield event["body"]
-        more = event["more_body"]
+        yield event.get("body", b"")
+        more = event.get("more_body", False)
 
 
 def _told(headers: list[tuple[bytes, bytes]]) -> _Told | None:
@@ -134,6 +134,8 @@ def _told(headers: list[tuple[bytes, bytes]]) -> _Told | None:
         elif name == b"accept" and value not in _PLAIN_ACCEPTS:
             return None
         elif name == b"content-length":
+            if length or not value.isdigit():
+                return None
             length = value.decode("latin-1")
         elif name == b"idempotency-key":
             keys.append(value.decode("latin-1"))

@@ -233,6 +233,7 @@ _UNAUTHENTICATED = {
 DENIALS: dict[Denial, int] = {Denial.RESOURCE: 9109, Denial.ADDRESS: 9109, Denial.WIDER: 1465}
 
 
+_LINE_ENDS = re.compile("[\n\r\u2028\u2029]")
 _IN_DOUBT = "Repeat the request with the same Idempotency-Key; without one, look before you repeat it."
 
 
@@ -363,6 +364,8 @@ def _pointer(field: str, index: int | None, member: str | None = None) -> str:
     """A JSON pointer into the request body (RFC 6901); the whole body is the empty one."""
     # A field may be named by a lone surrogate, which no JSON can carry back.
     name = field.encode("utf-8", "backslashreplace").decode("utf-8")
+    # The public page's pattern for a pointer stops at the end of a line.
+    name = _LINE_ENDS.sub(lambda end: f"\\u{ord(end[0]):04x}", name)
     token = name.replace("~", "~0").replace("/", "~1")
     place = str(index) if index is not None else member
     return ("/" + token if field else "") + (f"/{place}" if place is not None else "")

@@ -476,7 +476,7 @@ def parts(bench: Bench) -> None:
         ratios = sorted(a / b for a, b in pairs)
         told = [f"{statistics.median(each):,.0f} µs" for each in zip(*pairs, strict=True)]
         spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})"
-        bench.tell(Row(f"CPU of a GET in the application, with {name} / without", *told, spread, ""))
+        bench.tell(Row(f"CPU of a GET in the application, with {name} / without", told[0], told[1], spread, ""))
 
 
 def main() -> None:

@@ -110,14 +110,24 @@ class Pass(msgspec.Struct, frozen=True):
 
 
 class _Rows(Generic[K, V]):
-    """What was found in the last second by key, bounded in number; the oldest go first."""
+    """What was found in the last second by key, bounded in number; the oldest go first.
+
+    Past half of that time one asker is told that nothing is known, and so looks anew, while the others go on: else all
+    of them would look at once, each second.
+    """
 
     def __init__(self) -> None:
         self._rows: dict[K, tuple[float, V]] = {}
+        self._renewed: dict[K, float] = {}
 
-    def get(self, key: K, since: float) -> V | None:
+    def get(self, key: K, now: float, seconds: float) -> V | None:
         found = self._rows.get(key)
-        return found[1] if found is not None and found[0] > since else None
+        if found is None or found[0] <= now - seconds:
+            return None
+        if found[0] <= now - seconds / 2 and self._renewed.get(key) != found[0]:
+            self._renewed[key] = found[0]
+            return None
+        return found[1]
 
     def asked(self, key: K) -> float:
         found = self._rows.get(key)
@@ -130,6 +140,7 @@ class _Rows(Generic[K, V]):
             if self._rows[oldest][0] > since and len(self._rows) < MOST_REMEMBERED:
                 break
             del self._rows[oldest]
+            self._renewed.pop(oldest, None)
         self._rows[key] = (asked, row)
 
 
@@ -144,10 +155,10 @@ class Memory:
         self._passes: _Rows[tuple[bytes, Level, str, Access], Pass] = _Rows()
 
     def caller(self, credential: Credential) -> asyncpg.Record | None:
-        return self._callers.get(self._digest(credential), time.monotonic() - self.seconds)
+        return self._callers.get(self._digest(credential), time.monotonic(), self.seconds)
 
     def scope(self, place: Place) -> asyncpg.Record | None:
-        return self._scopes.get(place, time.monotonic() - self.seconds)
+        return self._scopes.get(place, time.monotonic(), self.seconds)
 
     def keep(self, asked: float, row: asyncpg.Record, credential: Credential, place: Place | None = None) -> None:
         """Remember a row of a good credential, and of `place` if it was found; `asked` is when its statement began."""
@@ -172,7 +183,7 @@ class Memory:
     def passed(self, credential: TokenCredential, level: Level, hex_id: str, access: Access) -> Pass | None:
         """Who has this access to the CSRs there, if that was found within the last second."""
         key = (self._digest(credential), level, hex_id, access)
-        return self._passes.get(key, time.monotonic() - self.seconds)
+        return self._passes.get(key, time.monotonic(), self.seconds)
 
     def _digest(self, credential: Credential) -> bytes:
         if isinstance(credential, TokenCredential):

@@ -7,6 +7,8 @@ Seconds, unless a name says otherwise; per worker where workers have their own. 
 HEAD_SECONDS = 10.0
 HEAD_BYTES = 128 * 1024
 BODY_SECONDS = 10.0
+# For a client to take what it is sent.
+UNREAD_SECONDS = 10.0
 # For the requests in flight when the server is told to stop: longer than a statement, or a body, may take.
 STOP_SECONDS = 15.0
 # Connections that wait to be accepted, and that are open in a worker; idle ones cost some 10 kB each.
@@ -15,8 +17,9 @@ CLIENTS = 8192
 
 # Two workers of eight keep well below PostgreSQL's default of 100 connections, with room for the command line.
 DATABASE_CONNECTIONS = 8
-# Requests that wait for one of these: at a thousand a second the last of them waits an eighth of a second.
-WAITING = 128
+# While so many requests wait for one of these, or one has waited so long, further ones are turned away.
+WAITING = 256
+OLDEST_SECONDS = 0.5
 WAIT_SECONDS = 2.0
 CONNECT_SECONDS = 5.0
 STATEMENT_SECONDS = 10.0

@@ -5,6 +5,7 @@ the queries here do (docs/decisions/0004-held-connections.md). Statements leave 
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -20,8 +21,9 @@ from app import bounds
 from app.errors import Clash, Conflict, KeysteadError, Misconfigured, Unavailable
 
 T = TypeVar("T")
-# Whether this request has committed anything: whatever fails later in it may not say that nothing was done.
-_wrote: ContextVar[bool] = ContextVar("wrote", default=False)
+# Whether this request has committed anything: whatever fails later in it may not say that nothing was done. None for
+# one that only reads, whose rows in the audit log are no change that anybody asked for.
+_wrote: ContextVar[bool | None] = ContextVar("wrote", default=False)
 if TYPE_CHECKING:
     # Generic in its published types, not at run time.
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
@@ -29,6 +31,7 @@ else:
     Connection = asyncpg.Connection
 
 _ATTEMPTS = 4
+CROWDED = "too many requests are waiting"
 # An arbitrary number that only Keystead's migrations lock.
 _MIGRATION_LOCK = 0x6B657973
 
@@ -77,9 +80,14 @@ _UNAVAILABLE = (
 )
 
 
-def begin() -> None:
+def begin(*, reads: bool) -> None:
     """A request begins."""
-    _wrote.set(False)
+    _wrote.set(None if reads else False)
+
+
+def _has_written() -> None:
+    if _wrote.get() is not None:
+        _wrote.set(True)
 
 
 class Database:
@@ -91,7 +99,7 @@ class Database:
         self._size = size
         # The one that was used last is taken first, so that no more are open than are needed.
         self._idle: list[Connection | None] = [None] * size
-        self._waiting: deque[asyncio.Future[Connection | None]] = deque()
+        self._waiting: deque[tuple[float, asyncio.Future[Connection | None]]] = deque()
 
     async def close(self) -> None:
         while self._idle:
@@ -107,10 +115,16 @@ class Database:
     def size(self) -> int:
         return self._size
 
+    def has_room(self) -> bool:
+        """Whether one more may come: not while more wait than are served soon."""
+        if not self._waiting:
+            return True
+        return len(self._waiting) < bounds.WAITING and time.monotonic() - self._waiting[0][0] < bounds.OLDEST_SECONDS
+
     def require_room(self) -> None:
-        """Raises Unavailable when more requests wait than are served soon: to turn one away costs next to nothing."""
-        if len(self._waiting) >= bounds.WAITING:
-            raise Unavailable("too many requests are waiting")
+        """Raises Unavailable without it, before anything is done for nothing."""
+        if not self.has_room():
+            raise Unavailable(CROWDED)
 
     async def fetchrow(self, sql: str, *args: object) -> asyncpg.Record | None:
         # The common case, without the closures and contexts of the general one, which cost more than a SELECT.
@@ -126,7 +140,7 @@ class Database:
             _leave(error, connection, writes=_writes(sql))
         else:
             if _writes(sql):
-                _wrote.set(True)
+                _has_written()
             return row
         finally:
             self._give(connection)
@@ -156,7 +170,7 @@ class Database:
             if committing and isinstance(error.__cause__, _LOST):
                 raise _unavailable("the database was lost while it wrote", in_doubt=True) from error.__cause__
             raise
-        _wrote.set(True)
+        _has_written()
         return result
 
     async def _run(self, work: Callable[[Connection], Awaitable[T]], *, writes: bool) -> T:
@@ -174,13 +188,16 @@ class Database:
         async with self.connection(writes=writes) as connection:
             result = await work(connection)
         if writes:
-            _wrote.set(True)
+            _has_written()
         return result
 
     @asynccontextmanager
-    async def connection(self, *, writes: bool = False) -> AsyncIterator[Connection]:
-        """One connection for a while; database errors leave as our kinds, in doubt if its one statement `writes`."""
-        connection = self._idle.pop() if self._idle else await self._wait()
+    async def connection(self, *, writes: bool = False, first: bool = False) -> AsyncIterator[Connection]:
+        """One connection for a while, before all who wait if `first`; database errors leave as our kinds.
+
+        They are in doubt if its one statement `writes`.
+        """
+        connection = self._idle.pop() if self._idle else await self._wait(first=first)
         try:
             if connection is None or connection.is_closed():
                 connection = None
@@ -191,19 +208,20 @@ class Database:
         finally:
             self._give(connection)
 
-    async def _wait(self) -> Connection | None:
+    async def _wait(self, *, first: bool = False) -> Connection | None:
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[Connection | None] = loop.create_future()
-        self._waiting.append(waiter)
+        place = (time.monotonic(), waiter)
+        (self._waiting.appendleft if first else self._waiting.append)(place)
         patience = loop.call_later(bounds.WAIT_SECONDS, _give_up, waiter)
         try:
             return await waiter
-        except TimeoutError:
-            raise _unavailable("all database connections are busy") from None
-        except BaseException:
-            if waiter in self._waiting:
-                self._waiting.remove(waiter)
-            elif waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+        except BaseException as error:
+            if place in self._waiting:
+                self._waiting.remove(place)
+            if isinstance(error, TimeoutError):
+                raise _unavailable("all database connections are busy") from None
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 # It was handed one at the very moment in which its request was cancelled.
                 self._give(waiter.result())
             raise
@@ -213,7 +231,7 @@ class Database:
     def _give(self, connection: Connection | None) -> None:
         """To whoever waits longest, or back to its place."""
         while self._waiting:
-            waiter = self._waiting.popleft()
+            _, waiter = self._waiting.popleft()
             if not waiter.done():
                 waiter.set_result(connection)
                 return
@@ -275,7 +293,8 @@ def _writes(sql: str) -> bool:
 
 
 def _unavailable(text: str, *, in_doubt: bool = False) -> Unavailable:
-    if in_doubt or _wrote.get():
+    wrote = _wrote.get()
+    if wrote is not None and (in_doubt or wrote):
         return Unavailable(f"{text}, and it is not known whether the change was made", in_doubt=True)
     return Unavailable(text)
 

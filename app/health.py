@@ -45,7 +45,7 @@ async def readyz(request: AnyRequest) -> Response[dict[str, str]]:
 
 async def _problem(house: House) -> str | None:
     try:
-        async with house.db.connection() as connection:
+        async with house.db.connection(first=True) as connection:
             state = await db.schema_state(connection)
         if state is not db.SchemaState.CURRENT:
             return "schema"

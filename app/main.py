@@ -19,6 +19,7 @@ from app import (
     cloudflare,
     config,
     csrs,
+    db,
     edge,
     failures,
     health,
@@ -71,21 +72,20 @@ def create_app(settings: config.Settings) -> edge.App:
 
 def _door(state: State) -> edge.Door:
     """Turns requests of both dialects away while too many wait; the probes and pages are always answered."""
+    error, nobody = Unavailable(db.CROWDED), Visit(None, edge.REQUEST_ID.decode(), "GET", "/")
+    answers: wire.Answers = state.cloudflare_answers
+    cloudflares = short_road.whole(answers.failure(error, nobody))
+    infisicals = short_road.whole(infisical.wire.failure(error, nobody))
 
-    def answer(visit: Visit) -> edge.Answer | None:
+    def refusal(raw_path: bytes) -> edge.Answer | None:
         house: House | None = state.get("house")
-        try:
-            if house:
-                house.db.require_room()
-        except Unavailable as error:
-            if f"{visit.path}/".startswith(infisical.PREFIX):
-                return short_road.whole(infisical.wire.failure(error, visit))
-            if visit.path.startswith(cloudflare.PREFIX):
-                answers: wire.Answers = state.cloudflare_answers
-                return short_road.whole(answers.failure(error, visit))
-        return None
+        if house is None or house.db.has_room():
+            return None
+        if raw_path.startswith(cloudflare.PREFIX.encode()):
+            return cloudflares
+        return infisicals if raw_path.startswith(infisical.PREFIX.encode()) else None
 
-    return answer
+    return refusal
 
 
 def configure_log(log: config.LogFormat) -> None:

@@ -34,6 +34,7 @@ class RequestLog:
         self._as_json = as_json
         self.stream = stream
         self._lines: list[str] = []
+        self._turned_away = 0
 
     def write(
         self,
@@ -57,6 +58,20 @@ class RequestLog:
         if not self._lines:
             asyncio.get_running_loop().call_soon(self.flush)
         self._lines.append(text)
+
+    def turned_away(self) -> None:
+        """Count a request that was turned away; once a second there is one line for all of them."""
+        if not self._turned_away:
+            asyncio.get_running_loop().call_later(1, self._tell)
+        self._turned_away += 1
+
+    def _tell(self) -> None:
+        count, self._turned_away = self._turned_away, 0
+        now = datetime.now(UTC).isoformat(timespec="microseconds")[:26] + "Z"
+        told = {"event": "turned away", "level": "warning", "count": count, "timestamp": now}
+        words = f"{now} [warning] turned away count={count}"
+        self._lines.append(msgspec.json.encode(told).decode("utf-8") if self._as_json else words)
+        self.flush()
 
     def flush(self) -> None:
         if self._lines:

@@ -269,6 +269,7 @@ def _load(settings: config.Settings, parent: int) -> Callable[..., object]:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     # A closing terminal sends it to the whole group, and to the parent it means something.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    threading.Thread(target=_bound_writes, name="bound-writes", daemon=True).start()
     from app import main
 
     app = main.create_app(settings)
@@ -277,6 +278,28 @@ def _load(settings: config.Settings, parent: int) -> Callable[..., object]:
     gc.freeze()
     gc.set_threshold(GARBAGE_THRESHOLD, 20, 20)
     return app
+
+
+def _bound_writes() -> None:
+    """Give up clients that do not take what they are sent: granian waits for ever, and has no setting for it.
+
+    It makes the socket that it listens on when the application has started; what that accepts inherits the option.
+    """
+    deadline = time.monotonic() + 2 * bounds.DATABASE_PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        for path in Path("/proc/self/fd").iterdir():
+            # It may be closed by now, or be no socket.
+            with contextlib.suppress(OSError), socket.socket(fileno=_duplicate(path)) as ours:
+                if ours.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(bounds.UNREAD_SECONDS * 1000))
+                    return
+        time.sleep(0.02)
+
+
+def _duplicate(path: Path) -> int:
+    if not path.is_socket():
+        raise OSError(errno.ENOTSOCK, "no socket")
+    return os.dup(int(path.name))
 
 
 def _formatter(log: config.LogFormat) -> logging.Formatter:

@@ -87,7 +87,7 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                own = self._headers(visit, state.get("verdict"), cacheable=_has(message, b"cache-control"))
+                own = self._headers(visit.request_id, state.get("verdict"), cacheable=_has(message, b"cache-control"))
                 message["headers"] = [*_allow(message["headers"]), *own]
             elif visit.method == "HEAD":
                 message = {**message, "body": b""}
@@ -98,10 +98,9 @@ class Edge:
             if short is None:
                 await self._app(scope, receive, answer)
             else:
-                length = str(len(short.body)).encode()
-                headers = [(b"content-type", b"application/json"), (b"content-length", length), *short.headers]
-                await answer({"type": "http.response.start", "status": short.status, "headers": headers})
-                await answer({"type": "http.response.body", "body": short.body, "more_body": False})
+                status = short.status
+                await send(self._start(short, visit.request_id, state.get("verdict")))
+                await send({"type": "http.response.body", "body": short.body})
         finally:
             seconds = time.perf_counter() - started
             route = _route(scope)
@@ -120,17 +119,9 @@ class Edge:
     async def _turn_away(self, refusal: Answer, scope: Message, send: Send, started: float) -> None:
         """Without what would cost more than the answer, such as a line in the log for each."""
         path = scope["raw_path"].decode("latin-1")
-        request_id = _request_id(path).encode()
-        body = refusal.body.replace(REQUEST_ID, request_id)
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
-            *refusal.headers,
-            (b"x-request-id", request_id),
-            (b"cf-ray", request_id),
-            (b"cache-control", b"no-store"),
-        ]
-        await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+        request_id = _request_id(path)
+        body = refusal.body.replace(REQUEST_ID, request_id.encode())
+        await send(self._start(Answer(refusal.status, body, refusal.headers), request_id))
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
         metrics.answered(_dialect(path), scope["method"], "-", refusal.status, time.perf_counter() - started)
         self._log.turned_away()
@@ -173,9 +164,15 @@ class Edge:
     def _is_trusted(self, address: Address) -> bool:
         return any(address in network for network in self._trusted)
 
-    def _headers(self, visit: Visit, verdict: Verdict | None, *, cacheable: bool) -> list[tuple[bytes, bytes]]:
-        request_id = visit.request_id.encode()
-        headers = [(b"x-request-id", request_id), (b"cf-ray", request_id)]
+    def _start(self, answer: Answer, request_id: str, verdict: Verdict | None = None) -> Message:
+        length = str(len(answer.body)).encode()
+        own = self._headers(request_id, verdict, cacheable=False)
+        headers = [(b"content-type", b"application/json"), (b"content-length", length), *answer.headers, *own]
+        return {"type": "http.response.start", "status": answer.status, "headers": headers}
+
+    def _headers(self, request_id: str, verdict: Verdict | None, *, cacheable: bool) -> list[tuple[bytes, bytes]]:
+        shown = request_id.encode()
+        headers = [(b"x-request-id", shown), (b"cf-ray", shown)]
         if not cacheable:
             headers.append((b"cache-control", b"no-store"))
         if verdict:

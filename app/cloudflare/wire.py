@@ -55,11 +55,11 @@ class ResultInfo(msgspec.Struct, frozen=True):
 
 
 class Success(msgspec.Struct, frozen=True, omit_defaults=True):
-    result: msgspec.Raw
+    result: object
     success: bool
     errors: list[Item]
     messages: list[Item]
-    result_info: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    result_info: msgspec.Struct | msgspec.UnsetType = msgspec.UNSET
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -287,10 +287,7 @@ class Answers:
     ) -> bytes:
         """The envelope of a success."""
         told = [self._item(HINTS[a.hint], a.text, _place(a)) for a in advice]
-        told_info = msgspec.UNSET if info is None else msgspec.Raw(msgspec.json.encode(info))
-        return msgspec.json.encode(
-            Success(msgspec.Raw(msgspec.json.encode(result)), True, [], [*told, *messages], told_info)
-        )
+        return msgspec.json.encode(Success(result, True, [], [*told, *messages], info or msgspec.UNSET))
 
     def failure(self, error: Exception, visit: Visit) -> Response[bytes]:
         """The one way from an error to an answer; what is not ours keeps its text to itself."""

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import structlog
 from litestar import Litestar, Response
@@ -51,19 +51,28 @@ _log = structlog.get_logger("keystead")
 
 def create_app(settings: config.Settings) -> edge.App:
     """The ASGI application for these settings, whose database address must be set."""
-    configure_log(settings.log)
-    # Before the first request, which would wait for it.
-    names.suffixes()
-    names.icann_suffixes()
-    app = Litestar(
+    return around(routes(), settings)
+
+
+def routes() -> Litestar:
+    """All routes with their guards, which are the same for all settings; the framework takes long to prepare them."""
+    return Litestar(
         route_handlers=[cloudflare.router(), infisical.router(), *health.HANDLERS, *pages.HANDLERS],
-        lifespan=[_open(settings)],
+        lifespan=[_open],
         exception_handlers={Exception: _on_error},
-        state=State({"cloudflare_answers": wire.Answers(settings.public_url)}),
         openapi_config=None,
         logging_config=None,
         request_max_body_size=None,
     )
+
+
+def around(app: Litestar, settings: config.Settings) -> edge.App:
+    """What stands before the routes, and the settings by which they open their house."""
+    configure_log(settings.log)
+    # Before the first request, which would wait for it.
+    names.suffixes()
+    names.icann_suffixes()
+    app.state = State({"settings": settings, "cloudflare_answers": wire.Answers(settings.public_url)})
     road = short_road.road(app.state)
     log = RequestLog(as_json=settings.log is config.LogFormat.JSON)
     door = _door(app.state)
@@ -114,53 +123,51 @@ def _as_it_is(_: object, __: str, event: structlog.typing.EventDict) -> structlo
     return event
 
 
-def _open(settings: config.Settings) -> Any:  # noqa: ANN401 - Litestar's own type of a lifespan
-    @contextlib.asynccontextmanager
-    async def lifespan(app: Litestar) -> AsyncIterator[None]:
-        if settings.database_url is None:
-            raise ValueError("the address of the database is not set")
-        db = Database(settings.database_url, bounds.DATABASE_CONNECTIONS, settings.statement_cache_size)
-        ring = ringfile.load(settings.keyring)
-        house = House(
-            db=db,
-            ring=ring,
-            peppers=await _patiently(lambda: keyring.load_peppers(db, ring)),
-            pool=KeyPool(settings.key_pool, settings.data_dir / "keymaker.lock"),
-            trusted=trust.load(settings.trust_dir),
-            limiter=Limiter(settings.data_dir / "limits"),
-            memory=Memory(),
-            failures=failures.Failures(),
-            rate_limit=settings.rate_limit,
-            public_url=settings.public_url,
-            pki_url=settings.pki_url,
-            metrics_from=settings.metrics_from,
-            proxies=settings.trusted_proxies,
-        )
-        app.state.house = house
-        house.pool.start()
-        pruner = asyncio.create_task(_prune(db))
-        follower = asyncio.create_task(_follow(house))
-        counter = asyncio.create_task(_count_failures(house))
-        try:
-            yield
-        finally:
-            pruner.cancel()
-            follower.cancel()
-            counter.cancel()
-            # What it was about to write down comes back to be counted.
-            await asyncio.gather(counter, return_exceptions=True)
-            with contextlib.suppress(KeysteadError):
-                await house.failures.flush(db)
-            house.pool.close()
-            house.limiter.close()
-            await db.close()
-
-    return lifespan
+@contextlib.asynccontextmanager
+async def _open(app: Litestar) -> AsyncIterator[None]:
+    settings: config.Settings = app.state.settings
+    if settings.database_url is None:
+        raise ValueError("the address of the database is not set")
+    db = Database(settings.database_url, bounds.DATABASE_CONNECTIONS, settings.statement_cache_size)
+    ring = ringfile.load(settings.keyring)
+    house = House(
+        db=db,
+        ring=ring,
+        peppers=await _patiently(lambda: keyring.load_peppers(db, ring)),
+        pool=KeyPool(settings.key_pool, settings.data_dir / "keymaker.lock"),
+        trusted=trust.load(settings.trust_dir),
+        limiter=Limiter(settings.data_dir / "limits"),
+        memory=Memory(),
+        failures=failures.Failures(),
+        rate_limit=settings.rate_limit,
+        public_url=settings.public_url,
+        pki_url=settings.pki_url,
+        metrics_from=settings.metrics_from,
+        proxies=settings.trusted_proxies,
+    )
+    app.state.house = house
+    house.pool.start()
+    pruner = asyncio.create_task(_prune(db))
+    follower = asyncio.create_task(_follow(house))
+    counter = asyncio.create_task(_count_failures(house))
+    try:
+        yield
+    finally:
+        pruner.cancel()
+        follower.cancel()
+        counter.cancel()
+        # What it was about to write down comes back to be counted.
+        await asyncio.gather(counter, return_exceptions=True)
+        with contextlib.suppress(KeysteadError):
+            await house.failures.flush(db)
+        house.pool.close()
+        house.limiter.close()
+        await db.close()
 
 
 async def _patiently(work: Callable[[], Awaitable[T]]) -> T:
     # A worker that is started while the database is away waits for it: one that ended would be started again at once,
-    # and two such ends in a row are the end of the server.
+    # and some such ends in a row are the end of the server.
     deadline = time.monotonic() + bounds.DATABASE_PATIENCE_SECONDS
     while True:
         try:

@@ -7,6 +7,7 @@ key and no credential of the world may show up in what was answered, logged or a
 import asyncio
 import base64
 import contextlib
+import functools
 import io
 import json
 import re
@@ -21,6 +22,7 @@ import jsonschema
 import msgspec
 import structlog
 from cryptography.hazmat.primitives.asymmetric import rsa
+from litestar import Litestar
 
 from app import (
     accounts,
@@ -132,6 +134,10 @@ class World(msgspec.Struct):
         )
 
 
+# Of worlds that have ended; the framework takes long to prepare them.
+_ROUTES: list[Litestar] = []
+
+
 @contextlib.asynccontextmanager
 async def new_world(
     database_url: str, folder: Path, rate_limit: RateLimit | None = None, remembered: float = 0, **changes: Any
@@ -149,7 +155,8 @@ async def new_world(
     seen: list[str] = []
     log = io.StringIO()
     a, b = [await _tenant(database, peppers, slug) for slug in ("a", "b")]
-    app = main.create_app(settings)
+    routes = _ROUTES.pop() if _ROUTES else main.routes()
+    app = main.around(routes, settings)
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(log))
     edge: Any = app
     edge._log.stream = log
@@ -159,6 +166,7 @@ async def new_world(
         litestar.state.house.memory.seconds = remembered
         made = World(settings, database, ring, peppers, a, b, app, http, seen)
         yield made
+    _ROUTES.append(routes)
     await _audited_as_answered(made, statuses)
     await _nothing_leaked(made, log.getvalue())
     await database.close()
@@ -224,11 +232,14 @@ def judged_client(
     )
 
 
+_document = functools.cache(pages.document)
+
+
 class Judge:
     """Holds an answer to section 1 of the contract, the envelope's schema and the served OpenAPI document."""
 
     def __init__(self, public_url: str) -> None:
-        self.document = pages.document(public_url)
+        self.document = _document(public_url)
         self.envelope = jsonschema.Draft202012Validator(ENVELOPE, format_checker=jsonschema.FormatChecker())
 
     def __call__(self, answer: httpx.Response) -> None:

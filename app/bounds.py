@@ -20,6 +20,8 @@ DATABASE_CONNECTIONS = 8
 # While so many requests wait for one of these, or one has waited so long, further ones are turned away.
 WAITING = 256
 OLDEST_SECONDS = 0.5
+# They are told so after a moment: whoever asks again at once would otherwise keep the worker from serving the others.
+TURNED_AWAY_SECONDS = 0.1
 WAIT_SECONDS = 2.0
 CONNECT_SECONDS = 5.0
 STATEMENT_SECONDS = 10.0

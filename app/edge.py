@@ -3,6 +3,7 @@
 Nothing here is built from Host or X-Forwarded-* headers, but for the client address behind a trusted proxy.
 """
 
+import asyncio
 import ipaddress
 import os
 import re
@@ -16,7 +17,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from app import db, metrics
+from app import bounds, db, metrics
 from app.limits import RateLimit, Verdict
 from app.model import Address, Network, Visit
 from app.request_log import RequestLog
@@ -118,6 +119,7 @@ class Edge:
 
     async def _turn_away(self, refusal: Answer, scope: Message, send: Send, started: float) -> None:
         """Without what would cost more than the answer, such as a line in the log for each."""
+        await asyncio.sleep(bounds.TURNED_AWAY_SECONDS)
         path = scope["raw_path"].decode("latin-1")
         request_id = _request_id(path)
         body = refusal.body.replace(REQUEST_ID, request_id.encode())

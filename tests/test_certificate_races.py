@@ -418,7 +418,7 @@ def test_no_certificate_is_without_its_key_and_no_key_without_an_owner(
             run_state_machine_as_test(
                 Walk,
                 settings=settings(
-                    max_examples=120,
+                    max_examples=50,
                     stateful_step_count=12,
                     deadline=None,
                     database=None,

@@ -210,7 +210,7 @@ def test_random_walks_agree_with_the_model(cluster: embedded.Cluster, tmp_path: 
             run_state_machine_as_test(
                 Walk,
                 settings=settings(
-                    max_examples=200,
+                    max_examples=80,
                     stateful_step_count=15,
                     deadline=None,
                     database=None,

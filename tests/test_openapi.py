@@ -66,7 +66,7 @@ fail-on = true
 [generation]
 deterministic = true
 database = "none"
-max-examples = 20
+max-examples = 12
 
 [headers]
 Authorization = "Bearer {CLOUDFLARE_API_TOKEN}"
@@ -95,7 +95,7 @@ enabled = false
 [generation]
 deterministic = true
 database = "none"
-max-examples = 10
+max-examples = 5
 
 [headers]
 X-Auth-Email = "{CLOUDFLARE_EMAIL}"
@@ -123,7 +123,7 @@ enabled = false
 [generation]
 deterministic = true
 database = "none"
-max-examples = 10
+max-examples = 6
 
 [headers]
 Authorization = "Bearer {token}"

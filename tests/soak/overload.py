@@ -39,7 +39,7 @@ WORKERS = 2
 # How many ask while it is found out what is sustained, as in tests/bench.
 CLOSED = 32
 # Enough that a worker has more to do than it lets in, and that all are used well within the time of an idle one.
-CONNECTIONS = 500
+CONNECTIONS = 2000
 # So many are opened at once: fewer than the bound of those that wait to be accepted.
 OPENED_AT_ONCE = 250
 IDLE = 10_000
@@ -311,7 +311,8 @@ async def overload(live: Live, name: str, kinds: tuple[Request, ...], seconds: f
     after = memory(live.pid)
     watching.cancel()
     client.close()
-    told = client.told
+    # What is cut off at the end is not told of.
+    told = client.told.copy()
     good = [each for each in told if each.is_good]
     away = [each for each in told if each.status == 503]
     lost = [each for each in told if each.status == 0]

@@ -2,7 +2,8 @@
 
 What was found is remembered for a second, counted from before it was asked for; so a token that is revoked, rolled,
 switched off or narrowed is dead a second later in every worker, and whoever asks twice within a second costs no
-statement. Nothing is remembered of a credential that is not good.
+statement. Nothing is remembered of a credential that is not good. A request counts from its head: one whose body is
+still on its way when its token is revoked is done.
 """
 
 import contextlib

@@ -209,9 +209,13 @@ class Database:
             self._give(connection)
 
     async def _wait(self, *, first: bool = False) -> Connection | None:
+        if not first and len(self._waiting) >= bounds.WAITING:
+            raise _unavailable(CROWDED)
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[Connection | None] = loop.create_future()
-        place = (time.monotonic(), waiter)
+        # Whoever comes first is not what the others are judged by.
+        since = self._waiting[0][0] if first and self._waiting else time.monotonic()
+        place = (since, waiter)
         (self._waiting.appendleft if first else self._waiting.append)(place)
         patience = loop.call_later(bounds.WAIT_SECONDS, _give_up, waiter)
         try:

@@ -176,7 +176,8 @@ async def _custody(settings: config.Settings, database: Database) -> list[Findin
     try:
         await keyring.require_all_keks(database, ring)
         await keyring.load_peppers(database, ring)
-        good = await keyring.may_seal(database, ring)
+        async with database.connection() as connection:
+            good = await keyring.may_seal(connection, ring)
     except KeysteadError as error:
         return [Finding("custody", False, f"{error}: restore the ring that belongs to this database")]
     if not good:

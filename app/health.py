@@ -46,10 +46,9 @@ async def readyz(request: AnyRequest) -> Response[dict[str, str]]:
 async def _problem(house: House) -> str | None:
     try:
         async with house.db.connection(first=True) as connection:
-            state = await db.schema_state(connection)
-        if state is not db.SchemaState.CURRENT:
-            return "schema"
-        return None if await keyring.may_seal(house.db, house.ring) else "ring"
+            if await db.schema_state(connection) is not db.SchemaState.CURRENT:
+                return "schema"
+            return None if await keyring.may_seal(connection, house.ring) else "ring"
     except KeysteadError:
         return "database"
 

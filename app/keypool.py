@@ -95,7 +95,7 @@ class KeyPool:
             metrics.pool_level(len(self._ready))
 
     async def read(self, pem: str) -> keys.KeyPair:
-        """An uploaded private key, fully checked; raises keys.Unusable, or Unavailable when too many are waiting."""
+        """An uploaded private key, checked; raises keys.Unusable, or Unavailable when too many are waiting."""
         return await self._checkers.run(lambda: keys.read_pem(pem))
 
     def close(self) -> None:

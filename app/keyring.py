@@ -73,10 +73,9 @@ async def register(db: Database, ring: Ring) -> None:
 _MAY_SEAL = "SELECT retired_at IS NULL AS good FROM keks WHERE id = $1"
 
 
-async def may_seal(db: Database, ring: Ring) -> bool:
+async def may_seal(connection: Connection, ring: Ring) -> bool:
     """Whether the database takes what is sealed under the ring's first KEK."""
-    row = await db.fetchrow(_MAY_SEAL, ring.keks[0].id)
-    return row is not None and bool(row["good"])
+    return bool(await connection.fetchval(_MAY_SEAL, ring.keks[0].id))
 
 
 class NewKey(msgspec.Struct, frozen=True):

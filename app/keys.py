@@ -157,6 +157,9 @@ def _require_consistent(private_key: rsa.RSAPrivateKey) -> None:
     p, q, d = numbers.p, numbers.q, numbers.d
     if not (1 < p < n and 1 < q < n and 1 < d < n and p * q == n):
         raise ValueError("its numbers do not belong together")
+    # Anybody finds a small factor.
+    if min(p.bit_length(), q.bit_length()) < n.bit_length() // 2 - 32:
+        raise ValueError("its factors are of very different lengths")
     belong = (
         d * e % (p - 1) == d * e % (q - 1) == 1
         and numbers.dmp1 == d % (p - 1)

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
 from typing import TypeVar
+from urllib.parse import unquote_to_bytes
 
 import structlog
 from litestar import Litestar, Response
@@ -90,6 +91,8 @@ def _door(state: State) -> edge.Door:
         house: House | None = state.get("house")
         if house is None or house.db.has_room():
             return None
+        if b"%" in raw_path:
+            raw_path = unquote_to_bytes(raw_path)
         if raw_path.startswith(cloudflare.PREFIX.encode()):
             return cloudflares
         return infisicals if raw_path.startswith(infisical.PREFIX.encode()) else None

@@ -410,6 +410,10 @@ class _Server(MPServer):
             self.ends[index] = [*recent, now]
             if len(self.ends[index]) < _LOOP_ENDS:
                 self.respawned_wrks.pop(index, None)
+            else:
+                # Its next round takes this for one more end.
+                self.interrupt_children.append(index)
+                self.main_loop_interrupt.set()
 
     def signal_handler_reload(self, *_args: object, **_kwargs: object) -> None:
         if self.pair == (None, None):
@@ -434,6 +438,8 @@ class _Server(MPServer):
         if trial.is_alive():
             trial.terminate()
             super()._reload(spawn_target, target_loader)  # type: ignore[no-untyped-call]
+            # These were ended on purpose.
+            self.ends.clear()
             trial.join(self.workers_kill_timeout)
             trial.kill()
         else:

@@ -217,3 +217,19 @@ async def test_a_conflict_that_the_database_decides_is_told_in_words(database_ur
     with pytest.raises(asyncpg.CheckViolationError):
         await database.execute("UPDATE accounts SET name_policy = 'x'")
     await database.close()
+
+
+async def test_so_many_wait_and_no_more(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the bound a request is told at once to come back, and whoever waits is served."""
+    monkeypatch.setattr(bounds, "WAITING", 2)
+    database = db.Database(database_url, 1)
+    async with database.connection():
+        waiting = [asyncio.create_task(database.fetchrow("SELECT 1 AS answer")) for _ in range(2)]
+        await asyncio.sleep(0)
+        assert not database.has_room()
+        with pytest.raises(Unavailable, match="too many requests"):
+            await database.fetchrow("SELECT 1")
+    assert [row["answer"] for row in await asyncio.gather(*waiting) if row] == [1, 1]
+    assert database.has_room()
+    assert database.in_use == 0
+    await database.close()

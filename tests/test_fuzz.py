@@ -943,3 +943,15 @@ async def test_a_field_with_a_line_break_in_its_name_is_pointed_at(site: Site) -
 def test_a_very_negative_number_is_not_a_large_one() -> None:
     """A number of a thousand digits keeps its sign, and so is told to be too small."""
     assert parsed_bodies.parse(b"-" + b"9" * 1000) < 0
+
+
+def test_a_key_with_a_small_factor_is_refused() -> None:
+    """A modulus that anybody factors makes no key, even when all its numbers belong together."""
+    p, e = 65539, 65537
+    q = rsa.generate_private_key(e, 4096).private_numbers().q
+    d = pow(e, -1, (p - 1) * (q - 1))
+    public = rsa.RSAPublicNumbers(e, p * q)
+    numbers = rsa.RSAPrivateNumbers(p, q, d, d % (p - 1), d % (q - 1), pow(q, -1, p), public)
+    pem = keys.pem(numbers.private_key(unsafe_skip_rsa_key_validation=True))
+    with pytest.raises(keys.Unusable):
+        keys.read_pem(pem)

@@ -17,8 +17,9 @@ CLIENTS = 8192
 
 # Two workers of eight keep well below PostgreSQL's default of 100 connections, with room for the command line.
 DATABASE_CONNECTIONS = 8
-# While so many requests wait for one of these, or one has waited so long, further ones are turned away.
+# While so many requests wait for one of these, or more than a few and one of them so long, others are turned away.
 WAITING = 256
+FEW_WAITING = 64
 OLDEST_SECONDS = 0.5
 # They are told so after a moment: whoever asks again at once would otherwise keep the worker from serving the others.
 TURNED_AWAY_SECONDS = 0.1

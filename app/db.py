@@ -117,9 +117,10 @@ class Database:
 
     def has_room(self) -> bool:
         """Whether one more may come: not while more wait than are served soon."""
-        if not self._waiting:
+        waiting = len(self._waiting)
+        if waiting <= min(bounds.FEW_WAITING, bounds.WAITING - 1):
             return True
-        return len(self._waiting) < bounds.WAITING and time.monotonic() - self._waiting[0][0] < bounds.OLDEST_SECONDS
+        return waiting < bounds.WAITING and time.monotonic() - self._waiting[0][0] < bounds.OLDEST_SECONDS
 
     def require_room(self) -> None:
         """Raises Unavailable without it, before anything is done for nothing."""

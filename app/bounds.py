@@ -23,11 +23,11 @@ FEW_WAITING = 64
 OLDEST_SECONDS = 0.5
 # They are told so after a moment: whoever asks again at once would otherwise keep the worker from serving the others.
 TURNED_AWAY_SECONDS = 0.1
-WAIT_SECONDS = 2.0
+WAIT_SECONDS = 5.0
 CONNECT_SECONDS = 5.0
 STATEMENT_SECONDS = 10.0
 # Short, so that one locked row does not hold all connections for as long as a statement may run.
-LOCK_SECONDS = 3.0
+LOCK_SECONDS = 5.0
 IDLE_IN_TRANSACTION_SECONDS = 30.0
 # A worker that starts while the database is away waits for it so long.
 DATABASE_PATIENCE_SECONDS = 30.0

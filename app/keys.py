@@ -88,6 +88,7 @@ def load(der: bytes) -> PrivateKey:
 
 _CURVE_NAMES = {curve.name: key_type for key_type, curve in _CURVES.items()}
 MIN_RSA_BITS, MAX_RSA_BITS = 2048, 8192
+_MIN_FACTOR_BITS = 512
 
 
 class Unusable(Exception):  # noqa: N818 - it reads as what it says of the key
@@ -157,9 +158,9 @@ def _require_consistent(private_key: rsa.RSAPrivateKey) -> None:
     p, q, d = numbers.p, numbers.q, numbers.d
     if not (1 < p < n and 1 < q < n and 1 < d < n and p * q == n):
         raise ValueError("its numbers do not belong together")
-    # Anybody finds a small factor.
-    if min(p.bit_length(), q.bit_length()) < n.bit_length() // 2 - 32:
-        raise ValueError("its factors are of very different lengths")
+    # A small factor is found by its size alone, whatever the length of n.
+    if min(p.bit_length(), q.bit_length()) < _MIN_FACTOR_BITS:
+        raise ValueError("one of its factors is small")
     belong = (
         d * e % (p - 1) == d * e % (q - 1) == 1
         and numbers.dmp1 == d % (p - 1)

@@ -214,7 +214,9 @@ class Secret(msgspec.Struct):
         value = self.value
         whole = [value[i : i + (len(value) - i) // 3 * 3] for i in range(3)]
         encoded = [base64.b64encode(part) for part in whole]
-        plain = [value, value.hex().encode(), value.hex().upper().encode(), repr(value)[2:-1].encode()]
+        # With both kinds of quotes in a text, Python escapes one of them.
+        escaped = [repr(value)[2:-1].encode(), repr(b"'\"" + value)[5:-1].encode()]
+        plain = [value, value.hex().encode(), value.hex().upper().encode(), *escaped]
         return [*plain, *encoded, *(base64.urlsafe_b64encode(part) for part in whole)]
 
 

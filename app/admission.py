@@ -1,7 +1,7 @@
 """Who asks, and what the path names: credentials to callers (contract-cloudflare section 5).
 
 What was found is remembered for a second, counted from before it was asked for; so a token that is revoked, rolled,
-switched off or narrowed is dead a second later in every worker, and whoever asks twice within a second costs no
+switched off or narrowed is dead a second later in every worker, and who asks again within half a second costs no
 statement. Nothing is remembered of a credential that is not good. A request counts from its head: one whose body is
 still on its way when its token is revoked is done.
 """

@@ -1,6 +1,7 @@
-"""Every bound in time and number that a client, the database or a queue is held to: what never ends, ends here.
+"""How long and how many: what a client, the database or a queue is held to, so that nothing goes on for ever.
 
-Seconds, unless a name says otherwise; per worker where workers have their own. docs/operations.md tells operators.
+Seconds, unless a name says otherwise; per worker where workers have their own. docs/operations.md tells operators. How
+large a body may be stands with its dialect.
 """
 
 # For the head of a request, and for a connection on which none comes.
@@ -11,7 +12,7 @@ BODY_SECONDS = 10.0
 UNREAD_SECONDS = 10.0
 # For the requests in flight when the server is told to stop: longer than a statement, or a body, may take.
 STOP_SECONDS = 15.0
-# Connections that wait to be accepted, and that are open in a worker; idle ones cost some 10 kB each.
+# Connections that wait to be accepted, and that are open in a worker; idle ones cost some 2 kB each.
 BACKLOG = 1024
 CLIENTS = 8192
 
@@ -26,7 +27,7 @@ TURNED_AWAY_SECONDS = 0.1
 WAIT_SECONDS = 5.0
 CONNECT_SECONDS = 5.0
 STATEMENT_SECONDS = 10.0
-# Short, so that one locked row does not hold all connections for as long as a statement may run.
+# Shorter, so that a locked row does not hold connections for as long as a statement may run.
 LOCK_SECONDS = 5.0
 IDLE_IN_TRANSACTION_SECONDS = 30.0
 # A worker that starts while the database is away waits for it so long.

@@ -118,7 +118,7 @@ class Database:
     def has_room(self) -> bool:
         """Whether one more may come: not while more wait than are served soon."""
         waiting = len(self._waiting)
-        if waiting <= min(bounds.FEW_WAITING, bounds.WAITING - 1):
+        if waiting <= bounds.FEW_WAITING:
             return True
         return waiting < bounds.WAITING and time.monotonic() - self._waiting[0][0] < bounds.OLDEST_SECONDS
 

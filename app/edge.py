@@ -120,7 +120,7 @@ class Edge:
     async def _turn_away(self, refusal: Answer, scope: Message, send: Send, started: float) -> None:
         """Without what would cost more than the answer, such as a line in the log for each."""
         await asyncio.sleep(bounds.TURNED_AWAY_SECONDS)
-        path = scope["raw_path"].decode("latin-1")
+        path = unquote_to_bytes(scope["raw_path"]).decode("latin-1")
         request_id = _request_id(path)
         body = refusal.body.replace(REQUEST_ID, request_id.encode())
         await send(self._start(Answer(refusal.status, body, refusal.headers), request_id))

@@ -49,8 +49,8 @@ class Maker:
         try:
             with theirs:
                 # Not what the current folder has under this name.
-                words = (str(theirs.fileno()), str(os.getpid()), *map(str, [self._turns] if self._turns else []))
-                command = [sys.executable, "-P", "-m", "app.keymaker", *words]
+                turns = [str(self._turns)] if self._turns else []
+                command = [sys.executable, "-P", "-m", "app.keymaker", str(theirs.fileno()), str(os.getpid()), *turns]
                 self._process = subprocess.Popen(  # noqa: ASYNC220, S603 - our own interpreter; it takes a millisecond
                     command,
                     pass_fds=(theirs.fileno(),),

@@ -437,9 +437,9 @@ class _Server(MPServer):
         trial.join(_TRIAL)
         if trial.is_alive():
             trial.terminate()
-            super()._reload(spawn_target, target_loader)  # type: ignore[no-untyped-call]
-            # These were ended on purpose.
+            # Those that this ends are ended on purpose.
             self.ends.clear()
+            super()._reload(spawn_target, target_loader)  # type: ignore[no-untyped-call]
             trial.join(self.workers_kill_timeout)
             trial.kill()
         else:

@@ -221,6 +221,7 @@ async def test_a_conflict_that_the_database_decides_is_told_in_words(database_ur
 
 async def test_so_many_wait_and_no_more(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the bound a request is told at once to come back, and whoever waits is served."""
+    monkeypatch.setattr(bounds, "FEW_WAITING", 1)
     monkeypatch.setattr(bounds, "WAITING", 2)
     database = db.Database(database_url, 1)
     async with database.connection():

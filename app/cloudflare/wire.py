@@ -374,6 +374,7 @@ async def body(request: AnyRequest, most: int = MAX_BODY) -> bytes:
 
 
 async def body_of(stream: AsyncIterator[bytes], content_length: str, most: int = MAX_BODY) -> bytes:
+    """As `body`, from its pieces; HTTPException is what these end early with."""
     try:
         return await bodies.read(stream, content_length, most, HTTPException)
     except bodies.TooLarge as error:
@@ -388,6 +389,7 @@ def idempotency(request: AnyRequest, raw: bytes) -> Idempotency | None:
 
 
 def idempotency_of(keys: list[str], raw: bytes) -> Idempotency | None:
+    """As `idempotency`, from the values of the header."""
     if not keys:
         return None
     if len(keys) > 1 or not _IDEMPOTENCY_KEY.fullmatch(keys[0]):

@@ -30,12 +30,12 @@ import uvloop
 from cryptography.hazmat.primitives.asymmetric import rsa
 from driver import closed_loop, open_loop, quantile
 from live import Live, free_port, serving
+from measured import write
 from world import BODY
 
 from app import __version__, embedded, metrics
 
 HERE = Path(__file__).parent
-PAGE = HERE.parent.parent / "docs" / "benchmarks.md"
 FULL = {**BODY, "name": "My Custom CSR", "description": "for wildcard", "organizational_unit": "Engineering"}
 Json = dict[str, Any]
 
@@ -546,7 +546,6 @@ def _version(command: str) -> str:
 
 
 def _write(rows: list[Row], asked: argparse.Namespace) -> None:
-    text = PAGE.read_text()
     model = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     machine = f"{os.cpu_count()} cores ({model[0] if model else platform.machine()}), Linux {platform.release()}"
     versions = f"Keystead {__version__}, Python {platform.python_version()}, PostgreSQL {embedded_version()}"
@@ -560,9 +559,7 @@ def _write(rows: list[Row], asked: argparse.Namespace) -> None:
         "|---|---|---|---|---|",
         *(f"| {row.scene} | {row.ours} | {row.reference} | {row.ratio} | {row.wanted} |" for row in rows),
     ]
-    begin, end = "<!-- measured -->\n", "<!-- end -->"
-    head, _, rest = text.partition(begin)
-    PAGE.write_text(head + begin + "\n".join(lines) + "\n" + end + rest.partition(end)[2])
+    write("benchmarks.md", "measured", lines)
 
 
 def embedded_version() -> str:

@@ -23,6 +23,7 @@ from pathlib import Path
 import msgspec
 from authority import root
 from live import STOP_SECONDS, Live, _variables, _wait_until_it_answers, free_port, serving
+from measured import write
 from trouble import (
     IN_A_ROW,
     Client,
@@ -41,8 +42,6 @@ from trouble import (
     without_connections,
 )
 
-PAGE = Path(__file__).parent.parent.parent / "docs" / "reliability.md"
-BEGIN, END = "<!-- faults -->\n", "<!-- end faults -->"
 KINDS = ("GET csr", "POST csr")
 WORKERS = 2
 # Requests of each kind are that far apart, whatever becomes of those before.
@@ -220,9 +219,6 @@ def _shown(row: Row) -> Row:
 
 
 def _write(rows: list[Row]) -> None:
-    text = PAGE.read_text() if PAGE.exists() else ""
-    if BEGIN not in text or END not in text:
-        raise SystemExit(f"{PAGE.name} has no place for the table: the lines {BEGIN.strip()} and {END}")
     machine = f"{os.cpu_count()} cores, Linux {platform.release()}, with {WORKERS} workers"
     lines = [
         f"Measured {datetime.now(UTC):%Y-%m-%d} on {machine} and a client that sends a GET and a POST each 50 ms.",
@@ -231,8 +227,7 @@ def _write(rows: list[Row]) -> None:
         "|---|---|---|---|",
         *(f"| {row.fault} | {row.saw} | {row.slowest} | {row.well} |" for row in rows),
     ]
-    head, _, rest = text.partition(BEGIN)
-    PAGE.write_text(head + BEGIN + "\n".join(lines) + "\n" + END + rest.partition(END)[2])
+    write("reliability.md", "faults", lines)
 
 
 def main() -> None:

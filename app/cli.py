@@ -1,6 +1,7 @@
 """The command: parses, calls one function of the core, prints. Human tables by default, JSON with --json."""
 
 import asyncio
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -36,9 +37,15 @@ FULLCHAIN, PRIVATE_KEY = "fullchain.pem", "privkey.pem"
 
 
 def main() -> None:
-    """Run the command; our own errors are one line on standard error and exit status 1."""
+    """Run the command; our own errors, and what the system refuses, are one line on standard error and status 1."""
+    _open_streams()
     try:
-        cli(standalone_mode=False)
+        _utf8_arguments()
+        try:
+            cli(standalone_mode=False)
+        finally:
+            # Here and not at the end of the process, where a failure could not be told any more.
+            sys.stdout.flush()
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.Abort:
@@ -48,6 +55,43 @@ def main() -> None:
         sys.exit(error.exit_code)
     except KeysteadError as error:
         _fail(str(error))
+    except BrokenPipeError:
+        # Whoever reads has what they wanted.
+        _drop_output()
+        sys.exit(1)
+    except UnicodeError:
+        # Not what it was: it may be a secret.
+        _fail(f"this locale has no letters for it ({sys.getfilesystemencoding()}): set LC_ALL=C.UTF-8")
+    except OSError as error:
+        _drop_output()
+        _fail(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+
+
+def _open_streams() -> None:
+    # What is opened next would take the number of one that is closed, and be printed to.
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
+    for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _utf8_arguments() -> None:
+    try:
+        sys.argv[1:] = [os.fsencode(word).decode("utf-8") for word in sys.argv[1:]]
+    except UnicodeDecodeError:
+        raise click.UsageError("an argument is not UTF-8") from None
+
+
+def _drop_output() -> None:
+    """What could not be written is not tried again, with a traceback, when the process ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
 
 
 def _fail(text: str) -> NoReturn:

@@ -26,7 +26,7 @@ from app import (
     zones,
 )
 from app.db import Database
-from app.errors import KeysteadError, Misconfigured
+from app.errors import KeysteadError, Misconfigured, Unavailable
 from app.keyring import Peppers
 from app.model import Certificate, Superseded
 from app.ringfile import Ring
@@ -54,7 +54,9 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except KeysteadError as error:
-        _fail(str(error))
+        # The API does not say why; whoever runs a command has to know.
+        why = error.__cause__ if isinstance(error, Unavailable) else None
+        _fail(f"{error}: {why}" if why and f"{why}" else f"{error}")
     except BrokenPipeError:
         # Whoever reads has what they wanted.
         _drop_output()

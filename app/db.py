@@ -5,10 +5,11 @@ the queries here do (docs/decisions/0004-held-connections.md). Statements leave 
 """
 
 import asyncio
+import os
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from enum import Enum, auto
 from importlib import resources
@@ -253,7 +254,7 @@ class Database:
             if self._statement_cache_size
             else {}
         )
-        try:
+        with _readable():
             return await asyncpg.connect(
                 self._dsn,
                 timeout=bounds.CONNECT_SECONDS,
@@ -261,8 +262,6 @@ class Database:
                 statement_cache_size=self._statement_cache_size,
                 server_settings={"application_name": "keystead", "TimeZone": "UTC", **limits},
             )
-        except ValueError:
-            raise _unreadable() from None
 
 
 def _give_up(waiter: asyncio.Future[Connection | None]) -> None:
@@ -364,19 +363,28 @@ async def state_at(dsn: str) -> SchemaState:
 
 async def _connect_once(dsn: str) -> Connection:
     try:
-        return await asyncpg.connect(dsn, timeout=bounds.CONNECT_SECONDS)
-    except ValueError:
-        raise _unreadable() from None
+        with _readable():
+            return await asyncpg.connect(dsn, timeout=bounds.CONNECT_SECONDS)
     except _UNAVAILABLE as error:
         raise Unavailable(f"the database cannot be reached: {error}") from None
     except asyncpg.PostgresError as error:
         raise Misconfigured(f"the database cannot be reached: {error}") from None
 
 
-def _unreadable() -> Misconfigured:
-    # The cause would quote parts of the address, and there may be a password in it.
-    text = "KEYSTEAD_DATABASE_URL cannot be read; in a password write / # ? @ : and % percent-encoded, / as %2F"
-    return Misconfigured(text)
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, OverflowError) as error:
+        # Of all that it may say only this quotes nothing of the address, and there may be a password in it.
+        if "root certificate file" in str(error):
+            raise Misconfigured(f"KEYSTEAD_DATABASE_URL asks for TLS: {str(error).splitlines()[0]}") from None
+        text = "KEYSTEAD_DATABASE_URL cannot be read; in a password write / # ? @ : and % percent-encoded, / as %2F"
+        raise Misconfigured(text) from None
+    except KeyError:
+        # Of the system's user, whom PostgreSQL's rules take where the address names none.
+        text = f"KEYSTEAD_DATABASE_URL names no user, and the uid {os.geteuid()} has no name here"
+        raise Misconfigured(f"{text}: write postgresql://user@host/database") from None
 
 
 _FOREIGN_TABLES = (

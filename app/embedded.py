@@ -137,11 +137,25 @@ def _find_place(data_dir: Path) -> _Place:
     home.mkdir(mode=0o700, exist_ok=True)
     place = _Place(home, package / "pginstall" / "bin", version.partition(".")[0])
     if os.geteuid() != 0:
-        return place
+        return _place_of_user(place, os.geteuid())
     roots = not (home / "elsewhere").exists() and (not place.data.exists() or place.data.stat().st_uid == 0)
     if roots and _namespace_works(place):
         return place._replace(prefix=_UNSHARE)
     return _place_of_nobody(place, package, version)
+
+
+def _place_of_user(place: _Place, uid: int) -> _Place:
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        # PostgreSQL asks for the name, which it has in a namespace where it is nobody's.
+        if _namespace_works(place):
+            return place._replace(prefix=_UNSHARE)
+        raise Misconfigured(
+            f"PostgreSQL does not run as the uid {uid}, which has no name in /etc/passwd, where user namespaces are "
+            "refused: give it one, or set KEYSTEAD_DATABASE_URL"
+        ) from None
+    return place
 
 
 def _namespace_works(place: _Place) -> bool:

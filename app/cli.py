@@ -57,6 +57,9 @@ def main() -> None:
         # The API does not say why; whoever runs a command has to know.
         why = error.__cause__ if isinstance(error, Unavailable) else None
         _fail(f"{error}: {why}" if why and f"{why}" else f"{error}")
+    except db.Refused as error:
+        # The lines after the first may show a row.
+        _fail(f"the database refuses it: {str(error).splitlines()[0]}")
     except BrokenPipeError:
         # Whoever reads has what they wanted.
         _drop_output()

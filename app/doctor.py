@@ -60,7 +60,7 @@ def _unreachable(settings: config.Settings, error: Exception) -> str:
 
 
 def _folder(path: Path) -> Finding:
-    if not path.is_dir() or not os.access(path, os.W_OK):
+    if not os.access(path, os.W_OK) or not path.is_dir():
         text = f"{path} is not there or cannot be written: set KEYSTEAD_DATA_DIR to a folder"
         return Finding("data folder", False, text)
     free = shutil.disk_usage(path).free

@@ -148,7 +148,9 @@ def _place_of_user(place: _Place, uid: int) -> _Place:
     try:
         pwd.getpwuid(uid)
     except KeyError:
-        # PostgreSQL asks for the name, which it has in a namespace where it is nobody's.
+        # PostgreSQL asks for the name, and has one in a namespace in which it is nobody.
+        if not os.access(place.home, os.W_OK):
+            return place  # that is said first
         if _namespace_works(place):
             return place._replace(prefix=_UNSHARE)
         raise Misconfigured(

@@ -33,9 +33,9 @@ def init() -> None:
     path = console.settings().keyring
     try:
         ringfile.create(path)
-    except FileExistsError:
-        raise Misconfigured(f"there is a ring already: {path}") from None
     except OSError as error:
+        if path.exists():
+            raise Misconfigured(f"there is a ring already: {path}") from None
         raise Misconfigured(f"the ring {path} cannot be written ({error.strerror})") from None
     print(f"made the ring {path}: back it up, apart from the database")
 

@@ -111,12 +111,14 @@ def _preparation(settings: config.Settings) -> str | Misconfigured | Unavailable
 
 
 def _prepare(sender: "Connection[Any, Any]", settings: config.Settings) -> None:
-    from app import first_start
+    from app import db, first_start
 
     try:
         sender.send(first_start.prepare(settings))
     except (Misconfigured, Unavailable) as error:
         sender.send(error)
+    except (OSError, db.Refused) as error:
+        sender.send(Misconfigured(str(error).splitlines()[0]))
 
 
 @contextlib.contextmanager
@@ -124,12 +126,12 @@ def _alone(data_dir: Path) -> Iterator[None]:
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(data_dir / "serve.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise Misconfigured(f"the data folder {data_dir} cannot be used ({error}): set KEYSTEAD_DATA_DIR") from None
-    try:
         _claim(lock, data_dir)
         os.ftruncate(lock, 0)
         os.pwrite(lock, str(os.getpid()).encode(), 0)
+    except OSError as error:
+        raise Misconfigured(f"the data folder {data_dir} cannot be used ({error}): set KEYSTEAD_DATA_DIR") from None
+    try:
         yield
     finally:
         os.close(lock)

@@ -63,8 +63,8 @@ def serve(settings: config.Settings) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with _alone(settings.data_dir), _port_name(settings):
-            _check_port(settings)
+        with _alone(settings.data_dir), _named(settings):
+            check_port(settings)
             server = _Server(settings)
             with _database(settings) as complete:
                 return _run(server, complete, _prepared(complete))
@@ -152,15 +152,20 @@ def _claim(lock: int, data_dir: Path) -> None:
             time.sleep(0.02)
 
 
+def port_name(settings: config.Settings) -> str:
+    """The abstract socket that the server of this port holds."""
+    return f"keystead {settings.host} {settings.port}"
+
+
 @contextlib.contextmanager
-def _port_name(settings: config.Settings) -> Iterator[None]:
+def _named(settings: config.Settings) -> Iterator[None]:
     # Between the check of the port and granian's listening another start could pass its own check: this name, which
     # ends with its process, is taken before and kept.
     with socket.socket(socket.AF_UNIX) as name:
         deadline = time.monotonic() + _GRACE
         while True:
             try:
-                name.bind(f"\0keystead {settings.host} {settings.port}")
+                name.bind(f"\0{port_name(settings)}")
                 break
             except OSError:
                 if time.monotonic() > deadline:
@@ -172,7 +177,8 @@ def _port_name(settings: config.Settings) -> Iterator[None]:
         yield
 
 
-def _check_port(settings: config.Settings) -> None:
+def check_port(settings: config.Settings) -> None:
+    """Raises Misconfigured for a port that cannot be had."""
     deadline = time.monotonic() + _GRACE
     where = f"port {settings.port} on {settings.host}"
     while True:

@@ -13,6 +13,7 @@ import ssl
 import stat
 import subprocess
 import sys
+import textwrap
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
@@ -107,8 +108,8 @@ def _anew(setting: str, file: Path, block: pem.Block) -> str:
         der = base64.b64decode("".join(block.body.split()), validate=True)
     except ValueError:
         raise _refused(setting, file, f"its {block.label} is not Base64") from None
-    body = base64.encodebytes(der).decode("ascii")
-    return f"-----BEGIN {block.label}-----\n{body}-----END {block.label}-----\n"
+    body = textwrap.fill(base64.b64encode(der).decode("ascii"), 64)
+    return f"-----BEGIN {block.label}-----\n{body}\n-----END {block.label}-----\n"
 
 
 def _require_private(file: Path) -> None:

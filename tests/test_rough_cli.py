@@ -17,7 +17,7 @@ COMMAND = [sys.executable, "-m", "app"]
 
 
 def environ(folder: Path, **more: str) -> dict[str, str]:
-    inherited = {name: text for name, text in os.environ.items() if not name.startswith("KEYSTEAD_")}
+    inherited = {name: text for name, text in os.environ.items() if not name.startswith(("KEYSTEAD_", "PYTHON"))}
     return {**inherited, "PYTHONPATH": str(ROOT), "KEYSTEAD_DATA_DIR": str(folder / "data"), **more}
 
 

@@ -287,6 +287,15 @@ def test_workers_dump_no_core(server: Server) -> None:
     assert re.search(r"Max core file size +0 +0 ", limits)
 
 
+def test_what_it_starts_heeds_no_python_variables(server: Server) -> None:
+    """Neither PYTHONPATH nor any other of them is in the environment of a worker, which serves all the same."""
+    process = server.started_up(**NO_DATABASE)
+    (worker,) = workers(process.pid)
+    names = {entry.partition(b"=")[0] for entry in Path(f"/proc/{worker}/environ").read_bytes().split(b"\0")}
+    assert b"KEYSTEAD_PORT" in names
+    assert not [name for name in names if name.startswith(b"PYTHON")]
+
+
 def test_several_workers_share_the_port(server: Server) -> None:
     """As many workers as the settings say answer on the one port."""
     server.started_up(**NO_DATABASE, WORKERS=2)

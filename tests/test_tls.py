@@ -41,6 +41,10 @@ def text_of(key: Key, passphrase: bytes | None = None, *, traditional: bool = Fa
     return key.private_bytes(serialization.Encoding.PEM, form, how).decode()
 
 
+def pair(key: Key) -> tuple[str, str]:
+    return certificate(key), text_of(key)
+
+
 def der(text: str) -> bytes:
     return base64.b64decode("".join(text.splitlines()[1:-1]))
 
@@ -57,8 +61,8 @@ SERVED = {
     "EC PARAMETERS": (LEAF, PARAMETERS + text_of(P256, traditional=True)),
     "RSA": (certificate(RSA), text_of(RSA)),
     "PKCS #1": (certificate(RSA), text_of(RSA, traditional=True)),
-    "Ed25519": (certificate(key := ed25519.Ed25519PrivateKey.generate()), text_of(key)),
-    "P-384": (certificate(key := ec.generate_private_key(ec.SECP384R1())), text_of(key)),
+    "Ed25519": pair(ed25519.Ed25519PrivateKey.generate()),
+    "P-384": pair(ec.generate_private_key(ec.SECP384R1())),
     "BOM, CRLF and text": (
         f"{BOM}{LEAF}Grüße\n{ROOT}".replace("\n", "\r\n"),
         f"{BOM}Bag Attributes\n{KEY}x".replace("\n", "\r\n"),
@@ -69,9 +73,9 @@ SERVED = {
 }
 _KIND = "of a kind that is not served"
 REFUSED = {
-    "P-521": (certificate(key := ec.generate_private_key(ec.SECP521R1())), text_of(key), _KIND),
-    "RSA-1024": (certificate(key := rsa.generate_private_key(65537, 1024)), text_of(key), _KIND),
-    "secp256k1": (certificate(key := ec.generate_private_key(ec.SECP256K1())), text_of(key), _KIND),
+    "P-521": (*pair(ec.generate_private_key(ec.SECP521R1())), _KIND),
+    "RSA-1024": (*pair(rsa.generate_private_key(65537, 1024)), _KIND),
+    "secp256k1": (*pair(ec.generate_private_key(ec.SECP256K1())), _KIND),
     "another key": (LEAF, text_of(RSA), "not that of the first certificate"),
     "the wrong order": (ROOT + LEAF, KEY, "not that of the first certificate"),
     "TRUSTED": (LEAF.replace("CERTIFICATE", "TRUSTED CERTIFICATE"), KEY, "cert.pem: it is a TRUSTED CERTIFICATE"),

@@ -178,7 +178,7 @@ def test_rules_of_an_account_and_a_zone_bind_at_once(keystead: Run, live: Live) 
         (("token", "create", "t", "--zone", "nowhere.example"), "no zone"),
         (("token", "create", "t", "--zone", "example.com", "--group", "account api tokens read"), "certain zones"),
         (("token", "create", "t", "--expires", "9999-12-31T23:59:59-23:00"), "it takes a date such as"),
-        (("account", "create", "x", "--name", "\udcff"), "control characters"),
+        (("account", "create", "x", "--name", "\udcff"), "an argument is not UTF-8"),
         (("account", "create", "a" * 32), "not be an id"),
         (("user", "create", "jörg@example.com"), "email"),
         (("token", "create", "t", "--allow-from", "10.0.0.1/8"), "10.0.0.0/8"),

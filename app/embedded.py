@@ -78,12 +78,23 @@ class Cluster:
 
     @property
     def dsn(self) -> str:
+        """The superuser's, as which roles.make makes the other two."""
         return self.address("keystead")
 
-    def address(self, database: str) -> str:
+    @property
+    def owner(self) -> str:
+        """For commands and migrations."""
+        return self.address("keystead", "keystead_owner")
+
+    @property
+    def servers(self) -> str:
+        """For what answers requests."""
+        return self.address("keystead", "keystead_api")
+
+    def address(self, database: str, role: str = "keystead") -> str:
         """Only `keystead`, `postgres` and the templates exist; `postgres` is where to connect to create others."""
         folder = quote(os.fsencode(_socket_folder(self._place.home)), safe="")
-        return f"postgresql:///{quote(database, safe='')}?host={folder}&port={_PORT}&user=keystead&sslmode=disable"
+        return f"postgresql:///{quote(database, safe='')}?host={folder}&port={_PORT}&user={role}&sslmode=disable"
 
     def alive(self) -> bool:
         return _postmaster(self._place.data) is not None

@@ -1,4 +1,4 @@
-"""The roles of the bundled PostgreSQL (docs/custody.md, "Roles of the database").
+"""The roles of the bundled PostgreSQL (docs/custody.md, "The roles of the database").
 
 initdb made its superuser, `keystead`, as which the servers of earlier releases connect, too. `keystead_owner` owns the
 database and all in it, and `keystead_api` may do what GRANTS says: it is what the servers connect as.

@@ -239,6 +239,29 @@ async def _age(home: Home) -> None:
         await owner.execute(sql)
 
 
+def test_an_older_schema_is_migrated_by_its_new_owner(tmp_path: Path) -> None:
+    """A data folder of the first release ends with this one's tables, owner and permissions."""
+    with embedded.running(tmp_path / "data") as cluster:
+        in_thread(lambda: _first_release(cluster))
+        settings = Settings(data_dir=tmp_path / "data", keyring=tmp_path / "data" / "keyring.json", embedded=True)
+        with ThreadPoolExecutor(1) as pool:
+            assert "Keystead" in pool.submit(first_start.prepare, settings, cluster).result()
+        in_thread(lambda: _as_made_today(cluster))
+
+
+async def _first_release(cluster: embedded.Cluster) -> None:
+    async with connected(cluster.dsn) as admin:
+        await admin.execute((Path(__file__).parent / "schemas" / "schema_0001.sql").read_text())
+
+
+async def _as_made_today(cluster: embedded.Cluster) -> None:
+    async with connected(cluster.dsn) as admin:
+        assert await db.schema_state(admin) is db.SchemaState.CURRENT
+        assert await held(admin, "keystead_api") == set(granted())
+        owners = "SELECT DISTINCT relowner::regrole::text FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+        assert [row[0] for row in await admin.fetch(owners)] == ["keystead_owner"]
+
+
 async def test_a_dump_is_loaded_where_these_roles_are_not(
     served: Served, home: Home, cluster: embedded.Cluster, tmp_path: Path
 ) -> None:

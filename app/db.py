@@ -421,7 +421,8 @@ async def changing(dsn: str) -> AsyncIterator[Connection]:
     except asyncpg.LockNotAvailableError:
         raise Misconfigured("another migration is running, or a table is in use; try again in a moment") from None
     except (*_UNAVAILABLE, asyncpg.PostgresError) as error:
-        raise Unavailable(f"the migration was broken off; run it again, it goes on where it was: {error}") from None
+        text = "the change of the schema or its roles was broken off; run it again, it goes on where it was"
+        raise Unavailable(f"{text}: {error}") from None
     finally:
         await connection.close()
 

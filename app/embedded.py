@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from app import files
+from app import files, visible
 from app.errors import Misconfigured
 
 _log = logging.getLogger(__name__)
@@ -182,7 +182,8 @@ def _place_of_nobody(place: _Place, package: Path, version: str) -> _Place:
     else:
         home = _SHARED / hashlib.sha256(os.fsencode(inside)).hexdigest()[:16]
         _make_folder(home, 0o711)
-        _log.warning("the user nobody cannot reach %s, so the database is in %s: back that up too", inside, home)
+        text = "the user nobody cannot reach %s, so the database is in %s: back that up too"
+        _log.warning(text, *(visible.text(str(path)) for path in (inside, home)))
     return place._replace(home=home, programs=programs, note=note)
 
 
@@ -296,7 +297,7 @@ def _stop(place: _Place) -> None:
                     os.kill(pid, how)
                 told = pid
             time.sleep(0.01)
-    _log.error("PostgreSQL in %s does not stop", place.home)
+    _log.error("PostgreSQL in %s does not stop", visible.text(str(place.home)))
 
 
 def _postmaster(data: Path, status: str | None = None) -> int | None:

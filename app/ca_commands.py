@@ -247,7 +247,7 @@ def delete(ca: str) -> None:
         await authorities.delete(db, console.operator(), scope, found.id)
 
     console.run_with_ring(work)
-    print(f"deleted CA {ca}")
+    console.say(f"deleted CA {ca}")
 
 
 @ca.command("revoke")
@@ -264,7 +264,7 @@ def revoke(ca: str, serial: str, reason: str) -> None:
             raise issuing.not_found(number)
         return await crls.revoke(db, ring, console.operator(), scope, number, Reason[reason])
 
-    print(f"revoked certificate {console.run_with_ring(work).serial}")
+    console.say(f"revoked certificate {console.run_with_ring(work).serial}")
 
 
 @ca.command("crl")
@@ -311,7 +311,7 @@ def _write(out: Path | None, text: str) -> None:
         out.write_text(text, encoding="ascii")
     except OSError as error:
         raise Misconfigured(f"{out} cannot be written ({error.strerror})") from None
-    print(f"wrote {out}")
+    console.say(f"wrote {out}")
 
 
 def _row(authority: Authority) -> dict[str, object]:

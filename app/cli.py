@@ -23,6 +23,7 @@ from app import (
     keys_commands,
     tenant_commands,
     token_commands,
+    visible,
     zones,
 )
 from app.db import Database
@@ -51,7 +52,8 @@ def main() -> None:
     except click.Abort:
         sys.exit(130)
     except click.ClickException as error:
-        error.show()
+        error.show(said := io.StringIO())
+        print(visible.lines(said.getvalue(), indent=""), end="", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeysteadError as error:
         # The API does not say why; whoever runs a command has to know.
@@ -100,7 +102,7 @@ def _drop_output() -> None:
 
 
 def _fail(text: str) -> NoReturn:
-    print(f"keystead: {text}", file=sys.stderr)
+    console.complain(text)
     sys.exit(1)
 
 
@@ -144,7 +146,8 @@ def check(as_json: bool) -> None:
     if as_json:
         console.show([{"check": f.check, "good": f.good, "text": f.text} for f in findings], as_json)
     else:
-        print("\n".join(f"{'ok ' if f.good else 'BAD'} {f.check}: {f.text}" for f in findings))
+        for f in findings:
+            print(visible.lines(f"{'ok ' if f.good else 'BAD'} {f.check}: {f.text}"))
     if not all(finding.good for finding in findings):
         sys.exit(1)
 
@@ -213,7 +216,7 @@ def certificate_export(certificate: str, out: Path) -> None:
         files.write_together(out, {PRIVATE_KEY: exported.private_key, FULLCHAIN: exported.fullchain})
     except OSError as error:
         raise Misconfigured(f"{out} cannot be written ({error.strerror})") from None
-    print(f"wrote {out / FULLCHAIN} and {out / PRIVATE_KEY}")
+    console.say(f"wrote {out / FULLCHAIN} and {out / PRIVATE_KEY}")
 
 
 def _certificate(certificate: Certificate) -> dict[str, object]:

@@ -408,8 +408,18 @@ async def _version(connection: Connection) -> int:
 async def migrate(dsn: str) -> list[str]:
     """Bring an empty or older database to this program's schema; names what was applied, nothing if it was current.
 
-    One transaction for each step, under an advisory lock, with a short lock time-out: a migration that cannot have its
-    lock gives up rather than making every request of the serving release queue behind it.
+    One transaction for each step.
+    """
+    async with changing(dsn) as connection:
+        return [name async for name in _apply(connection, await _version(connection))]
+
+
+@asynccontextmanager
+async def changing(dsn: str) -> AsyncIterator[Connection]:
+    """A connection for what one process at a time changes: the schema, and who may do what with it.
+
+    Under an advisory lock, with a short lock time-out: what cannot have its lock gives up rather than making every
+    request of the serving release queue behind it. Raises Misconfigured then, and Unavailable when it is broken off.
     """
     connection = await _connect_once(dsn)
     try:
@@ -417,11 +427,12 @@ async def migrate(dsn: str) -> list[str]:
         limits = bounds.MIGRATION_LOCK_SECONDS, bounds.MIGRATION_SECONDS
         await connection.execute(set_, *map(_milliseconds, limits))
         await connection.execute("SELECT pg_advisory_lock($1)", _MIGRATION_LOCK)
-        return [name async for name in _apply(connection, await _version(connection))]
+        yield connection
     except asyncpg.LockNotAvailableError:
         raise Misconfigured("another migration is running, or a table is in use; try again in a moment") from None
     except (*_UNAVAILABLE, asyncpg.PostgresError) as error:
-        raise Unavailable(f"the migration was broken off; run it again, it goes on where it was: {error}") from None
+        text = "the change of the schema or its roles was broken off; run it again, it goes on where it was"
+        raise Unavailable(f"{text}: {error}") from None
     finally:
         await connection.close()
 

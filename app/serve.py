@@ -66,8 +66,8 @@ def serve(settings: config.Settings) -> int:
         with _alone(settings.data_dir), _named(settings):
             check_port(settings)
             server = _Server(settings)
-            with _database(settings) as complete:
-                return _run(server, complete, _prepared(complete))
+            with _database(settings) as (complete, cluster):
+                return _run(server, complete, _prepared(complete, cluster))
     except KeyboardInterrupt:
         return 0
     finally:
@@ -76,14 +76,14 @@ def serve(settings: config.Settings) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _prepared(settings: config.Settings) -> str:
+def _prepared(settings: config.Settings, cluster: "Cluster | None") -> str:
     """The banner of an installation that is ready; raises Misconfigured.
 
     A bundled PostgreSQL that is just recovering is waited for: to end now would stop it in the middle of that.
     """
     deadline = time.monotonic() + bounds.DATABASE_PATIENCE_SECONDS
     while True:
-        outcome = _preparation(settings)
+        outcome = _preparation(settings, cluster)
         if isinstance(outcome, str):
             return outcome
         if isinstance(outcome, Misconfigured):
@@ -93,11 +93,11 @@ def _prepared(settings: config.Settings) -> str:
         time.sleep(0.5)
 
 
-def _preparation(settings: config.Settings) -> str | Misconfigured | Unavailable:
+def _preparation(settings: config.Settings, cluster: "Cluster | None") -> str | Misconfigured | Unavailable:
     """A process of its own does it: it opens the ring, and this one stays one whose files its workers may read."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_prepare, args=(sender, settings), daemon=True)
+    child = context.Process(target=_prepare, args=(sender, settings, cluster), daemon=True)
     child.start()
     sender.close()
     try:
@@ -110,11 +110,11 @@ def _preparation(settings: config.Settings) -> str | Misconfigured | Unavailable
     return outcome
 
 
-def _prepare(sender: "Connection[Any, Any]", settings: config.Settings) -> None:
+def _prepare(sender: "Connection[Any, Any]", settings: config.Settings, cluster: "Cluster | None") -> None:
     from app import db, first_start
 
     try:
-        sender.send(first_start.prepare(settings))
+        sender.send(first_start.prepare(settings, cluster))
     except (Misconfigured, Unavailable) as error:
         sender.send(error)
     except (OSError, db.Refused) as error:
@@ -203,9 +203,10 @@ def _bind(settings: config.Settings) -> None:
 
 
 @contextlib.contextmanager
-def _database(settings: config.Settings) -> Iterator[config.Settings]:
+def _database(settings: config.Settings) -> "Iterator[tuple[config.Settings, Cluster | None]]":
+    """The settings of the workers, and the bundled PostgreSQL if that is what they use."""
     if settings.database_url is not None:
-        yield settings
+        yield settings, None
         return
     from app import embedded
 
@@ -214,7 +215,7 @@ def _database(settings: config.Settings) -> Iterator[config.Settings]:
         watcher = threading.Thread(target=_watch, args=(cluster, leaving), name="watch-postgres", daemon=True)
         watcher.start()
         try:
-            yield msgspec.structs.replace(settings, database_url=cluster.dsn, embedded=True)
+            yield msgspec.structs.replace(settings, database_url=cluster.servers, embedded=True), cluster
         finally:
             leaving.set()
             watcher.join()

@@ -1,8 +1,9 @@
 """The command: what it makes, shows and says, against the same database as the API."""
 
 import asyncio
-import getpass
 import json
+import os
+import pwd
 import subprocess
 import sys
 import time
@@ -214,7 +215,7 @@ def test_the_command_of_the_operator_is_audited(keystead: Run, live: Live) -> No
     """What the command changes has an audit row with the operating system's user."""
     account = one(keystead("account", "create", "audited", "--json"))
     found = rows(live, "SELECT action, actor, actor_name, method FROM audit_log WHERE account_id = $1", account["id"])
-    assert found == [("create", "operator", getpass.getuser(), "CLI")]
+    assert found == [("create", "operator", pwd.getpwuid(os.getuid()).pw_name, "CLI")]
 
 
 def test_migrate_says_that_there_is_nothing_to_do(keystead: Run) -> None:

@@ -473,7 +473,7 @@ def test_the_bundled_postgresql_runs_for_as_long_as_it_takes(ask: Ask, own: Own)
         ("full_page_writes", "ALTER SYSTEM SET full_page_writes = off"),
         ("synchronous_commit", "ALTER SYSTEM SET synchronous_commit = off"),
         ("synchronous_commit", "ALTER DATABASE keystead SET synchronous_commit = off"),
-        ("synchronous_commit", "ALTER ROLE keystead SET synchronous_commit = off"),
+        ("synchronous_commit", "ALTER ROLE keystead_owner SET synchronous_commit = off"),
     ],
     ids=["fsync", "full_page_writes", "of the system", "of the database", "of the role"],
 )
@@ -492,7 +492,7 @@ async def test_what_makes_postgresql_lose_data_is_named_with_what_mends_it(
         said = ask(own.environ)
         assert said.is_good(), said.printed
     finally:
-        resets = ("SYSTEM", "DATABASE keystead", "ROLE keystead")
+        resets = ("SYSTEM", "DATABASE keystead", "ROLE keystead_owner")
         await own.alter(*(f"ALTER {what} RESET ALL" for what in resets))
 
 

@@ -24,11 +24,11 @@ LEVELS = (
     {"issuing"},
     {"proof", "rights"},
     {"keyring", "keypool", "idempotency", "failures", "audit_log"},
-    {"audit", "ringfile", "limits", "keymaker", "metrics", "request_log"},
+    {"audit", "ringfile", "roles", "limits", "keymaker", "metrics", "request_log"},
     {"db", "keys", "pkix", "pkcs10", "seal", "names", "chains", "x520", "bodies", "times"},
     {"pem", "files", "child"},
     {"model"},
-    {"errors", "bounds"},
+    {"errors", "bounds", "visible"},
 )
 # Subjects and what serves them may use their neighbours only where it is written here.
 NEIGHBOURS = {("pkix", "keys"), ("pkcs10", "keys")}
@@ -72,6 +72,7 @@ PURE = {
     "times",
     "model",
     "errors",
+    "visible",
 }
 IMPURE = {"asyncio", "os.environ", "logging", "socket", "pathlib", "asyncpg", "litestar", "structlog"}
 

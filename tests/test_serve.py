@@ -23,10 +23,10 @@ from app import serve
 ROOT = Path(serve.__file__).parents[1]
 # Workers import this file again, so what it replaces is replaced in them too.
 RUNNER = """
-import json, os, sys, time, types
+import asyncio, json, os, sys, time, types
 
 import app
-from app import config, errors, serve
+from app import config, errors, roles, serve
 
 
 async def application(scope, receive, send):
@@ -68,7 +68,9 @@ def create_app(settings):
     return application
 
 
-def prepare(settings):
+def prepare(settings, cluster):
+    if cluster is not None:
+        asyncio.run(roles.make(cluster.dsn))
     print("preparing", flush=True)
     if "slow" in sys.argv:
         time.sleep(60)
@@ -307,7 +309,7 @@ def test_several_workers_share_the_port(server: Server) -> None:
 def test_stops_cleanly(server: Server, stop: str) -> None:
     """SIGTERM and Ctrl-C let the workers close their house, stop PostgreSQL, and give status 0."""
     process = server.started_up()
-    assert "keystead" in server.get("/database")
+    assert "keystead_api" in server.get("/database")
     worker, postmaster = server.worker(), server.postmaster()
     if stop == "SIGTERM to the parent":
         process.send_signal(signal.SIGTERM)
@@ -358,7 +360,7 @@ def test_start_after_a_kill_joins_the_running_postgres(server: Server) -> None:
     postmaster = server.postmaster()
     process.kill()
     again = server.started_up()
-    assert "keystead" in server.get("/database")
+    assert "keystead_api" in server.get("/database")
     assert server.postmaster() == postmaster
     again.send_signal(signal.SIGTERM)
     assert again.wait(30) == 0
@@ -371,7 +373,7 @@ def test_start_after_everything_was_killed(server: Server) -> None:
     for pid in (server.postmaster(), server.worker(), process.pid):
         os.kill(pid, signal.SIGKILL)
     server.started_up()
-    assert "keystead" in server.get("/database")
+    assert "keystead_api" in server.get("/database")
 
 
 def test_killed_worker_is_replaced(server: Server) -> None:

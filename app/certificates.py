@@ -74,6 +74,7 @@ async def create(
     if found:
         raise Invalid(tuple(found))
     key, advice = await matching.key_for(db, ring, pool, scope, upload)
+    advice += chains.remarks(str(upload.certificate))
     leaf, chain = await matching.judged(db, trusted, caller, scope, upload, str(upload.certificate), key)
     now = datetime.now(UTC)
     certificate = Certificate(
@@ -236,6 +237,7 @@ async def _update_once(
         # Another request gave it a new CSR and deleted this one.
         return None
     key, advice = await matching.key_for(db, ring, pool, scope, upload, current)
+    advice += chains.remarks(upload.certificate or "")
     method = upload.bundle_method or before.bundle_method
     asked = msgspec.structs.replace(upload, bundle_method=method)
     after = before

@@ -111,6 +111,11 @@ def read(text: str) -> tuple[x509.Certificate, ...]:
     return tuple(found.values())
 
 
+def stored(text: str) -> tuple[x509.Certificate, ...]:
+    """The certificates of PEM that we stored ourselves: no rule for foreign input is asked again. Raises ValueError."""
+    return tuple(x509.load_pem_x509_certificates(text.encode("ascii")))
+
+
 def _misplaced(label: str) -> str:
     if label.endswith("PRIVATE KEY"):
         return "certificate holds a private key; send certificates only, and make that key anew if it was in use."

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from app import accounts, authorities, ca_certificates, console, crls, issuing, leaves, pem, pkix
+from app import accounts, authorities, ca_certificates, console, crl_bytes, crls, issuing, leaves, pem, pkix
 from app.authorities import Changes, NewAuthority
 from app.ca_certificates import IntermediateRequest
 from app.crls import Reason
@@ -277,7 +277,7 @@ def crl(ca: str, out: Path | None) -> None:
         _, found = await authorities.find(db, ca)
         return await crls.current(db, ring, found)
 
-    _write(out, pkix.crl_pem(console.run_with_ring(work)))
+    _write(out, crl_bytes.pem(console.run_with_ring(work)))
 
 
 def _end(ttl: str | None, not_after: str | None) -> datetime:

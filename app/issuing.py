@@ -182,10 +182,9 @@ def _profile(meant: pkix.ToSign) -> Profile:
     return Profile.INTERMEDIATE if meant.ca else Profile.LEAF
 
 
-_GET = f"""
-SELECT account_id, ca_id, {_COLUMNS}, pem, revoked_at, revocation_reason, created_at, modified_at
-FROM issued_certificates WHERE account_id = $1 AND serial = $2
-"""
+# As `issued` takes them.
+ISSUED = f"account_id, ca_id, {_COLUMNS}, pem, revoked_at, revocation_reason, created_at, modified_at"
+_GET = f"SELECT {ISSUED} FROM issued_certificates WHERE account_id = $1 AND serial = $2"
 
 
 async def get(db: Database, account_id: UUID, serial: str) -> Issued:
@@ -226,8 +225,7 @@ async def signed(db: Database, certificate: Issued) -> Signed:
 
 
 _FOR_OPERATOR = f"""
-SELECT account_id, ca_id, {_COLUMNS}, pem, revoked_at, revocation_reason, created_at, modified_at
-FROM issued_certificates WHERE account_id = $1 AND ca_id = $2 ORDER BY created_at, id LIMIT $3
+SELECT {ISSUED} FROM issued_certificates WHERE account_id = $1 AND ca_id = $2 ORDER BY created_at, id LIMIT $3
 """
 MAX_LISTED = 1000
 

@@ -1,9 +1,9 @@
-"""Pure X.509: builds CSRs (RFC 2986), and certificates and CRLs (RFC 5280). No I/O; clock and serials are passed in."""
+"""Pure X.509: builds CSRs (RFC 2986) and certificates (RFC 5280). No I/O; clock and serials are passed in."""
 
 import base64
 import hashlib
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
 
 import msgspec
@@ -275,61 +275,6 @@ def authority_key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdent
     except x509.ExtensionNotFound:
         ski = x509.SubjectKeyIdentifier.from_public_key(issuer.public_key()).digest
     return x509.AuthorityKeyIdentifier(ski, None, None)
-
-
-class Revoked(msgspec.Struct, frozen=True):
-    """An entry of a CRL; `reason` is the number of RFC 5280 section 5.3.1."""
-
-    serial: int
-    revoked_at: datetime
-    reason: int
-
-
-# RFC 5280 section 5.3.1; UNSPECIFIED is left out of an entry, as that section asks.
-REASONS = {
-    1: x509.ReasonFlags.key_compromise,
-    2: x509.ReasonFlags.ca_compromise,
-    3: x509.ReasonFlags.affiliation_changed,
-    4: x509.ReasonFlags.superseded,
-    5: x509.ReasonFlags.cessation_of_operation,
-    6: x509.ReasonFlags.certificate_hold,
-    9: x509.ReasonFlags.privilege_withdrawn,
-    10: x509.ReasonFlags.aa_compromise,
-}
-
-
-def crl(
-    issuer: x509.Certificate,
-    private_key: PrivateKey,
-    number: int,
-    this_update: datetime,
-    next_update: datetime,
-    revoked: Sequence[Revoked],
-) -> bytes:
-    """A CRL of version 2 in DER, with AKI and CRLNumber (RFC 5280 section 5)."""
-    # All entries at once: a builder that is given one at a time copies those it has.
-    entries = [_entry(entry) for entry in revoked]
-    builder = (
-        x509.CertificateRevocationListBuilder(revoked_certificates=entries)
-        .issuer_name(issuer.subject)
-        .last_update(this_update)
-        .next_update(next_update)
-        .add_extension(authority_key_identifier(issuer), critical=False)
-        .add_extension(x509.CRLNumber(number), critical=False)
-    )
-    return builder.sign(private_key, digest_for(private_key)).public_bytes(serialization.Encoding.DER)
-
-
-def _entry(entry: Revoked) -> x509.RevokedCertificate:
-    made = x509.RevokedCertificateBuilder().serial_number(entry.serial).revocation_date(entry.revoked_at)
-    if entry.reason in REASONS:
-        made = made.add_extension(x509.CRLReason(REASONS[entry.reason]), critical=False)
-    return made.build()
-
-
-def crl_pem(der: bytes) -> str:
-    """A CRL of ours in PEM with a trailing newline."""
-    return x509.load_der_x509_crl(der).public_bytes(serialization.Encoding.PEM).decode("ascii")
 
 
 def certificate_der(pem: str) -> bytes:

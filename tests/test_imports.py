@@ -25,13 +25,13 @@ LEVELS = (
     {"proof", "rights"},
     {"keyring", "keypool", "idempotency", "failures", "audit_log"},
     {"audit", "ringfile", "limits", "keymaker", "metrics", "request_log"},
-    {"db", "keys", "pkix", "pkcs10", "seal", "names", "chains", "x520", "bodies", "times"},
-    {"pem", "files"},
+    {"db", "keys", "pkix", "pkcs10", "crl_bytes", "seal", "names", "chains", "x520", "bodies", "times"},
+    {"pem", "der", "files"},
     {"model"},
     {"errors", "bounds"},
 )
 # Subjects and what serves them may use their neighbours only where it is written here.
-NEIGHBOURS = {("pkix", "keys"), ("pkcs10", "keys")}
+NEIGHBOURS = {("pkix", "keys"), ("pkcs10", "keys"), ("crl_bytes", "pkix"), ("crl_bytes", "keys")}
 LIBRARIES = {
     "litestar": {"cloudflare", "infisical", "main", "pages", "health"},
     "granian": {"serve"},
@@ -50,7 +50,18 @@ LIBRARIES = {
         ),
         *("crls", "audit_log", "doctor"),
     },
-    "cryptography": {"keys", "pkix", "pkcs10", "seal", "chains", "authorities", "ca_certificates", "issuing", "leaves"},
+    "cryptography": {
+        "keys",
+        "pkix",
+        "pkcs10",
+        "crl_bytes",
+        "seal",
+        "chains",
+        "authorities",
+        "ca_certificates",
+        "issuing",
+        "leaves",
+    },
     "click": {
         *("cli", "ca_commands", "keys_commands", "tenant_commands", "token_commands", "audit_commands", "console"),
     },
@@ -65,6 +76,8 @@ PURE = {
     "rights",
     "pkix",
     "pkcs10",
+    "crl_bytes",
+    "der",
     "chains",
     "seal",
     "names",

@@ -1624,18 +1624,19 @@ async def test_one_of_many_revocations_of_the_same_certificate_is_done(pki: Pki)
 
 
 async def test_revocations_at_once_are_all_on_the_crl(pki: Pki) -> None:
-    """Ten certificates that are revoked at once, amid fetches, are all there, and each took a number."""
+    """Twenty certificates that are revoked at once, amid fetches, are all there, on a few CRLs and not on twenty."""
     root = await pki.root()
-    made = [(await pki.sign(root)).serial for _ in range(10)]
+    made = [(await pki.sign(root)).serial for _ in range(20)]
     before = number_of(await pki.crl(root))
     fetched, _ = await asyncio.gather(
         all_of(*(pki.crl(root) for _ in range(10))), all_of(*(pki.revoke(serial) for serial in made))
     )
     crl = await pki.crl(root)
     assert sorted(serials_of(crl)) == sorted(made)
-    assert number_of(crl) == before + 10
+    assert before < number_of(crl) <= before + 5
     # A later number never has fewer entries.
-    assert all(len([*each]) == number_of(each) - before for each in fetched)
+    held = sorted((number_of(each), len(each)) for each in (*fetched, crl))
+    assert [count for _, count in held] == sorted(count for _, count in held)
 
 
 async def kept_or_gone(world: World, ca_id: str) -> tuple[int, ...]:

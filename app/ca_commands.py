@@ -166,7 +166,11 @@ def import_(ca: str, files: Sequence[str], as_json: bool) -> None:
 @_not_after
 @click.option("--names", default="", help="Hosts, addresses, emails and URIs, separated by commas; default: the CSR's.")
 @click.option(
-    "--usage", "usages", multiple=True, type=click.Choice([*pkix.EXTENDED_KEY_USAGES]), help="Default: serverAuth."
+    "--usage",
+    "usages",
+    multiple=True,
+    type=click.Choice([*pkix.EXTENDED_KEY_USAGES]),
+    help="Default: the CSR's, or else serverAuth.",
 )
 @_path_length
 @click.option("--chain", is_flag=True, help="Add the chain, from this CA to the root.")

@@ -117,11 +117,16 @@ class BadCsr(Exception):  # noqa: N818 - it reads as what it says of the CSR
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What is taken from a CSR; `sans` are its names in their order, whatever their type."""
+    """What is taken from a CSR; `sans` are its names in their order, whatever their type.
+
+    The usages are in the words of KEY_USAGES and EXTENDED_KEY_USAGES; a purpose that has none there is its dotted OID.
+    """
 
     subject: x509.Name
     public_key: PublicKey | None
     sans: tuple[x509.GeneralName, ...]
+    key_usages: tuple[str, ...] = ()
+    extended_key_usages: tuple[str, ...] = ()
 
     @property
     def common_name(self) -> str:
@@ -157,7 +162,17 @@ def read_csr(text: str) -> Request:
         raise BadCsr("The CSR's signature is not valid: it was changed, or signed with another key.")
     if not isinstance(public_key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
         public_key = None
-    return Request(subject, public_key, tuple(sans[0]) if sans else ())
+    return Request(subject, public_key, tuple(sans[0]) if sans else (), *_usages(extensions))
+
+
+def _usages(extensions: x509.Extensions) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    key_usage = next((e.value for e in extensions if isinstance(e.value, x509.KeyUsage)), None)
+    extended = next((e.value for e in extensions if isinstance(e.value, x509.ExtendedKeyUsage)), ())
+    # Without keyAgreement these two mean nothing, and the library does not tell them (RFC 5280 section 4.2.1.3).
+    unsaid = set() if key_usage and key_usage.key_agreement else {"encipher_only", "decipher_only"}
+    key_usages = [word for word, name in KEY_USAGES.items() if name not in unsaid and getattr(key_usage, name, False)]
+    words = {oid: word for word, oid in EXTENDED_KEY_USAGES.items()}
+    return tuple(key_usages), tuple(dict.fromkeys(words.get(oid, oid.dotted_string) for oid in extended))
 
 
 def _require_subject(subject: x509.Name, *, reproduced: bool) -> None:

@@ -361,7 +361,7 @@ async def renew(
     if authority.disabled:
         raise Refusal("CA is disabled")
     if current.revoked:
-        raise Refusal("CA certificate is revoked")
+        raise Refusal("CA certificate is revoked: by the CA above it")
     _require_room(authority)
     if not_after.replace(microsecond=0) <= current.not_after:
         raise Refusal("New notAfter date must be after the notAfter date of the current certificate")

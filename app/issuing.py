@@ -91,12 +91,14 @@ async def installed(db: Database, authority: Authority) -> CaCertificate:
     return certificate
 
 
-# The accounts are those whose CA's key has signed a certificate of the path: a parent may be another account's.
-_REVOKED_AMONG = """
-SELECT signed.place FROM unnest($1::integer[], $2::bytea[], $3::text[]) AS signed (place, spki_sha256, serial)
+# The accounts are those whose CA's key has signed a certificate of the path: a parent may be another account's. All of
+# them are fetched, as a plan for the revoked ones alone might go through all that are.
+_SIGNED_HERE = """
+SELECT signed.place, i.revoked_at
+FROM unnest($1::integer[], $2::bytea[], $3::text[]) AS signed (place, spki_sha256, serial)
 JOIN certificate_authorities c ON c.spki_sha256 = signed.spki_sha256
 JOIN issued_certificates i ON i.account_id = c.account_id AND i.ca_id = c.id AND i.serial = signed.serial
-WHERE i.revoked_at IS NOT NULL ORDER BY signed.place LIMIT 1
+ORDER BY signed.place
 """
 
 
@@ -106,8 +108,8 @@ async def revoked_among(db: Database, path: Sequence[x509.Certificate]) -> x509.
         (place, chains.spki_digest(issuer), f"{certificate.serial_number:040x}")
         for place, (certificate, issuer) in enumerate(pairwise(path))
     ]
-    row = await db.fetchrow(_REVOKED_AMONG, *map(list, zip(*places, strict=True))) if places else None
-    return path[row["place"]] if row else None
+    rows = await db.fetch(_SIGNED_HERE, *map(list, zip(*places, strict=True))) if places else []
+    return next((path[row["place"]] for row in rows if row["revoked_at"]), None)
 
 
 def require_other(subject: x509.Name, public_key: pkix.PublicKey | None, issuer: x509.Certificate) -> None:

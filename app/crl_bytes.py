@@ -4,6 +4,7 @@ Written here because a library of general use builds every entry anew for each s
 are taken over; that both write the same bytes is held by tests/test_crl_bytes.py (docs/decisions/0028-grown-crls.md).
 """
 
+import binascii
 import hashlib
 from datetime import datetime
 
@@ -15,6 +16,7 @@ from app.keys import PrivateKey
 
 _VERSION_2 = der.integer(1)
 _TAGGED_EXTENSIONS = 0xA0
+_COLUMNS = 64
 # Extensions of 2.5.29 (RFC 5280 sections 5.2 and 5.3).
 _CRL_NUMBER, _REASON, _AUTHORITY_KEY_IDENTIFIER = (der.tlv(der.OID, bytes((0x55, 0x1D, n))) for n in (20, 21, 35))
 # ecdsa-with-SHA256, -SHA384 and -SHA512 of 1.2.840.10045.4.3 have no parameters (RFC 5758 section 3.2), and
@@ -72,25 +74,19 @@ def signed(
 
 def entries_of(crl: bytes) -> bytes:
     """The entries of a CRL as `signed` writes it, one after the other; raises ValueError for other bytes."""
-    start, _ = der.content(crl, der.SEQUENCE, 0)
-    start, end = der.content(crl, der.SEQUENCE, start)
-    # Version, algorithm and issuer, then the two times.
-    for tag in (der.INTEGER, der.SEQUENCE, der.SEQUENCE):
-        _, start = der.content(crl, tag, start)
-    for _ in range(2):
-        tag = der.UTC_TIME if crl[start : start + 1] == bytes((der.UTC_TIME,)) else der.GENERALIZED_TIME
-        _, start = der.content(crl, tag, start)
-    if crl[start : start + 1] == bytes((_TAGGED_EXTENSIONS,)):
-        return b""
-    begin, last = der.content(crl, der.SEQUENCE, start)
-    if last > end:
-        raise ValueError("the entries go on after the end")
-    return crl[begin:last]
+    listed = der.first(der.first(crl).content).content
+    # Version, algorithm, issuer and the two times are before them, the extensions behind them.
+    *entries, extensions = der.values(listed)[5:]
+    if extensions.tag != _TAGGED_EXTENSIONS:
+        raise ValueError("no CRL of ours")
+    return entries[0].content if entries else b""
 
 
 def pem(crl: bytes) -> str:
     """A CRL of ours in PEM with a trailing newline."""
-    return der.pem("X509 CRL", crl)
+    text = binascii.b2a_base64(crl, newline=False).decode("ascii")
+    lines = [text[at : at + _COLUMNS] for at in range(0, len(text), _COLUMNS)]
+    return "\n".join(("-----BEGIN X509 CRL-----", *lines, "-----END X509 CRL-----\n"))
 
 
 def _time(time: datetime) -> bytes:

@@ -1,10 +1,28 @@
-"""DER as far as it is written and read here by hand (X.690). Pure."""
+"""DER (X.690), one value after the other: pkcs10.py and crl_bytes.py write with it, foreign.py looks into it. Pure."""
 
-import binascii
+import msgspec
 
-INTEGER, BIT_STRING, OCTET_STRING, OID, ENUMERATED, UTF8_STRING = 0x02, 0x03, 0x04, 0x06, 0x0A, 0x0C
-PRINTABLE_STRING, UTC_TIME, GENERALIZED_TIME, SEQUENCE, SET = 0x13, 0x17, 0x18, 0x30, 0x31
-_COLUMNS = 64
+INTEGER, BIT_STRING, OCTET_STRING, NULL, OID = 0x02, 0x03, 0x04, 0x05, 0x06
+BOOLEAN, ENUMERATED, SEQUENCE, SET = 0x01, 0x0A, 0x30, 0x31
+UTC_TIME, GENERALIZED_TIME = 0x17, 0x18
+UTF8, NUMERIC, PRINTABLE, TELETEX, IA5, UNIVERSAL, BMP = 0x0C, 0x12, 0x13, 0x14, 0x16, 0x1C, 0x1E
+
+MAX_OID = 64
+
+
+class Malformed(ValueError):  # noqa: N818 - it reads as what it says of bytes
+    """Bytes that are no DER; the text says in what, and quotes nothing of them."""
+
+
+class Value(msgspec.Struct, frozen=True):
+    """A value as it was sent; `whole` is tag, length and content."""
+
+    tag: int
+    content: bytes
+    whole: bytes
+
+    def __repr__(self) -> str:
+        return f"Value({self.tag:#04x})"
 
 
 def tlv(tag: int, content: bytes) -> bytes:
@@ -21,21 +39,44 @@ def integer(value: int) -> bytes:
     return tlv(INTEGER, value.to_bytes(value.bit_length() // 8 + 1, "big"))
 
 
-def content(data: bytes, tag: int, start: int) -> tuple[int, int]:
-    """Where the content of the element at `start` begins and ends; raises ValueError when there is none of this tag."""
-    if len(data) < start + 2 or data[start] != tag:
-        raise ValueError(f"no element of tag {tag:#x}")
-    length, begin = data[start + 1], start + 2
-    if length & 0x80:
-        begin += length & 0x7F
-        length = int.from_bytes(data[start + 2 : begin], "big")
-    if begin + length > len(data):
-        raise ValueError("an element goes on after the end")
-    return begin, begin + length
+def first(data: bytes, begin: int = 0) -> Value:
+    """The value that begins there; raises Malformed."""
+    head = data[begin : begin + 6]
+    if len(head) < 2:
+        raise Malformed("it ends too early")
+    length, at = head[1], begin + 2
+    if length == 0x80:
+        raise Malformed("it has an indefinite length, which is BER and not DER")
+    if length > 0x80:
+        octets = length & 0x7F
+        length, at = int.from_bytes(head[2 : 2 + octets], "big"), at + octets
+        if octets > 4 or len(head) < 2 + octets:
+            raise Malformed("it ends too early")
+        if length < 0x80 or head[2] == 0:
+            raise Malformed("it has a length that is not in its shortest form, which is BER and not DER")
+    if at + length > len(data):
+        raise Malformed("it ends too early")
+    return Value(head[0], data[at : at + length], data[begin : at + length])
 
 
-def pem(label: str, der: bytes) -> str:
-    """A PEM block with a trailing newline (RFC 7468)."""
-    text = binascii.b2a_base64(der, newline=False).decode("ascii")
-    lines = [text[at : at + _COLUMNS] for at in range(0, len(text), _COLUMNS)]
-    return "\n".join((f"-----BEGIN {label}-----", *lines, f"-----END {label}-----\n"))
+def values(data: bytes) -> list[Value]:
+    """All values, one behind the other; raises Malformed."""
+    found, at = [], 0
+    while at < len(data):
+        found.append(first(data, at))
+        at += len(found[-1].whole)
+    return found
+
+
+def dotted(oid: bytes) -> str:
+    """An object identifier as numbers with dots between them (X.690 section 8.19); empty for one that is absurd."""
+    numbers, number = [], 0
+    for octet in oid if len(oid) <= MAX_OID else b"":
+        number = number << 7 | octet & 0x7F
+        if octet < 0x80:
+            numbers.append(number)
+            number = 0
+    if not numbers:
+        return ""
+    top = min(numbers[0] // 40, 2)
+    return ".".join(map(str, (top, numbers[0] - 40 * top, *numbers[1:])))

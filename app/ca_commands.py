@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from app import accounts, authorities, ca_certificates, console, crls, issuing, leaves, pem, pkix
+from app import accounts, authorities, ca_certificates, console, crl_bytes, crls, issuing, leaves, pem, pkix
 from app.authorities import Changes, NewAuthority
 from app.ca_certificates import IntermediateRequest
 from app.crls import Reason
@@ -167,7 +167,11 @@ def import_(ca: str, files: Sequence[str], as_json: bool) -> None:
 @_not_after
 @click.option("--names", default="", help="Hosts, addresses, emails and URIs, separated by commas; default: the CSR's.")
 @click.option(
-    "--usage", "usages", multiple=True, type=click.Choice([*pkix.EXTENDED_KEY_USAGES]), help="Default: serverAuth."
+    "--usage",
+    "usages",
+    multiple=True,
+    type=click.Choice([*pkix.EXTENDED_KEY_USAGES]),
+    help="Default: the CSR's, or else serverAuth.",
 )
 @_path_length
 @click.option("--chain", is_flag=True, help="Add the chain, from this CA to the root.")
@@ -278,7 +282,7 @@ def crl(ca: str, out: Path | None) -> None:
         _, found = await authorities.find(db, ca)
         return await crls.current(db, ring, found)
 
-    _write(out, pkix.crl_pem(console.run_with_ring(work)))
+    _write(out, crl_bytes.pem(console.run_with_ring(work)))
 
 
 def _end(ttl: str | None, not_after: str | None) -> datetime:

@@ -25,14 +25,14 @@ LEVELS = (
     {"proof", "rights"},
     {"keyring", "keypool", "idempotency", "failures", "audit_log"},
     {"audit", "ringfile", "limits", "keymaker", "metrics", "request_log"},
-    {"db", "keys", "pkix", "pkcs10", "seal", "names", "chains", "x520", "bodies", "times"},
+    {"db", "keys", "pkix", "pkcs10", "crl_bytes", "seal", "names", "chains", "x520", "bodies", "times"},
     {"foreign", "weak_keys"},
     {"pem", "files", "der"},
     {"model"},
     {"errors", "bounds"},
 )
 # Subjects and what serves them may use their neighbours only where it is written here.
-NEIGHBOURS = {("pkix", "keys"), ("pkcs10", "keys")}
+NEIGHBOURS = {("pkix", "keys"), ("pkcs10", "keys"), ("crl_bytes", "pkix"), ("crl_bytes", "keys")}
 LIBRARIES = {
     "litestar": {"cloudflare", "infisical", "main", "pages", "health"},
     "granian": {"serve"},
@@ -55,6 +55,7 @@ LIBRARIES = {
         "keys",
         "pkix",
         "pkcs10",
+        "crl_bytes",
         "seal",
         "chains",
         "authorities",
@@ -81,6 +82,7 @@ PURE = {
     "rights",
     "pkix",
     "pkcs10",
+    "crl_bytes",
     "chains",
     "seal",
     "names",

@@ -279,7 +279,7 @@ def _leave(error: BaseException, connection: Connection | None, *, writes: bool)
         _drop(connection)
         if writes and connection is not None and isinstance(error, _LOST):
             raise _unavailable("the database was lost while it wrote", in_doubt=True) from error
-        raise _unavailable("the database is not available") from error
+        raise _unavailable(_reason(error)) from error
     if isinstance(error, asyncpg.IntegrityConstraintViolationError):
         if isinstance(error, asyncpg.NotNullViolationError) and error.column_name == "kek_id":
             raise Unavailable("the ring of this server is not known here, or its KEK was retired") from None
@@ -292,6 +292,16 @@ def _leave(error: BaseException, connection: Connection | None, *, writes: bool)
         # its answer.
         _drop(connection)
     raise error
+
+
+def _reason(error: BaseException) -> str:
+    match error:
+        case asyncpg.LockNotAvailableError():
+            return "other requests are changing the same thing, and have not finished in time"
+        case asyncpg.QueryCanceledError() | TimeoutError():
+            return "the database has not answered in time"
+        case _:
+            return "the database is not available"
 
 
 def _writes(sql: str) -> bool:

@@ -25,13 +25,14 @@ LEVELS = (
     {"proof", "rights"},
     {"keyring", "keypool", "idempotency", "failures", "audit_log"},
     {"audit", "ringfile", "roles", "limits", "keymaker", "metrics", "request_log"},
-    {"db", "keys", "pkix", "pkcs10", "seal", "names", "chains", "x520", "bodies", "times"},
-    {"pem", "files", "child"},
+    {"db", "keys", "pkix", "pkcs10", "crl_bytes", "seal", "names", "chains", "x520", "bodies", "times"},
+    {"foreign", "weak_keys"},
+    {"pem", "files", "child", "der"},
     {"model"},
     {"errors", "bounds", "visible"},
 )
 # Subjects and what serves them may use their neighbours only where it is written here.
-NEIGHBOURS = {("pkix", "keys"), ("pkcs10", "keys")}
+NEIGHBOURS = {("pkix", "keys"), ("pkcs10", "keys"), ("crl_bytes", "pkix"), ("crl_bytes", "keys")}
 LIBRARIES = {
     "litestar": {"cloudflare", "infisical", "main", "pages", "health"},
     "granian": {"serve", "tls"},
@@ -50,7 +51,20 @@ LIBRARIES = {
         ),
         *("crls", "audit_log", "doctor"),
     },
-    "cryptography": {"keys", "pkix", "pkcs10", "seal", "chains", "authorities", "ca_certificates", "issuing", "leaves"},
+    "cryptography": {
+        "keys",
+        "pkix",
+        "pkcs10",
+        "crl_bytes",
+        "seal",
+        "chains",
+        "authorities",
+        "ca_certificates",
+        "issuing",
+        "leaves",
+        "foreign",
+        "weak_keys",
+    },
     "click": {
         *("cli", "ca_commands", "keys_commands", "tenant_commands", "token_commands", "audit_commands", "console"),
     },
@@ -60,11 +74,15 @@ LIBRARIES = {
 PURE = {
     "keys",
     "pem",
+    "der",
+    "foreign",
+    "weak_keys",
     "policies",
     "containment",
     "rights",
     "pkix",
     "pkcs10",
+    "crl_bytes",
     "chains",
     "seal",
     "names",

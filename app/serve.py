@@ -292,6 +292,7 @@ def _bound_writes() -> None:
             with contextlib.suppress(OSError), socket.socket(fileno=_duplicate(path)) as ours:
                 if ours.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                     ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(bounds.UNREAD_SECONDS * 1000))
+                    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, bounds.UNREAD_BYTES)
                     return
         time.sleep(0.02)
 

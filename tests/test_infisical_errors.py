@@ -1374,7 +1374,7 @@ async def test_a_failed_login_is_one_answer_whatever_was_wrong(world: World) -> 
         "an expired token": {"clientId": str(late.id), "clientSecret": expired},
         "a token of tomorrow": {"clientId": str(soon.id), "clientSecret": early},
         "NUL": {**good, "clientSecret": value + "\x00"},
-        "100,000 characters": {"clientId": "0" * 100_000, "clientSecret": "x" * 100_000},
+        "3,000 characters": {"clientId": "0" * 3_000, "clientSecret": "x" * 3_000},
     }
     form = {"Content-Type": "application/x-www-form-urlencoded"}
     for case, body in cases.items():

@@ -64,7 +64,12 @@ async def test_no_body_is_read_before_its_caller_is_known(world: World) -> None:
     """On every path with every method, and where no route is, a stranger's body is left alone; only a login's is read."""
     templates = {route.path for route in world.app._app.routes}
     paths = {re.sub(r"\{[a-z_]*(account|zone|token)_id[^}]*\}", uuid4().hex, template) for template in templates}
-    paths = {re.sub(r"\{[^}]*\}", str(uuid4()), path) for path in paths} | {"/nothing", "/api/x", "/client/v4/x", "/%zz"}
+    paths = {re.sub(r"\{[^}]*\}", str(uuid4()), path) for path in paths} | {
+        "/nothing",
+        "/api/x",
+        "/client/v4/x",
+        "/%zz",
+    }
     assert len(paths) > 40
     length = (b"content-length", b"1048576")
     callers = [
@@ -305,7 +310,9 @@ async def test_many_bodies_of_strangers_cost_no_memory(live: Live, path: str, ch
     data = head.encode() + b" " * (MIB - 1)
     before, most = memory(live.pid), 0.0
     with contextlib.ExitStack() as stack:
-        clients = [stack.enter_context(socket.create_connection(("127.0.0.1", port_of(live)))) for _ in range(CONNECTIONS)]
+        clients = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", port_of(live)))) for _ in range(CONNECTIONS)
+        ]
         left = dict.fromkeys(clients, memoryview(data))
         for client in clients:
             client.setblocking(False)

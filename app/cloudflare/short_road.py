@@ -99,7 +99,13 @@ async def _get(house: House, answers: Answers, passed: Pass, csr_id: UUID) -> An
 
 
 async def _create(
-    house: House, answers: Answers, passed: Pass, told: _Told, state: MutableMapping[str, Any], receive: Receive, visit: Visit
+    house: House,
+    answers: Answers,
+    passed: Pass,
+    told: _Told,
+    state: MutableMapping[str, Any],
+    receive: Receive,
+    visit: Visit,
 ) -> Answer:
     caller = msgspec.structs.replace(
         passed.caller,

@@ -298,6 +298,7 @@ def _when_it_listens(listens: "Connection[Any, Any]") -> None:
     while True:
         for ours in tls.listening():
             ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(bounds.UNREAD_SECONDS * 1000))
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, bounds.UNREAD_BYTES)
             listens.send(os.getpid())
             return
         time.sleep(0.02)

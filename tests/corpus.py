@@ -1162,7 +1162,7 @@ WRAPPINGS: dict[str, Wrapping] = {
     "a wrong character in the base64": _first_line(lambda line: f"!{line[1:]}"),
     "a character missing in the base64": _first_line(lambda line: line[1:]),
     "a line missing in the base64": _first_line(lambda _: ""),
-    "a certificate's hash behind": lambda text: f"{text}SHA256 Fingerprint=AA:BB\n".encode(),
+    "a fingerprint behind": lambda text: f"{text}SHA256 Fingerprint=AA:BB\n".encode(),
     "HTTP headers before": lambda text: ("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n" + text).encode(),
     "an empty block before": lambda text: ("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n" + text).encode(),
     "DH PARAMETERS before": lambda text: (_parameters() + text).encode(),
@@ -1580,7 +1580,9 @@ def _csrs() -> Iterator[Case]:
         (Path(folder) / "key.pem").write_bytes(_explicit_curve(private=True))
         (Path(folder) / "plain.pem").write_text(pem(pkcs8(KEY), "PRIVATE KEY"))
         words = ("req", "-new", "-subj", "/CN=www.example.com", "-addext", "subjectAltName=DNS:www.example.com", "-key")
-        yield Case("", "explicit curve parameters", Kind.CSR, openssl(*words, f"{folder}/key.pem"))
+        key = serialization.load_pem_private_key((Path(folder) / "key.pem").read_bytes(), None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        yield Case("", "explicit curve parameters", Kind.CSR, openssl(*words, f"{folder}/key.pem"), key)
         yield Case("", "made by OpenSSL", Kind.CSR, openssl(*words, f"{folder}/plain.pem"), KEY)
         with_text = openssl(*words, f"{folder}/plain.pem", "-text")
         yield Case("", "made by OpenSSL, with its text", Kind.CSR, with_text, KEY)

@@ -3,7 +3,9 @@
 import contextlib
 import functools
 import hashlib
+import json
 import os
+import re
 import shutil
 import ssl
 import subprocess
@@ -11,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeAlias
 
 import corpus
 import msgspec
@@ -19,8 +22,9 @@ from corpus import Case, Kind
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from world import World
 
-from app import chains, keys, leaves, pkix
+from app import certificates, chains, first_start, keys, leaves, pkix
 from app.errors import Invalid, Refusal
 from app.model import NamePolicy
 
@@ -56,24 +60,23 @@ def keystead(case: Case) -> Verdict:
     judges = {Kind.CHAIN: _chain, Kind.KEY: _key, Kind.CSR: _csr}
     try:
         return judges[case.kind](case)
-    except (Invalid, keys.Unusable, pkix.BadCsr, Refusal) as error:
+    except (Invalid, keys.Unusable, pkix.BadCsr, Refusal, ValueError) as error:  # TEMP
         return Verdict(str(error))
 
 
 def _key_pem(case: Case) -> str:
-    if case.key is None:
-        return ""
+    key = case.key or corpus.KEY
     form = serialization.PrivateFormat.PKCS8
-    return case.key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()).decode()
+    return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()).decode()
 
 
 def _chain(case: Case) -> Verdict:
     now = datetime.now(UTC)
     sent = chains.read(read_text(case.sent))
-    expected = hashlib.sha256(corpus.spki(case.key)).digest() if case.key else None
+    # Where there is no private key, as for numbers that are no key, whoever uploads has to send another one.
+    expected = hashlib.sha256(corpus.spki(case.key or corpus.KEY)).digest()
     bundle = chains.arrange(sent, expected)
-    chains.facts(bundle.leaf)
-    if expected and chains.spki_digest(bundle.leaf) != expected:
+    if chains.facts(bundle.leaf).spki_sha256 != expected:
         return Verdict("the certificate's public key is not that of the private key.")
     chains.judge_leaf(bundle.leaf, now)
     if case.force:
@@ -81,6 +84,7 @@ def _chain(case: Case) -> Verdict:
     else:
         trusted = chains.anchors([corpus.pem(der).encode() for der in case.roots])
         above = chains.verify(bundle, trusted, now)
+    keys.read_pem(_key_pem(case))
     return Verdict("", Taken(chains.pem([bundle.leaf, *above]), _key_pem(case), case.roots, case.force))
 
 
@@ -211,3 +215,128 @@ def _handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> None:
 def judge() -> Iterator[Judge]:
     with tempfile.TemporaryDirectory() as folder:
         yield Judge(Path(folder))
+
+
+Judged: TypeAlias = tuple[tuple[Case, Verdict], ...]
+
+
+@functools.cache
+def judged(family: str) -> Judged:
+    """What Keystead says of the cases of a family."""
+    found = []
+    for case in corpus.FAMILIES[family]():
+        try:
+            found.append((case, keystead(case)))
+        except Exception as error:
+            error.add_note(f"the case: {case!r}")
+            raise
+    return tuple(found)
+
+
+PAGE = Path(__file__).parent.parent / "docs/cloudflare.md"
+OTHER_PAGE = PAGE.with_name("infisical.md")
+# What Keystead refuses though OpenSSL and GnuTLS take it: its text, and the sentence of a page that says so.
+DOCUMENTED: dict[str, str] = {}
+# What Keystead takes though a client does not: OpenSSL's text, and the sentence of a page that says so.
+LEFT_TO_CLIENTS = {
+    "not yet valid": "`status` is computed from the leaf's validity when it is asked for: `pending` before notBefore",
+    "subtree violation": "Name constraints, certificate policies and revocation are not checked.",
+}
+
+
+def reason(text: str, table: dict[str, str]) -> str | None:
+    return next((pattern for pattern in table if re.search(pattern, text)), None)
+
+
+@pytest.mark.parametrize("family", corpus.FAMILIES)
+def test_what_openssl_and_gnutls_take_is_taken_or_refused_for_a_reason_on_the_page(family: str, judge: Judge) -> None:
+    """Nothing that both tools take is refused without a documented reason."""
+    found = [
+        f"{case!r}: {verdict.refusal}"
+        for case, verdict in judged(family)
+        if verdict.refusal and not reason(verdict.refusal, DOCUMENTED) and judge.gnutls(case) and judge.openssl(case)
+    ]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("family", corpus.FAMILIES)
+def test_what_is_taken_can_be_served(family: str, judge: Judge) -> None:
+    """A TLS server starts with what is taken, and a client verifies it, but for what a page leaves to clients."""
+    found = []
+    for case, verdict in judged(family):
+        if verdict.taken is not None:
+            trouble = judge.served(verdict.taken)
+            if trouble and not reason(trouble, LEFT_TO_CLIENTS):
+                found.append(f"{case!r}: {trouble}")
+    assert not found, "\n".join(found)
+
+
+def test_every_reason_stands_on_a_page_and_is_given() -> None:
+    """The pages have each sentence of the tables, and each text is one that some case gets."""
+    pages = " ".join((PAGE.read_text() + OTHER_PAGE.read_text()).split())
+    assert not [sentence for table in (DOCUMENTED, LEFT_TO_CLIENTS) for sentence in table.values() if sentence not in pages]
+    given = {reason(verdict.refusal, DOCUMENTED) for family in corpus.FAMILIES for _, verdict in judged(family)}
+    assert set(DOCUMENTED) <= given, set(DOCUMENTED) - given
+
+
+def test_the_corpus_is_large_and_its_names_are_stable() -> None:
+    """At least 300 cases, each with a name of its own."""
+    names = [repr(case) for family in corpus.FAMILIES for case, _ in judged(family)]
+    assert len(names) == len(set(names)) >= 300
+
+
+# Every so many cases one goes through the API itself.
+STEP = 8
+
+
+async def test_the_api_answers_as_the_readers_do_and_its_export_is_served(world: World, judge: Judge) -> None:
+    """A sample of certificates and keys: the same are taken over HTTP, and the export of each is served."""
+    path = f"/client/v4/zones/{world.a.zone.id.hex}/custom_certificates"
+    kinds = (Kind.CHAIN, Kind.KEY)
+    sample = [each for family in corpus.FAMILIES for each in judged(family) if each[0].kind in kinds][::STEP]
+    found = []
+    for case, verdict in sample:
+        world.trust(chains.anchors([corpus.pem(der).encode() for der in case.roots or (corpus.ROOT.der,)]))
+        if case.kind is Kind.CHAIN:
+            body = {"certificate": read_text(case.sent), "private_key": _key_pem(case)}
+        else:
+            taken = verdict.taken or _key(corpus.key_case("", corpus.pem(corpus.pkcs8(corpus.KEY), "PRIVATE KEY"))).taken
+            assert taken is not None
+            body = {"certificate": taken.chain, "private_key": read_text(case.sent)}
+        body["bundle_method"] = "force" if case.force else "ubiquitous"
+        answer = await world.http.post(path, content=json.dumps(body), headers=world.a.bearer)
+        if answer.status_code not in {200, 400} or (answer.status_code == 400) != bool(verdict.refusal):
+            found.append(f"{case!r}: {answer.status_code} {answer.text[:300]} for {verdict.refusal!r}")
+        if answer.status_code == 200 and verdict.taken:
+            stored = await certificates.find(world.database, answer.json()["result"]["id"])
+            exported = await certificates.export(world.database, world.ring, first_start.operator(), stored)
+            trouble = judge.served(
+                msgspec.structs.replace(verdict.taken, chain=exported.fullchain, private_key=exported.private_key)
+            )
+            if trouble and not reason(trouble, LEFT_TO_CLIENTS):
+                found.append(f"{case!r}: {trouble}")
+            # The next case may have the same certificate.
+            await world.http.delete(f"{path}/{stored.id}", headers=world.a.bearer)
+    assert not found, "\n".join(found)
+
+
+async def test_the_api_signs_the_csrs_that_the_reader_takes(world: World, judge: Judge) -> None:
+    """A sample of CSRs: the same are signed over HTTP, and the certificate and its chain are served."""
+    base = "/api/v1/pki/ca"
+    named = {"projectSlug": world.a.account.slug, "type": "root", "keyAlgorithm": "EC_prime256v1", "commonName": "Corpus"}
+    made = await world.http.post(base, json=named, headers=world.a.bearer)
+    path = f"{base}/{made.json()['ca']['id']}/sign-certificate"
+    sample = [each for family in corpus.FAMILIES for each in judged(family) if each[0].kind is Kind.CSR][::STEP]
+    found = []
+    for case, verdict in sample:
+        body = json.dumps({"csr": read_text(case.sent), "ttl": "30d"})
+        answer = await world.http.post(path, content=body, headers=world.a.bearer)
+        if answer.status_code not in {200, 400} or (answer.status_code == 400) != bool(verdict.refusal):
+            found.append(f"{case!r}: {answer.status_code} {answer.text[:300]} for {verdict.refusal!r}")
+        if answer.status_code == 200 and verdict.taken:
+            signed = answer.json()
+            root = ssl.PEM_cert_to_DER_cert(signed["issuingCaCertificate"])
+            trouble = judge.served(msgspec.structs.replace(verdict.taken, chain=signed["certificate"], roots=(root,)))
+            if trouble:
+                found.append(f"{case!r}: {trouble}")
+    assert not found, "\n".join(found)

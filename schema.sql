@@ -359,6 +359,8 @@ CREATE TABLE ca_certificates (
     chain text NOT NULL,
     root text NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
+    root_subject_sha256 bytea,
+    root_key_id bytea,
     CONSTRAINT ca_certificates_pkey PRIMARY KEY (account_id, id),
     CONSTRAINT ca_certificates_ca_fkey FOREIGN KEY (account_id, ca_id)
         REFERENCES certificate_authorities (account_id, id) ON DELETE CASCADE,
@@ -369,10 +371,13 @@ CREATE TABLE ca_certificates (
 );
 CREATE INDEX ca_certificates_sha256_idx ON ca_certificates (account_id, sha256);
 CREATE INDEX ca_certificates_id_idx ON ca_certificates (id);
+CREATE INDEX ca_certificates_root_subject_idx ON ca_certificates (account_id, root_subject_sha256);
 COMMENT ON TABLE ca_certificates IS 'The certificates of a CA; the highest version is the one it signs under.';
 COMMENT ON COLUMN ca_certificates.path_length IS 'Of basicConstraints (RFC 5280 section 4.2.1.9); NULL is no bound.';
 COMMENT ON COLUMN ca_certificates.chain IS 'PEM: what is above it, up to and with the root; empty for a root.';
 COMMENT ON COLUMN ca_certificates.root IS 'PEM of the root, which the account''s own certificates are checked against.';
+COMMENT ON COLUMN ca_certificates.root_subject_sha256 IS 'SHA-256 of the DER of the root''s subject; NULL where an earlier release wrote the row, or the root cannot be read.';
+COMMENT ON COLUMN ca_certificates.root_key_id IS 'The root''s subjectKeyIdentifier, where it has one.';
 
 CREATE TABLE issued_certificates (
     account_id uuid NOT NULL,
@@ -480,4 +485,4 @@ COMMENT ON COLUMN audit_log.result IS 'success, or failure for what was denied.'
 COMMENT ON COLUMN audit_log.status IS 'The HTTP status of the answer; NULL for the command line.';
 COMMENT ON COLUMN audit_log.count IS 'How many attempts the row stands for: failed authentications are one row an address and minute.';
 
-INSERT INTO schema_version (version) VALUES (5);
+INSERT INTO schema_version (version) VALUES (6);

@@ -40,3 +40,5 @@ MIGRATION_SECONDS = 600.0
 KEYS_WAITING = 64
 # Uploaded keys that wait to be checked, on one thread.
 CHECKS_WAITING = 8
+# Uploaded chains, on another one: most take a millisecond, and the slowest 0.15 s.
+CHAINS_WAITING = 64

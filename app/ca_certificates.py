@@ -3,6 +3,7 @@
 A CA keeps its key and its name for life; its certificates are versions, and it signs under the latest.
 """
 
+import asyncio
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
@@ -191,9 +192,10 @@ async def import_certificate(
         others = [c for c in chains.read(chain) if c != own]
     except Invalid:
         raise Refusal("Failed to parse certificate chain") from None
-    above = chains.ordered(own, others, issuing.now())
-    if not above:
-        raise Refusal("Invalid certificate chain")
+    try:
+        above = await asyncio.to_thread(chains.ordered, own, others, issuing.now())
+    except Invalid as error:
+        raise Refusal(f"Invalid certificate chain: {error.problems[0].text}") from None
     if chains.spki_digest(own) != authority.spki_sha256:
         raise Refusal("CA and certificate public key do not match")
     if authority.spki_sha256 in map(chains.spki_digest, above):
@@ -283,8 +285,9 @@ SELECT EXISTS (SELECT FROM up WHERE id = $3)
 _LOCK = "SELECT FROM certificate_authorities WHERE account_id = $1 AND id = $2 FOR NO KEY UPDATE"
 _INSERT_VERSION = f"""
 INSERT INTO ca_certificates
-    (account_id, id, ca_id, version, serial, sha256, path_length, not_before, not_after, pem, chain, root)
-VALUES ({parameters(1, 12)})
+    (account_id, id, ca_id, version, serial, sha256, path_length, not_before, not_after, pem, chain, root,
+    root_subject_sha256, root_key_id)
+VALUES ({parameters(1, 14)})
 """
 # The next fetch signs one under the new certificate, whose key id may be another.
 _FORGET_CRL = """
@@ -304,10 +307,12 @@ async def _install(
 ) -> None:
     """Make this the CA's certificate, unless another request has changed it meanwhile: then raises Unavailable."""
     version = before.certificate.version + 1 if before.certificate else 1
+    root = [certificate, *above][-1]
     values = (
         *(before.account_id, uuid4(), before.id, version, _serial(certificate), chains.facts(certificate).sha256),
         *(chains.path_length(certificate), certificate.not_valid_before_utc, certificate.not_valid_after_utc),
-        *(chains.pem([certificate]), chains.pem(above), chains.pem([*above[-1:]] or [certificate])),
+        *(chains.pem([certificate]), chains.pem(above), chains.pem([root])),
+        *(chains.name_sha256(root.subject), chains.key_id(root)),
     )
 
     async def work(connection: Connection) -> None:

@@ -29,6 +29,7 @@ from app.errors import (
 )
 from app.keypool import KeyPool
 from app.model import (
+    CLOCK_SKEW,
     BundleMethod,
     Caller,
     Certificate,
@@ -74,7 +75,9 @@ async def create(
     if found:
         raise Invalid(tuple(found))
     key, advice = await matching.key_for(db, ring, pool, scope, upload)
-    leaf, chain = await matching.judged(db, trusted, caller, scope, upload, str(upload.certificate), key)
+    sent = chains.read(str(upload.certificate))
+    method = BundleMethod(upload.bundle_method or BundleMethod.UBIQUITOUS)
+    leaf, chain = await matching.judged(db, pool, trusted, caller, scope, sent, method, key)
     now = datetime.now(UTC)
     certificate = Certificate(
         id=uuid4(),
@@ -83,7 +86,7 @@ async def create(
         key_id=key.id,
         custom_csr_id=key.custom_csr_id,
         type=upload.type or "legacy_custom",
-        bundle_method=BundleMethod(upload.bundle_method or BundleMethod.UBIQUITOUS),
+        bundle_method=method,
         geo_label=upload.geo_label or None,
         policy=upload.policy or None,
         deploy=upload.deploy or None,
@@ -152,9 +155,9 @@ def _not_found(certificate_id: UUID) -> NotFound:
 
 _IN_STATUS = """
 FROM custom_certificates WHERE account_id = $1 AND zone_id = $2 AND ($3::text IS NULL OR $3 = CASE
-    WHEN not_after <= now() THEN 'expired' WHEN not_before > now() THEN 'pending' ELSE 'active' END)
+    WHEN not_after <= now() THEN 'expired' WHEN not_before > now() + $4 THEN 'pending' ELSE 'active' END)
 """
-_LIST = f"SELECT {_COLUMNS} {_IN_STATUS} ORDER BY priority DESC, uploaded_at DESC, id LIMIT $4 OFFSET $5"
+_LIST = f"SELECT {_COLUMNS} {_IN_STATUS} ORDER BY priority DESC, uploaded_at DESC, id LIMIT $5 OFFSET $6"
 _COUNT = f"SELECT count(*) AS total {_IN_STATUS}"
 _COUNT_ALL = "SELECT count(*) FROM custom_certificates WHERE account_id = $1 AND zone_id = $2"
 _MAX_OFFSET = 2**62
@@ -162,7 +165,7 @@ _MAX_OFFSET = 2**62
 
 async def list_(db: Database, scope: Scope, query: CertificateQuery) -> CertificatePage:
     """One page of this zone's certificates, the highest priority first; empty past the end."""
-    filters = (scope.account_id, scope.id, query.status)
+    filters = (scope.account_id, scope.id, query.status, CLOCK_SKEW)
     offset = min((query.page - 1) * query.per_page, _MAX_OFFSET)
     rows = await db.fetch(_LIST, *filters, query.per_page, offset)
     total = await db.fetchrow(_COUNT, *filters)
@@ -236,12 +239,11 @@ async def _update_once(
         # Another request gave it a new CSR and deleted this one.
         return None
     key, advice = await matching.key_for(db, ring, pool, scope, upload, current)
-    method = upload.bundle_method or before.bundle_method
-    asked = msgspec.structs.replace(upload, bundle_method=method)
+    method = BundleMethod(upload.bundle_method or before.bundle_method)
     after = before
-    pem = upload.certificate or before.chain
     if (key.id, method) != (before.key_id, before.bundle_method) or not _is_old_news(upload, before):
-        leaf, chain = await matching.judged(db, trusted, caller, scope, asked, pem, key)
+        sent = chains.read(upload.certificate) if upload.certificate else chains.stored(before.chain)
+        leaf, chain = await matching.judged(db, pool, trusted, caller, scope, sent, method, key)
         after = msgspec.structs.replace(
             after,
             sha256=leaf.sha256,
@@ -256,7 +258,7 @@ async def _update_once(
         after,
         key_id=key.id,
         custom_csr_id=key.custom_csr_id,
-        bundle_method=BundleMethod(method),
+        bundle_method=method,
         type=upload.type or before.type,
         geo_label=before.geo_label if upload.geo_label is UNSET else upload.geo_label,
         policy=before.policy if upload.policy is UNSET else upload.policy or None,
@@ -410,7 +412,7 @@ async def export(db: Database, ring: Ring, caller: Caller, certificate: Certific
 
     Raises KeyDamaged when the key does not open, or is not the certificate's.
     """
-    (leaf, *_) = chains.read(certificate.chain)
+    (leaf, *_) = chains.stored(certificate.chain)
     digest = chains.spki_digest(leaf)
     private_key = await keyring.open_key(db, ring, caller, certificate.account_id, certificate.key_id, digest)
     place = (certificate.account_id, certificate.id, certificate.zone_id)

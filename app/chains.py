@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import TypeAlias, TypeVar
 
 import msgspec
 from cryptography import x509
@@ -21,17 +22,22 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 from app.errors import Invalid, Problem, Rule, quoted
+from app.model import has_begun
 from app.pem import blocks
 
 MAX_CERTIFICATES = 20
 MAX_DEPTH = 10
-MAX_STEPS = 200
+# Of signatures, for all that one upload needs.
+MAX_CHECKS = 200
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _BASE64 = re.compile(r"[A-Za-z0-9+/=\s]+")
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 # id-signedData of PKCS#7 (RFC 5652) and id-data in an authenticated safe of PKCS#12 begin like this in DER.
 _PKCS7 = bytes.fromhex("06092a864886f70d0107")
 _CERTIFICATE_LABELS = {"CERTIFICATE", "X509 CERTIFICATE", "TRUSTED CERTIFICATE"}
+
+
+Certificates: TypeAlias = tuple[x509.Certificate, ...]
 
 
 class Leaf(msgspec.Struct, frozen=True):
@@ -79,12 +85,17 @@ def anchors(pems: Iterable[bytes]) -> Anchors:
 
 
 def with_roots(trusted: Anchors, roots: Iterable[str]) -> Anchors:
-    """The anchors, and the certificates of these PEM texts of ours beside them."""
+    """The anchors, and the certificates of these PEM texts of ours beside them; one that cannot be read is left out."""
     by_name = dict(trusted.by_name)
     for text in roots:
-        (root,) = read(text)
-        name = root.subject.public_bytes()
-        by_name[name] = (*by_name.get(name, ()), root)
+        try:
+            (root,) = stored(text)
+            name = root.subject.public_bytes()
+            _ = root.extensions
+        except Exception:  # noqa: BLE001, S112 - one damaged row must not spoil the answer for whom it does not concern
+            continue
+        if root not in by_name.get(name, ()):
+            by_name[name] = (*by_name.get(name, ()), root)
     return Anchors(by_name)
 
 
@@ -109,6 +120,11 @@ def read(text: str) -> tuple[x509.Certificate, ...]:
         text = f"certificate has {len(found)} certificates; at most {MAX_CERTIFICATES} are allowed."
         raise _refuse(Rule.CERTIFICATE, text)
     return tuple(found.values())
+
+
+def stored(text: str) -> tuple[x509.Certificate, ...]:
+    """The certificates of PEM that we stored ourselves: no rule for foreign input is asked again. Raises ValueError."""
+    return tuple(x509.load_pem_x509_certificates(text.encode("ascii")))
 
 
 def _misplaced(label: str) -> str:
@@ -209,61 +225,104 @@ def verify(bundle: Bundle, trusted: Anchors, now: datetime) -> tuple[x509.Certif
     Raises Invalid, and names what is missing or wrong on the way that leads furthest. The anchor itself is left out, as
     clients have it. Name constraints and policies are left to the clients.
     """
-    search = _Search(bundle.others, trusted, now)
-    found = search.climb((bundle.leaf,))
-    if found is None:
-        raise max(search.failures, key=lambda failure: failure[0])[1]
-    return found
+    return Search(bundle.others, trusted, now).path(bundle.leaf)[1:-1]
 
 
-class _Search:
-    """All ways up from a leaf, one after the other: cross-signed issuers have several (RFC 5280 section 6)."""
+class Search:
+    """The shortest way up from a certificate; cross-signed issuers have several (RFC 5280 section 6).
 
-    def __init__(self, others: tuple[x509.Certificate, ...], trusted: Anchors, now: datetime) -> None:
+    It leads to an anchor, or to any root that is among `others` when nothing is `trusted`. `checks` counts the
+    signatures that were verified: each pair of certificates once, and no more than MAX_CHECKS of them.
+    """
+
+    def __init__(self, others: Sequence[x509.Certificate], trusted: Anchors | None, now: datetime) -> None:
         self.others = others
         self.trusted = trusted
         self.now = now
-        self.failures: list[tuple[int, Invalid]] = []
-        self.steps = 0
-        # Many ways lead through the same pair, and a signature is verified once for it.
-        self.pairs: dict[tuple[x509.Certificate, x509.Certificate], bool] = {}
+        self.checks = 0
 
-    def climb(self, path: tuple[x509.Certificate, ...]) -> tuple[x509.Certificate, ...] | None:
-        last, depth = path[-1], len(path) - 1
-        self.steps += 1
-        if depth:
+    def path(self, first: x509.Certificate, depth: int = 0) -> tuple[x509.Certificate, ...]:
+        """From `first`, which stands `depth` above the leaf, up to and with the root; raises Invalid."""
+        failures: list[tuple[int, Invalid]] = []
+        # Each certificate is reached once, and on the shortest way: no bound on path lengths is wider on another.
+        paths: list[tuple[x509.Certificate, ...]] = [(first,)]
+        reached = {first}
+        for path in paths:
+            last, level = path[-1], depth + len(path) - 1
             try:
-                _judge_issuer(last, depth, self.now)
+                if level:
+                    _judge_issuer(last, level, self.now)
             except Invalid as error:
-                self.failures.append((depth, error))
-                return None
-            if last in self.trusted.of(last.subject):
-                return path[1:-1]
-        if any(root.not_valid_after_utc > self.now and issued(root, last) for root in self.trusted.of(last.issuer)):
-            return path[1:]
-        self.failures.append((depth, self._dead_end(last)))
-        # Twenty certificates that all sign each other have more ways than anybody can walk.
-        if depth < MAX_DEPTH and not is_self_issued(last):
-            for issuer in self.others:
-                if self.steps < MAX_STEPS and issuer not in path and self._issued(issuer, last):
-                    found = self.climb((*path, issuer))
-                    if found is not None:
-                        return found
-        return None
+                failures.append((level, error))
+                continue
+            if level and self._is_root(last):
+                return path
+            roots = [c for c in self._candidates(last, self._roots(last)) if c.not_valid_after_utc > self.now]
+            for root in roots:
+                if self._signed(root, last):
+                    return (*path, root)
+            # What is self-issued ends a chain, trusted or not.
+            fitting = () if is_self_issued(last) or level >= MAX_DEPTH else self._candidates(last, self.others)
+            untried = [c for c in fitting if c not in reached and c not in roots]
+            # A key that is refused in the next step has no signature verified: such keys can be slow.
+            above = [c for c in untried if not _has_fit_key(c) or self._signed(c, last)]
+            reached.update(above)
+            paths += [(*path, issuer) for issuer in above]
+            if not above:
+                failures.append((level, _refuse(Rule.CHAIN, self._dead_end(last, level, reached))))
+        raise max(failures, key=lambda failure: failure[0])[1]
 
-    def _issued(self, issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
-        pair = (issuer, certificate)
-        if pair not in self.pairs:
-            self.pairs[pair] = issued(issuer, certificate)
-        return self.pairs[pair]
+    def _roots(self, certificate: x509.Certificate) -> tuple[x509.Certificate, ...]:
+        return self.trusted.of(certificate.issuer) if self.trusted else ()
 
-    def _dead_end(self, last: x509.Certificate) -> Invalid:
+    def _candidates(
+        self, certificate: x509.Certificate, pool: Sequence[x509.Certificate]
+    ) -> tuple[x509.Certificate, ...]:
+        """Who may have signed it by name and key id, those first whose key id it names; no signature is verified."""
+        wanted = issuer_key_id(certificate)
+        found = [c for c in pool if not _difference(c, certificate)]
+        return tuple(sorted(found, key=lambda c: wanted is None or key_id(c) != wanted))
+
+    def _signed(self, issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
+        if self.checks >= MAX_CHECKS:
+            text = f"the chain is not found within {MAX_CHECKS} signature checks: too many certificates have one name."
+            raise _refuse(Rule.CHAIN, text)
+        self.checks += 1
+        try:
+            certificate.verify_directly_issued_by(issuer)
+        except (InvalidSignature, ValueError, TypeError, UnsupportedAlgorithm):
+            return False
+        return True
+
+    def _is_root(self, certificate: x509.Certificate) -> bool:
+        if self.trusted is None:
+            return is_self_issued(certificate) and self._signed(certificate, certificate)
+        return certificate in self.trusted.of(certificate.subject)
+
+    def _dead_end(self, last: x509.Certificate, level: int, reached: set[x509.Certificate]) -> str:
+        """Why nothing that was sent leads on, and no root."""
+        name, issuer = named(last.subject), named(last.issuer)
         if is_self_issued(last):
-            end = f"the chain ends at {named(last.subject)}, which is not trusted here"
-            return _refuse(Rule.CHAIN, f"{end}; bundle_method force takes it.")
-        return _refuse(
-            Rule.CHAIN, f"the issuer of {named(last.subject)} is missing: {named(last.issuer)}{_key_id(last)}."
-        )
+            if self.trusted is None:
+                return f"{name} says that it signed itself, and its signature is not its own key's."
+            return f"the chain ends at {name}, which is not trusted here; bundle_method force takes it."
+        for sent in self.others:
+            if sent == last or _folded(sent.subject) != _folded(last.issuer):
+                continue
+            difference = _difference(sent, last)
+            if difference or sent not in reached:
+                if not difference and level >= MAX_DEPTH:
+                    return f"the chain has more than {MAX_DEPTH} certificates above its first one."
+                why = difference or "its key did not make the signature"
+                return f"{issuer} was sent, but is not the issuer of {name}: {why}."
+            return f"the chain comes back to {issuer}, and leads to no root that is known here."
+        text = f"the issuer of {name} is missing: {issuer}{_key_id(last)}"
+        for root in self._roots(last):
+            why = _difference(root, last) or (
+                "its key did not make the signature" if root.not_valid_after_utc > self.now else "it has expired"
+            )
+            return f"{text}; a root of that name is trusted here, but {why}."
+        return f"{text}."
 
 
 def _judge_issuer(certificate: x509.Certificate, depth: int, now: datetime) -> None:
@@ -271,15 +330,13 @@ def _judge_issuer(certificate: x509.Certificate, depth: int, now: datetime) -> N
     name = named(certificate.subject)
     if not is_ca(certificate):
         raise _refuse(Rule.CHAIN, f"{name} is no CA certificate, and yet stands above another one.")
-    if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
-        raise _refuse(Rule.CHAIN, f"{name} in the chain is not valid now.")
+    if now >= certificate.not_valid_after_utc or not has_begun(certificate.not_valid_before_utc, now):
+        dates = f"{certificate.not_valid_before_utc:%Y-%m-%d} to {certificate.not_valid_after_utc:%Y-%m-%d}"
+        raise _refuse(Rule.CHAIN, f"{name} in the chain is not valid now, but from {dates}.")
     length = path_length(certificate)
     if length is not None and length < depth - 1:
         raise _refuse(Rule.CHAIN, f"{name} allows a shorter path than this chain has.")
-    try:
-        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
-    except x509.ExtensionNotFound:
-        usage = None
+    usage = _extension(certificate, x509.KeyUsage)
     if usage is not None and not usage.key_cert_sign:
         raise _refuse(Rule.CHAIN, f"{name} may not sign certificates.")
     _judge_key(certificate)
@@ -288,35 +345,52 @@ def _judge_issuer(certificate: x509.Certificate, depth: int, now: datetime) -> N
 
 
 def ordered(own: x509.Certificate, others: Sequence[x509.Certificate], now: datetime) -> tuple[x509.Certificate, ...]:
-    """What is above a CA's own certificate, up to its self-signed root, whatever order it came in.
+    """What is above a CA's own certificate, up to and with a self-signed root, whatever order it came in.
 
-    Empty unless `others` are exactly that, all of them valid now and fit to have a CA below (RFC 5280 section 6.1).
+    What belongs to no step is left out. Raises Invalid unless all of them are valid now and fit to have a CA below
+    (RFC 5280 section 6.1).
     """
-    path, left = [own], list(others)
-    while left:
-        issuer = next((c for c in left if issued(c, path[-1])), None)
-        if issuer is None:
-            return ()
-        left.remove(issuer)
-        path.append(issuer)
-    if len(path) == 1 or not issued(path[-1], path[-1]) or any(is_self_issued(c) for c in path[:-1]):
-        return ()
-    try:
-        _judge_signature(own)
-        for depth, issuer in enumerate(path[1:], 2):
-            _judge_issuer(issuer, depth, now)
-    except Invalid:
-        return ()
-    return tuple(path[1:])
+    if is_self_issued(own):
+        raise _refuse(Rule.CHAIN, f"{named(own.subject)} is its own issuer, and no root is above it.")
+    return Search(others, None, now).path(own, depth=1)[1:]
 
 
-def issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
-    """Whether `issuer` signed `certificate`: the names agree byte for byte, and the signature verifies."""
+def _difference(issuer: x509.Certificate, certificate: x509.Certificate) -> str:
+    """In what a certificate is not that of the named issuer; empty when name and key id agree, as far as they are given.
+
+    The name counts byte for byte, as for most clients (RFC 5280 section 7.1 allows more), the key id as in its section
+    4.2.1.1.
+    """
     if issuer.subject.public_bytes() != certificate.issuer.public_bytes():
-        return False
+        for ours, theirs in zip(issuer.subject, certificate.issuer, strict=False):
+            if _value(ours) != _value(theirs):
+                return f"its name has {_value(ours)}, and {_value(theirs)} is named"
+        return "its name is put together in another way"
+    wanted = _extension(certificate, x509.AuthorityKeyIdentifier)
+    if wanted is None:
+        return ""
+    key = key_id(issuer)
+    if wanted.key_identifier is not None and key is not None and key != wanted.key_identifier:
+        return f"its key id is {_hex(key)}, and {_hex(wanted.key_identifier)} is named"
+    number = wanted.authority_cert_serial_number
+    if number is not None and number != issuer.serial_number:
+        return f"its serial number is {issuer.serial_number:x}, and {number:x} is named"
+    return ""
+
+
+def _value(attribute: x509.NameAttribute[str | bytes]) -> str:
+    return f"{attribute.rfc4514_attribute_name} {quoted(str(attribute.value))} as {attribute._type.name}"
+
+
+def _folded(name: x509.Name) -> tuple[tuple[str, str], ...]:
+    """A name without string types, case and surplus white space."""
+    return tuple((a.oid.dotted_string, " ".join(str(a.value).split()).casefold()) for a in name)
+
+
+def _has_fit_key(certificate: x509.Certificate) -> bool:
     try:
-        certificate.verify_directly_issued_by(issuer)
-    except (InvalidSignature, ValueError, TypeError, UnsupportedAlgorithm):
+        _judge_key(certificate)
+    except Invalid:
         return False
     return True
 
@@ -326,18 +400,14 @@ def is_self_issued(certificate: x509.Certificate) -> bool:
 
 
 def is_ca(certificate: x509.Certificate) -> bool:
-    try:
-        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except x509.ExtensionNotFound:
-        return False
+    found = _extension(certificate, x509.BasicConstraints)
+    return found is not None and found.ca
 
 
 def path_length(certificate: x509.Certificate) -> int | None:
     """Of basicConstraints (RFC 5280 section 4.2.1.9); None is no bound."""
-    try:
-        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length
-    except x509.ExtensionNotFound:
-        return None
+    found = _extension(certificate, x509.BasicConstraints)
+    return found.path_length if found else None
 
 
 def is_reproducible(certificate: x509.Certificate) -> bool:
@@ -412,14 +482,40 @@ def named(name: x509.Name) -> str:
     return quoted(name.rfc4514_string() or "(empty)")
 
 
-def _key_id(certificate: x509.Certificate) -> str:
+_E = TypeVar("_E", bound=x509.ExtensionType)
+
+
+def _extension(certificate: x509.Certificate, kind: type[_E]) -> _E | None:
     try:
-        extension = certificate.extensions.get_extension_for_oid(ExtensionOID.AUTHORITY_KEY_IDENTIFIER).value
+        return certificate.extensions.get_extension_for_class(kind).value
     except x509.ExtensionNotFound:
-        return ""
-    if not isinstance(extension, x509.AuthorityKeyIdentifier) or extension.key_identifier is None:
-        return ""
-    return f" with the key id {extension.key_identifier.hex(':').upper()}"
+        return None
+
+
+def key_id(certificate: x509.Certificate) -> bytes | None:
+    """Of its own key, as it says (RFC 5280 section 4.2.1.2)."""
+    found = _extension(certificate, x509.SubjectKeyIdentifier)
+    return found.digest if found else None
+
+
+def issuer_key_id(certificate: x509.Certificate) -> bytes | None:
+    """Of the key that signed it, as it says (RFC 5280 section 4.2.1.1)."""
+    found = _extension(certificate, x509.AuthorityKeyIdentifier)
+    return found.key_identifier if found else None
+
+
+def name_sha256(name: x509.Name) -> bytes:
+    """SHA-256 of the DER of a name."""
+    return hashlib.sha256(name.public_bytes()).digest()
+
+
+def _hex(octets: bytes) -> str:
+    return octets.hex(":").upper()
+
+
+def _key_id(certificate: x509.Certificate) -> str:
+    found = issuer_key_id(certificate)
+    return f" with the key id {_hex(found)}" if found else ""
 
 
 def pem(certificates: Iterable[x509.Certificate]) -> str:

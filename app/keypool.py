@@ -1,4 +1,4 @@
-"""Where key pairs come from: EC ones at once, RSA-2048 ready-made or on threads, uploads checked; all bounded."""
+"""Where key pairs come from: EC ones at once, RSA-2048 ready-made or on threads; uploads are checked; all bounded."""
 
 import asyncio
 import os
@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
@@ -18,6 +19,7 @@ from app.model import CaKeyType, KeyType
 # A key that nobody wanted for so long is made anew.
 MAX_AGE_SECONDS = 24 * 3600
 RETRY_SECONDS = 5.0
+T = TypeVar("T")
 _log = structlog.get_logger("keystead.keypool")
 
 
@@ -36,6 +38,7 @@ class KeyPool:
         # Making a key releases the interpreter's lock, so threads use all cores.
         self._makers = _Queue("keygen", os.cpu_count() or 1, bounds.KEYS_WAITING)
         self._checkers = _Queue("keycheck", 1, bounds.CHECKS_WAITING)
+        self._judges = _Queue("chains", 1, bounds.CHAINS_WAITING)
         # Two processes must not hand out the same keys.
         forget = weakref.WeakMethod(self.forget)
         os.register_at_fork(after_in_child=lambda: (method := forget()) and method())
@@ -98,6 +101,10 @@ class KeyPool:
         """An uploaded private key, checked; raises keys.Unusable, or Unavailable when too many are waiting."""
         return await self._checkers.run(lambda: keys.read_pem(pem))
 
+    async def judge(self, work: Callable[[], T]) -> T:
+        """Do what verifies the signatures of an upload, off the event loop; raises Unavailable when too many wait."""
+        return await self._judges.run(work)
+
     def close(self) -> None:
         if self._filler:
             self._filler.cancel()
@@ -105,6 +112,7 @@ class KeyPool:
         self.forget()
         self._makers.close()
         self._checkers.close()
+        self._judges.close()
 
 
 def _timed(key_type: KeyType | CaKeyType) -> keys.KeyPair:
@@ -120,9 +128,9 @@ class _Queue:
         self._most = most
         self._waiting = 0
 
-    async def run(self, work: Callable[[], keys.KeyPair]) -> keys.KeyPair:
+    async def run(self, work: Callable[[], T]) -> T:
         if self._waiting >= self._most:
-            raise Unavailable("too many keys are being made or checked at once", retry_after=2)
+            raise Unavailable("too many keys or chains are being made or checked at once", retry_after=2)
         self._waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)

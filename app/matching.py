@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from app import chains, keyring, keys, pkix
-from app.chains import Anchors, Leaf
+from app.chains import Anchors, Certificates, Leaf
 from app.db import Database
 from app.errors import Advice, Hint, Invalid, NotFound, Problem, Rule, Thing, quoted
 from app.keypool import KeyPool
@@ -34,6 +34,7 @@ GEO_LABELS = ("us", "eu", "highest_security")
 MAX_POLICY = 1024
 MAX_PRIORITY = 2**31 - 1
 SOON = timedelta(days=14)
+ROOTS_OF_ONE_NAME = 10
 Text: TypeAlias = str | UnsetType
 TextOrNone: TypeAlias = str | UnsetType | None
 
@@ -150,29 +151,50 @@ async def _csr_key(db: Database, scope: Scope, csr_id: UUID) -> Key:
 
 
 async def judged(
-    db: Database, trusted: Anchors, caller: Caller, scope: Scope, upload: Upload, pem: str, key: Key
+    db: Database,
+    pool: KeyPool,
+    trusted: Anchors,
+    caller: Caller,
+    scope: Scope,
+    sent: Certificates,
+    method: BundleMethod,
+    key: Key,
 ) -> tuple[Leaf, str]:
-    """Read, match and judge a chain; gives the leaf's facts and the PEM to keep."""
+    """Match and judge a chain; gives the leaf's facts and the PEM to keep."""
     now = datetime.now(UTC)
-    sent = chains.read(pem)
     bundle = chains.arrange(sent, key.spki_sha256)
     leaf = chains.facts(bundle.leaf)
     if leaf.spki_sha256 != key.spki_sha256:
         raise Invalid((Problem(Rule.KEY_MISMATCH, "certificate", await _mismatch(db, caller, scope, leaf, key)),))
     chains.judge_leaf(bundle.leaf, now)
     await _require_host(db, scope, leaf)
-    if upload.bundle_method == BundleMethod.FORCE:
+    if method is BundleMethod.FORCE:
         return leaf, chains.pem([bundle.leaf, *(c for c in sent if c is not bundle.leaf)])
-    known = chains.with_roots(trusted, await _own_roots(db, scope))
-    return leaf, chains.pem([bundle.leaf, *chains.verify(bundle, known, now)])
+    roots = await _own_roots(db, scope, sent)
+    above = await pool.judge(lambda: chains.verify(bundle, chains.with_roots(trusted, roots), now))
+    return leaf, chains.pem([bundle.leaf, *above])
 
 
-_OWN_ROOTS = "SELECT DISTINCT root FROM ca_certificates WHERE account_id = $1"
+# Of each name a few, first those with a key id that is asked for. A row of an earlier release may lack its root's name.
+_OWN_ROOTS = """
+SELECT root FROM (
+    SELECT root, row_number() OVER (
+        PARTITION BY root_subject_sha256
+        ORDER BY root_key_id = ANY($3::bytea[]) DESC NULLS LAST, max(created_at) DESC
+    ) AS place
+    FROM ca_certificates
+    WHERE account_id = $1 AND (root_subject_sha256 = ANY($2::bytea[]) OR root_subject_sha256 IS NULL)
+    GROUP BY root, root_subject_sha256, root_key_id
+) AS roots WHERE place <= $4
+"""
 
 
-async def _own_roots(db: Database, scope: Scope) -> list[str]:
-    """The roots of the account's own CAs, also those that signed one from outside."""
-    return [row["root"] for row in await db.fetch(_OWN_ROOTS, scope.account_id)]
+async def _own_roots(db: Database, scope: Scope, sent: Certificates) -> list[str]:
+    """The roots of the account's own CAs that may have signed one of these, also those that signed a CA from outside."""
+    names = {chains.name_sha256(certificate.issuer) for certificate in sent}
+    key_ids = {chains.issuer_key_id(certificate) for certificate in sent} - {None}
+    rows = await db.fetch(_OWN_ROOTS, scope.account_id, list(names), list(key_ids), ROOTS_OF_ONE_NAME)
+    return [row["root"] for row in rows]
 
 
 _BY_KEY = "SELECT id, zone_id FROM custom_csrs WHERE account_id = $1 AND key_id = $2"
@@ -220,5 +242,5 @@ def advice(certificate: Certificate, scope: Scope, key: Key) -> list[Advice]:
 async def current_key(db: Database, scope: Scope, certificate: Certificate) -> Key:
     if certificate.custom_csr_id:
         return await _csr_key(db, scope, certificate.custom_csr_id)
-    (leaf, *_) = chains.read(certificate.chain)
+    (leaf, *_) = chains.stored(certificate.chain)
     return Key(certificate.key_id, chains.facts(leaf).spki_sha256)

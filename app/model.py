@@ -3,7 +3,7 @@
 import ipaddress
 import re
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum, StrEnum, auto
 from uuid import UUID
 
@@ -16,8 +16,16 @@ FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066
 # X.680 section 41.4: the texts that PrintableString can hold.
 PRINTABLE = re.compile(r"[A-Za-z0-9 '()+,\-./:=?]*")
 
+# Of certificates: a CA's clock may be ahead of ours.
+CLOCK_SKEW = timedelta(minutes=5)
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def has_begun(not_before: datetime, now: datetime) -> bool:
+    """Whether a certificate counts as valid already, as far as its notBefore goes."""
+    return not_before <= now + CLOCK_SKEW
 
 
 class NamePolicy(StrEnum):
@@ -415,7 +423,7 @@ class Certificate(msgspec.Struct, frozen=True):
         """True at any moment, without a job that has to have run."""
         if now >= self.not_after:
             return Status.EXPIRED
-        return Status.PENDING if now < self.not_before else Status.ACTIVE
+        return Status.ACTIVE if has_begun(self.not_before, now) else Status.PENDING
 
 
 class Superseded(msgspec.Struct, frozen=True):

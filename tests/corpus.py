@@ -6,10 +6,8 @@ cases never change. What the cases are worth is for tests/test_corpus.py to judg
 
 import base64
 import gzip
-import hashlib
 import json
 import re
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -20,13 +18,92 @@ from typing import Any, TypeAlias
 
 import msgspec
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519
 from cryptography.hazmat.primitives.serialization import pkcs7, pkcs12
 from cryptography.x509 import load_der_x509_certificate
-
-HOST = "www.example.com"
-Signer: TypeAlias = (
-    rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey | dsa.DSAPrivateKey
+from handmade import (
+    AKI,
+    ANY_USAGE,
+    BC,
+    BMP,
+    CLIENT_AUTH,
+    CN,
+    DC,
+    EKU,
+    EMAIL,
+    EXTENSION_REQUEST,
+    FALSE,
+    GENERAL,
+    HOST,
+    IA5,
+    KU,
+    MICROSOFT_REQUEST,
+    NOW,
+    NULL,
+    NUMERIC,
+    OU,
+    PRINTABLE,
+    RSA_DIGESTS,
+    SAN,
+    SERIAL,
+    SERVER_AUTH,
+    SIGN_CERTIFICATES,
+    SKI,
+    ST,
+    TELETEX,
+    TRUE,
+    UID,
+    UNIVERSAL,
+    UTF8,
+    V3,
+    VISIBLE,
+    C,
+    Ca,
+    How,
+    O,
+    Parts,
+    Signer,
+    aki,
+    attribute,
+    authority,
+    basic,
+    bits,
+    ca_parts,
+    certificate,
+    common,
+    curve_key,
+    dns,
+    ecdsa,
+    eku,
+    explicit,
+    extension,
+    generalized,
+    integer,
+    key_id,
+    leaf_parts,
+    name,
+    octets,
+    oid,
+    openssl,
+    pem,
+    pkcs1,
+    pkcs8,
+    pss,
+    pss_parameters,
+    rdn,
+    rewrapped,
+    rsa_key,
+    san,
+    seq,
+    set_of,
+    signed,
+    spki,
+    string,
+    tlv,
+    traditional,
+    usual,
+    utc,
+    wanted,
 )
 
 
@@ -73,330 +150,6 @@ def family(name: str) -> Callable[[Callable[[], Iterator[Case]]], Callable[[], I
     return register
 
 
-# DER (X.690), as far as it is needed here.
-
-
-def tlv(tag: int, *parts: bytes) -> bytes:
-    body = b"".join(parts)
-    size = len(body)
-    octets = size.to_bytes((size.bit_length() + 7) // 8, "big")
-    return bytes([tag]) + (bytes([size]) if size < 128 else bytes([0x80 + len(octets)]) + octets) + body
-
-
-def seq(*parts: bytes) -> bytes:
-    return tlv(0x30, *parts)
-
-
-def set_of(*parts: bytes) -> bytes:
-    return tlv(0x31, *sorted(parts))
-
-
-def integer(value: int) -> bytes:
-    return tlv(2, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
-
-
-def oid(dotted: str) -> bytes:
-    first, second, *rest = map(int, dotted.split("."))
-    body = b""
-    for arc in (first * 40 + second, *rest):
-        groups = [arc & 0x7F]
-        while arc := arc >> 7:
-            groups.append(0x80 | arc & 0x7F)
-        body += bytes(reversed(groups))
-    return tlv(6, body)
-
-
-def bits(content: bytes, unused: int = 0) -> bytes:
-    return tlv(3, bytes([unused]), content)
-
-
-def octets(content: bytes) -> bytes:
-    return tlv(4, content)
-
-
-def explicit(number: int, *parts: bytes) -> bytes:
-    return tlv(0xA0 + number, *parts)
-
-
-NULL, TRUE, FALSE = b"\x05\x00", b"\x01\x01\xff", b"\x01\x01\x00"
-UTF8, NUMERIC, PRINTABLE, TELETEX, IA5, VISIBLE, GENERAL, UNIVERSAL, BMP = 12, 18, 19, 20, 22, 26, 27, 28, 30
-ENCODINGS = {UTF8: "utf-8", TELETEX: "latin-1", UNIVERSAL: "utf-32-be", BMP: "utf-16-be"}
-
-
-def string(tag: int, value: str) -> bytes:
-    return tlv(tag, value.encode(ENCODINGS.get(tag, "ascii")))
-
-
-C, ST, L, O, OU, CN = "2.5.4.6", "2.5.4.8", "2.5.4.7", "2.5.4.10", "2.5.4.11", "2.5.4.3"  # noqa: E741
-SERIAL, EMAIL, DC, UID = "2.5.4.5", "1.2.840.113549.1.9.1", "0.9.2342.19200300.100.1.25", "0.9.2342.19200300.100.1.1"
-
-
-def attribute(kind: str, value: str | bytes, tag: int = UTF8) -> bytes:
-    """`value` as text in the string type `tag`, or ready DER."""
-    return seq(oid(kind), string(tag, value) if isinstance(value, str) else value)
-
-
-def rdn(kind: str, value: str | bytes, tag: int = UTF8) -> bytes:
-    return set_of(attribute(kind, value, tag))
-
-
-def name(*rdns: bytes) -> bytes:
-    return seq(*rdns)
-
-
-def common(value: str, tag: int = UTF8) -> bytes:
-    return name(rdn(CN, value, tag))
-
-
-def pem(der: bytes, label: str = "CERTIFICATE") -> str:
-    return f"-----BEGIN {label}-----\n{base64.encodebytes(der).decode()}-----END {label}-----\n"
-
-
-def rewrapped(text: str, width: int) -> str:
-    """PEM with lines of another length."""
-    flat = "".join(text.split("-----\n", 1)[1].rsplit("-----END", 1)[0].split())
-    head, tail = text.split("\n", 1)[0], text.strip().rsplit("\n", 1)[1]
-    return "\n".join((head, *(flat[i : i + width] for i in range(0, len(flat), width)), tail, ""))
-
-
-# Keys and signatures.
-
-
-@cache
-def rsa_key(size: int = 2048, exponent: int = 65537) -> rsa.RSAPrivateKey:
-    return rsa.generate_private_key(exponent, size)
-
-
-@cache
-def curve_key(curve: str) -> ec.EllipticCurvePrivateKey:
-    return ec.generate_private_key(getattr(ec, curve)())
-
-
-def spki(key: Signer) -> bytes:
-    return key.public_key().public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-
-
-def pkcs8(key: Signer) -> bytes:
-    return _private(key, serialization.PrivateFormat.PKCS8)
-
-
-def traditional(key: Signer) -> bytes:
-    """PKCS#1 or SEC1."""
-    return _private(key, serialization.PrivateFormat.TraditionalOpenSSL)
-
-
-def _private(key: Signer, form: serialization.PrivateFormat) -> bytes:
-    return key.private_bytes(serialization.Encoding.DER, form, serialization.NoEncryption())
-
-
-class How(msgspec.Struct, frozen=True):
-    """How to sign: the AlgorithmIdentifier, and what makes the signature."""
-
-    identifier: bytes
-    sign: Callable[[Any, bytes], bytes]
-
-
-def ecdsa(digest: hashes.HashAlgorithm, parameters: bytes = b"") -> How:
-    number = {"sha1": "1", "sha224": "3.1", "sha256": "3.2", "sha384": "3.3", "sha512": "3.4"}[digest.name]
-    return How(seq(oid(f"1.2.840.10045.4.{number}"), parameters), lambda key, text: key.sign(text, ec.ECDSA(digest)))
-
-
-_RSA_OIDS = {
-    "md2": ("1.2.840.113549.1.1.2", "1.2.840.113549.2.2"),
-    "md4": ("1.2.840.113549.1.1.3", "1.2.840.113549.2.4"),
-    "md5": ("1.2.840.113549.1.1.4", "1.2.840.113549.2.5"),
-    "sha1": ("1.2.840.113549.1.1.5", "1.3.14.3.2.26"),
-    "ripemd160": ("1.3.36.3.3.1.2", "1.3.36.3.2.1"),
-    "sha224": ("1.2.840.113549.1.1.14", "2.16.840.1.101.3.4.2.4"),
-    "sha256": ("1.2.840.113549.1.1.11", "2.16.840.1.101.3.4.2.1"),
-    "sha384": ("1.2.840.113549.1.1.12", "2.16.840.1.101.3.4.2.2"),
-    "sha512": ("1.2.840.113549.1.1.13", "2.16.840.1.101.3.4.2.3"),
-    "sha3-256": ("2.16.840.1.101.3.4.3.14", "2.16.840.1.101.3.4.2.8"),
-}
-
-
-def pkcs1(digest: str, parameters: bytes = NULL) -> How:
-    """RSASSA-PKCS1-v1_5 by hand, since the library no longer signs with the old digests (RFC 8017 section 9.2)."""
-    algorithm, hashed = _RSA_OIDS[digest]
-
-    def sign(key: rsa.RSAPrivateKey, text: bytes) -> bytes:
-        # Nobody here computes MD2 and MD4; MD5 has their length.
-        value = hashlib.new({"md2": "md5", "md4": "md5", "sha3-256": "sha3_256"}.get(digest, digest), text).digest()
-        info = seq(seq(oid(hashed), NULL), octets(value))
-        size = (key.key_size + 7) // 8
-        block = b"\x00\x01" + b"\xff" * (size - len(info) - 3) + b"\x00" + info
-        numbers = key.private_numbers()
-        return pow(int.from_bytes(block, "big"), numbers.d, numbers.public_numbers.n).to_bytes(size, "big")
-
-    return How(seq(oid(algorithm), parameters), sign)
-
-
-def pss_parameters(digest: str, salt: int, mgf: str | None = None) -> bytes:
-    """RFC 4055 section 3.1."""
-    hashed, masked = (seq(oid(_RSA_OIDS[each][1]), NULL) for each in (digest, mgf or digest))
-    generator = seq(oid("1.2.840.113549.1.1.8"), masked)
-    return seq(explicit(0, hashed), explicit(1, generator), explicit(2, integer(salt)))
-
-
-_HASHES = {"sha1": hashes.SHA1(), "sha256": hashes.SHA256(), "sha384": hashes.SHA384(), "sha512": hashes.SHA512()}
-
-
-def pss(digest: str, salt: int, mgf: str | None = None, parameters: bytes | None = None) -> How:
-    scheme = padding.PSS(padding.MGF1(_HASHES[mgf or digest]), salt)
-    stated = pss_parameters(digest, salt, mgf) if parameters is None else parameters
-    return How(seq(oid("1.2.840.113549.1.1.10"), stated), lambda key, text: key.sign(text, scheme, _HASHES[digest]))
-
-
-EDWARDS = {
-    ed25519.Ed25519PrivateKey: How(seq(oid("1.3.101.112")), lambda key, text: key.sign(text)),
-    ed448.Ed448PrivateKey: How(seq(oid("1.3.101.113")), lambda key, text: key.sign(text)),
-    dsa.DSAPrivateKey: How(seq(oid("2.16.840.1.101.3.4.3.2")), lambda key, text: key.sign(text, hashes.SHA256())),
-}
-
-
-def usual(key: Signer) -> How:
-    if isinstance(key, rsa.RSAPrivateKey):
-        return pkcs1("sha256")
-    if isinstance(key, ec.EllipticCurvePrivateKey):
-        return ecdsa(hashes.SHA256())
-    return next(how for kind, how in EDWARDS.items() if isinstance(key, kind))
-
-
-def signed(body: bytes, key: Signer, how: How, *, tail: bytes = b"", spoiled: bool = False) -> bytes:
-    """`tail` stands behind the signature within the outer SEQUENCE."""
-    signature = how.sign(key, body)
-    if spoiled:
-        signature = signature[:-1] + bytes([signature[-1] ^ 1])
-    return seq(body, how.identifier, bits(signature), tail)
-
-
-# Certificates.
-
-NOW = datetime.now(UTC).replace(microsecond=0)
-
-
-def utc(moment: datetime) -> bytes:
-    return tlv(23, f"{moment:%y%m%d%H%M%SZ}".encode())
-
-
-def generalized(moment: datetime) -> bytes:
-    return tlv(24, f"{moment:%Y%m%d%H%M%SZ}".encode())
-
-
-def extension(kind: str, value: bytes, flag: bytes = b"") -> bytes:
-    """`value` is the DER within; `flag` TRUE makes it critical."""
-    return seq(oid(kind), flag, octets(value))
-
-
-BC, KU, EKU, SAN, SKI, AKI = "2.5.29.19", "2.5.29.15", "2.5.29.37", "2.5.29.17", "2.5.29.14", "2.5.29.35"
-SERVER_AUTH, CLIENT_AUTH, ANY_USAGE = "1.3.6.1.5.5.7.3.1", "1.3.6.1.5.5.7.3.2", "2.5.29.37.0"
-
-
-def dns(value: str | bytes) -> bytes:
-    return tlv(0x82, value.encode() if isinstance(value, str) else value)
-
-
-def san(*names: bytes, flag: bytes = b"") -> bytes:
-    return extension(SAN, seq(*names), flag)
-
-
-def eku(*purposes: str, flag: bytes = b"") -> bytes:
-    return extension(EKU, seq(*(oid(purpose) for purpose in purposes)), flag)
-
-
-def key_id(key_info: bytes) -> bytes:
-    return hashlib.sha1(key_info).digest()
-
-
-def aki(value: bytes) -> bytes:
-    return extension(AKI, seq(tlv(0x80, value)))
-
-
-def basic(*parts: bytes, flag: bytes = TRUE) -> bytes:
-    return extension(BC, seq(*parts), flag)
-
-
-SIGN_CERTIFICATES = extension(KU, bits(b"\x06", 1), TRUE)
-V3 = explicit(0, integer(2))
-
-
-def certificate(
-    signer: Signer,
-    issuer: bytes,
-    subject: bytes,
-    key_info: bytes,
-    extensions: tuple[bytes, ...],
-    *,
-    version: bytes = V3,
-    serial: bytes | None = None,
-    begin: bytes | None = None,
-    end: bytes | None = None,
-    how: How | None = None,
-    inner: bytes | None = None,
-    unique: bytes = b"",
-    tail: bytes = b"",
-    spoiled: bool = False,
-) -> bytes:
-    """Any certificate; `inner` is the AlgorithmIdentifier within what is signed, `unique` what follows the key."""
-    how = how or usual(signer)
-    # Each its own number, and the same in each run.
-    number = int.from_bytes(hashlib.sha256(repr((subject, key_info, extensions, begin, end)).encode()).digest()[:8], "big")
-    body = seq(
-        version,
-        serial or integer(number + 1),
-        how.identifier if inner is None else inner,
-        issuer,
-        seq(begin or utc(NOW - timedelta(days=30)), end or utc(NOW + timedelta(days=60))),
-        subject,
-        key_info,
-        unique,
-        explicit(3, seq(*extensions)) if extensions else b"",
-    )
-    return signed(body, signer, how, tail=tail, spoiled=spoiled)
-
-
-class Ca(msgspec.Struct, frozen=True):
-    key: Signer
-    name: bytes
-    der: bytes
-
-    @property
-    def key_id(self) -> bytes:
-        return key_id(spki(self.key))
-
-
-Parts: TypeAlias = dict[str, bytes]
-
-
-def ca_parts(key: Signer, issuer: Ca | None) -> Parts:
-    parts = {"bc": basic(TRUE), "ku": SIGN_CERTIFICATES, "ski": extension(SKI, octets(key_id(spki(key))))}
-    return {**parts, "aki": aki(issuer.key_id)} if issuer else parts
-
-
-def authority(
-    subject: bytes, issuer: Ca | None = None, key: Signer | None = None, change: Parts | None = None, **fields: Any
-) -> Ca:
-    """A CA below `issuer`, or a root; `change` replaces extensions by their name in `ca_parts`, or adds some."""
-    key = key or ec.generate_private_key(ec.SECP256R1())
-    fields = {"begin": utc(NOW - timedelta(days=400)), "end": utc(NOW + timedelta(days=4000)), **fields}
-    parts = tuple({**ca_parts(key, issuer), **(change or {})}.values())
-    signer, issuer_name = (issuer.key, issuer.name) if issuer else (key, subject)
-    return Ca(key, subject, certificate(signer, issuer_name, subject, spki(key), tuple(filter(None, parts)), **fields))
-
-
-def leaf_parts(issuer: Ca, key_info: bytes) -> Parts:
-    return {
-        "bc": basic(),
-        "ku": extension(KU, bits(b"\x80", 7), TRUE),
-        "eku": eku(SERVER_AUTH),
-        "san": san(dns(HOST)),
-        "ski": extension(SKI, octets(key_id(key_info))),
-        "aki": aki(issuer.key_id),
-    }
-
-
 KEY = ec.generate_private_key(ec.SECP256R1())
 ROOT = authority(name(rdn(O, "Corpus"), rdn(CN, "Corpus Root")))
 MIDDLE = authority(name(rdn(O, "Corpus"), rdn(CN, "Corpus Intermediate")), ROOT)
@@ -411,7 +164,7 @@ def leaf(
     bare: bool = False,
     **fields: Any,
 ) -> bytes:
-    """A server's certificate; `change` replaces extensions by their name in `leaf_parts`, or adds some; b"" takes away."""
+    """A server's certificate; `change` replaces extensions by their name in `leaf_parts`; b"" takes one away."""
     key_info = key_info or spki(KEY)
     parts = () if bare else tuple(filter(None, {**leaf_parts(issuer, key_info), **(change or {})}.values()))
     return certificate(issuer.key, issuer.name, common(HOST) if subject is None else subject, key_info, parts, **fields)
@@ -547,7 +300,9 @@ def _serials() -> Iterator[Case]:
     yield usual_chain("version 1 with extensions", version=b"")
     yield usual_chain("version 1, written out", version=explicit(0, integer(0)), bare=True)
     yield usual_chain("version 2", version=explicit(0, integer(1)), bare=True)
-    yield usual_chain("version 2 with unique ids", version=explicit(0, integer(1)), bare=True, unique=tlv(0x82, b"\0\1"))
+    yield usual_chain(
+        "version 2 with unique ids", version=explicit(0, integer(1)), bare=True, unique=tlv(0x82, b"\0\1")
+    )
     yield usual_chain("version 3 with unique ids", unique=tlv(0x81, b"\0\1") + tlv(0x82, b"\0\1"))
     yield usual_chain("version 3 without extensions", bare=True)
     yield usual_chain("version 4", version=explicit(0, integer(3)))
@@ -558,7 +313,9 @@ def _serials() -> Iterator[Case]:
     yield chain("a root of version 1 above a CA", leaf(), authority(MIDDLE.name, old, MIDDLE.key).der, roots=(old.der,))
     plain = _bare_root(V3)
     yield chain("a root of version 3 without extensions", leaf(plain, {"aki": b""}), roots=(plain.der,))
-    ancient = Ca(MIDDLE.key, MIDDLE.name, certificate(ROOT.key, ROOT.name, MIDDLE.name, spki(MIDDLE.key), (), version=b""))
+    ancient = Ca(
+        MIDDLE.key, MIDDLE.name, certificate(ROOT.key, ROOT.name, MIDDLE.name, spki(MIDDLE.key), (), version=b"")
+    )
     yield below("a CA of version 1", ancient)
 
 
@@ -664,7 +421,9 @@ ADDITIONS = {
     "Netscape's comment": extension("2.16.840.1.113730.1.13", string(IA5, "OpenSSL Generated Certificate")),
     "Netscape's type": extension("2.16.840.1.113730.1.1", bits(b"\x40", 6)),
     "Microsoft's template": extension("1.3.6.1.4.1.311.20.2", string(BMP, "WebServer")),
-    "Microsoft's template, second version": extension("1.3.6.1.4.1.311.21.7", seq(oid(UNKNOWN), integer(100), integer(1))),
+    "Microsoft's template, second version": extension(
+        "1.3.6.1.4.1.311.21.7", seq(oid(UNKNOWN), integer(100), integer(1))
+    ),
     "Microsoft's application policies": extension("1.3.6.1.4.1.311.21.10", seq(seq(oid(SERVER_AUTH)))),
     "policies": extension("2.5.29.32", seq(seq(oid("2.23.140.1.2.1")))),
     "policies with the same one twice": extension("2.5.29.32", seq(seq(oid(UNKNOWN)), seq(oid(UNKNOWN)))),
@@ -683,7 +442,8 @@ ADDITIONS = {
     "a CRL's address": extension("2.5.29.31", _POINT),
     "a CRL's address, critical": extension("2.5.29.31", _POINT, TRUE),
     "a CRL's address in LDAP": extension(
-        "2.5.29.31", seq(seq(explicit(0, explicit(0, tlv(0x86, b"ldap:///CN=a%20b,DC=x?certificateRevocationList?base")))))
+        "2.5.29.31",
+        seq(seq(explicit(0, explicit(0, tlv(0x86, b"ldap:///CN=a%20b,DC=x?certificateRevocationList?base"))))),
     ),
     "must-staple": extension("1.3.6.1.5.5.7.1.24", seq(integer(5))),
     "a list of SCTs": extension("1.3.6.1.4.1.11129.2.4.2", _TIMESTAMPS),
@@ -832,7 +592,7 @@ def _extensions_of_cas() -> Iterator[Case]:
 def _signatures() -> Iterator[Case]:
     rsa_ca = authority(common("RSA CA"), ROOT, rsa_key())
     hows = {
-        **{f"RSA with {digest}": pkcs1(digest) for digest in _RSA_OIDS},
+        **{f"RSA with {digest}": pkcs1(digest) for digest in RSA_DIGESTS},
         "RSA without the NULL": pkcs1("sha256", b""),
         "RSA with parameters that are no NULL": pkcs1("sha256", integer(1)),
         "PSS with SHA-256": pss("sha256", 32),
@@ -884,7 +644,9 @@ def _signatures() -> Iterator[Case]:
 @cache
 def _signers() -> dict[str, Signer]:
     return {
-        **{curve: curve_key(curve) for curve in ("SECP224R1", "SECP384R1", "SECP521R1", "SECP256K1", "BrainpoolP256R1")},
+        **{
+            curve: curve_key(curve) for curve in ("SECP224R1", "SECP384R1", "SECP521R1", "SECP256K1", "BrainpoolP256R1")
+        },
         "Ed25519": ed25519.Ed25519PrivateKey.generate(),
         "Ed448": ed448.Ed448PrivateKey.generate(),
         "RSA-1024": rsa_key(1024),
@@ -945,9 +707,7 @@ def _keys_of_leaves() -> Iterator[Case]:
     yield usual_chain(
         "an RSA-PSS key with parameters", key=rsa_key(), key_info=_rsa_info(n, 65537, "1.2.840.113549.1.1.10", bound)
     )
-    compressed = KEY.public_key().public_bytes(
-        serialization.Encoding.X962, serialization.PublicFormat.CompressedPoint
-    )
+    compressed = KEY.public_key().public_bytes(serialization.Encoding.X962, serialization.PublicFormat.CompressedPoint)
     yield usual_chain("a compressed point", key_info=_point(compressed))
     hybrid = bytes([6 + (_uncompressed(KEY)[-1] & 1)]) + _uncompressed(KEY)[1:]
     yield usual_chain("a hybrid point", key_info=_point(hybrid))
@@ -956,9 +716,7 @@ def _keys_of_leaves() -> Iterator[Case]:
 
 
 def _uncompressed(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.public_key().public_bytes(
-        serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint
-    )
+    return key.public_key().public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
 
 
 def _point(point: bytes) -> bytes:
@@ -993,14 +751,20 @@ def _chains() -> Iterator[Case]:
     yield chain("cross-signed, the trusted last", end, crossed.der, MIDDLE.der)
     old_root = authority(ROOT.name, other, ROOT.key)
     yield chain("a root that an older one has signed, both sent", end, MIDDLE.der, old_root.der, ROOT.der)
-    yield chain("a root that an older one has signed, the older trusted", end, MIDDLE.der, old_root.der, roots=(other.der,))
+    yield chain(
+        "a root that an older one has signed, the older trusted", end, MIDDLE.der, old_root.der, roots=(other.der,)
+    )
     renewed = authority(ROOT.name, key=ROOT.key, end=utc(NOW + timedelta(days=9000)))
     yield chain("a root renewed with the same key, sent beside its twin", end, MIDDLE.der, ROOT.der, renewed.der)
-    yield chain("a root renewed with the same key, the new one trusted", end, MIDDLE.der, ROOT.der, roots=(renewed.der,))
+    yield chain(
+        "a root renewed with the same key, the new one trusted", end, MIDDLE.der, ROOT.der, roots=(renewed.der,)
+    )
     yield chain("a root renewed with the same key, both trusted", end, MIDDLE.der, roots=(ROOT.der, renewed.der))
     expired = authority(ROOT.name, key=ROOT.key, end=utc(NOW - timedelta(days=1)))
     yield chain("a root renewed with the same key, the expired sent", end, MIDDLE.der, expired.der)
-    yield chain("a root renewed with the same key, both trusted, one expired", end, MIDDLE.der, roots=(expired.der, ROOT.der))
+    yield chain(
+        "a root renewed with the same key, both trusted, one expired", end, MIDDLE.der, roots=(expired.der, ROOT.der)
+    )
     namesake = authority(ROOT.name)
     yield chain("two roots of one name, the other sent", end, MIDDLE.der, namesake.der)
     yield chain("two roots of one name, both trusted", end, MIDDLE.der, roots=(namesake.der, ROOT.der))
@@ -1028,7 +792,9 @@ def _chains() -> Iterator[Case]:
     yield chain("the issuer in upper case", leaf(shouted), printable.der)
     spaced = msgspec.structs.replace(printable, name=common(" Middle  Printable ", PRINTABLE))
     yield chain("the issuer with more spaces", leaf(spaced), printable.der)
-    retyped_root = msgspec.structs.replace(ROOT, name=name(rdn(O, "Corpus", PRINTABLE), rdn(CN, "Corpus Root", PRINTABLE)))
+    retyped_root = msgspec.structs.replace(
+        ROOT, name=name(rdn(O, "Corpus", PRINTABLE), rdn(CN, "Corpus Root", PRINTABLE))
+    )
     odd = authority(MIDDLE.name, retyped_root, MIDDLE.key)
     yield chain("the root by another string type", end, odd.der)
 
@@ -1050,7 +816,13 @@ def _chains() -> Iterator[Case]:
     second = leaf(subject=common("second.example.com"))
     yield chain("two leaves of one key", end, second, MIDDLE.der)
     fresh = leaf(end=utc(NOW + timedelta(days=30)))
-    yield chain("the leaf that is expired beside the new one", leaf(end=utc(NOW - timedelta(days=1))), fresh, MIDDLE.der, first=fresh)
+    yield chain(
+        "the leaf that is expired beside the new one",
+        leaf(end=utc(NOW - timedelta(days=1))),
+        fresh,
+        MIDDLE.der,
+        first=fresh,
+    )
     yield chain("an own leaf that is a CA's", _self_signed(basic(TRUE)), roots=(_self_signed(basic(TRUE)),), force=True)
     alone = _self_signed(basic())
     yield chain("a self-signed leaf", alone, roots=(alone,))
@@ -1061,13 +833,26 @@ def _chains() -> Iterator[Case]:
     self_issued = authority(MIDDLE.name, MIDDLE)
     yield chain("a CA that renewed its key itself", leaf(self_issued), self_issued.der, MIDDLE.der)
     leaf_as_ca = Ca(KEY, common(HOST), end)
-    yield chain("a leaf that signed a leaf", leaf(leaf_as_ca, subject=common("x"), key_info=spki(curve_key("SECP256R1"))), end, MIDDLE.der, key=curve_key("SECP256R1"))
+    yield chain(
+        "a leaf that signed a leaf",
+        leaf(leaf_as_ca, subject=common("x"), key_info=spki(curve_key("SECP256R1"))),
+        end,
+        MIDDLE.der,
+        key=curve_key("SECP256R1"),
+    )
 
 
 @cache
 def _self_signed(constraints: bytes) -> bytes:
     parts = (constraints, san(dns(HOST)), extension(SKI, octets(key_id(spki(KEY)))))
     return certificate(KEY, common(HOST), common(HOST), spki(KEY), parts)
+
+
+@cache
+def _parameters() -> str:
+    """DH PARAMETERS of a known group."""
+    made = openssl("genpkey", "-genparam", "-algorithm", "DH", "-pkeyopt", "group:ffdhe2048")
+    return made.decode()
 
 
 # What happens to PEM on its way; each takes the text of ordinary blocks.
@@ -1130,7 +915,7 @@ WRAPPINGS: dict[str, Wrapping] = {
     "the end's dashes cut": lambda text: text.rstrip("-\n").encode(),
     "six dashes": lambda text: text.replace("-----", "------").encode(),
     "four dashes": lambda text: text.replace("-----", "----").encode(),
-    "dashes that are no hyphens": lambda text: text.replace("-----", "–––––").encode(),
+    "dashes that are no hyphens": lambda text: text.replace("-----", "\u2013" * 5).encode(),
     "boundaries in lower case": lambda text: re.sub("-----.*?-----", lambda m: m[0].lower(), text).encode(),
     "spaces within the boundaries": lambda text: text.replace("-----BEGIN", "----- BEGIN").encode(),
     "mail quoting": lambda text: re.sub("(?m)^(?=.)", "> ", text).encode(),
@@ -1175,19 +960,6 @@ WRAPPINGS: dict[str, Wrapping] = {
 
 def _each_block(text: str, change: Callable[[str], str]) -> str:
     return re.sub(r"(?s)-----BEGIN.*?-----END [A-Z ]+-----\n", lambda m: change(m[0]), text)
-
-
-@cache
-def _parameters() -> str:
-    """DH PARAMETERS of a known group."""
-    made = openssl("genpkey", "-genparam", "-algorithm", "DH", "-pkeyopt", "group:ffdhe2048")
-    return made.decode()
-
-
-def openssl(*words: str, stdin: bytes = b"") -> bytes:
-    done = subprocess.run(["openssl", *words], input=stdin, capture_output=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr.decode()
-    return done.stdout
 
 
 @family("PEM of certificates")
@@ -1284,8 +1056,15 @@ def _rsa_numbers(**changes: int) -> bytes:
     n, e = numbers.public_numbers.n, numbers.public_numbers.e
     values = {
         "version": 0,
-        **{"n": n, "e": e, "d": numbers.d, "p": numbers.p, "q": numbers.q},
-        **{"dp": numbers.dmp1, "dq": numbers.dmq1, "qinv": numbers.iqmp, **changes},
+        "n": n,
+        "e": e,
+        "d": numbers.d,
+        "p": numbers.p,
+        "q": numbers.q,
+        "dp": numbers.dmp1,
+        "dq": numbers.dmq1,
+        "qinv": numbers.iqmp,
+        **changes,
     }
     return seq(*map(integer, values.values()))
 
@@ -1347,7 +1126,9 @@ def _containers() -> Iterator[Case]:
     yield key_case("DER", pkcs8(KEY))
     yield key_case("DER in base64", base64.encodebytes(pkcs8(KEY)))
     yield key_case("nothing", b"")
-    yield key_case("PKCS#12", pkcs12.serialize_key_and_certificates(b"x", KEY, None, None, serialization.NoEncryption()))
+    yield key_case(
+        "PKCS#12", pkcs12.serialize_key_and_certificates(b"x", KEY, None, None, serialization.NoEncryption())
+    )
     for what, sent in {
         "a public key": pem(spki(KEY), "PUBLIC KEY"),
         "a certificate": pem(leaf()),
@@ -1434,13 +1215,6 @@ def _rsa_containers(rsa_pem: str) -> Iterator[Case]:
 
 
 # CSRs (RFC 2986).
-
-EXTENSION_REQUEST, MICROSOFT_REQUEST = "1.2.840.113549.1.9.14", "1.3.6.1.4.1.311.2.1.14"
-
-
-def wanted(*extensions: bytes, kind: str = EXTENSION_REQUEST) -> bytes:
-    """An attribute that asks for extensions."""
-    return seq(oid(kind), set_of(seq(*extensions)))
 
 
 def request(
@@ -1555,7 +1329,7 @@ def _csrs() -> Iterator[Case]:
     yield Case("", "bytes behind", Kind.CSR, pem(request() + b"\x00", "CERTIFICATE REQUEST").encode(), KEY)
     yield Case("", "cut off", Kind.CSR, pem(request()[:-9], "CERTIFICATE REQUEST").encode(), KEY)
     hows = {
-        **{f"RSA with {digest}": pkcs1(digest) for digest in _RSA_OIDS},
+        **{f"RSA with {digest}": pkcs1(digest) for digest in RSA_DIGESTS},
         "RSA without the NULL": pkcs1("sha256", b""),
         "PSS with SHA-256": pss("sha256", 32),
         "PSS with SHA-1": pss("sha1", 20),
@@ -1580,9 +1354,9 @@ def _csrs() -> Iterator[Case]:
         (Path(folder) / "key.pem").write_bytes(_explicit_curve(private=True))
         (Path(folder) / "plain.pem").write_text(pem(pkcs8(KEY), "PRIVATE KEY"))
         words = ("req", "-new", "-subj", "/CN=www.example.com", "-addext", "subjectAltName=DNS:www.example.com", "-key")
-        key = serialization.load_pem_private_key((Path(folder) / "key.pem").read_bytes(), None)
-        assert isinstance(key, ec.EllipticCurvePrivateKey)
-        yield Case("", "explicit curve parameters", Kind.CSR, openssl(*words, f"{folder}/key.pem"), key)
+        written_out = serialization.load_pem_private_key((Path(folder) / "key.pem").read_bytes(), None)
+        assert isinstance(written_out, ec.EllipticCurvePrivateKey)
+        yield Case("", "explicit curve parameters", Kind.CSR, openssl(*words, f"{folder}/key.pem"), written_out)
         yield Case("", "made by OpenSSL", Kind.CSR, openssl(*words, f"{folder}/plain.pem"), KEY)
         with_text = openssl(*words, f"{folder}/plain.pem", "-text")
         yield Case("", "made by OpenSSL, with its text", Kind.CSR, with_text, KEY)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import corpus
+import handmade
 import msgspec
 import pytest
 from corpus import Case, Kind
@@ -32,11 +33,15 @@ SECOND = timedelta(seconds=1)
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """What a web server would be given, in PEM; `force` where nobody promised that a chain verifies."""
+    """What a web server would be given, in PEM.
+
+    `named` when it is for handmade.HOST, `force` where nobody promised that the chain verifies.
+    """
 
     chain: str
     private_key: str
     roots: tuple[bytes, ...]
+    named: bool
     force: bool = False
 
 
@@ -74,26 +79,28 @@ def _chain(case: Case) -> Verdict:
     now = datetime.now(UTC)
     sent = chains.read(read_text(case.sent))
     # Where there is no private key, as for numbers that are no key, whoever uploads has to send another one.
-    expected = hashlib.sha256(corpus.spki(case.key or corpus.KEY)).digest()
+    expected = hashlib.sha256(handmade.spki(case.key or corpus.KEY)).digest()
     bundle = chains.arrange(sent, expected)
-    if chains.facts(bundle.leaf).spki_sha256 != expected:
+    facts = chains.facts(bundle.leaf)
+    if facts.spki_sha256 != expected:
         return Verdict("the certificate's public key is not that of the private key.")
     chains.judge_leaf(bundle.leaf, now)
     if case.force:
         above = tuple(certificate for certificate in sent if certificate is not bundle.leaf)
     else:
-        trusted = chains.anchors([corpus.pem(der).encode() for der in case.roots])
+        trusted = chains.anchors([handmade.pem(der).encode() for der in case.roots])
         above = chains.verify(bundle, trusted, now)
     keys.read_pem(_key_pem(case))
-    return Verdict("", Taken(chains.pem([bundle.leaf, *above]), _key_pem(case), case.roots, case.force))
+    named = handmade.HOST in facts.hosts
+    return Verdict("", Taken(chains.pem([bundle.leaf, *above]), _key_pem(case), case.roots, named, case.force))
 
 
 def _key(case: Case) -> Verdict:
     pair = keys.read_pem(read_text(case.sent))
     # As the operator's export writes it, after what the seal keeps.
     private_key = keys.pem(keys.load(keys.pkcs8(pair.private_key)))
-    chain = corpus.pem(corpus.leaf(key_info=pair.spki)) + corpus.pem(corpus.MIDDLE.der)
-    return Verdict("", Taken(chain, private_key, (corpus.ROOT.der,)))
+    chain = handmade.pem(corpus.leaf(key_info=pair.spki)) + handmade.pem(corpus.MIDDLE.der)
+    return Verdict("", Taken(chain, private_key, (corpus.ROOT.der,), named=True))
 
 
 def _csr(case: Case) -> Verdict:
@@ -117,8 +124,9 @@ def _csr(case: Case) -> Verdict:
     )
     assert isinstance(corpus.MIDDLE.key, ec.EllipticCurvePrivateKey)
     made = pkix.certificate(meant, corpus.MIDDLE.key)
-    chain = chains.pem([made, *chains.read(corpus.pem(corpus.MIDDLE.der))])
-    return Verdict("", Taken(chain, _key_pem(case), (corpus.ROOT.der,)))
+    chain = chains.pem([made, *chains.read(handmade.pem(corpus.MIDDLE.der))])
+    named = x509.DNSName(handmade.HOST) in sans
+    return Verdict("", Taken(chain, _key_pem(case), (corpus.ROOT.der,), named))
 
 
 @functools.cache
@@ -152,9 +160,9 @@ class Judge:
         sent = self._file("sent", case.sent)
         if case.kind is Kind.CHAIN:
             first = self._file("first", case.leaf or case.sent)
-            roots = self._file("roots", "".join(map(corpus.pem, case.roots)).encode())
-            words = ("-no-CApath", "-no-CAstore", "-CAfile", roots, "-untrusted", sent, first)
-            return self._run("openssl", "verify", "-partial_chain", "-purpose", "sslserver", *words).returncode == 0
+            roots = self._file("roots", "".join(map(handmade.pem, case.roots)).encode())
+            files = ("-no-CApath", "-no-CAstore", "-CAfile", roots, "-untrusted", sent, first)
+            return self._run("openssl", "verify", "-partial_chain", "-purpose", "sslserver", *files).returncode == 0
         if case.kind is Kind.KEY:
             words = ("-in", sent, "-noout", "-check", "-passin", "pass:")
             return self._run("openssl", "pkey", *words).returncode == 0
@@ -164,8 +172,8 @@ class Judge:
     def gnutls(self, case: Case) -> bool:
         if case.kind is Kind.CHAIN:
             sent = self._file("sent", (case.leaf or b"") + case.sent)
-            roots = self._file("roots", "".join(map(corpus.pem, case.roots)).encode())
-            words = ("--load-ca-certificate", roots, "--infile", sent, "--verify-purpose", corpus.SERVER_AUTH)
+            roots = self._file("roots", "".join(map(handmade.pem, case.roots)).encode())
+            words = ("--load-ca-certificate", roots, "--infile", sent, "--verify-purpose", handmade.SERVER_AUTH)
             return self._run("certtool", "--verify", *words).returncode == 0
         sent = self._file("sent", case.sent)
         if case.kind is Kind.KEY:
@@ -177,7 +185,7 @@ class Judge:
         """Serve TLS with it, and connect; empty when the client is content, else what went wrong."""
         server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        client.check_hostname = False
+        client.check_hostname = taken.named and not taken.force
         if taken.force:
             client.verify_mode = ssl.CERT_NONE
         else:
@@ -198,7 +206,7 @@ def _handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> None:
     """TLS in memory; raises SSLError."""
     up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
     ends = [
-        client.wrap_bio(down, up, server_hostname=corpus.HOST),
+        client.wrap_bio(down, up, server_hostname=handmade.HOST),
         server.wrap_bio(up, down, server_side=True),
     ]
     for _ in range(10):
@@ -274,7 +282,9 @@ def test_what_is_taken_can_be_served(family: str, judge: Judge) -> None:
 def test_every_reason_stands_on_a_page_and_is_given() -> None:
     """The pages have each sentence of the tables, and each text is one that some case gets."""
     pages = " ".join((PAGE.read_text() + OTHER_PAGE.read_text()).split())
-    assert not [sentence for table in (DOCUMENTED, LEFT_TO_CLIENTS) for sentence in table.values() if sentence not in pages]
+    assert not [
+        sentence for table in (DOCUMENTED, LEFT_TO_CLIENTS) for sentence in table.values() if sentence not in pages
+    ]
     given = {reason(verdict.refusal, DOCUMENTED) for family in corpus.FAMILIES for _, verdict in judged(family)}
     assert set(DOCUMENTED) <= given, set(DOCUMENTED) - given
 
@@ -296,11 +306,14 @@ async def test_the_api_answers_as_the_readers_do_and_its_export_is_served(world:
     sample = [each for family in corpus.FAMILIES for each in judged(family) if each[0].kind in kinds][::STEP]
     found = []
     for case, verdict in sample:
-        world.trust(chains.anchors([corpus.pem(der).encode() for der in case.roots or (corpus.ROOT.der,)]))
+        world.trust(chains.anchors([handmade.pem(der).encode() for der in case.roots or (corpus.ROOT.der,)]))
         if case.kind is Kind.CHAIN:
             body = {"certificate": read_text(case.sent), "private_key": _key_pem(case)}
         else:
-            taken = verdict.taken or _key(corpus.key_case("", corpus.pem(corpus.pkcs8(corpus.KEY), "PRIVATE KEY"))).taken
+            taken = (
+                verdict.taken
+                or _key(corpus.key_case("", handmade.pem(handmade.pkcs8(corpus.KEY), "PRIVATE KEY"))).taken
+            )
             assert taken is not None
             body = {"certificate": taken.chain, "private_key": read_text(case.sent)}
         body["bundle_method"] = "force" if case.force else "ubiquitous"
@@ -323,7 +336,12 @@ async def test_the_api_answers_as_the_readers_do_and_its_export_is_served(world:
 async def test_the_api_signs_the_csrs_that_the_reader_takes(world: World, judge: Judge) -> None:
     """A sample of CSRs: the same are signed over HTTP, and the certificate and its chain are served."""
     base = "/api/v1/pki/ca"
-    named = {"projectSlug": world.a.account.slug, "type": "root", "keyAlgorithm": "EC_prime256v1", "commonName": "Corpus"}
+    named = {
+        "projectSlug": world.a.account.slug,
+        "type": "root",
+        "keyAlgorithm": "EC_prime256v1",
+        "commonName": "Corpus",
+    }
     made = await world.http.post(base, json=named, headers=world.a.bearer)
     path = f"{base}/{made.json()['ca']['id']}/sign-certificate"
     sample = [each for family in corpus.FAMILIES for each in judged(family) if each[0].kind is Kind.CSR][::STEP]

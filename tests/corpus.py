@@ -7,6 +7,7 @@ cases never change. What the cases are worth is for tests/test_corpus.py to judg
 import base64
 import gzip
 import json
+import math
 import re
 import tempfile
 from collections.abc import Callable, Iterator
@@ -116,8 +117,8 @@ class Kind(Enum):
 class Case(msgspec.Struct, frozen=True):
     """`sent` is the user's file. `key` is the private key in it, or the one to serve with, where there is one.
 
-    Of a chain: `roots` are trusted (DER), `leaf` is the PEM to begin with where it is not the first in `sent`, and
-    `force` is for an upload with bundle_method force.
+    Of a chain: `roots` are trusted (DER), from the file `anchors` where that is odd; `leaf` is the PEM to begin with
+    where it is not the first in `sent`, and `force` is for an upload with bundle_method force.
     """
 
     family: str
@@ -126,6 +127,7 @@ class Case(msgspec.Struct, frozen=True):
     sent: bytes
     key: Signer | None = None
     roots: tuple[bytes, ...] = ()
+    anchors: bytes | None = None
     leaf: bytes | None = None
     force: bool = False
 
@@ -181,7 +183,8 @@ def chain(
     """`first` is the leaf where it is not the first of `ders`."""
     sent = "".join(pem(der) for der in ders).encode()
     trusted = (ROOT.der,) if roots is None else roots
-    return Case("", what, Kind.CHAIN, sent, key, trusted, pem(first).encode() if first else None, force)
+    begin = pem(first).encode() if first else None
+    return Case("", what, Kind.CHAIN, sent, key, trusted, leaf=begin, force=force)
 
 
 def usual_chain(what: str, change: Parts | None = None, key: Signer = KEY, **fields: Any) -> Case:
@@ -1002,6 +1005,23 @@ def _pem_of_certificates() -> Iterator[Case]:
         yield Case("", what, Kind.CHAIN, sent, KEY, (ROOT.der,))
 
 
+@family("PEM of trust anchors")
+def _pem_of_anchors() -> Iterator[Case]:
+    usual = chain("", leaf(), MIDDLE.der)
+    text = pem(ROOT.der)
+    for what, wrap in WRAPPINGS.items():
+        yield msgspec.structs.replace(usual, name=what, anchors=wrap(text))
+    files: dict[str, bytes] = {
+        "X509 CERTIFICATE": text.replace(" CERTIFICATE", " X509 CERTIFICATE").encode(),
+        "TRUSTED CERTIFICATE": openssl("x509", "-trustout", "-setalias", "ours", stdin=text.encode()),
+        "DER": ROOT.der,
+        "a broken one before": (pem(ROOT.der[:100]) + text).encode(),
+        "an expired one before": (pem(authority(common("Old"), end=utc(NOW - timedelta(days=1))).der) + text).encode(),
+    }
+    for what, anchors in files.items():
+        yield msgspec.structs.replace(usual, name=what, anchors=anchors)
+
+
 @family("PEM of keys")
 def _pem_of_keys() -> Iterator[Case]:
     text = pem(pkcs8(KEY), "PRIVATE KEY")
@@ -1129,6 +1149,7 @@ def _containers() -> Iterator[Case]:
     yield key_case(
         "PKCS#12", pkcs12.serialize_key_and_certificates(b"x", KEY, None, None, serialization.NoEncryption())
     )
+    yield from _broken_keys()
     for what, sent in {
         "a public key": pem(spki(KEY), "PUBLIC KEY"),
         "a certificate": pem(leaf()),
@@ -1171,6 +1192,36 @@ def _containers() -> Iterator[Case]:
 
 
 _ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+
+
+def _broken_keys() -> Iterator[Case]:
+    """Keys that OpenSSL finds nothing wrong with, and that others compute from what is public."""
+    numbers = rsa_key().private_numbers()
+    e = numbers.public_numbers.e
+    yield key_case("RSA of neighbouring primes", _rsa_of(numbers.p, _next_prime(numbers.p + 2**40, 2), e), None)
+    # Wiener: the exponents are exchanged.
+    small = _next_prime(2**200 + 1, 2)
+    large = pow(small, -1, (numbers.p - 1) * (numbers.q - 1))
+    yield key_case("RSA with a small private exponent", _rsa_of(numbers.p, numbers.q, large), None)
+    # ROCA (CVE-2017-15361): primes that are powers of 65537 modulo the product of the first 126 primes.
+    product = math.prod(_SMALL_PRIMES[:126])
+    p, q = (_next_prime(k * product + pow(65537, k, product), product) for k in (2**53 + 1, 2**53 + 10**6))
+    yield key_case("RSA of ROCA's shape", _rsa_of(p, q, e), None)
+
+
+_SMALL_PRIMES = [number for number in range(2, 2000) if all(number % below for below in range(2, number))]
+
+
+def _next_prime(begin: int, step: int) -> int:
+    """The first probable prime from `begin` on, which is odd, in steps."""
+    while any(begin % prime == 0 for prime in _SMALL_PRIMES) or pow(2, begin - 1, begin) != 1:
+        begin += step
+    return begin
+
+
+def _rsa_of(p: int, q: int, e: int) -> str:
+    d = pow(e, -1, (p - 1) * (q - 1))
+    return _rsa_pem(n=p * q, e=e, d=d, p=p, q=q, dp=d % (p - 1), dq=d % (q - 1), qinv=pow(q, -1, p))
 
 
 def _friendly_name() -> bytes:

@@ -69,6 +69,11 @@ def keystead(case: Case) -> Verdict:
         return Verdict(str(error))
 
 
+def anchors_of(case: Case) -> bytes:
+    """The file of trusted certificates."""
+    return "".join(map(handmade.pem, case.roots)).encode() if case.anchors is None else case.anchors
+
+
 def _key_pem(case: Case) -> str:
     key = case.key or corpus.KEY
     form = serialization.PrivateFormat.PKCS8
@@ -88,7 +93,7 @@ def _chain(case: Case) -> Verdict:
     if case.force:
         above = tuple(certificate for certificate in sent if certificate is not bundle.leaf)
     else:
-        trusted = chains.anchors([handmade.pem(der).encode() for der in case.roots])
+        trusted = chains.anchors([anchors_of(case)])
         above = chains.verify(bundle, trusted, now)
     keys.read_pem(_key_pem(case))
     named = handmade.HOST in facts.hosts
@@ -160,7 +165,7 @@ class Judge:
         sent = self._file("sent", case.sent)
         if case.kind is Kind.CHAIN:
             first = self._file("first", case.leaf or case.sent)
-            roots = self._file("roots", "".join(map(handmade.pem, case.roots)).encode())
+            roots = self._file("roots", anchors_of(case))
             files = ("-no-CApath", "-no-CAstore", "-CAfile", roots, "-untrusted", sent, first)
             return self._run("openssl", "verify", "-partial_chain", "-purpose", "sslserver", *files).returncode == 0
         if case.kind is Kind.KEY:
@@ -172,7 +177,7 @@ class Judge:
     def gnutls(self, case: Case) -> bool:
         if case.kind is Kind.CHAIN:
             sent = self._file("sent", (case.leaf or b"") + case.sent)
-            roots = self._file("roots", "".join(map(handmade.pem, case.roots)).encode())
+            roots = self._file("roots", anchors_of(case))
             words = ("--load-ca-certificate", roots, "--infile", sent, "--verify-purpose", handmade.SERVER_AUTH)
             return self._run("certtool", "--verify", *words).returncode == 0
         sent = self._file("sent", case.sent)

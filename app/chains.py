@@ -19,7 +19,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
-from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from app.errors import Invalid, Problem, Rule, quoted
 from app.model import has_begun
@@ -356,10 +356,9 @@ def ordered(own: x509.Certificate, others: Sequence[x509.Certificate], now: date
 
 
 def _difference(issuer: x509.Certificate, certificate: x509.Certificate) -> str:
-    """In what a certificate is not that of the named issuer; empty when name and key id agree, as far as they are given.
+    """Why `issuer` is not who `certificate` names, by name and key id (RFC 5280 section 4.2.1.1); empty when it may be.
 
-    The name counts byte for byte, as for most clients (RFC 5280 section 7.1 allows more), the key id as in its section
-    4.2.1.1.
+    Names count byte for byte, as for many clients; section 7.1 would allow more.
     """
     if issuer.subject.public_bytes() != certificate.issuer.public_bytes():
         for ours, theirs in zip(issuer.subject, certificate.issuer, strict=False):
@@ -379,7 +378,8 @@ def _difference(issuer: x509.Certificate, certificate: x509.Certificate) -> str:
 
 
 def _value(attribute: x509.NameAttribute[str | bytes]) -> str:
-    return f"{attribute.rfc4514_attribute_name} {quoted(str(attribute.value))} as {attribute._type.name}"
+    kind = attribute._type.name  # noqa: SLF001 - the library has no public way to it
+    return f"{attribute.rfc4514_attribute_name} {quoted(str(attribute.value))} as {kind}"
 
 
 def _folded(name: x509.Name) -> tuple[tuple[str, str], ...]:

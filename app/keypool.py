@@ -55,8 +55,9 @@ class KeyPool:
         """A new key pair that nobody else gets; raises Unavailable when too many callers wait for RSA keys."""
         if keys.is_elliptic(key_type):
             return keys.generate(key_type)
-        ready = self._pop() if key_type.value == KeyType.RSA2048.value else None
-        return ready or await self._makers.run(lambda: _timed(key_type))
+        if key_type.value == KeyType.RSA2048.value and (ready := self._pop()):
+            return ready
+        return await self._makers.run(lambda: _timed(key_type))
 
     def _pop(self) -> keys.KeyPair | None:
         self._drop_old()

@@ -190,7 +190,7 @@ SELECT root FROM (
 
 
 async def _own_roots(db: Database, scope: Scope, sent: Certificates) -> list[str]:
-    """The roots of the account's own CAs that may have signed one of these, also those that signed a CA from outside."""
+    """The roots of the account's own CAs, also from outside, that may have signed one of these."""
     names = {chains.name_sha256(certificate.issuer) for certificate in sent}
     key_ids = {chains.issuer_key_id(certificate) for certificate in sent} - {None}
     rows = await db.fetch(_OWN_ROOTS, scope.account_id, list(names), list(key_ids), ROOTS_OF_ONE_NAME)

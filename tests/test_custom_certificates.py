@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import pkcs7, pkcs12
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from live import Live
-from world import BODY, World, make_token
+from world import BODY, Tenant, World, make_token
 
-from app import chains, first_start, keyring, zones
+from app import chains, first_start, keyring, matching, zones
 from app.errors import Conflict
 from app.model import Scope
 
@@ -978,6 +978,19 @@ async def test_states_are_true_at_any_moment(world: World, ca: Authority, csr: J
                 assert found == ([made["id"]] if wanted == status else [])
 
 
+@pytest.mark.parametrize(("minutes", "status"), [(4, "active"), (6, "pending")])
+async def test_a_leaf_that_begins_within_five_minutes_is_active(
+    world: World, ca: Authority, csr: Json, minutes: int, status: str
+) -> None:
+    """A clock may be ahead by less than five minutes, in the object and in the filter; what begins later is pending."""
+    leaf = ca.of_csr(csr["csr"], since=-minutes / 1440)
+    made = await uploaded(world, certificate=pem(leaf), custom_csr_id=csr["id"])
+    assert made["status"] == status
+    assert await listed(world, f"?status={status}") == [made["id"]]
+    for other in {"active", "pending"} - {status}:
+        assert await listed(world, f"?status={other}") == []
+
+
 @pytest.mark.parametrize(
     ("query", "good"),
     [
@@ -1231,3 +1244,148 @@ def test_the_sdk_uploads_a_key_of_ones_own(client: cloudflare.Cloudflare, live: 
     nothing = client.custom_certificates.edit(made.id, zone_id=zone_id)
     assert nothing == made
     client.custom_certificates.delete(made.id, zone_id=zone_id)
+
+
+def _scope(tenant: Tenant) -> Scope:
+    return Scope(tenant.account.id, tenant.zone.id)
+
+
+class OwnRoots:
+    """Roots of the account's own CAs, as rows of a CA that was made over the API."""
+
+    def __init__(self, world: World, ca_id: str) -> None:
+        self.world, self.ca_id, self.version = world, UUID(ca_id), 1
+
+    @classmethod
+    async def made(cls, world: World) -> "OwnRoots":
+        body = {
+            "projectSlug": world.a.account.slug,
+            "type": "root",
+            "commonName": "Own",
+            "keyAlgorithm": "EC_prime256v1",
+        }
+        answer = await world.http.post("/api/v1/pki/ca", json=body, headers=world.a.bearer)
+        assert answer.status_code == 200, answer.text
+        return cls(world, answer.json()["ca"]["id"])
+
+    async def add(self, text: str, name: x509.Name | None = None, key_id: bytes | None = None) -> None:
+        self.version += 1
+        values = (self.world.a.account.id, self.ca_id, self.version, text)
+        await self.world.database.execute(
+            "INSERT INTO ca_certificates (account_id, id, ca_id, version, serial, sha256, not_before, not_after, pem, "
+            "chain, root, root_subject_sha256, root_key_id) VALUES ($1, gen_random_uuid(), $2, $3, '01', "
+            "sha256(convert_to($4, 'UTF8')), now(), now(), $4, '', $4, $5, $6)",
+            *values,
+            name and chains.name_sha256(name),
+            key_id,
+        )
+
+    async def loaded(self, *sent: x509.Certificate) -> list[str]:
+        return await matching._own_roots(self.world.database, _scope(self.world.a), sent)
+
+
+async def test_only_roots_of_a_name_that_was_sent_are_loaded_and_the_key_that_is_meant_first(world: World) -> None:
+    """Of 30 roots of one name ten are loaded, among them the one whose key id the leaf has; of other names none."""
+    own = await OwnRoots.made(world)
+    roots = [root("Same") for _ in range(30)]
+    for each in roots:
+        await own.add(pem(each.certificate), each.certificate.subject, chains.key_id(each.certificate))
+    for meant in (roots[0], roots[29]):
+        found = await own.loaded(site(meant))
+        assert pem(meant.certificate) in found
+        assert len(found) == matching.ROOTS_OF_ONE_NAME
+    assert await own.loaded(site(root("Another"))) == []
+
+
+async def test_a_root_that_one_account_loads_is_not_loaded_for_another(world: World) -> None:
+    """The name alone does not make it trusted: it is the account's own, or none."""
+    own, made = await OwnRoots.made(world), root("Same")
+    await own.add(pem(made.certificate), made.certificate.subject)
+    assert await own.loaded(site(made)) == [pem(made.certificate)]
+    assert await matching._own_roots(world.database, _scope(world.b), (site(made),)) == []
+
+
+async def test_a_root_that_an_earlier_release_wrote_is_trusted_all_the_same(world: World, csr: Json) -> None:
+    """Its row does not say the root's name, and is read."""
+    own, made = await OwnRoots.made(world), root("Same")
+    await own.add(pem(made.certificate))
+    answer = await upload(world, certificate=pem(made.of_csr(csr["csr"])), custom_csr_id=csr["id"])
+    assert answer.status_code == 200, answer.text
+
+
+async def test_a_damaged_root_spoils_no_upload_but_its_own(world: World, ca: Authority, csr: Json) -> None:
+    """Rows of which the root cannot be read, with its name or without, leave the other roots what they are."""
+    own, made = await OwnRoots.made(world), root("Same")
+    for name in (made.certificate.subject, ca.certificate.subject, None):
+        for text in ("", pem(made.certificate)[:300], "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"):
+            await own.add(text, name)
+    refused = await upload(world, certificate=pem(made.of_csr(csr["csr"])), custom_csr_id=csr["id"])
+    assert refusal(refused) == (400, [(2100, CERTIFICATE)])
+    await own.add(pem(made.certificate), made.certificate.subject)
+    for issuer in (made, ca):
+        await uploaded(world, certificate=pem(issuer.of_csr(csr["csr"])), custom_csr_id=csr["id"])
+
+
+async def test_a_ca_with_a_long_cyrillic_name_spoils_no_upload(world: World, ca: Authority, csr: Json) -> None:
+    """Its name is within 64 characters and over 64 bytes, of which the library warns; others' uploads are taken."""
+    body = {
+        "projectSlug": world.a.account.slug,
+        "type": "root",
+        "commonName": "Ж" * 60,
+        "keyAlgorithm": "EC_prime256v1",
+    }
+    made = await world.http.post("/api/v1/pki/ca", json=body, headers=world.a.bearer)
+    assert made.json()["ca"]["status"] == "active", made.text
+    await uploaded(world, certificate=pem(ca.of_csr(csr["csr"])), custom_csr_id=csr["id"])
+
+
+async def test_a_stored_chain_is_judged_anew_without_the_rules_for_what_is_sent(
+    world: World, ca: Authority, csr: Json
+) -> None:
+    """What `force` once took, with 25 certificates by now, is judged by its chain, not by how many there are."""
+    made = await uploaded(world, certificate=pem(ca.of_csr(csr["csr"])), custom_csr_id=csr["id"], bundle_method="force")
+    more = pem(*(root(f"Root {i}").certificate for i in range(25)))
+    await world.database.execute("UPDATE custom_certificates SET chain = chain || $1", more)
+    assert (await edited(world, made, bundle_method="ubiquitous"))["bundle_method"] == "ubiquitous"
+    assert len(await chain_of(world, made)) == 1
+
+
+async def test_too_many_chains_at_once_are_told_to_come_back(world: World, ca: Authority, csr: Json) -> None:
+    """Chains are searched on a thread with a queue that is bounded: 503 with Retry-After, and nothing is stored."""
+    before = await stored(world)
+    world.app._app.state.house.pool._judges._most = 0
+    answer = await upload(world, certificate=pem(ca.of_csr(csr["csr"])), custom_csr_id=csr["id"])
+    assert answer.status_code == 503
+    assert int(answer.headers["retry-after"]) > 0
+    assert await stored(world) == before
+
+
+async def test_a_search_within_many_roots_of_one_name_ends_at_its_bound(world: World, csr: Json) -> None:
+    """40 roots of two names, and 19 intermediates that sign each other: 2100, and the text says that it gave up."""
+    own = await OwnRoots.made(world)
+    pair = [root(name) for name in ("One", "Two")]
+    for each in pair:
+        for _ in range(20):
+            namesake = Authority(ec.generate_private_key(ec.SECP256R1()), each.certificate)
+            await own.add(pem(_without_key_id(namesake, namesake)), each.certificate.subject)
+    sent = [_without_key_id(pair[i % 2], pair[(i + 1) % 2]) for i in range(19)]
+    public_key = x509.load_pem_x509_csr(csr["csr"].encode()).public_key()
+    leaf = _without_key_id(pair[0], Authority(SITE_KEY, pair[0].certificate), public_key)
+    answer = await upload(world, certificate=pem(leaf, *sent), custom_csr_id=csr["id"])
+    assert refusal(answer) == (400, [(2100, CERTIFICATE)])
+    assert "200 signature checks" in answer.text
+
+
+def _without_key_id(issuer: Authority, of: Authority, leaf_key: Any = None) -> x509.Certificate:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject(SITE) if leaf_key else of.certificate.subject)
+        .issuer_name(issuer.certificate.subject)
+        .public_key(leaf_key or of.key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=30))
+        .add_extension(x509.BasicConstraints(leaf_key is None, None), critical=True)
+        .sign(issuer.key, hashes.SHA256())  # type: ignore[arg-type]
+    )

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -629,3 +630,24 @@ def test_each_worker_has_a_maker_that_ends_with_it(empty_database: str, tmp_path
     # The kernel ends what outlives its parent, a moment after that.
     until(lambda: all(is_gone(pid) for pid in processes))
     assert b"PRIVATE KEY" not in live.log.read_bytes()
+
+
+async def test_chains_are_judged_on_one_thread_that_is_not_the_event_loops() -> None:
+    """Whoever sends a chain that takes long to search keeps no other request of the worker waiting."""
+    with contextlib.closing(KeyPool()) as pool:
+        threads = await asyncio.gather(*(pool.judge(threading.get_ident) for _ in range(5)))
+        assert len(set(threads)) == 1
+        assert threads[0] != threading.get_ident()
+
+
+async def test_only_so_many_chains_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one is told to come back, and those that wait are judged."""
+    monkeypatch.setattr(bounds, "CHAINS_WAITING", 2)
+    with contextlib.closing(KeyPool()) as pool:
+        go = threading.Event()
+        waiting = [asyncio.create_task(pool.judge(go.wait)) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(Unavailable):
+            await pool.judge(go.wait)
+        go.set()
+        assert await asyncio.gather(*waiting) == [True, True]

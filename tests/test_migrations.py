@@ -3,12 +3,16 @@
 import asyncio
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
+from authority import csr_of, key_pem, openssl, pem, root
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from world import new_database
 
-from app import bounds, db, embedded
+from app import bounds, chains, db, embedded
 from app.errors import Misconfigured
 
 # The catalogue that each released schema version had, as it was released.
@@ -114,3 +118,36 @@ async def test_rows_of_an_earlier_release_survive_and_writers_go_on(cluster: emb
         assert written > 0
         assert await connection.fetchval("SELECT count(*) FROM accounts") == written
         await connection.close()
+
+
+async def test_the_names_of_roots_are_filled_in_and_a_row_that_cannot_be_read_stays(
+    cluster: embedded.Cluster, tmp_path: Path
+) -> None:
+    """Digest and key id are those that this release writes, for roots with and without a key id or a version."""
+    short, long = ec.generate_private_key(ec.SECP256R1()), rsa.generate_private_key(65537, 4096)
+    (tmp_path / "key").write_text(key_pem(short))
+    (tmp_path / "csr").write_text(csr_of(short, "An old root without extensions"))
+    first_version = openssl("x509", "-req", "-in", tmp_path / "csr", "-signkey", tmp_path / "key")
+    made = [root(key=key).certificate for key in (short, long)]
+    made.append(x509.load_pem_x509_certificate(first_version.encode()))
+    assert made[2].version is x509.Version.v1
+    rows = {pem(each): (chains.name_sha256(each.subject), chains.key_id(each)) for each in made}
+    damaged = ["", "x", pem(made[0])[:200], "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"]
+    async with new_database(cluster, "template0") as old:
+        connection: db.Connection = await asyncpg.connect(old)
+        await connection.execute(RELEASED["schema_0005"])
+        await connection.execute("SET session_replication_role = replica")
+        sql = """
+            INSERT INTO ca_certificates
+                (account_id, id, ca_id, version, serial, sha256, not_before, not_after, pem, chain, root)
+            SELECT $2, gen_random_uuid(), gen_random_uuid(), 1, '01', sha256(''), now(), now(), '', '', $1
+        """
+        for text in (*rows, *damaged):
+            await connection.execute(sql, text, uuid4())
+        await db.migrate(old)
+        found = await connection.fetch("SELECT root, root_subject_sha256, root_key_id FROM ca_certificates")
+        await connection.close()
+    assert {row["root"]: (row["root_subject_sha256"], row["root_key_id"]) for row in found} == {
+        **rows,
+        **dict.fromkeys(damaged, (None, None)),
+    }

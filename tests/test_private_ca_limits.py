@@ -105,7 +105,7 @@ def signed_by(
     assert isinstance(public_key, ec.EllipticCurvePublicKey)
     if ski is None:
         return strangers.sign(public_key, request.subject, ca=True, days=3600, path_length=path_length)
-    aki = x509.AuthorityKeyIdentifier.from_issuer_public_key(EC_KEY.public_key())
+    aki = x509.AuthorityKeyIdentifier.from_issuer_public_key(strangers.key.public_key())
     return (
         x509.CertificateBuilder()
         .subject_name(request.subject)

@@ -40,11 +40,18 @@ async def read(stream: AsyncIterator[bytes], content_length: str, most: int, bro
 
 
 def parse(raw: bytes) -> Any:  # noqa: ANN401 - JSON
-    """The value of a JSON text in UTF-8; raises ValueError for anything else, and never more than that."""
+    """The value of a JSON text in UTF-8, also after a BOM; raises ValueError for anything else, and never more."""
     try:
-        return json.loads(raw.decode("utf-8"), parse_constant=_not_json, parse_int=_integer)
+        return json.loads(raw.decode("utf-8-sig"), parse_constant=_not_json, parse_int=_integer)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def instead(raw: bytes) -> str:
+    """What a body is that is not JSON, as the end of a sentence; empty when that is not plain."""
+    if raw.startswith(b"\x1f\x8b"):
+        return ": it is gzip, which is not unpacked here"
+    return ": it is UTF-16, and JSON is UTF-8" if raw.startswith((b"\xff\xfe", b"\xfe\xff", b"{\0", b"\0{")) else ""
 
 
 def _integer(digits: str) -> float:

@@ -124,6 +124,11 @@ def _acceptable(text: str, issuer: x509.Certificate) -> pkix.Request:
         raise Refusal(str(error)) from None
     if not list(request.subject):
         raise Refusal("The CSR's subject is empty, and a CA has a name.")
+    if request.rewritten:
+        # Verifiers compare what a CA signs with its name byte for byte, so a name that changed would break chains.
+        raise Refusal(
+            "The CSR's subject has a string that its type cannot hold; the name of a CA has to stay as it is."
+        )
     if request.subject.public_bytes() == issuer.subject.public_bytes():
         raise Refusal("The CSR's subject is that of this CA itself.")
     if request.public_key and chains.spki_of(request.public_key) == chains.spki_digest(issuer):

@@ -146,7 +146,10 @@ def csr(ca: str, out: Path | None) -> None:
 @console.as_json_option
 def import_(ca: str, files: Sequence[str], as_json: bool) -> None:
     """Install the certificate of an intermediate from PEM FILES: its own first, then all above it, the root too."""
-    found = list(pem.blocks("\n".join(_read(name) for name in files)))
+    text = "\n".join(_read(name) for name in files)
+    found = [block for block in pem.blocks(text) if block.label not in pem.PASSED_OVER]
+    if not found:
+        raise Misconfigured(f"{files[0]} {pem.instead(text, pem.Kind.CERTIFICATE)}")
     if len(found) < 2:
         raise click.UsageError("the files must hold its certificate and all above it, up to the root")
     own, above = ("\n".join(block.whole for block in part) for part in (found[:1], found[1:]))
@@ -292,9 +295,9 @@ def _end(ttl: str | None, not_after: str | None) -> datetime:
 
 def _read(name: str) -> str:
     try:
-        return sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        raise Misconfigured(f"{name} is not a PEM file that can be read") from None
+        return pem.text(sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes())
+    except OSError as error:
+        raise Misconfigured(f"{name} cannot be read ({error.strerror})") from None
 
 
 def _check(out: Path | None) -> None:

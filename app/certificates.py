@@ -76,6 +76,7 @@ async def create(
         raise Invalid(tuple(found))
     key, advice = await matching.key_for(db, ring, pool, scope, upload)
     sent = chains.read(str(upload.certificate))
+    advice += chains.remarks(str(upload.certificate))
     method = BundleMethod(upload.bundle_method or BundleMethod.UBIQUITOUS)
     leaf, chain = await matching.judged(db, pool, trusted, caller, scope, sent, method, key)
     now = datetime.now(UTC)
@@ -239,6 +240,7 @@ async def _update_once(
         # Another request gave it a new CSR and deleted this one.
         return None
     key, advice = await matching.key_for(db, ring, pool, scope, upload, current)
+    advice += chains.remarks(upload.certificate or "")
     method = BundleMethod(upload.bundle_method or before.bundle_method)
     after = before
     if (key.id, method) != (before.key_id, before.bundle_method) or not _is_old_news(upload, before):

@@ -1,6 +1,7 @@
 """The command: parses, calls one function of the core, prints. Human tables by default, JSON with --json."""
 
 import asyncio
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -37,6 +38,9 @@ FULLCHAIN, PRIVATE_KEY = "fullchain.pem", "privkey.pem"
 
 def main() -> None:
     """Run the command; our own errors are one line on standard error and exit status 1."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # As standard error does: a name that a terminal's encoding has not is no reason to stop.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         cli(standalone_mode=False)
     except click.exceptions.Exit as stop:

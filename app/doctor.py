@@ -14,7 +14,7 @@ from pathlib import Path
 import asyncpg
 import msgspec
 
-from app import bounds, config, console, db, keyring, ringfile
+from app import bounds, config, console, db, keyring, ringfile, trust
 from app.db import Connection, Database
 from app.errors import KeysteadError, Misconfigured, Unavailable
 
@@ -41,7 +41,12 @@ def examine(environ: Mapping[str, str]) -> list[Finding]:
     except KeysteadError as error:
         return [Finding("settings", False, str(error))]
     shown = f"{settings.host}:{settings.port}, data in {settings.data_dir}"
-    findings = [Finding("settings", True, shown), _folder(settings.data_dir), _ring(settings.keyring)]
+    findings = [
+        Finding("settings", True, shown),
+        _folder(settings.data_dir),
+        _ring(settings.keyring),
+        *_anchors(settings.trust_dir),
+    ]
     try:
         with console.dsn(settings) as dsn:
             findings += asyncio.run(_database(settings, dsn))
@@ -76,6 +81,20 @@ def _ring(path: Path) -> Finding:
     except KeysteadError as error:
         return Finding("ring", False, f"{error}, or set KEYSTEAD_KEYRING to where it is")
     return Finding("ring", True, f"{path}, {len(content.keks)} KEKs; back it up apart from the database")
+
+
+def _anchors(trust_dir: Path | None) -> list[Finding]:
+    try:
+        found = trust.read(trust_dir)
+    except OSError as error:
+        text = f"{error.filename} cannot be read ({error.strerror}): mend KEYSTEAD_TRUST_DIR"
+        return [Finding("trust anchors", False, text)]
+    if not found.count and not found.skipped:
+        text = "there are none, so that no public CA is known: install the package ca-certificates"
+        return [Finding("trust anchors", False, text)]
+    mend = "no chain can end at it; replace it, or take it out"
+    skipped = [Finding("trust anchors", False, f"{file}: {reason}: {mend}") for file, reason in found.skipped]
+    return [Finding("trust anchors", True, f"{found.count} roots"), *skipped]
 
 
 async def _database(settings: config.Settings, dsn: str) -> list[Finding]:

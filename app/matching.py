@@ -26,6 +26,7 @@ from app.model import (
     NamePolicy,
     Scope,
 )
+from app.pem import Kind, instead
 from app.ringfile import Ring
 
 TYPES = ("legacy_custom", "sni_custom")
@@ -122,6 +123,8 @@ async def key_for(
     if key is None or (pair and pair.spki_sha256 != key.spki_sha256 and not isinstance(upload.custom_csr_id, str)):
         if pair is None:
             text = "private_key is missing: send custom_csr_id, or a PEM private key."
+            if offered:
+                text = f"private_key {instead(offered, Kind.KEY)}. Send that, or custom_csr_id."
             raise Invalid((Problem(Rule.PRIVATE_KEY, "private_key", text),))
         new = keyring.new_key(ring, scope.account_id, pair, generated=False)
         return Key(new.id, pair.spki_sha256, new=new), ()

@@ -1,8 +1,6 @@
 """Pure X.509: builds CSRs (RFC 2986), and certificates and CRLs (RFC 5280). No I/O; clock and serials are passed in."""
 
-import base64
 import hashlib
-import warnings
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
@@ -16,15 +14,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
-from app.keys import MAX_RSA_BITS, MIN_RSA_BITS, PrivateKey
+from app import foreign, weak_keys
+from app.keys import PrivateKey
 from app.model import FORBIDDEN, PRINTABLE, CaSubject
-from app.pem import blocks
-
-# It counts a common name in bytes, where X.520 counts characters, and warns even when it is told not to validate.
-warnings.filterwarnings("ignore", "Attribute's length must be", UserWarning)
+from app.pem import Garbled, Kind, blocks, decoded, instead
 
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
-_REQUEST_LABELS = {"CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST"}
 MAX_CSR = 128 * 1024
 MAX_SUBJECT_BYTES = 4096
 
@@ -117,11 +112,15 @@ class BadCsr(Exception):  # noqa: N818 - it reads as what it says of the CSR
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What is taken from a CSR; `sans` are its names in their order, whatever their type."""
+    """What is taken from a CSR; `sans` are its names in their order, whatever their type.
+
+    `rewritten` when the subject has strings that their types cannot hold: it is signed with others of the same text.
+    """
 
     subject: x509.Name
     public_key: PublicKey | None
     sans: tuple[x509.GeneralName, ...]
+    rewritten: bool = False
 
     @property
     def common_name(self) -> str:
@@ -135,56 +134,62 @@ def read_csr(text: str) -> Request:
     """
     if len(text) > MAX_CSR:
         raise BadCsr(f"The CSR has more than {MAX_CSR} characters.")
-    found = [block for block in blocks(text) if block.label in _REQUEST_LABELS]
-    if len(found) != 1:
-        raise BadCsr("The CSR is not one PEM block: it begins with -----BEGIN CERTIFICATE REQUEST-----.")
+    found = [block for block in blocks(text) if block.kind is Kind.REQUEST]
+    if not found:
+        raise BadCsr(f"The CSR {instead(text, Kind.REQUEST)}.")
+    if len(found) > 1:
+        raise BadCsr("The CSR is not one PEM block but several.")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            csr = x509.load_der_x509_csr(base64.b64decode("".join(found[0].body.split()), validate=True))
-            subject, extensions = csr.subject, csr.extensions
-            reproduced = subject.public_bytes() in csr.tbs_certrequest_bytes
-        sans = [e.value for e in extensions if isinstance(e.value, x509.SubjectAlternativeName)]
-    except Exception:  # noqa: BLE001 - whatever the library stumbles over, it is no valid CSR
-        raise BadCsr("The CSR cannot be read: it is no valid PKCS#10.") from None
-    _require_subject(subject, reproduced=reproduced)
+        sent = decoded(found[0])
+    except Garbled as error:
+        raise BadCsr(f"The CSR cannot be read: it {error}.") from None
     try:
-        public_key = csr.public_key()
-        signed = csr.is_signature_valid
+        request = foreign.request(sent)
+        read = request.read
+        sans = [e.value for e in read.extensions if isinstance(e.value, x509.SubjectAlternativeName)]
+        subject = read.subject
+    except foreign.Unreadable as error:
+        whose = foreign.subject_of(sent)
+        raise BadCsr(f"The CSR{f' ({whose})' if whose else ''} cannot be read: {error}.") from None
+    _require_subject(subject)
+    rewritten = subject.public_bytes() not in request.info
+    return Request(subject, _signing_key(request), tuple(sans[0]) if sans else (), rewritten)
+
+
+def _signing_key(request: foreign.Request) -> PublicKey | None:
+    read = request.read
+    if request.key_algorithm == weak_keys.RSA_PSS:
+        raise BadCsr(f"The CSR's key {weak_keys.IS_RSA_PSS}.")
+    try:
+        public_key = read.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        return None
+    if not isinstance(public_key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
+        return None
+    try:
+        signed = request.is_signed()
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        public_key, signed = None, True
+        oid = read.signature_algorithm_oid.dotted_string
+        raise BadCsr(f"The CSR is signed with {oid}, which is broken or not known here.") from None
     if not signed:
         raise BadCsr("The CSR's signature is not valid: it was changed, or signed with another key.")
-    if not isinstance(public_key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
-        public_key = None
-    return Request(subject, public_key, tuple(sans[0]) if sans else ())
+    return public_key
 
 
-def _require_subject(subject: x509.Name, *, reproduced: bool) -> None:
-    if not reproduced:
-        # Issuer and subject are compared byte for byte by verifiers, so a name that changed would break the chain.
-        raise BadCsr("The CSR's subject is encoded in a way that cannot be written again bit for bit.")
+def _require_subject(subject: x509.Name) -> None:
     if len(subject.public_bytes()) > MAX_SUBJECT_BYTES:
         raise BadCsr(f"The CSR's subject has more than {MAX_SUBJECT_BYTES} bytes.")
     if any(isinstance(a.value, str) and FORBIDDEN.search(a.value) for a in subject):
         raise BadCsr("The CSR's subject has a control character.")
+    fault = foreign.name_fault(subject)
+    if fault:
+        raise BadCsr(f"The CSR's subject is not valid: {fault}.")
 
 
 def weakness(public_key: PublicKey | None) -> str:
     """Why a public key gets no certificate; empty for a good one."""
-    if isinstance(public_key, rsa.RSAPublicKey):
-        exponent = public_key.public_numbers().e
-        if not MIN_RSA_BITS <= public_key.key_size <= MAX_RSA_BITS:
-            return f"The CSR's key is RSA-{public_key.key_size}; {MIN_RSA_BITS} to {MAX_RSA_BITS} bits are accepted."
-        if exponent < 65537 or exponent % 2 == 0:
-            return "The CSR's RSA exponent is not an odd one from 65537 on."
-        return ""
-    if isinstance(public_key, ec.EllipticCurvePublicKey) and public_key.curve.name in _CURVE_NAMES:
-        return ""
-    return "The CSR's key is neither RSA nor on P-256, P-384 or P-521."
-
-
-_CURVE_NAMES = {"secp256r1", "secp384r1", "secp521r1"}
+    found = weak_keys.weakness(public_key)
+    return f"The CSR's key {found}." if found else ""
 
 
 # The words of RFC 5280 section 4.2.1.3, and the library's.
@@ -334,7 +339,7 @@ def crl_pem(der: bytes) -> str:
 
 def certificate_der(pem: str) -> bytes:
     """The DER bytes of a certificate that we stored as PEM."""
-    return x509.load_pem_x509_certificate(pem.encode("ascii")).public_bytes(serialization.Encoding.DER)
+    return decoded(next(blocks(pem)))
 
 
 def _point(url: str) -> x509.DistributionPoint:

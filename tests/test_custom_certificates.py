@@ -203,12 +203,12 @@ async def test_what_is_no_certificate_is_refused_by_its_name(world: World, ca: A
         "empty": ("", "is required"),
         "no PEM": ("hello", "no PEM block"),
         "only white space": (" \n ", "no PEM block"),
-        "a cut block": (pem(leaf)[:-20], "no PEM block"),
-        "a block that is not base64": (pem(leaf).replace("M", "!"), "no valid X.509"),
-        "a block of other DER": (pem(leaf).replace("\nM", "\nA", 1), "no valid X.509"),
-        "an empty block": ("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n", "no valid X.509"),
-        "a lone surrogate": ("-----BEGIN CERTIFICATE-----\n\ud800\n-----END CERTIFICATE-----\n", "no valid X.509"),
-        "NUL": ("\x00", "no PEM block"),
+        "a cut block": (pem(leaf)[:-20], "without its end"),
+        "a block that is not base64": (pem(leaf).replace("M", "!"), "is not base64"),
+        "a block of other DER": (pem(leaf).replace("\nM", "\nA", 1), "block 1 of 1: it ends too early"),
+        "an empty block": ("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n", "it ends too early"),
+        "a lone surrogate": ("-----BEGIN CERTIFICATE-----\n\ud800\n-----END CERTIFICATE-----\n", "is not base64"),
+        "NUL": ("\x00", "as in UTF-16"),
         "DER in base64": (base64_of(der), "is DER"),
         "PKCS#7 in PEM": (
             pkcs7.serialize_certificates([leaf], serialization.Encoding.PEM).decode(),
@@ -229,15 +229,24 @@ async def test_what_is_no_certificate_is_refused_by_its_name(world: World, ca: A
         "a private key of the older form": (key_pem(SITE_KEY, TRADITIONAL), "private key"),
         "a private key behind the certificate": (pem(leaf) + key_pem(SITE_KEY), "private key"),
         "50 certificates": (pem(*(site(ca) for _ in range(50))), "at most 20"),
-        "a serial of zero": (ca.by_openssl(csr["csr"], "-set_serial", "0"), ""),
-        "a negative serial": (ca.by_openssl(csr["csr"], "-set_serial", "-5"), ""),
+        "a serial of zero": (
+            ca.by_openssl(csr["csr"], "-set_serial", "0"),
+            "its serial number is 0, and has to be positive",
+        ),
+        "a negative serial": (ca.by_openssl(csr["csr"], "-set_serial", "-5"), "its serial number is negative"),
         "an end before the beginning": (
             patched(leaf, begin + b"\x17\r" + end, end + b"\x17\r" + begin),
             "ends before it begins",
         ),
-        "a version that nobody has": (patched(leaf, b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x03"), "no valid"),
-        "a SAN that is an X.400 address": (patched(leaf, b"\x82\x11www", b"\xa3\x11www"), "no valid"),
-        "a SAN beyond ASCII": (patched(leaf, b"\x82\x11www", b"\x82\x11\xffww"), "no valid"),
+        "a version that nobody has": (
+            patched(leaf, b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x03"),
+            "its version is 4",
+        ),
+        "a SAN that is an X.400 address": (
+            patched(leaf, b"\x82\x11www", b"\xa3\x11www"),
+            "subjectAltName has an x400Address",
+        ),
+        "a SAN beyond ASCII": (patched(leaf, b"\x82\x11www", b"\x82\x11\xffww"), "subjectAltName holds"),
     }
     before = await stored(world)
     found, expected = {}, {}

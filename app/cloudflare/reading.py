@@ -33,7 +33,7 @@ def json_object(raw: bytes) -> dict[str, Any] | Problem:
     try:
         fields = bodies.parse(raw)
     except ValueError:
-        return Problem(Rule.BODY, "", "The body is not JSON.")
+        return Problem(Rule.BODY, "", f"The body is not JSON{bodies.instead(raw)}.")
     return fields if isinstance(fields, dict) else Problem(Rule.BODY, "", "The body is not a JSON object.")
 
 

@@ -131,7 +131,7 @@ def fields(raw: bytes) -> Fields:
     try:
         value = bodies.parse(raw)
     except ValueError:
-        raise Refused(400, "The body is not JSON") from None
+        raise Refused(400, f"The body is not JSON{bodies.instead(raw)}") from None
     if not isinstance(value, dict):
         text = f"Expected object, received {_name(value)}"
         raise Malformed([Issue("invalid_type", [], text, "object", _name(value))])

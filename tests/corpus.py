@@ -757,7 +757,7 @@ def _chains() -> Iterator[Case]:
     yield chain(
         "a root that an older one has signed, the older trusted", end, MIDDLE.der, old_root.der, roots=(other.der,)
     )
-    renewed = authority(ROOT.name, key=ROOT.key, end=utc(NOW + timedelta(days=9000)))
+    renewed = authority(ROOT.name, key=ROOT.key, end=utc(NOW + timedelta(days=7000)))
     yield chain("a root renewed with the same key, sent beside its twin", end, MIDDLE.der, ROOT.der, renewed.der)
     yield chain(
         "a root renewed with the same key, the new one trusted", end, MIDDLE.der, ROOT.der, roots=(renewed.der,)

@@ -101,7 +101,9 @@ class _Certificate:
 def certificate(sent: bytes) -> x509.Certificate:
     """A certificate in DER; raises Unreadable."""
     try:
-        return _read_whole(x509.load_der_x509_certificate(sent))
+        found = _read_whole(x509.load_der_x509_certificate(sent))
+        _require_one_algorithm(sent)
+        return found
     except Exception:  # noqa: BLE001, S110 - whatever the library stumbles over is looked at more closely
         pass
     try:
@@ -118,6 +120,12 @@ def _read_whole(found: x509.Certificate) -> x509.Certificate:
     _require_strings(found.subject)
     _require_strings(found.issuer)
     return found
+
+
+def _require_one_algorithm(sent: bytes) -> None:
+    tbs, algorithm, _ = values(first(sent).content)
+    if [part for part in values(tbs.content) if part.tag != _VERSION][1].whole != algorithm.whole:
+        raise Malformed("its two signature algorithms are not the same")
 
 
 def _require_strings(name: x509.Name) -> None:
@@ -241,8 +249,7 @@ def _certificate(sent: bytes) -> bytes:
     if len(parts) < 6:
         raise Malformed("it is no certificate: parts are missing")
     serial, inner, issuer, validity, subject, key = parts[:6]
-    if inner.whole != algorithm.whole:
-        raise Malformed("its two signature algorithms are not the same")
+    _require_one_algorithm(sent)
     made = (
         *(version.whole if version and number == b"\x02" else b"", serial.whole, _algorithm(inner)),
         *(_name(issuer, "issuer"), validity.whole, _name(subject, "subject"), key.whole),
@@ -268,7 +275,7 @@ def _whole(sent: bytes) -> list[Value]:
     outer = first(sent)
     if len(outer.whole) != len(sent):
         raise Malformed("there are bytes behind its end")
-    parts = values(_content(outer, SEQUENCE, "it"))
+    parts = values(outer.content) if outer.tag == SEQUENCE else []
     if [part.tag for part in parts] != [SEQUENCE, SEQUENCE, BIT_STRING]:
         raise Malformed("it is no valid X.509: it does not consist of what is signed, an algorithm and a signature")
     return parts
@@ -403,8 +410,9 @@ def _basic_constraints(content: bytes) -> bytes:
 
 
 def _authority_key_id(content: bytes) -> bytes:
-    """The key id alone: the issuer's name beside it may be as odd as any."""
-    return tlv(SEQUENCE, b"".join(part.whole for part in values(first(content).content) if part.tag == 0x80))
+    """The issuer's name beside the key id may be as odd as any."""
+    parts = values(first(content).content)
+    return tlv(SEQUENCE, b"".join(_general_names(part) if part.tag == 0xA1 else part.whole for part in parts))
 
 
 def _key_usage(content: bytes) -> bytes:
@@ -421,8 +429,12 @@ def _extended_key_usage(content: bytes) -> bytes:
 
 
 def _alternative_names(content: bytes) -> bytes:
+    return _general_names(first(content))
+
+
+def _general_names(value: Value) -> bytes:
     made = []
-    for name in values(first(content).content):
+    for name in values(value.content):
         if name.tag in {0xA3, 0xA5}:
             raise Malformed("subjectAltName has an x400Address or ediPartyName, which is not read")
         if name.tag == 0x87 and len(name.content) not in {4, 8, 16, 32}:
@@ -430,7 +442,7 @@ def _alternative_names(content: bytes) -> bytes:
         if name.tag in {0x81, 0x82, 0x86} and not name.content.isascii():
             raise Malformed(f"subjectAltName holds {quoted(name.content.decode('latin-1'))}, which is not ASCII")
         made.append(tlv(0xA4, _name(first(name.content), "subjectAltName")) if name.tag == 0xA4 else name.whole)
-    return tlv(SEQUENCE, b"".join(made))
+    return tlv(value.tag, b"".join(made))
 
 
 _READERS = {

@@ -72,12 +72,17 @@ def unfinished(text: str) -> str:
     for boundary in _BOUNDARY.finditer(text):
         word, label = boundary.groups()
         if begin and (word, label) != ("END", begin):
-            what = f"-----{word} {label}-----"
-            return f"has -----BEGIN {begin}----- and then {what}, without -----END {begin}----- between them"
+            between = "" if word == "END" else " between them"
+            return f"has {_boundary('BEGIN', begin)} and then {_boundary(word, label)}, without its own end{between}"
         if not begin and word == "END":
-            return f"has -----END {label}----- without its beginning"
+            return f"has {_boundary(word, label)} without its beginning"
         begin = label if word == "BEGIN" else ""
-    return f"has -----BEGIN {begin}----- without its end" if begin else ""
+    return f"has {_boundary('BEGIN', begin)} without its end" if begin else ""
+
+
+def _boundary(word: str, label: str) -> str:
+    # Nothing that is answered or logged looks as if there were a key in it: so that this can be looked for.
+    return f"the {word} of a private key" if "PRIVATE" in label else f"-----{word} {label}-----"
 
 
 def decoded(block: Block) -> bytes:
@@ -162,7 +167,7 @@ def instead(text: str, wanted: Kind) -> str:
 
 
 def _no_block(plain: str, wanted: Kind) -> str:
-    begins = f"it begins with -----BEGIN {_BEGINNINGS[wanted]}-----"
+    begins = f"it begins with {_boundary('BEGIN', _BEGINNINGS[wanted])}"
     if re.search(r"begin", plain, re.IGNORECASE):
         return f"has boundaries that are not PEM's; {begins}, with five hyphens on each side"
     if re.fullmatch(r"@?(?:file:|[~.]{0,2}/|[A-Za-z]:\\)?[\w./\\ -]+\.[A-Za-z0-9]{2,4}", plain.strip()[:300]):
@@ -195,7 +200,8 @@ def _other(what: Kind | str, wanted: Kind) -> str:
         return "is an encrypted private key; `openssl pkey` writes it without a passphrase"
     if what.startswith("is "):
         return what
-    return f"holds a PEM block {what}, and no {_NOUNS[wanted]}"
+    shown = "of another kind" if "PRIVATE" in what else what
+    return f"holds a PEM block {shown}, and no {_NOUNS[wanted]}"
 
 
 def _unbased(plain: str) -> bytes:

@@ -146,10 +146,8 @@ def csr(ca: str, out: Path | None) -> None:
 @console.as_json_option
 def import_(ca: str, files: Sequence[str], as_json: bool) -> None:
     """Install the certificate of an intermediate from PEM FILES: its own first, then all above it, the root too."""
-    text = "\n".join(_read(name) for name in files)
+    text = "\n".join(_read(name, pem.Kind.CERTIFICATE) for name in files)
     found = [block for block in pem.blocks(text) if block.label not in pem.PASSED_OVER]
-    if not found:
-        raise Misconfigured(f"{files[0]} {pem.instead(text, pem.Kind.CERTIFICATE)}")
     if len(found) < 2:
         raise click.UsageError("the files must hold its certificate and all above it, up to the root")
     own, above = ("\n".join(block.whole for block in part) for part in (found[:1], found[1:]))
@@ -192,7 +190,7 @@ def sign(
     if path_length >= 0 and not as_ca:
         raise click.UsageError("--path-length is for a CA: add --ca")
     _check(out)
-    text, pki_url = _read(csr), console.settings().pki_url
+    text, pki_url = _read(csr, pem.Kind.REQUEST), console.settings().pki_url
     last = _end(ttl, not_after)
 
     async def work(db: Database, ring: Ring) -> Signed:
@@ -293,11 +291,15 @@ def _end(ttl: str | None, not_after: str | None) -> datetime:
         raise click.BadParameter("it is too far away", param_hint="--ttl") from None
 
 
-def _read(name: str) -> str:
+def _read(name: str, wanted: pem.Kind) -> str:
+    """A file in any encoding that has PEM in it."""
     try:
-        return pem.text(sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes())
+        text = pem.text(sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes())
     except OSError as error:
         raise Misconfigured(f"{name} cannot be read ({error.strerror})") from None
+    if all(block.kind is not wanted for block in pem.blocks(text)):
+        raise Misconfigured(f"{name} {pem.instead(text, wanted)}")
+    return text
 
 
 def _check(out: Path | None) -> None:

@@ -101,9 +101,8 @@ class _Certificate:
 def certificate(sent: bytes) -> x509.Certificate:
     """A certificate in DER; raises Unreadable."""
     try:
-        found = _read_whole(x509.load_der_x509_certificate(sent))
         _require_one_algorithm(sent)
-        return found
+        return _read_whole(x509.load_der_x509_certificate(sent))
     except Exception:  # noqa: BLE001, S110 - whatever the library stumbles over is looked at more closely
         pass
     try:

@@ -33,7 +33,18 @@ LINE = re.compile(r"(ok |BAD) ([a-z ]+): (.+)")
 PASSWORD = "open-sesame"
 SECONDS = 60.0
 CHECKS = [
-    *("settings", "data folder", "ring", "database", "durability", "clock", "connections", "schema", "custody"),
+    *(
+        "settings",
+        "data folder",
+        "ring",
+        "trust anchors",
+        "database",
+        "durability",
+        "clock",
+        "connections",
+        "schema",
+        "custody",
+    ),
     "server",
 ]
 

@@ -120,7 +120,7 @@ CODES: dict[int, tuple[int, str]] = {
     1455: (400, "A query parameter is out of range, of the wrong form, or given twice."),
     1456: (409, "The Idempotency-Key was used with another body, or is not 1 to 255 printable ASCII characters (400)."),
     1457: (400, "The certificate has expired."),
-    1459: (400, "The certificate, or one of its chain, is signed with MD5 or SHA-1."),
+    1459: (400, "The certificate, or one of its chain, is signed with MD2, MD4, MD5, SHA-1 or RIPEMD-160."),
     1460: (400, "The certificate's extended key usage does not have serverAuth."),
     1461: (409, "The account or zone still holds custom CSRs, certificates, CAs or zones; the text counts them."),
     1462: (409, "The token was changed by somebody else at this moment. Read it, and try again."),
@@ -148,7 +148,7 @@ CODES: dict[int, tuple[int, str]] = {
     2103: (400, "The certificate names no host of the zone. Name policy public."),
     2106: (
         400,
-        "The private key is missing, cannot be read, is encrypted, or is of a kind or size that is not accepted.",
+        "The private key is missing, cannot be read, is encrypted, weak, or of a kind or size that is not accepted.",
     ),
     2200: (400, "The certificate and the key do not match; the text names the custom CSR that does, if there is one."),
     6003: (400, "A header of the credentials is malformed; error_chain names it (6102, 6103 or 6111)."),

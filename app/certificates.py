@@ -75,8 +75,8 @@ async def create(
     if found:
         raise Invalid(tuple(found))
     key, advice = await matching.key_for(db, ring, pool, scope, upload)
-    advice += chains.remarks(str(upload.certificate))
     sent = chains.read(str(upload.certificate))
+    advice += chains.remarks(str(upload.certificate))
     method = BundleMethod(upload.bundle_method or BundleMethod.UBIQUITOUS)
     leaf, chain = await matching.judged(db, pool, trusted, caller, scope, sent, method, key)
     now = datetime.now(UTC)

@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 from app import der, foreign, weak_keys
 from app.errors import Advice, Hint, Invalid, Problem, Rule, quoted
@@ -203,22 +203,38 @@ def judge_leaf(leaf: x509.Certificate, now: datetime) -> None:
     _judge_leaf_key(leaf)
     _judge_signature(leaf)
     _judge_critical(leaf)
-    try:
-        usage = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except x509.ExtensionNotFound:
-        return
-    if not {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE} & set(usage):
-        text = "the certificate's extended key usage does not have serverAuth, so no client would accept it."
+    usage = _extension(leaf, x509.KeyUsage)
+    if usage is not None and not (usage.digital_signature or usage.key_encipherment or usage.key_agreement):
+        raise _refuse(Rule.CHAIN, "the certificate's key usage has nothing that TLS needs, such as digitalSignature.")
+    extended = _extension(leaf, x509.ExtendedKeyUsage)
+    if extended is not None and ExtendedKeyUsageOID.SERVER_AUTH not in extended:
+        text = "the certificate's extended key usage does not have serverAuth, which many clients ask for."
         raise _refuse(Rule.EXTENDED_KEY_USAGE, text)
 
 
-def _judge_critical(leaf: x509.Certificate) -> None:
+# What OpenSSL understands, and so accepts where it is critical; beside those that this module judges.
+_KNOWN_CRITICAL = {
+    ExtensionOID.BASIC_CONSTRAINTS,
+    ExtensionOID.KEY_USAGE,
+    ExtensionOID.EXTENDED_KEY_USAGE,
+    ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
+    ExtensionOID.NAME_CONSTRAINTS,
+    ExtensionOID.CERTIFICATE_POLICIES,
+    ExtensionOID.POLICY_MAPPINGS,
+    ExtensionOID.POLICY_CONSTRAINTS,
+    ExtensionOID.INHIBIT_ANY_POLICY,
+    ExtensionOID.CRL_DISTRIBUTION_POINTS,
+}
+
+
+def _judge_critical(certificate: x509.Certificate) -> None:
     """A client refuses what is critical and not known to it (RFC 5280 section 4.2)."""
-    for extension in leaf.extensions:
+    for extension in certificate.extensions:
         if isinstance(extension.value, x509.PrecertPoison):
             raise _refuse(Rule.CHAIN, "the certificate is a precertificate, made for certificate logs only (RFC 6962).")
-        if extension.critical and isinstance(extension.value, x509.UnrecognizedExtension):
-            text = f"the certificate has the critical extension {extension.oid.dotted_string}, which no client knows."
+        if extension.critical and extension.oid not in _KNOWN_CRITICAL:
+            oid = extension.oid.dotted_string
+            text = f"{named(certificate.subject)} has the critical extension {oid}, which not all clients know."
             raise _refuse(Rule.CHAIN, text)
 
 
@@ -298,6 +314,8 @@ class Search:
             try:
                 if level:
                     _judge_issuer(last, level, self.now)
+                if level and self.trusted:
+                    _judge_purpose(last)
             except Invalid as error:
                 failures.append((level, error))
                 continue
@@ -386,8 +404,16 @@ def _judge_issuer(certificate: x509.Certificate, depth: int, now: datetime) -> N
     if usage is not None and not usage.key_cert_sign:
         raise _refuse(Rule.CHAIN, f"{name} may not sign certificates.")
     _judge_key(certificate)
+    _judge_critical(certificate)
     if not is_self_issued(certificate):
         _judge_signature(certificate)
+
+
+def _judge_purpose(issuer: x509.Certificate) -> None:
+    """What clients ask of a CA above a server's certificate; one that is imported may sign for other purposes."""
+    extended = _extension(issuer, x509.ExtendedKeyUsage)
+    if extended is not None and ExtendedKeyUsageOID.SERVER_AUTH not in extended:
+        raise _refuse(Rule.CHAIN, f"the extended key usage of {named(issuer.subject)} does not have serverAuth.")
 
 
 def ordered(own: x509.Certificate, others: Sequence[x509.Certificate], now: datetime) -> tuple[x509.Certificate, ...]:

@@ -107,7 +107,7 @@ def certificate(sent: bytes) -> x509.Certificate:
         pass
     try:
         copy = _read_whole(x509.load_der_x509_certificate(_certificate(sent)))
-    except Malformed as error:
+    except (Malformed, Unreadable) as error:
         raise Unreadable(str(error)) from None
     except Exception as error:  # noqa: BLE001
         raise Unreadable(_reason(error)) from None
@@ -116,6 +116,10 @@ def certificate(sent: bytes) -> x509.Certificate:
 
 def _read_whole(found: x509.Certificate) -> x509.Certificate:
     _ = (found.extensions, found.serial_number, found.signature_algorithm_oid)
+    try:
+        _ = (found.not_valid_before_utc, found.not_valid_after_utc)
+    except ValueError:
+        raise Unreadable("its validity has a year that is none from 1 to 9999") from None
     _require_strings(found.subject)
     _require_strings(found.issuer)
     return found
@@ -306,6 +310,8 @@ def _name(value: Value, where: str) -> bytes:
         if not attributes:
             raise Malformed(f"its {where} has an empty part")
         _require_sorted(attributes, f"a part of its {where}")
+        if len({attribute.whole for attribute in attributes}) < len(attributes):
+            raise Malformed(f"a part of its {where} has the same value twice")
         made.append(tlv(SET, b"".join(sorted(_attribute(attribute, where) for attribute in attributes))))
     return tlv(SEQUENCE, b"".join(made))
 
@@ -411,8 +417,10 @@ def _basic_constraints(content: bytes) -> bytes:
 
 
 def _authority_key_id(content: bytes) -> bytes:
-    """The issuer's name beside the key id may be as odd as any."""
+    """The issuer's name beside the key id may be as odd as any, and means nothing without its serial number."""
     parts = values(first(content).content)
+    if not {0xA1, 0x82} <= {part.tag for part in parts}:
+        parts = [part for part in parts if part.tag == 0x80]
     return tlv(SEQUENCE, b"".join(_general_names(part) if part.tag == 0xA1 else part.whole for part in parts))
 
 

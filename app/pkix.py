@@ -171,10 +171,13 @@ def _signing_key(request: foreign.Request) -> PublicKey | None:
     if not isinstance(public_key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
         return None
     try:
-        signed = request.is_signed()
+        digest, signed = read.signature_hash_algorithm, request.is_signed()
     except (ValueError, TypeError, UnsupportedAlgorithm):
         oid = read.signature_algorithm_oid.dotted_string
         raise BadCsr(f"The CSR is signed with {oid}, which is broken or not known here.") from None
+    if not signed and isinstance(digest, hashes.SHA1 | hashes.MD5):
+        # The library verifies none of them, so that it is not known whether the signature is wrong as well.
+        raise BadCsr(f"The CSR is signed with {digest.name.upper()}, which is broken.")
     if not signed:
         raise BadCsr("The CSR's signature is not valid: it was changed, or signed with another key.")
     return public_key

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import httpx
 import pytest
 from litestar.exceptions import HTTPException
 from live import Live
@@ -52,9 +51,9 @@ async def touched(world: World, method: str, path: str, headers: list[tuple[byte
         status = message.get("status", status)
 
     scope = {
-        **{"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http", "root_path": ""},
-        **{"method": method, "path": path, "raw_path": path.encode(), "query_string": b"", "extensions": {}},
-        **{"client": ("192.0.2.1", 4711), "server": ("127.0.0.1", 8787), "headers": headers},
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http", "root_path": "",
+        "method": method, "path": path, "raw_path": path.encode(), "query_string": b"", "extensions": {},
+        "client": ("192.0.2.1", 4711), "server": ("127.0.0.1", 8787), "headers": headers,
     }
     await world.app(scope, receive, send)
     return status, looks
@@ -175,9 +174,9 @@ async def broken_off(world: World) -> bytes:
         told += str(message.get("status", "")).encode()
 
     scope = {
-        **{"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http", "root_path": ""},
-        **{"method": "POST", "path": LOGIN, "raw_path": LOGIN.encode(), "query_string": b"", "extensions": {}},
-        **{"client": ("127.0.0.1", 123), "server": ("127.0.0.1", 8787), "headers": [(b"content-length", b"99")]},
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http", "root_path": "",
+        "method": "POST", "path": LOGIN, "raw_path": LOGIN.encode(), "query_string": b"", "extensions": {},
+        "client": ("127.0.0.1", 123), "server": ("127.0.0.1", 8787), "headers": [(b"content-length", b"99")],
     }
     await world.app(scope, receive, send)
     return told

@@ -5,7 +5,7 @@ import contextlib
 import re
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -51,16 +51,26 @@ async def touched(world: World, method: str, path: str, headers: list[tuple[byte
         status = message.get("status", status)
 
     scope = {
-        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http", "root_path": "",
-        "method": method, "path": path, "raw_path": path.encode(), "query_string": b"", "extensions": {},
-        "client": ("192.0.2.1", 4711), "server": ("127.0.0.1", 8787), "headers": headers,
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "scheme": "http",
+        "root_path": "",
+        "method": method,
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "extensions": {},
+        "client": ("192.0.2.1", 4711),
+        "server": ("127.0.0.1", 8787),
+        "headers": headers,
     }
     await world.app(scope, receive, send)
     return status, looks
 
 
 async def test_no_body_is_read_before_its_caller_is_known(world: World) -> None:
-    """On every path with every method, and where no route is, a stranger's body is left alone; only a login's is read."""
+    """On every path with every method, and where no route is, a stranger's body is left alone, but for a login's."""
     templates = {route.path for route in world.app._app.routes}
     paths = {re.sub(r"\{[a-z_]*(account|zone|token)_id[^}]*\}", uuid4().hex, template) for template in templates}
     paths = {re.sub(r"\{[^}]*\}", str(uuid4()), path) for path in paths} | {
@@ -94,7 +104,7 @@ async def test_a_known_caller_may_not_and_is_refused_before_the_body(world: Worl
 
 
 async def test_without_a_known_caller_8_kib_are_all(world: World) -> None:
-    """The rule stands where bodies are read: a route that forgot its guard would still not read more from a stranger."""
+    """The rule stands where bodies are read: a route without its guard would read no more from a stranger."""
     stranger: dict[str, Any] = {"spaces": bodies.Spaces()}
     known = {**stranger, "caller_id": "x"}
     assert len(await bodies.read(_pieces(SMALL), "", MIB, HTTPException, stranger)) == SMALL
@@ -146,7 +156,7 @@ def login_cases() -> dict[str, tuple[Any, int]]:
 async def test_every_refused_login_counts_against_its_address(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever was wrong with it, a login that is refused is a failed authentication, in the limit and the audit log."""
+    """Whatever was wrong with it, a login that is refused is a failed authentication in limit and audit log."""
     monkeypatch.setattr(bounds, "BODY_SECONDS", 0.05)
     cases = login_cases()
     async with new_world(database_url, tmp_path, RateLimit(10 * (len(cases) + 1), 3600)) as world:
@@ -163,7 +173,9 @@ async def test_every_refused_login_counts_against_its_address(
 
 async def broken_off(world: World) -> bytes:
     """The status of a login whose client goes away within its body."""
-    events = iter([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
+    events: Iterator[edge.Message] = iter(
+        [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
+    )
     told = b""
 
     async def receive() -> edge.Message:
@@ -174,9 +186,19 @@ async def broken_off(world: World) -> bytes:
         told += str(message.get("status", "")).encode()
 
     scope = {
-        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http", "root_path": "",
-        "method": "POST", "path": LOGIN, "raw_path": LOGIN.encode(), "query_string": b"", "extensions": {},
-        "client": ("127.0.0.1", 123), "server": ("127.0.0.1", 8787), "headers": [(b"content-length", b"99")],
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "scheme": "http",
+        "root_path": "",
+        "method": "POST",
+        "path": LOGIN,
+        "raw_path": LOGIN.encode(),
+        "query_string": b"",
+        "extensions": {},
+        "client": ("127.0.0.1", 123),
+        "server": ("127.0.0.1", 8787),
+        "headers": [(b"content-length", b"99")],
     }
     await world.app(scope, receive, send)
     return told
@@ -285,7 +307,7 @@ async def test_a_body_counts_until_its_request_is_answered(cramped: World) -> No
     assert (await cramped.http.post(a.account_path, content=too_much[0], headers=a.bearer)).status_code == too_much[1]
     slow = await Slow(cramped, CA, SMALL * 4, a.bearer).begun()
     slow.task.cancel()
-    await until(lambda: slow.task.done())
+    await until(slow.task.done)
     await broken_off(cramped)
     assert (spaces.admitted.free, spaces.unadmitted.free) == (64 * 1024, 3 * SMALL)
     assert not spaces.admitted.unfinished

@@ -84,7 +84,7 @@ async def test_what_is_not_a_document_is_not_kept(world: World) -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 async def test_the_real_server_sends_all_of_it(live: Live, path: str) -> None:
-    """What the server reads from a file is what the ETag and the length say, for either worker, and HEAD has no body."""
+    """What the server reads from a file is what the ETag and the length say, for either worker; a HEAD has no body."""
     async with httpx.AsyncClient(base_url=live.url) as http:
         for _ in range(8):
             answer = await http.get(path, headers={"Connection": "close"})

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import contextlib
 import struct
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -172,7 +173,8 @@ async def list_(db: Database, scope: Scope, query: Query) -> Page:
 
 async def _list(db: Database, account_id: UUID, query: Query) -> Page:
     sql, values = _statement(query)
-    rows = await db.fetch(sql, account_id, query.since, query.before, query.limit + 1, *values)
+    async with db.search(account_id) if query.filters else contextlib.nullcontext():
+        rows = await db.fetch(sql, account_id, query.since, query.before, query.limit + 1, *values)
     items = tuple(_entry(row) for row in rows[: query.limit])
     return Page(items, _cursor(items[-1]) if len(rows) > query.limit else None)
 

@@ -330,9 +330,12 @@ async def list_(db: Database, scope: Scope, query: CsrQuery) -> Page:
     place = f"LIMIT ${len(values) + 1} OFFSET ${len(values) + 2}"
     listed = f"SELECT {_COLUMNS} {found} ORDER BY {_ORDERS[query.order, query.direction]} {place}"
     async with db.search(scope.account_id) if wanted or offset > bounds.NEAR else contextlib.nullcontext():
-        rows = await db.fetch(listed, *values, query.per_page, offset)
-        total = await db.fetchrow(f"SELECT count(*) AS total {found}" if wanted else _KEPT, *values)
-    return Page(tuple(_csr(row) for row in rows), total["total"] if total else 0)
+        row = await db.fetchrow(f"SELECT count(*) AS total {found}" if wanted else _KEPT, *values)
+        total = row["total"] if row else 0
+        # Where none is left, to look for them would be to look through all of the list once more.
+        empty = wanted and offset >= total
+        rows = [] if empty else await db.fetch(listed, *values, query.per_page, offset)
+    return Page(tuple(_csr(row) for row in rows), total)
 
 
 _DELETE = f"""

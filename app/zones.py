@@ -195,8 +195,8 @@ class Page(msgspec.Struct, frozen=True):
 
 
 # Each account is looked up by itself (OFFSET 0 keeps it so): a plan for any number of accounts would read all zones
-# that there are, or all of the caller's once for each account that there is. $2 are the zones that policies name, and $3
-# those of them that may be read.
+# that there are, or all of the caller's once for each account that there is. $2 are the zones that policies name, and
+# $3 those of them that may be read.
 _VISIBLE = """
 FROM (
     SELECT z.*, o.name AS account_name FROM unnest($1::uuid[]) AS whole (id) JOIN accounts o ON o.id = whole.id

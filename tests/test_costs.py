@@ -1,4 +1,4 @@
-"""What a request costs where an account is full: counted in rows, turns and policies read, as `make costs` measures it."""
+"""What a request costs where an account is full, counted in rows, turns and policies; `make costs` measures it."""
 
 import asyncio
 import contextlib
@@ -12,14 +12,13 @@ import asyncpg
 import pytest
 from world import World, make_token
 
-from app import accounts, bounds, csrs, db, delegation, first_start, policies
+from app import bounds, csrs, db, delegation, first_start, policies
 from app.errors import Rule, Unavailable
-from app.model import GROUPS, Access, Actor, Caller, CsrRequest, NamePolicy, Role, Subject
+from app.model import GROUPS, CsrRequest, NamePolicy, Subject
 
 Json = dict[str, Any]
 OPERATOR = first_start.operator()
-# More often than PostgreSQL plans a statement for its values before it makes one plan for all.
-TIMES = 8
+TIMES = 3
 MANY = 3000
 _READ = """
 SELECT (SELECT coalesce(seq_tup_read, 0) FROM pg_stat_user_tables WHERE relname = $1)
@@ -40,15 +39,21 @@ def house_of(world: World) -> Any:
 
 
 async def rows_read(world: World, table: str, *asked: tuple[str, str, Json]) -> int:
-    """How many rows of a table, and entries of its indexes, PostgreSQL reads while a tenant asks all this TIMES times."""
+    """How many rows of a table and entries of its indexes PostgreSQL reads while a tenant asks all this TIMES times.
+
+    By the plan that it has for any values, which it takes for itself after some times if it seems good enough.
+    """
     reader: db.Connection = await asyncpg.connect(world.settings.database_url)
     await reader.execute("ANALYZE")
+    generic = "plan_cache_mode = force_generic_plan"
+    await reader.execute(f"ALTER DATABASE {await reader.fetchval('SELECT current_database()')} SET {generic}")
 
     async def told() -> int:
         for database in (house_of(world).db, world.database):
             held = [database._idle.pop() for _ in range(len(database._idle))]
             for connection in held:
                 if connection is not None:
+                    await connection.execute(f"SET {generic}")
                     # Else it tells what it has read when it likes.
                     await connection.execute("SELECT pg_stat_force_next_flush()")
                 database._give(connection)
@@ -108,7 +113,11 @@ async def test_a_csr_is_found_by_its_name_without_looking_at_the_others(full: Wo
 
 async def test_filters_hold_together_in_every_combination(world: World) -> None:
     """Each set of filters finds the CSRs that all of them fit, and counts them."""
-    for name, san, common_name in (("x", "a.example.com", "a"), ("x", "b.example.com", "a"), ("y", "a.example.com", "b")):
+    for name, san, common_name in (
+        ("x", "a.example.com", "a"),
+        ("x", "b.example.com", "a"),
+        ("y", "a.example.com", "b"),
+    ):
         await world.create(name=name, sans=[san], common_name=common_name)
     made = (await world.http.get(world.a.account_path, headers=world.a.bearer)).json()["result"]
     for number in range(16):
@@ -141,16 +150,25 @@ async def test_a_csr_that_is_used_is_refused_without_looking_at_all_certificates
 
 async def test_a_list_of_zones_reads_those_of_its_accounts_once(world: World) -> None:
     """However many accounts there are, and however often it is asked: a page and its total are two readings."""
-    mine = 300
-    sql = "INSERT INTO zones (id, account_id, name) SELECT gen_random_uuid(), $1, 'z' || n FROM generate_series(1, $2::int) n"
-    await world.database.execute(sql, world.a.account.id, mine - 1)
-    for number in range(30):
-        other = await accounts.create_account(world.database, OPERATOR, f"other-{number}", "Other")
-        await world.database.execute(sql, other.id, 100)
+    mine = 1000
+    sql = """
+    INSERT INTO zones (id, account_id, name)
+    SELECT gen_random_uuid(), $1, 'z' || n FROM generate_series(2, $2::int) n
+    """
+    await world.database.execute(sql, world.a.account.id, mine)
+    others = """
+    INSERT INTO accounts (id, name, slug) SELECT md5(n::text)::uuid, 'x', 'x' || n FROM generate_series(1, 200) n
+    """
+    await world.database.execute(others)
+    theirs = """
+    INSERT INTO zones (id, account_id, name)
+    SELECT gen_random_uuid(), a.id, 'z' || n FROM accounts a, generate_series(1, 100) n WHERE a.name = 'x'
+    """
+    await world.database.execute(theirs)
     answer = await world.http.get("/client/v4/zones?per_page=50", headers=world.a.bearer)
     assert answer.json()["result_info"]["total_count"] == mine
     assert await rows_read(world, "zones", ("GET", "/client/v4/zones?per_page=50", {})) <= 2 * (mine + 10) * TIMES
-    named = "/client/v4/zones?name=z7"
+    named = "/client/v4/zones?name=z77"
     assert await rows_read(world, "zones", ("GET", named, {})) <= 10 * TIMES
 
 
@@ -234,19 +252,6 @@ async def test_few_tokens_are_read_to_find_another_administrator(world: World) -
     assert (await world.http.delete(path, headers=key)).status_code == 200
 
 
-def test_many_accounts_are_judged_for_a_user_in_a_moment() -> None:
-    """A token of 300 names in all groups, of a user in 200 accounts: what it may is found in a fraction of a second."""
-    names = {f"com.cloudflare.api.account.zone.{uuid4().hex}": "*" for _ in range(290)}
-    everywhere = {"com.cloudflare.api.account.*": "*"}
-    said = policies.read(json.dumps([policy(names | everywhere)] + [policy(everywhere)] * 49))
-    reach = {uuid4(): Role.ADMINISTRATOR for _ in range(accounts.MAX_MEMBERSHIPS)}
-    caller = Caller(Actor.TOKEN, uuid4(), reach, said, user_id=uuid4())
-    began = time.thread_time()
-    assert delegation._manages_own(caller, Access.WRITE)
-    assert time.thread_time() - began < 0.1
-    assert not delegation._manages_own(caller, Access.SIGN)
-
-
 @pytest.mark.usefixtures("forgotten")
 def test_what_is_remembered_of_policies_is_bounded_in_bytes() -> None:
     """Policies as long as may be, more than are remembered: not over 20 MB of text stays."""
@@ -271,7 +276,7 @@ def test_the_resources_of_a_policy_are_read_once_and_not_for_each_group() -> Non
 
 
 def test_few_of_many_foreign_names_get_a_suggestion() -> None:
-    """Each of 150 SANs in other scripts is refused by its own sentence, and the first ten with what to write instead."""
+    """Each of 150 SANs in other scripts is refused by itself, and the first ten with what to write instead."""
     sans = tuple(f"{number}." + "中文" * 20 + ".example.com" for number in range(csrs.MAX_SANS))
     request = CsrRequest(Subject("US", "x", "x", "x", "x"), sans)
     found = csrs.problems(request, NamePolicy.PRIVATE)

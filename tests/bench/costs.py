@@ -94,8 +94,8 @@ SELECT $1, md5('csr' || $2 || n)::uuid, $4, md5($2 || n)::uuid, 'p256v1', 'name 
     repeat('x', 900), now() - random() * interval '300 days' FROM generate_series(1, $3::int) n
 """
 _CERTIFICATES = """
-INSERT INTO custom_certificates (account_id, id, zone_id, key_id, custom_csr_id, type, bundle_method, priority, sha256, hosts, issuer,
-    signature, not_before, not_after, chain, uploaded_at)
+INSERT INTO custom_certificates (account_id, id, zone_id, key_id, custom_csr_id, type, bundle_method, priority, sha256,
+    hosts, issuer, signature, not_before, not_after, chain, uploaded_at)
 SELECT $1, md5($2 || n)::uuid, $3, $4, md5('csrcsr1')::uuid, 'legacy_custom', 'force', n % 7, sha256(($2 || n)::bytea),
     (SELECT array_agg('host' || s || '.of.certificate.' || n || '.example.com') FROM generate_series(1, $6::int) s),
     'CA', 'ECDSAWithSHA256', now() - interval '1 day', now() + interval '1 day' * (n % 300), repeat('x', $7::int),
@@ -295,8 +295,9 @@ def generic(routes: list[str]) -> Iterator[Case]:
         if method == "GET":
             for what, unit in (("a=&", "a=&"), ("%41=&", "%41=%41&"), ("page=%41&", "pag%65=%41&"), ("&", "&")):
                 yield Case(route, f"120 kB of {what}", query="?" + unit * (120_000 // len(unit)), asker=asker)
-        for what, unit in (("Accept", "a;q=1,"), ("Authorization", "Bearer ")):
-            yield Case(route, f"120 kB of {what}", asker=asker, headers=((what.lower(), unit * (120_000 // len(unit))),))
+            for what, unit in (("Accept", "a;q=1,"), ("Authorization", "Bearer ")):
+                long = ((what.lower(), unit * (120_000 // len(unit))),)
+                yield Case(route, f"120 kB of {what}", asker=asker, headers=long)
 
 
 def csrs(ground: Ground) -> Iterator[Case]:
@@ -376,13 +377,16 @@ def uploads(ground: Ground) -> Iterator[Case]:
         ("blocks of nothing", "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n" * 4000, "force"),
         ("BEGINs of many words", "-----BEGIN " + "A A" * 60_000, "force"),
     ]
+    fat, wide_zone, busy = ground.ids["zones"]
+    one = "/client/v4/zones/{zone_id}/custom_certificates/{custom_certificate_id}"
+    of_fat: Any = lambda n: {"zone_id": fat, "custom_certificate_id": ground.ids["fat"][n + 600]}  # noqa: E731
     post = "POST /client/v4/zones/{zone_id}/custom_certificates"
     for what, text, method in texts:
         body = json.dumps({"certificate": text[:240_000], "private_key": secret, "bundle_method": method}).encode()
         yield Case(post, what, body, rounds=1 if what.startswith(("a chain", "a leaf")) else 3)
+        yield Case(f"PATCH {one}", what, body, places=of_fat)
     for what, text in (("an RSA-7470 key", key_pem(large)), ("a key of 200 kB", "-----BEGIN PRIVATE KEY-----" * 8000)):
         yield Case(post, what, json.dumps({"certificate": pem(leaf), "private_key": text}).encode())
-    fat, wide_zone, busy = ground.ids["zones"]
     get = "GET /client/v4/zones/{zone_id}/custom_certificates"
     for what, zone, query in (
         ("1,000 with chains of 250 kB, 50 a page", fat, "?per_page=50"),
@@ -394,21 +398,20 @@ def uploads(ground: Ground) -> Iterator[Case]:
     ):
         yield Case(get, what, query=query, places=lambda _, zone=zone: {"zone_id": zone})  # type: ignore[misc]
     put = "PUT /client/v4/zones/{zone_id}/custom_certificates/prioritize"
-    order: Any = lambda zone, ids: (  # noqa: E731
-        lambda n: json.dumps({"certificates": [{"id": each, "priority": n + 100} for each in ids[:500]]}).encode()
-    )
+
+    def order(ids: list[str]) -> Callable[[int], bytes]:
+        return lambda n: json.dumps({"certificates": [{"id": each, "priority": n + 100} for each in ids]}).encode()
+
     yield Case(
-        *(put, "500 of 1,000 with chains of 250 kB", order(fat, ground.ids["fat"])),
+        *(put, "500 of 1,000 with chains of 250 kB", order(ground.ids["fat"][:500])),
         places=lambda _: {"zone_id": fat},
     )
     yield Case(
-        *(put, f"500 of {CERTIFICATES:,}", order(busy, ground.ids["certificates"])),
+        *(put, f"500 of {CERTIFICATES:,}", order(ground.ids["certificates"][:500])),
         places=lambda _: {"zone_id": busy},
     )
     unknown = [{"id": str(UUID(int=n)), "priority": 1} for n in range(900)]
     yield Case(put, "900 that are not there", json.dumps({"certificates": unknown}).encode())
-    one = "/client/v4/zones/{zone_id}/custom_certificates/{custom_certificate_id}"
-    of_fat: Any = lambda n: {"zone_id": fat, "custom_certificate_id": ground.ids["fat"][n + 600]}  # noqa: E731
     yield Case(f"GET {one}", "a chain of 250 kB", places=of_fat)
     yield Case(f"DELETE {one}", "a chain of 250 kB", places=of_fat)
 
@@ -465,13 +468,22 @@ def of_tokens(ground: Ground) -> Iterator[Case]:
         deep = {f"{name}": deep}
     variants: list[tuple[str, bytes]] = [
         ("as much as may be", token(json.loads(text))),
-        ("50 groups and 300 names, 50 times", token([policy({name: "*", **{f"{name[:-3]}{n}": "*" for n in range(5)}}, [group] * 18) for _ in range(50)])),
+        (
+            "50 groups and 300 names, 50 times",
+            token([policy({name: "*", **{f"{name[:-3]}{n}": "*" for n in range(5)}}, [group] * 18) for _ in range(50)]),
+        ),
         ("1,000 groups", token([policy({name: "*"}, [{"id": "x"}] * 5000)])),
-        ("50 groups, one resource with a long value", token([policy({name: "*", "x": "y" * 60_000}, [{"id": ids["Zone Read"]}] * 50)])),
+        (
+            "50 groups, one resource with a long value",
+            token([policy({name: "*", "x": "y" * 60_000}, [{"id": ids["Zone Read"]}] * 50)]),
+        ),
         ("50 groups, 300 resources", token([policy({f"{n:03}" + "r" * 190: "*" for n in range(300)}, [group] * 50)])),
         ("50 groups, 6,000 resources", token([policy({f"{n:04}": "*" for n in range(6000)}, [group] * 50)])),
         ("resources of resources", token([policy({name: {f"{n}": deep for n in range(250)}}, [group])])),
-        ("100 networks, twice", token([policy({name: "*"}, [group])], condition={"request_ip": {"in": networks, "not_in": networks}})),
+        (
+            "100 networks, twice",
+            token([policy({name: "*"}, [group])], condition={"request_ip": {"in": networks, "not_in": networks}}),
+        ),
         ("5,000 networks", token([policy({name: "*"}, [group])], condition={"request_ip": {"in": networks * 40}})),
         ("a network of 60 kB", token([policy({name: "*"}, [group])], condition={"request_ip": {"in": ["1" * 60_000]}})),
     ]
@@ -628,13 +640,13 @@ def connections(database: str) -> list[Path]:
     return found
 
 
-def cpu_of(processes: list[Path]) -> float:
-    """Milliseconds of CPU."""
-    total = 0
+def cpu_of(processes: list[Path]) -> dict[Path, int]:
+    """Nanoseconds of CPU of each that is still there."""
+    found = {}
     for process in processes:
         with contextlib.suppress(OSError):
-            total += int((process / "schedstat").read_text().split()[0])
-    return total / 1e6
+            found[process] = int((process / "schedstat").read_text().split()[0])
+    return found
 
 
 async def send(ground: Ground, case: Case, number: int) -> tuple[int, int]:
@@ -682,7 +694,7 @@ async def measure(ground: Ground, case: Case) -> Cost:
         before, begun = cpu_of(processes), time.process_time()
         status, _ = await send(ground, case, number)
         worker.append((time.process_time() - begun) * 1000)
-        postgres.append(cpu_of(processes) - before)
+        postgres.append(sum(after - before[process] for process, after in cpu_of(processes).items()) / 1e6)
     tracemalloc.start()
     tracemalloc.reset_peak()
     held, _ = tracemalloc.get_traced_memory()
@@ -718,7 +730,9 @@ async def _ground(world: World, name: str, ids: dict[str, list[str]]) -> Ground:
     (text,) = ids["policies"]
     everywhere = [{"com.cloudflare.api.account.*": "*", "com.cloudflare.api.account.zone.*": "*"}]
     groups = [{"id": group.id.hex, "name": group.name} for group in GROUPS]
-    wide = [{"id": uuid4().hex, "effect": "allow", "resources": each, "permission_groups": groups} for each in everywhere]
+    wide = [
+        {"id": uuid4().hex, "effect": "allow", "resources": each, "permission_groups": groups} for each in everywhere
+    ]
     named = {f"com.cloudflare.api.account.zone.{each}": "*" for each in ids["in account"][:260]}
     wide.append({"id": uuid4().hex, "effect": "allow", "resources": named, "permission_groups": groups})
     issue = await make_token(world.database, world.peppers, account, policies=json.dumps(wide[:1]))
@@ -757,7 +771,7 @@ async def _ground(world: World, name: str, ids: dict[str, list[str]]) -> Ground:
         "administrators": found[-1:],
         "of user": await some("SELECT id FROM tokens WHERE user_id = $1", user.id),
         "serials": await some(
-            "SELECT serial FROM issued_certificates WHERE ca_id = $1 AND revoked_at IS NULL AND profile = 'leaf' LIMIT 50",
+            "SELECT serial FROM issued_certificates WHERE ca_id = $1 AND revoked_at IS NULL LIMIT 50",
             UUID(ids["cas"][0]),
         ),
     }
@@ -766,11 +780,11 @@ async def _ground(world: World, name: str, ids: dict[str, list[str]]) -> Ground:
 
 def served(world: World) -> list[str]:
     """Every method and path that the application has."""
-    found = []
-    for route in world.app._app.routes:
-        for method in sorted(route.methods - {"OPTIONS"}):
-            found.append(f"{method} {_route({'path_template': route.path})}")
-    return found
+    return [
+        f"{method} {_route({'path_template': route.path})}"
+        for route in world.app._app.routes
+        for method in sorted(route.methods - {"OPTIONS"})
+    ]
 
 
 def told(cost: Cost, before: dict[tuple[str, str], Cost]) -> str:
@@ -780,11 +794,8 @@ def told(cost: Cost, before: dict[tuple[str, str], Cost]) -> str:
     return f"| `{cost.route}` | {cost.what} | {cost.status} | {figures} | {earlier} |"
 
 
-async def run(options: argparse.Namespace) -> int:
-    before: dict[tuple[str, str], Cost] = {}
-    if options.beside:
-        earlier = msgspec.json.decode(Path(options.beside).read_bytes(), type=list[Cost])
-        before = {(cost.route, cost.what): cost for cost in earlier}
+async def run(options: argparse.Namespace, before: dict[tuple[str, str], Cost]) -> tuple[list[Cost], list[str]]:
+    """What was measured, and the routes without a case of their own."""
     found = []
     with tempfile.TemporaryDirectory(prefix="costs-") as name, embedded.running(Path(name) / "cluster") as cluster:
         async with grounds(cluster, Path(name)) as ground:
@@ -799,23 +810,27 @@ async def run(options: argparse.Namespace) -> int:
                     continue
                 cost = await measure(ground, case)
                 found.append(cost)
-                if options.all or cost.is_high or cost.status >= 500 or (cost.route, cost.what) in before and before[cost.route, cost.what].is_high:
+                was = before.get((cost.route, cost.what))
+                if options.all or cost.is_high or cost.status >= 500 or (was and was.is_high):
                     print(told(cost, before), flush=True)
-    if options.save:
-        Path(options.save).write_bytes(msgspec.json.encode(found))
-    print(f"\n{len(found)} requests; {sum(cost.is_high for cost in found)} above {MILLISECONDS} ms or {MEGABYTES} MB")
-    for route in missing:
-        print(f"no case of its own: {route}")
-    return 1 if missing else 0
+    return found, missing
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--all", action="store_true", help="tell all, also what costs little")
     parser.add_argument("--only", default="", help="those whose route and name hold this")
-    parser.add_argument("--save", help="write the figures into this file")
-    parser.add_argument("--beside", help="tell those of such a file beside them")
-    sys.exit(uvloop.run(run(parser.parse_args())))
+    parser.add_argument("--save", type=Path, help="write the figures into this file")
+    parser.add_argument("--beside", type=Path, help="tell those of such a file beside them")
+    options = parser.parse_args()
+    earlier = msgspec.json.decode(options.beside.read_bytes(), type=list[Cost]) if options.beside else []
+    found, missing = uvloop.run(run(options, {(cost.route, cost.what): cost for cost in earlier}))
+    if options.save:
+        options.save.write_bytes(msgspec.json.encode(found))
+    print(f"\n{len(found)} requests; {sum(cost.is_high for cost in found)} above {MILLISECONDS} ms or {MEGABYTES} MB")
+    for route in missing:
+        print(f"no case of its own: {route}")
+    sys.exit(1 if missing else 0)
 
 
 if __name__ == "__main__":

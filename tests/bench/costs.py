@@ -142,7 +142,7 @@ FROM ca_certificates, generate_series(2, 100) n WHERE account_id = $1 AND ca_id 
 """
 _TOKENS = """
 INSERT INTO tokens (id, account_id, name, digest, pepper_id, policies)
-SELECT md5('token' || n)::uuid, $1, 'token ' || n, sha256(('token' || n)::bytea), p.id, $2
+SELECT md5($4 || n)::uuid, $1, 'token ' || n, sha256(($4 || n)::bytea), p.id, $2
 FROM generate_series(1, $3::int) n, (SELECT id FROM peppers LIMIT 1) p
 """
 
@@ -161,6 +161,9 @@ async def fill(world: World, url: str) -> dict[str, list[str]]:
         await sql.execute(_KEYS, account.id, word, count)
     await sql.execute(_CSRS, account.id, "csr", CSRS, None, False)
     await sql.execute(_CSRS, account.id, "fat csr", FAT_CSRS, fat.id, True)
+    # One that is read as what it is.
+    real = csr_of(ec.generate_private_key(ec.SECP256R1()), "a.example.com")
+    await sql.execute("UPDATE custom_csrs SET csr = $1 WHERE id = md5('csrcsr1')::uuid", real)
     counted = "INSERT INTO csr_counts VALUES ($1, $2, 0, $3)"
     await sql.execute(counted, account.id, account.id, CSRS)
     await sql.execute(counted, account.id, fat.id, FAT_CSRS)
@@ -185,7 +188,10 @@ async def fill(world: World, url: str) -> dict[str, list[str]]:
     await sql.execute(_AUTHORITIES, account.id, made[0], AUTHORITIES - 3)
     ids = await sql.fetch("SELECT id FROM zones WHERE account_id = $1 LIMIT 300", account.id)
     text = long_policies(account.id, [row["id"] for row in ids])
-    await sql.execute(_TOKENS, account.id, text, TOKENS - 10)
+    lone = await accounts.create_account(world.database, operator, "lone", "Lone")
+    for word, owner in (("token", account), ("lone", lone)):
+        await sql.execute(_TOKENS, owner.id, text, TOKENS - 10, word)
+    only = await make_token(world.database, world.peppers, lone)
     user = await accounts.find_user(world.database, world.a.email)
     for number in range(ACCOUNTS - 1):
         other = await accounts.create_account(world.database, operator, f"more-{number}", f"More {number}")
@@ -198,6 +204,7 @@ async def fill(world: World, url: str) -> dict[str, list[str]]:
         "cas": [str(each) for each in made],
         "in account": [row["id"].hex for row in ids],
         "policies": [text],
+        "lone": [lone.id.hex, only],
     }
 
 
@@ -503,9 +510,13 @@ def of_tokens(ground: Ground) -> Iterator[Case]:
     yield Case(f"PUT {one}/value", "48 kB", places=nth)
     yield Case(f"DELETE {one}", "48 kB", places=lambda n: nth(n + 20))
     narrow = token([policy({name: "*"}, [{"id": ids["Account Settings Read"]}])])
-    alone: Any = lambda _: {"token_id": UUID(ground.ids["administrators"][0]).hex}  # noqa: E731
-    yield Case(f"DELETE {one}", "the last of 1,000 that may manage them", places=alone, asker="token")
-    yield Case(f"PUT {one}", "the last of 1,000 that may manage them", narrow, places=alone)
+    lone = {"account_id": ground.ids["lone"][0], "token_id": UUID(ground.ids["administrators"][0]).hex}
+    alone: Any = lambda _: lone  # noqa: E731
+    yield Case(f"DELETE {one}", "itself, the last of 1,000 that may manage them", places=alone, asker="lone")
+    group = policy({f"com.cloudflare.api.account.{lone['account_id']}": "*"}, [{"id": ids["Account Settings Read"]}])
+    yield Case(
+        f"PUT {one}", "itself, the last of 1,000 that may manage them", token([group]), places=alone, asker="lone"
+    )
     mine: Any = lambda _: {"token_id": UUID(ground.ids["of user"][0]).hex}  # noqa: E731
     for route, body in ((f"GET {_MINE}", b""), (f"PUT {_MINE}", narrow), (f"PUT {_MINE}/value", b"")):
         yield Case(route, "one of 300 names, 200 accounts", body, places=mine, asker="of user")
@@ -744,11 +755,8 @@ async def _ground(world: World, name: str, ids: dict[str, list[str]]) -> Ground:
         "user": {"X-Auth-Email": world.a.email, "X-Auth-Key": world.a.key},
         "long": {"Authorization": f"Bearer {await make_token(world.database, world.peppers, account, policies=long)}"},
         "of user": {"Authorization": f"Bearer {of_user}"},
+        "lone": {"Authorization": f"Bearer {ids['lone'][1]}"},
     }
-    # All others that may manage the tokens are gone from here on, but for one at a time.
-    found = await some(
-        "SELECT id FROM tokens WHERE account_id = $1 AND name = 'a token' ORDER BY issued_on, id", account.id
-    )
     ca_cert = await some("SELECT id FROM ca_certificates WHERE ca_id = $1", UUID(ids["cas"][0]))
     own = {
         "account_id": account.id.hex,
@@ -768,10 +776,13 @@ async def _ground(world: World, name: str, ids: dict[str, list[str]]) -> Ground:
         "fat": await some("SELECT md5('fat' || n)::uuid FROM generate_series(1, 700) n"),
         "certificates": await some("SELECT md5('certificate' || n)::uuid FROM generate_series(1, 600) n"),
         "tokens": await some("SELECT md5('token' || n)::uuid FROM generate_series(1, 100) n"),
-        "administrators": found[-1:],
+        "administrators": await some(
+            "SELECT id FROM tokens WHERE account_id = $1 AND name = 'a token'", UUID(ids["lone"][0])
+        ),
         "of user": await some("SELECT id FROM tokens WHERE user_id = $1", user.id),
         "serials": await some(
-            "SELECT serial FROM issued_certificates WHERE ca_id = $1 AND revoked_at IS NULL LIMIT 50",
+            "SELECT serial FROM issued_certificates "
+            "WHERE ca_id = $1 AND revoked_at IS NULL AND profile = 'leaf' LIMIT 50",
             UUID(ids["cas"][0]),
         ),
     }

@@ -337,7 +337,7 @@ async def _require_contained(db: Database, caller: Caller, owner: Owner, made: C
 
 # Only these can; it spares reading the policies of all others. The smallest are read first, and no more than MOST_READ:
 # tokens of long policies that name the group, and yet may not manage tokens, would take seconds to read.
-MOST_READ = 50
+MOST_READ = 20
 _MANAGING = next(g for g in GROUPS if g.area is Area.ACCOUNT_TOKENS and g.access is Access.WRITE).id.hex
 _OTHERS = f"""
 SELECT {tokens.COLUMNS} FROM tokens WHERE account_id = $1 AND id <> $2 AND status = 'active'

@@ -230,7 +230,7 @@ def forgotten() -> Iterator[None]:
 
 @pytest.mark.usefixtures("forgotten")
 async def test_few_tokens_are_read_to_find_another_administrator(world: World) -> None:
-    """Beside a hundred tokens that name the group and may not manage tokens, the one that may is found at once."""
+    """Beside many tokens that name the group and may not manage tokens, the one that may is found at once."""
     account = world.a.account
     here = {f"com.cloudflare.api.account.{account.id.hex}": "*"}
     managing = "Account API Tokens Write"

@@ -142,7 +142,7 @@ FROM ca_certificates, generate_series(2, 100) n WHERE account_id = $1 AND ca_id 
 """
 _TOKENS = """
 INSERT INTO tokens (id, account_id, name, digest, pepper_id, policies)
-SELECT md5($4 || n)::uuid, $1, 'token ' || n, sha256(($4 || n)::bytea), p.id, $2
+SELECT md5($4 || n)::uuid, $1, 'token ' || n, sha256(($4 || n)::bytea), p.id, ($2 || repeat(' ', n))::json
 FROM generate_series(1, $3::int) n, (SELECT id FROM peppers LIMIT 1) p
 """
 

@@ -1,10 +1,13 @@
 """What a request costs where an account is full, counted in rows, turns and policies; `make costs` measures it."""
 
 import asyncio
+import collections
 import contextlib
+import importlib.util
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -12,7 +15,7 @@ import asyncpg
 import pytest
 from world import World, make_token
 
-from app import bounds, csrs, db, delegation, first_start, policies
+from app import bounds, csrs, db, delegation, first_start, main, policies
 from app.errors import Rule, Unavailable
 from app.model import GROUPS, CsrRequest, NamePolicy, Subject
 
@@ -284,3 +287,17 @@ def test_few_of_many_foreign_names_get_a_suggestion() -> None:
     assert {problem.rule for problem in found} == {Rule.NAME_NOT_ASCII}
     suggested = ["write it as" in problem.text for problem in found]
     assert suggested == [True] * csrs.MAX_SUGGESTED + [False] * (csrs.MAX_SANS - csrs.MAX_SUGGESTED)
+
+
+def test_the_measuring_program_has_a_case_for_each_route() -> None:
+    """A new route without one is told here, and not only when somebody measures."""
+    spec = importlib.util.spec_from_file_location("costs", Path(__file__).parent / "bench" / "costs.py")
+    assert spec is not None
+    assert spec.loader is not None
+    costs = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(costs)
+    ids: Any = collections.defaultdict(lambda: [str(UUID(int=n)) for n in range(1000)])
+    ids["policies"] = ["[]"]
+    ids["zones"] = ids["cas"] = ["x", "y", "z"]
+    ground = costs.Ground(None, "", collections.defaultdict(str), {}, ids)
+    assert costs.without(costs.served(main.routes()), [case for make in costs.OWN for case in make(ground)]) == []

@@ -27,6 +27,7 @@ from authority import csr_of, key_pem, pem, root, rsa_of_known_primes
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from litestar import Litestar
 from world import BODY, World, make_token, new_database, new_world
 
 from app import accounts, db, embedded, first_start, policies, zones
@@ -789,13 +790,18 @@ async def _ground(world: World, name: str, ids: dict[str, list[str]]) -> Ground:
     return Ground(world, name, own, askers, ids)
 
 
-def served(world: World) -> list[str]:
+def served(routes: Litestar) -> list[str]:
     """Every method and path that the application has."""
     return [
         f"{method} {_route({'path_template': route.path})}"
-        for route in world.app._app.routes
+        for route in routes.routes
         for method in sorted(route.methods - {"OPTIONS"})
     ]
+
+
+def without(routes: list[str], cases: list[Case]) -> list[str]:
+    """The routes that have no case."""
+    return sorted(set(routes) - {case.route for case in cases})
 
 
 def told(cost: Cost, before: dict[tuple[str, str], Cost]) -> str:
@@ -810,9 +816,9 @@ async def run(options: argparse.Namespace, before: dict[tuple[str, str], Cost]) 
     found = []
     with tempfile.TemporaryDirectory(prefix="costs-") as name, embedded.running(Path(name) / "cluster") as cluster:
         async with grounds(cluster, Path(name)) as ground:
-            routes = served(ground.world)
+            routes = served(ground.world.app._app)
             own = [case for make in OWN for case in make(ground)]
-            missing = [route for route in routes if route not in {case.route for case in own}]
+            missing = without(routes, own)
             cases = [*generic(routes), *own]
             print("| route | what | status | worker ms | PostgreSQL ms | MB | before: ms / ms / MB |")
             print("|---|---|---|---|---|---|---|", flush=True)

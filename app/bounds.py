@@ -40,6 +40,8 @@ STATEMENT_SECONDS = 10.0
 # Shorter, so that a locked row does not hold connections for as long as a statement may run.
 LOCK_SECONDS = 5.0
 IDLE_IN_TRANSACTION_SECONDS = 30.0
+# A page of a list that begins further out is a search, of which there is one at a time: see Database.search.
+NEAR = 5000
 # A start waits so long for a database that recovers; a worker that waits for it says so as often.
 DATABASE_PATIENCE_SECONDS = 30.0
 # A migration gives up its lock rather than make every request queue behind it.

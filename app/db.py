@@ -5,6 +5,7 @@ the queries here do (docs/decisions/0004-held-connections.md). Statements leave 
 """
 
 import asyncio
+import contextlib
 import os
 import time
 from collections import deque
@@ -14,6 +15,8 @@ from contextvars import ContextVar
 from enum import Enum, auto
 from importlib import resources
 from typing import TYPE_CHECKING, NoReturn, TypeAlias, TypeVar
+from uuid import UUID
+from weakref import WeakValueDictionary
 
 import asyncpg
 import msgspec
@@ -103,6 +106,8 @@ class Database:
         # The one that was used last is taken first, so that no more are open than are needed.
         self._idle: list[Connection | None] = [None] * size
         self._waiting: deque[tuple[float, asyncio.Future[Connection | None]]] = deque()
+        self._searches: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
+        self._searching = asyncio.Semaphore(max(size // 2, 1))
 
     async def close(self) -> None:
         while self._idle:
@@ -155,6 +160,22 @@ class Database:
 
     async def execute(self, sql: str, *args: object) -> str:
         return await self._run(lambda connection: connection.execute(sql, *args), writes=_writes(sql))
+
+    @asynccontextmanager
+    async def search(self, owner: UUID) -> AsyncIterator[None]:
+        """For statements that may look through a long list: one of an owner at a time, and of all half the connections.
+
+        Raises Unavailable for who waits too long.
+        """
+        lock = self._searches.setdefault(owner, asyncio.Lock())
+        async with contextlib.AsyncExitStack() as turns:
+            try:
+                async with asyncio.timeout(bounds.WAIT_SECONDS):
+                    await turns.enter_async_context(lock)
+                    await turns.enter_async_context(self._searching)
+            except TimeoutError:
+                raise _unavailable("other searches of long lists are running") from None
+            yield
 
     async def transaction(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """Run `work` in one transaction; it may run again after a serialization failure or a deadlock."""

@@ -107,6 +107,17 @@ async def record(
     await connection.execute(_RECORD, *place, *values(caller, action, resource))
 
 
+async def record_all(
+    connection: Connection,
+    caller: Caller,
+    action: Action,
+    resource: Resource,
+    places: Sequence[tuple[UUID, UUID, UUID | None]],
+) -> None:
+    """As `record`, one row for each place."""
+    await connection.executemany(_RECORD, [(*place, *values(caller, action, resource)) for place in places])
+
+
 async def note(
     db: Database, caller: Caller, action: Action, resource: Resource, place: tuple[UUID, UUID, UUID | None]
 ) -> None:

@@ -14,6 +14,9 @@ from app import bounds
 from app.errors import KeysteadError, Unavailable
 
 MAX_DIGITS = 1000
+# An empty list takes thirty times the memory of its text, and each of them time of the garbage collector. The largest
+# body that means something has some 8,000 (policies of a token); what is counted may stand in texts, too.
+MAX_VALUES = 20_000
 
 
 class TooLarge(KeysteadError):  # noqa: N818 - a state of the request, like the kinds of the core
@@ -22,6 +25,10 @@ class TooLarge(KeysteadError):  # noqa: N818 - a state of the request, like the 
 
 class Incomplete(KeysteadError):  # noqa: N818
     """The body did not arrive whole, or not in time; the text says which."""
+
+
+class TooMany(ValueError):  # noqa: N818
+    """The body has more values than are read."""
 
 
 class Held:
@@ -120,6 +127,8 @@ async def read(
 
 def parse(raw: bytes) -> Any:  # noqa: ANN401 - JSON
     """The value of a JSON text in UTF-8, also after a BOM; raises ValueError for anything else, and never more."""
+    if sum(map(raw.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        raise TooMany(f"The body has more than {MAX_VALUES} values.")
     try:
         return json.loads(raw.decode("utf-8-sig"), parse_constant=_not_json, parse_int=_integer)
     except RecursionError:

@@ -10,21 +10,12 @@ import asyncpg
 import msgspec
 
 from app import audit, idempotency, proof, rights
+from app.caller import Access, Area, Caller, Role, Scope
 from app.db import Connection, Database
 from app.errors import Clash, Conflict, Denial, Forbidden, Invalid, Limit, LimitReached, NotFound, Problem, Rule, quoted
-from app.model import (
-    FORBIDDEN,
-    Access,
-    Account,
-    Area,
-    Caller,
-    Direction,
-    Idempotency,
-    NamePolicy,
-    Role,
-    Scope,
-    User,
-)
+from app.model import Account, Direction, Idempotency, User
+from app.names import NamePolicy
+from app.x520 import FORBIDDEN
 
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 # ASCII, as it has to fit into the header X-Auth-Email.

@@ -19,20 +19,12 @@ import asyncpg
 import msgspec
 
 from app import audit, policies, tokens
+from app.caller import Access, Actor, Caller, Level, Role, Scope, Visit
 from app.db import Database
 from app.errors import Conflict, Denial, Forbidden, Scheme, Unauthenticated, Unavailable
 from app.keyring import Peppers
-from app.model import (
-    Access,
-    Actor,
-    Caller,
-    Level,
-    NamePolicy,
-    Role,
-    Scope,
-    TokenStatus,
-    Visit,
-)
+from app.model import TokenStatus
+from app.names import NamePolicy
 
 REMEMBERED_SECONDS = 1.0
 MOST_REMEMBERED = 4096

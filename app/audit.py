@@ -7,8 +7,9 @@ from ipaddress import ip_interface
 from uuid import UUID, uuid4
 
 from app import visible
+from app.addresses import Network
+from app.caller import Actor, Caller, Scope
 from app.db import Connection, Database, parameters
-from app.model import Actor, Caller, Network, Scope
 
 
 class Action(StrEnum):

@@ -13,8 +13,9 @@ import msgspec
 
 from app import audit
 from app.audit import Action, Resource
+from app.caller import Actor, Caller, Scope
 from app.db import Connection, Database
-from app.model import Actor, Caller, Direction, Scope
+from app.model import Direction
 
 MAX_LIMIT = 1000
 MAX_VALUES = 100

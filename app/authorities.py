@@ -8,20 +8,15 @@ import msgspec
 from cryptography import x509
 
 from app import audit, chains, issuing, keyring, x520
+from app.caller import Caller, Scope
 from app.db import Connection, Database, parameters
 from app.errors import NotFound, Problem, Refusal, Rule, quoted
 from app.keypool import KeyPool
-from app.model import (
-    Authority,
-    CaCertificate,
-    CaKeyType,
-    Caller,
-    CaSubject,
-    CaType,
-    NamePolicy,
-    Scope,
-)
+from app.keys import CaKeyType
+from app.model import Authority, CaCertificate, CaType
+from app.names import NamePolicy
 from app.ringfile import Ring
+from app.x520 import CaSubject
 
 MAX_FRIENDLY_NAME = 255
 # A list has no pages, so it is bounded by what an account may hold.

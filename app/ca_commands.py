@@ -16,9 +16,11 @@ from app.db import Database
 from app.errors import Misconfigured
 from app.issuing import Signed
 from app.keypool import KeyPool
+from app.keys import CaKeyType
 from app.leaves import LeafRequest
-from app.model import Authority, CaKeyType, CaSubject, CaType, Issued
+from app.model import Authority, CaType, Issued
 from app.ringfile import Ring
+from app.x520 import CaSubject
 
 _out = click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write to.")
 _not_after = click.option("--not-after", help="When it ends, such as 2029, 2029-06-12 or 2029-06-12T12:00:00Z.")

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import UNSET
 
 from app import audit, bounds, chains, keyring, keys, matching
+from app.caller import Caller, Scope
 from app.chains import Anchors
 from app.db import Connection, Database, parameters
 from app.errors import (
@@ -29,18 +30,9 @@ from app.errors import (
     quoted,
 )
 from app.keypool import KeyPool
-from app.model import (
-    CLOCK_SKEW,
-    BundleMethod,
-    Caller,
-    Certificate,
-    CertificatePage,
-    CertificateQuery,
-    Scope,
-    Status,
-    Superseded,
-)
+from app.model import BundleMethod, Certificate, CertificatePage, CertificateQuery, Status, Superseded
 from app.ringfile import Ring
+from app.times import CLOCK_SKEW
 
 
 class Told(msgspec.Struct, frozen=True):

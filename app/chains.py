@@ -19,9 +19,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 from app import der, foreign, weak_keys
 from app.errors import Advice, Hint, Invalid, Problem, Rule, quoted
-from app.model import has_begun
 from app.pem import PASSED_OVER, TRUSTED, Block, Garbled, Kind, blocks, decoded, instead, unfinished
 from app.pem import text as file_text
+from app.times import has_begun
 
 MAX_CERTIFICATES = 20
 MAX_DEPTH = 10

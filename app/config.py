@@ -10,12 +10,19 @@ from typing import TypeVar
 
 import msgspec
 
+from app.addresses import Network
 from app.errors import Misconfigured
-from app.limits import RateLimit
+
+
+class RateLimit(msgspec.Struct, frozen=True):
+    """`quota` requests in `window` seconds: the burst is the quota, the refill is quota / window a second."""
+
+    quota: int
+    window: int
+
 
 T = TypeVar("T")
 D = TypeVar("D")
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 # Who is asked for the metrics by default: whoever is on this machine.
 LOOPBACK: tuple[Network, ...] = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))

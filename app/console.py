@@ -15,10 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from app import config, db, first_start, keyring, ringfile, roles, times, visible
+from app.caller import Caller
 from app.db import Database
 from app.errors import Misconfigured
 from app.keyring import Peppers
-from app.model import Caller
 from app.ringfile import Ring
 
 T = TypeVar("T")

@@ -13,8 +13,9 @@ from uuid import UUID, uuid4
 import msgspec
 
 from app import policies, rights
+from app.addresses import Network
+from app.caller import Caller, Role, Scope
 from app.errors import Problem, Rule
-from app.model import Caller, Network, Role, Scope
 
 
 def problems(made: Caller, maker: Caller, zones: Mapping[UUID, UUID]) -> tuple[Problem, ...]:

@@ -11,10 +11,11 @@ import asyncpg
 import msgspec
 
 from app import audit, authorities, crl_bytes, issuing, keyring
+from app.caller import Caller, Scope
 from app.db import Connection, Database
 from app.errors import KeyDamaged, KeysteadError, NotFound, Refusal, Unavailable
 from app.keys import PrivateKey
-from app.model import Authority, Caller, Issued, Profile, Scope
+from app.model import Authority, Issued, Profile
 from app.ringfile import Ring
 
 LIFETIME = timedelta(days=7)

@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from app import audit, bounds, idempotency, keyring, names, pkcs10, x520
+from app.caller import Caller, Scope
 from app.db import Connection, Database, parameters
 from app.errors import (
     Advice,
@@ -23,21 +24,11 @@ from app.errors import (
     quoted,
 )
 from app.keypool import KeyPool
-from app.model import (
-    Caller,
-    Csr,
-    CsrQuery,
-    CsrRequest,
-    Direction,
-    Idempotency,
-    KeyType,
-    NamePolicy,
-    Order,
-    Page,
-    Scope,
-    Subject,
-)
+from app.keys import KeyType
+from app.model import Csr, CsrQuery, CsrRequest, Direction, Idempotency, Order, Page
+from app.names import NamePolicy
 from app.ringfile import Ring
+from app.x520 import Subject
 
 MAX_SANS = 150
 MAX_SUGGESTED = 10

@@ -6,6 +6,7 @@ from uuid import UUID, uuid4
 import msgspec
 
 from app import accounts, audit, containment, idempotency, policies, proof, tokens, zones
+from app.caller import GROUPS, Access, Actor, Area, Caller, Level, Role, Scope
 from app.db import Connection, Database
 from app.errors import (
     Clash,
@@ -22,20 +23,7 @@ from app.errors import (
     Wider,
 )
 from app.keyring import Peppers
-from app.model import (
-    GROUPS,
-    Access,
-    Actor,
-    Area,
-    Caller,
-    Direction,
-    Idempotency,
-    Level,
-    Role,
-    Scope,
-    Token,
-    TokenStatus,
-)
+from app.model import Direction, Idempotency, Token, TokenStatus
 
 MAX_TOKENS = 1000
 

@@ -4,7 +4,6 @@ Nothing here is built from Host or X-Forwarded-* headers, but for the client add
 """
 
 import asyncio
-import ipaddress
 import os
 import re
 import secrets
@@ -18,8 +17,10 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from app import bodies, bounds, db, metrics
-from app.limits import RateLimit, Verdict
-from app.model import Address, Network, Visit
+from app.addresses import Address, Network, parsed
+from app.caller import Visit
+from app.config import RateLimit
+from app.limits import Verdict
 from app.request_log import RequestLog
 
 Message = MutableMapping[str, Any]
@@ -256,18 +257,3 @@ def _printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else "?" for c in text)
-
-
-_PORT = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<v4>[0-9.]+))(?::[0-9]{1,5})?")
-
-
-@lru_cache(maxsize=4096)
-def parsed(text: str) -> Address | None:
-    """An address as peers and proxies write it, also with a port; None for what is none."""
-    match = _PORT.fullmatch(text)
-    try:
-        address = ipaddress.ip_address((match["v6"] or match["v4"]) if match else text)
-    except ValueError:
-        return None
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return mapped or address

@@ -8,9 +8,8 @@ import ipaddress
 from datetime import UTC, datetime, timedelta
 
 from app import audit
+from app.addresses import Address, Network, network_of
 from app.db import Connection, Database
-from app.limits import network_of
-from app.model import Address, Network
 
 MOST = 4096
 FLUSH_SECONDS = 5.0

@@ -12,10 +12,11 @@ from uuid import UUID
 import msgspec
 
 from app import __version__, accounts, db, files, keyring, policies, ringfile, roles, tokens, visible, zones
+from app.caller import Actor, Caller, Role
 from app.config import Settings
 from app.errors import KeyDamaged, Misconfigured, NotFound
 from app.keyring import Peppers
-from app.model import Account, Actor, Caller, Role
+from app.model import Account
 from app.ringfile import Ring
 
 if TYPE_CHECKING:

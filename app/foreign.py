@@ -40,7 +40,7 @@ from app.der import (
     values,
 )
 from app.errors import quoted
-from app.model import PRINTABLE as PRINTABLE_TEXT
+from app.x520 import PRINTABLE as PRINTABLE_TEXT
 
 # It counts a common name in bytes, where X.520 counts characters, and there are roots whose serial number is 0. The
 # rules are those of `name_fault` and of app/chains.py, which have reasons. Filters are those of all threads.

@@ -10,10 +10,10 @@ from litestar.exceptions import NotFoundException
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from app import certificates, db, edge, keyring, metrics
+from app import addresses, certificates, db, keyring, metrics
+from app.caller import Visit
 from app.errors import KeysteadError
 from app.house import House
-from app.model import Visit
 
 AnyRequest = Request[Any, Any, Any]
 METRICS = "/metrics"
@@ -69,7 +69,7 @@ async def metrics_(request: AnyRequest) -> Response[bytes]:
 def _may_see(request: AnyRequest, house: House, visit: Visit) -> bool:
     # A proxy on this machine that is not said to be one, or that does not say for whom it asks, must not open it to its
     # clients.
-    peer = edge.parsed(request.client.host) if request.client else None
+    peer = addresses.parsed(request.client.host) if request.client else None
     names = request.headers.keys()
     forwarded = any(name in _FORWARDED or name.startswith("x-forwarded") for name in names)
     if forwarded and visit.address == peer:

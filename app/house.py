@@ -2,14 +2,15 @@
 
 import msgspec
 
+from app.addresses import Network
 from app.admission import Memory
 from app.chains import Anchors
+from app.config import RateLimit
 from app.db import Database
 from app.failures import Failures
 from app.keypool import KeyPool
 from app.keyring import Peppers
-from app.limits import Limiter, RateLimit
-from app.model import Network
+from app.limits import Limiter
 from app.ringfile import Ring
 
 

@@ -7,9 +7,10 @@ claims the key, and the other one's statement makes nothing.
 import hashlib
 from uuid import UUID
 
+from app.caller import Caller, Scope
 from app.db import Connection, Database
 from app.errors import Clash, Conflict
-from app.model import Caller, Idempotency, Scope
+from app.model import Idempotency
 
 PARAMETERS = 5
 PRUNED_AT_ONCE = 10_000

@@ -15,10 +15,11 @@ import msgspec
 from cryptography import x509
 
 from app import audit, chains, keyring, pkix
+from app.caller import Caller, Scope
 from app.db import Database, parameters
 from app.errors import KeysteadError, NotFound, Refusal
 from app.keys import PrivateKey
-from app.model import Authority, CaCertificate, Caller, Issued, Profile, Scope
+from app.model import Authority, CaCertificate, Issued, Profile
 from app.ringfile import Ring
 
 BACKDATED = timedelta(minutes=5)

@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 
 from app import child, keys
-from app.model import KeyType
+from app.keys import KeyType
 
 _LENGTH = struct.Struct(">I")
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4

@@ -14,7 +14,7 @@ import structlog
 
 from app import bounds, keymaker, keys, metrics
 from app.errors import Unavailable
-from app.model import CaKeyType, KeyType
+from app.keys import CaKeyType, KeyType
 
 # A key that nobody wanted for so long is made anew.
 MAX_AGE_SECONDS = 24 * 3600

@@ -13,9 +13,9 @@ import asyncpg
 import msgspec
 
 from app import audit, chains, keys, pkix, ringfile, seal
+from app.caller import Actor, Caller
 from app.db import Connection, Database, parameters
 from app.errors import Invalid, KeyDamaged, Misconfigured, NotFound, quoted
-from app.model import Actor, Caller
 from app.ringfile import Ring
 
 # Who opens what nobody asked for in person: the program itself.

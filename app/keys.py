@@ -1,6 +1,7 @@
 """Key pairs: generate, encode, and recognize by the digest of the public key. Pure."""
 
 import hashlib
+from enum import StrEnum
 
 import msgspec
 from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
@@ -8,8 +9,26 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from app import der, weak_keys
-from app.model import CaKeyType, KeyType
 from app.pem import Block, Garbled, Kind, blocks, decoded, instead
+
+
+class KeyType(StrEnum):
+    """Cloudflare's names of the key types of a custom CSR."""
+
+    RSA2048 = "rsa2048"
+    P256V1 = "p256v1"
+
+
+class CaKeyType(StrEnum):
+    """The key types of a CA, in the words of `KeyType`."""
+
+    RSA2048 = "rsa2048"
+    RSA3072 = "rsa3072"
+    RSA4096 = "rsa4096"
+    P256V1 = "p256v1"
+    P384 = "p384"
+    P521 = "p521"
+
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 

@@ -10,11 +10,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from app import audit, authorities, chains, issuing, keys, names, pkix, x520
+from app.caller import Caller, Scope
 from app.db import Database
 from app.errors import Invalid, Problem, Refusal, Rule, quoted
 from app.issuing import Signed
 from app.keypool import KeyPool
-from app.model import Authority, CaCertificate, Caller, NamePolicy, Scope
+from app.model import Authority, CaCertificate
+from app.names import NamePolicy
 from app.ringfile import Ring
 
 MAX_NAMES = 150

@@ -7,7 +7,6 @@ full again makes room, which at worst forgives somebody a few requests.
 
 import fcntl
 import hashlib
-import ipaddress
 import mmap
 import os
 import struct
@@ -16,20 +15,14 @@ from pathlib import Path
 
 import msgspec
 
-from app.model import Address, Network
+from app.addresses import Address, network_of
+from app.config import RateLimit
 
 _BUCKETS = 4096
 _WAYS = 8
 _ENTRY = struct.Struct("<16sQ")
 _BUCKET_BYTES = _ENTRY.size * _WAYS
 _SECOND = 1_000_000_000
-
-
-class RateLimit(msgspec.Struct, frozen=True):
-    """`quota` requests in `window` seconds: the burst is the quota, the refill is quota / window a second."""
-
-    quota: int
-    window: int
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -85,11 +78,6 @@ class Limiter:
         _ENTRY.pack_into(self._table, place, digest, next_arrival)
         remaining = (window - (next_arrival - now)) * limit.quota // window
         return Verdict(True, remaining, _seconds(next_arrival - now), 0)
-
-
-def network_of(address: Address) -> Network:
-    """What counts as one client: the address, or the /64 of an IPv6 one."""
-    return ipaddress.ip_network((address, 32 if address.version == 4 else 64), strict=False)
 
 
 def _seconds(nanoseconds: int) -> int:

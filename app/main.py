@@ -35,6 +35,7 @@ from app import (
     trust,
 )
 from app.admission import Memory
+from app.caller import Visit
 from app.cloudflare import short_road, wire
 from app.cloudflare.wire import AnyRequest
 from app.db import Database
@@ -42,7 +43,6 @@ from app.errors import KeysteadError, Unavailable
 from app.house import House
 from app.keypool import KeyPool
 from app.limits import Limiter
-from app.model import Visit
 from app.request_log import RequestLog
 
 PRUNE_SECONDS = 600

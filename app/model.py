@@ -1,118 +1,18 @@
 """What the core speaks of, as frozen data: no I/O, no wire names, and no field that could hold a private key."""
 
-import ipaddress
-import re
 from collections.abc import Mapping
-from datetime import datetime, timedelta
-from enum import Enum, StrEnum, auto
+from datetime import datetime
+from enum import StrEnum
 from uuid import UUID
 
 import msgspec
 
-from app.errors import Advice, Denial, Forbidden, Hint, KeysteadError, NotFound, Problem, Thing
-
-# What no text may hold: C0 and C1 controls with DEL, Unicode's bidirectional controls (UAX 9), and lone surrogates.
-FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-# X.680 section 41.4: the texts that PrintableString can hold.
-PRINTABLE = re.compile(r"[A-Za-z0-9 '()+,\-./:=?]*")
-
-# Of certificates: a CA's clock may be ahead of ours.
-CLOCK_SKEW = timedelta(minutes=5)
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
-def has_begun(not_before: datetime, now: datetime) -> bool:
-    """Whether a certificate counts as valid already, as far as its notBefore goes."""
-    return not_before <= now + CLOCK_SKEW
-
-
-class NamePolicy(StrEnum):
-    """Which hostnames an account may put into a CSR; only the operator changes it."""
-
-    PRIVATE = "private"
-    PUBLIC = "public"
-
-
-class Role(StrEnum):
-    """What a user is in an account."""
-
-    ADMINISTRATOR = "administrator"
-    READ = "read"
-
-
-class Effect(StrEnum):
-    ALLOW = "allow"
-    DENY = "deny"
-
-
-class Area(Enum):
-    """What a permission is about."""
-
-    SSL = auto()
-    ZONE = auto()
-    SETTINGS = auto()
-    ACCOUNT_TOKENS = auto()
-    USER_TOKENS = auto()
-    PRIVATE_CA = auto()
-
-
-class Access(Enum):
-    READ = auto()
-    WRITE = auto()
-    SIGN = auto()
-    ISSUE_KEY = auto()
-
-
-# Whoever may change a thing may read it; so whoever is denied reading is denied the rest too.
-_IMPLIES = {
-    Access.READ: {Access.READ},
-    Access.WRITE: {Access.READ, Access.WRITE},
-    Access.SIGN: {Access.READ, Access.SIGN},
-    Access.ISSUE_KEY: {Access.READ, Access.ISSUE_KEY},
-}
-
-
-class Level(Enum):
-    ACCOUNT = auto()
-    ZONE = auto()
-
-
-class Group(msgspec.Struct, frozen=True):
-    """A permission group; the ids are Cloudflare's published ones where Cloudflare has the group."""
-
-    id: UUID
-    name: str
-    level: Level
-    area: Area
-    access: Access
-
-
-def _groups() -> tuple[Group, ...]:
-    account, zone, read, write = Level.ACCOUNT, Level.ZONE, Access.READ, Access.WRITE
-    rows = (
-        ("7b7216b327b04b8fbc8f524e1f9b7531", "SSL and Certificates Read", zone, Area.SSL, read),
-        ("c03055bc037c4ea9afb9a9f104b7b721", "SSL and Certificates Write", zone, Area.SSL, write),
-        ("c8fed203ed3043cba015a93ad1616f1f", "Zone Read", zone, Area.ZONE, read),
-        ("e6d2666161e84845a636613608cee8d5", "Zone Write", zone, Area.ZONE, write),
-        ("a7a233f9604845c787d4c8c39ac09c21", "Account: SSL and Certificates Read", account, Area.SSL, read),
-        ("db37e5f1cb1a4e1aabaef8deaea43575", "Account: SSL and Certificates Write", account, Area.SSL, write),
-        ("c1fde68c7bcc44588cbb6ddbc16d6480", "Account Settings Read", account, Area.SETTINGS, read),
-        ("1af1fa2adc104452b74a9a3364202f20", "Account Settings Write", account, Area.SETTINGS, write),
-        ("eb56a6953c034b9d97dd838155666f06", "Account API Tokens Read", account, Area.ACCOUNT_TOKENS, read),
-        ("5bc3f8b21c554832afc660159ab75fa4", "Account API Tokens Write", account, Area.ACCOUNT_TOKENS, write),
-        ("0cc3a61731504c89b99ec1be78b77aa0", "API Tokens Read", account, Area.USER_TOKENS, read),
-        ("686d18d5ac6c441c867cbf6771e58a0a", "API Tokens Write", account, Area.USER_TOKENS, write),
-        ("d0d6a31a9b1c4c3f8a1e4f6f0c5b7a01", "Private CA Read", account, Area.PRIVATE_CA, read),
-        ("d0d6a31a9b1c4c3f8a1e4f6f0c5b7a02", "Private CA Write", account, Area.PRIVATE_CA, write),
-        ("d0d6a31a9b1c4c3f8a1e4f6f0c5b7a03", "Private CA Sign", account, Area.PRIVATE_CA, Access.SIGN),
-        ("d0d6a31a9b1c4c3f8a1e4f6f0c5b7a04", "Private CA Issue Key", account, Area.PRIVATE_CA, Access.ISSUE_KEY),
-    )
-    return tuple(Group(UUID(id_), name, level, area, access) for id_, name, level, area, access in rows)
-
-
-GROUPS = _groups()
+from app.caller import Role
+from app.errors import Problem
+from app.keys import CaKeyType, KeyType
+from app.names import NamePolicy
+from app.times import has_begun
+from app.x520 import CaSubject, Subject
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -189,168 +89,6 @@ class Token(msgspec.Struct, frozen=True):
         """A token that is switched off is disabled, whatever its end."""
         ended = self.expires_on is not None and now >= self.expires_on
         return TokenStatus.EXPIRED if ended and self.status is TokenStatus.ACTIVE else self.status
-
-
-class Scope(msgspec.Struct, frozen=True):
-    """Where a call works: an account, or one zone of it, with the rules that the operator set there."""
-
-    account_id: UUID
-    zone_id: UUID | None = None
-    name_policy: NamePolicy = NamePolicy.PRIVATE
-    csrs_enabled: bool = True
-    csr_quota: int | None = None
-    certificate_quota: int | None = None
-    key_max_age_days: int = 398
-    ca_quota: int | None = None
-
-    @property
-    def id(self) -> UUID:
-        return self.zone_id or self.account_id
-
-    def gone(self) -> KeysteadError:
-        """What to say when the account or zone was deleted while the request was on its way."""
-        if self.zone_id is None:
-            return Forbidden(Denial.RESOURCE, "Unauthorized to access requested resource")
-        return NotFound(f"The zone {self.zone_id.hex} was deleted.", Thing.SCOPE)
-
-    def age_advice(self, created_at: datetime, now: datetime) -> tuple[Advice, ...]:
-        """What to say of a key that is older than the account allows."""
-        days, most = (now - created_at).days, self.key_max_age_days
-        if days <= most:
-            return ()
-        text = f"the key is {days} days old, and this account replaces keys after {most} days: make a new CSR."
-        return (Advice(Hint.OLD_KEY, "", text),)
-
-
-class Target(msgspec.Struct, frozen=True):
-    """One resource of a policy. `id` None is all of them; with `within` it is all zones of that account."""
-
-    level: Level
-    id: UUID | None = None
-    within: UUID | None = None
-
-    def covers(self, level: Level, scope: Scope) -> bool:
-        if level is not self.level:
-            return False
-        if level is Level.ACCOUNT:
-            return self.id in (None, scope.account_id)
-        if scope.zone_id is None or self.within not in (None, scope.account_id):
-            return False
-        return self.id in (None, scope.zone_id)
-
-
-class Policy(msgspec.Struct, frozen=True):
-    effect: Effect
-    targets: tuple[Target, ...]
-    groups: tuple[Group, ...]
-
-    def means(self, group: Group, access: Access) -> bool:
-        """Whether the group is about this access: who may change a thing may read it, who may not read may nothing."""
-        if self.effect is Effect.ALLOW:
-            return access in _IMPLIES[group.access]
-        return group.access in _IMPLIES[access]
-
-    def speaks_of(self, area: Area, access: Access, scope: Scope) -> bool:
-        return any(
-            group.area is area
-            and self.means(group, access)
-            and any(target.covers(group.level, scope) for target in self.targets)
-            for group in self.groups
-        )
-
-
-class Actor(StrEnum):
-    """Who acts, as the audit log names them."""
-
-    TOKEN = "token"  # noqa: S105 - a kind of actor, not a secret
-    USER = "user"
-    OPERATOR = "operator"
-    SYSTEM = "system"
-    UNKNOWN = "unknown"
-
-
-class Caller(msgspec.Struct, frozen=True):
-    """Who asks, what they reach, and from where; built once a request.
-
-    `reach` bounds everything by tenant: the account of an account's token, or the memberships of a user. `policies`
-    None means that the membership alone decides (a global key). `account_id` is whose token it is, or `user_id` whose
-    token or global key; `condition` (JSON text) and `expires_on` bound a token. `status` is what the HTTP answer of a
-    success will be, `denied_status` that of a denial. `proof` tells whether the
-    credential has changed since: see proof.py.
-    """
-
-    actor: Actor
-    id: UUID
-    reach: Mapping[UUID, Role]
-    policies: tuple[Policy, ...] | None = None
-    name: str | None = None
-    email: str | None = None
-    address: Address | None = None
-    request_id: str = ""
-    method: str = ""
-    path: str = ""
-    user_agent: str | None = None
-    account_id: UUID | None = None
-    user_id: UUID | None = None
-    condition: str | None = None
-    expires_on: datetime | None = None
-    status: int | None = None
-    denied_status: int | None = None
-    proof: datetime | bytes | None = None
-
-    def may(self, area: Area, access: Access, scope: Scope) -> bool:
-        """Explicit deny wins, then allow, then deny (contract-cloudflare section 5)."""
-        role = self.reach.get(scope.account_id)
-        if role is None or (role is Role.READ and access is not Access.READ):
-            return False
-        if self.policies is None:
-            return True
-        effects = {policy.effect for policy in self.policies if policy.speaks_of(area, access, scope)}
-        return effects == {Effect.ALLOW}
-
-
-class Visit(msgspec.Struct, frozen=True):
-    """Where a request comes from and what it asks: the audit log's share of it.
-
-    `status` and `denied_status` as in Caller.
-    """
-
-    address: Address | None
-    request_id: str
-    method: str
-    path: str
-    user_agent: str | None = None
-    status: int | None = None
-    denied_status: int | None = None
-
-
-class KeyType(StrEnum):
-    """Cloudflare's names of the key types of a custom CSR."""
-
-    RSA2048 = "rsa2048"
-    P256V1 = "p256v1"
-
-
-class CaKeyType(StrEnum):
-    """The key types of a CA, in the words of `KeyType`."""
-
-    RSA2048 = "rsa2048"
-    RSA3072 = "rsa3072"
-    RSA4096 = "rsa4096"
-    P256V1 = "p256v1"
-    P384 = "p384"
-    P521 = "p521"
-
-
-class Subject(msgspec.Struct, frozen=True):
-    """The distinguished name of a CSR (X.520 attributes)."""
-
-    country: str
-    state: str
-    locality: str
-    organization: str
-    common_name: str
-    organizational_unit: str | None = None
 
 
 class CsrRequest(msgspec.Struct, frozen=True):
@@ -499,17 +237,6 @@ class CaStatus(StrEnum):
     ACTIVE = "active"
     DISABLED = "disabled"
     PENDING = "pending-certificate"
-
-
-class CaSubject(msgspec.Struct, frozen=True):
-    """The distinguished name of a CA, in the order it is written; an empty attribute is left out."""
-
-    country: str = ""
-    organization: str = ""
-    organizational_unit: str = ""
-    state: str = ""
-    common_name: str = ""
-    locality: str = ""
 
 
 class CaCertificate(msgspec.Struct, frozen=True):

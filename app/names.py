@@ -5,13 +5,21 @@ for byte. Sources: RFC 952, RFC 1123 section 2.1, RFC 5890, RFC 6761, publicsuff
 """
 
 import re
+from enum import StrEnum
 from functools import cache
 
 import idna
 from publicsuffixlist import PublicSuffixList
 
 from app.errors import Rule, quoted
-from app.model import NamePolicy
+
+
+class NamePolicy(StrEnum):
+    """Which hostnames an account may put into a CSR; only the operator changes it."""
+
+    PRIVATE = "private"
+    PUBLIC = "public"
+
 
 MAX_NAME = 255
 DNS_MAX_NAME = 253  # what fits a DNS message once the length octets are counted (RFC 1035 section 2.3.4)

@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from app import der
 from app.der import BIT_STRING, INTEGER, OCTET_STRING, OID, SEQUENCE, SET, tlv
 from app.keys import KeyPair
-from app.model import PRINTABLE, Subject
 from app.pem import encoded
+from app.x520 import PRINTABLE, Subject
 
 _ATTRIBUTES, _DNS_NAME = 0xA0, 0x82
 

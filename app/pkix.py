@@ -16,8 +16,8 @@ from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsag
 
 from app import foreign, weak_keys
 from app.keys import PrivateKey
-from app.model import FORBIDDEN, PRINTABLE, CaSubject
 from app.pem import Garbled, Kind, blocks, decoded, instead
+from app.x520 import FORBIDDEN, PRINTABLE, CaSubject
 
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 MAX_CSR = 128 * 1024

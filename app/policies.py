@@ -13,21 +13,10 @@ from uuid import UUID, uuid4
 
 import msgspec
 
+from app.addresses import Address, Network
+from app.caller import GROUPS, Access, Area, Effect, Group, Level, Policy, Target
 from app.errors import Invalid, NotFound, Problem, Rule, quoted
-from app.model import (
-    GROUPS,
-    Access,
-    Account,
-    Address,
-    Area,
-    Effect,
-    Group,
-    Level,
-    Network,
-    Policy,
-    Target,
-    Zone,
-)
+from app.model import Account, Zone
 
 _ACCOUNT = "com.cloudflare.api.account."
 _ZONE = "com.cloudflare.api.account.zone."

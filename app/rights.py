@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from app.model import Access, Area, Caller, Effect, Level, Policy, Role, Scope, Target
+from app.caller import Access, Area, Caller, Effect, Level, Policy, Role, Scope, Target
 
 Right = tuple[Area, Access]
 Said = Mapping[Target, frozenset[Right]]

@@ -3,9 +3,11 @@
 import click
 
 from app import accounts, console, tokens, zones
+from app.caller import Role, Scope
 from app.db import Database
 from app.keyring import Peppers
-from app.model import Account, NamePolicy, Role, Scope, User, Zone, ZoneType
+from app.model import Account, User, Zone, ZoneType
+from app.names import NamePolicy
 
 _ROLES = [role.value for role in Role]
 

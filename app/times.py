@@ -3,6 +3,15 @@
 import re
 from datetime import UTC, datetime, timedelta
 
+# Of certificates: a CA's clock may be ahead of ours.
+CLOCK_SKEW = timedelta(minutes=5)
+
+
+def has_begun(not_before: datetime, now: datetime) -> bool:
+    """Whether a certificate counts as valid already, as far as its notBefore goes."""
+    return not_before <= now + CLOCK_SKEW
+
+
 _DATE = re.compile(
     r"(?P<year>[0-9]{4})(?:-(?P<month>[0-9]{2})(?:-(?P<day>[0-9]{2})"
     r"(?P<time>T[0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,9})?)?(?:Z|[+-][0-9]{2}:?[0-9]{2})?)?)?)?"

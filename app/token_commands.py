@@ -7,10 +7,11 @@ from pathlib import Path
 import click
 
 from app import accounts, console, policies, tokens, zones
+from app.caller import GROUPS
 from app.db import Database
 from app.errors import Invalid, Misconfigured
 from app.keyring import Peppers
-from app.model import GROUPS, Account, Token, User
+from app.model import Account, Token, User
 
 
 @click.group()

@@ -11,10 +11,11 @@ import asyncpg
 import msgspec
 
 from app import accounts, audit
+from app.caller import Caller
 from app.db import Connection, Database
 from app.errors import Conflict, NotFound, Scheme, Unauthenticated, quoted
 from app.keyring import Peppers
-from app.model import Account, Caller, Token, TokenStatus, User
+from app.model import Account, Token, TokenStatus, User
 
 _ALPHABET = string.digits + string.ascii_letters
 API_TOKEN, ACCESS_TOKEN = "kst_", "ksa_"

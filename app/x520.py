@@ -3,10 +3,40 @@
 Lengths are in characters (code points), not bytes.
 """
 
+import re
+
 import iso3166
+import msgspec
 
 from app.errors import Problem, Rule, quoted
-from app.model import FORBIDDEN
+
+# What no text may hold: C0 and C1 controls with DEL, Unicode's bidirectional controls (UAX 9), and lone surrogates.
+FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# X.680 section 41.4: the texts that PrintableString can hold.
+PRINTABLE = re.compile(r"[A-Za-z0-9 '()+,\-./:=?]*")
+
+
+class Subject(msgspec.Struct, frozen=True):
+    """The distinguished name of a CSR (X.520 attributes)."""
+
+    country: str
+    state: str
+    locality: str
+    organization: str
+    common_name: str
+    organizational_unit: str | None = None
+
+
+class CaSubject(msgspec.Struct, frozen=True):
+    """The distinguished name of a CA, in the order it is written; an empty attribute is left out."""
+
+    country: str = ""
+    organization: str = ""
+    organizational_unit: str = ""
+    state: str = ""
+    common_name: str = ""
+    locality: str = ""
+
 
 UPPER_BOUNDS = {
     "common_name": 64,

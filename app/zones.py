@@ -8,6 +8,7 @@ import asyncpg
 import msgspec
 
 from app import accounts, audit, idempotency, names, rights
+from app.caller import Access, Actor, Area, Caller, Scope
 from app.db import Connection, Database
 from app.errors import (
     Clash,
@@ -20,19 +21,8 @@ from app.errors import (
     Rule,
     quoted,
 )
-from app.model import (
-    Access,
-    Account,
-    Actor,
-    Area,
-    Caller,
-    Direction,
-    Idempotency,
-    NamePolicy,
-    Scope,
-    Zone,
-    ZoneType,
-)
+from app.model import Account, Direction, Idempotency, Zone, ZoneType
+from app.names import NamePolicy
 
 MAX_ZONES = 10_000
 _ZONE = (

@@ -22,7 +22,9 @@ from world import BODY, Tenant, World, new_database, new_world
 
 from app import accounts, admission, embedded, first_start, policies, tokens, zones
 from app.admission import KeyCredential, Memory, Place, TokenCredential
-from app.model import GROUPS, Account, Level, NamePolicy, Role, Scope, Token, User
+from app.caller import GROUPS, Level, Role, Scope
+from app.model import Account, Token, User
+from app.names import NamePolicy
 
 Headers = dict[str, str]
 Outcome = tuple[int, int | str]

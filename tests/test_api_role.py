@@ -29,9 +29,9 @@ from test_rotation import (
 from world import BODY, new_database
 
 from app import accounts, db, embedded, first_start, ringfile, roles
+from app.caller import GROUPS
 from app.config import Settings
 from app.errors import Misconfigured
-from app.model import GROUPS
 
 Json = dict[str, Any]
 GRANTS = roles.GRANTS

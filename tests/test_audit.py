@@ -28,10 +28,11 @@ from pydantic import BaseModel
 from world import BODY, World, make_token, new_database, new_world
 
 from app import accounts, audit, audit_log, chains, db, embedded, failures, first_start, house, policies, tokens
+from app.caller import GROUPS, Area, Role
+from app.config import RateLimit
 from app.db import Connection
 from app.errors import Unavailable
-from app.limits import RateLimit
-from app.model import GROUPS, Account, Area, Role, Token, User
+from app.model import Account, Token, User
 
 Json = dict[str, Any]
 V4, V1 = "/client/v4", "/api/v1"

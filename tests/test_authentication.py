@@ -12,20 +12,7 @@ from hypothesis import strategies as st
 from world import BODY, World, make_token
 
 from app import accounts, first_start, policies, tokens, zones
-from app.model import (
-    GROUPS,
-    Access,
-    Actor,
-    Area,
-    Caller,
-    Effect,
-    Group,
-    Level,
-    Policy,
-    Role,
-    Scope,
-    Target,
-)
+from app.caller import GROUPS, Access, Actor, Area, Caller, Effect, Group, Level, Policy, Role, Scope, Target
 
 MISSING = "Missing X-Auth-Key, X-Auth-Email or Authorization headers"
 UNAUTHORIZED = "Unauthorized to access requested resource"

@@ -18,7 +18,7 @@ from trouble import is_clear, until
 from world import BODY, Judge, World, new_database, new_world
 
 from app import bodies, bounds, edge, embedded
-from app.limits import RateLimit
+from app.config import RateLimit
 
 LOGIN = "/api/v1/auth/universal-auth/login"
 CA = "/api/v1/pki/ca"

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from app import config
+from app.config import RateLimit
 from app.errors import Misconfigured
-from app.limits import RateLimit
 
 
 def test_the_defaults_are_the_documented_ones() -> None:

@@ -15,21 +15,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from app import containment, policies, rights
-from app.model import (
-    GROUPS,
-    Access,
-    Actor,
-    Address,
-    Area,
-    Caller,
-    Effect,
-    Group,
-    Level,
-    Policy,
-    Role,
-    Scope,
-    Target,
-)
+from app.addresses import Address
+from app.caller import GROUPS, Access, Actor, Area, Caller, Effect, Group, Level, Policy, Role, Scope, Target
 
 A, B, C = (UUID(int=i) for i in (0xA, 0xB, 0xC))
 OWNERS = {UUID(int=16 * account.int + i): account for account in (A, B, C) for i in (1, 2)}

@@ -27,7 +27,7 @@ from world import World
 
 from app import certificates, chains, first_start, keys, leaves, pkix
 from app.errors import Invalid, Refusal
-from app.model import NamePolicy
+from app.names import NamePolicy
 
 SECOND = timedelta(seconds=1)
 

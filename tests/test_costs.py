@@ -17,9 +17,12 @@ import pytest
 from world import World, make_token
 
 from app import bodies, bounds, csrs, db, delegation, first_start, main, policies
+from app.caller import GROUPS
 from app.errors import Rule, Unavailable
 from app.infisical import ca
-from app.model import GROUPS, CaSubject, CsrRequest, NamePolicy, Subject
+from app.model import CsrRequest
+from app.names import NamePolicy
+from app.x520 import CaSubject, Subject
 
 Json = dict[str, Any]
 OPERATOR = first_start.operator()

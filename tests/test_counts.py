@@ -22,8 +22,10 @@ from test_migrations import RELEASED
 from world import BODY, Tenant, World, _lifespan, new_database, new_world
 
 from app import accounts, csrs, db, embedded, first_start, keyring, keys, main, zones
+from app.caller import Scope
 from app.errors import Conflict
-from app.model import KeyType, Scope, Zone
+from app.keys import KeyType
+from app.model import Zone
 
 T = TypeVar("T")
 Outcome = tuple[int, int]

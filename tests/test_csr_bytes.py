@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from world import BODY, World
 
 from app import keys, pkcs10
-from app.model import PRINTABLE, KeyType, Subject
+from app.keys import KeyType
+from app.x520 import PRINTABLE, Subject
 
 TOP = ".".join(["a" * 63] * 3 + ["b" * 59, "c"])
 CASES: dict[str, dict[str, Any]] = {

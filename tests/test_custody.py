@@ -14,7 +14,7 @@ from world import World
 
 from app import db, keyring, keys, ringfile, seal
 from app.errors import KeyDamaged, Misconfigured, NotFound
-from app.model import KeyType
+from app.keys import KeyType
 
 KEK = seal.Kek("kek-1", bytes(range(32)))
 KEY_ID, ACCOUNT_ID = UUID(int=1), UUID(int=2)

@@ -23,8 +23,8 @@ from live import Live
 from world import BODY, Tenant, World, make_token
 
 from app import chains, first_start, keyring, matching, zones
+from app.caller import Scope
 from app.errors import Conflict
-from app.model import Scope
 
 Json = dict[str, Any]
 Codes = list[tuple[int, str | None]]

@@ -20,9 +20,9 @@ from test_rotation import Place
 from world import World, new_database, new_world
 
 from app import authorities, certificates, db, embedded, first_start, issuing, keyring, ringfile, seal
+from app.caller import Scope
 from app.config import Settings
 from app.errors import KeyDamaged, Misconfigured, NotFound
-from app.model import Scope
 from app.ringfile import Ring
 
 Json = dict[str, Any]

@@ -10,8 +10,8 @@ import pytest
 from world import BODY, World
 
 from app import accounts, first_start, zones
+from app.caller import Scope
 from app.errors import Conflict
-from app.model import Scope
 
 
 async def slow_post(world: World, path: str, halfway: Any, **headers: str) -> httpx.Response:

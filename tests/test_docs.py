@@ -24,11 +24,11 @@ from test_api_role import GRANTS
 from test_sdk_infisical import REQUIREMENT
 
 from app import config, infisical, ringfile, seal
+from app.caller import GROUPS, Area
 from app.cli import cli
 from app.cloudflare import wire
 from app.infisical import gate
 from app.infisical import wire as infisical_wire
-from app.model import GROUPS, Area
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]

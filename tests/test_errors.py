@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from world import BODY, World
 
 from app import csrs, errors
+from app.caller import Visit
 from app.cloudflare import custom_csrs, wire
 from app.errors import Clash, Denial, Hint, Limit, Problem, Rule, Scheme, Thing
-from app.model import NamePolicy, Visit
+from app.names import NamePolicy
 
 GOOD = BODY["sans"][0]
 

@@ -32,6 +32,7 @@ from litestar.connection import ASGIConnection
 from world import BODY, Judge, World, new_database, new_world
 
 from app import (
+    addresses,
     audit_log,
     authorities,
     chains,
@@ -52,12 +53,13 @@ from app import (
 )
 from app import bodies as parsed_bodies
 from app.admission import TokenCredential
+from app.caller import GROUPS, Level, Visit
 from app.cloudflare import accounts, custom_certificates, custom_csrs, gate, logs, tokens, wire, zones
 from app.errors import Invalid, Misconfigured, Refusal
 from app.infisical import ca as infisical_ca
 from app.infisical import reading
 from app.infisical import wire as infisical_wire
-from app.model import GROUPS, Level, NamePolicy, Visit
+from app.names import NamePolicy
 from app.pem import blocks
 
 Headers = list[tuple[bytes, bytes]]
@@ -531,7 +533,7 @@ def test_addresses_are_found_or_nobodys(peer: str, hops: list[str], trusted: str
     own = edge.Edge(None, networks, None, None)  # type: ignore[arg-type] # only its trust is asked
     headers = [(b"x-forwarded-for", hop.encode("utf-8", "replace")) for hop in hops]
     found = own._address({"client": (peer, 1), "headers": headers})
-    assert found is None or edge.parsed(str(found)) == found
+    assert found is None or addresses.parsed(str(found)) == found
 
 
 @fuzzed(200)

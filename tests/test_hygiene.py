@@ -48,7 +48,9 @@ from app.errors import KeyDamaged, KeysteadError
 from app.infisical.auth import AccessToken
 from app.infisical.ca import IssuedCertificate
 from app.issuing import Signed
-from app.model import Account, KeyType, NamePolicy
+from app.keys import KeyType
+from app.model import Account
+from app.names import NamePolicy
 from app.ringfile import Ring
 
 Json = dict[str, Any]

@@ -26,12 +26,14 @@ from litestar.exceptions import ClientException, HTTPException
 from world import Tenant, World, make_token, new_world
 
 from app import authorities, bodies, crls, errors, first_start, keyring, leaves, pem, pkix, times, tokens
+from app.caller import Caller, Visit
+from app.config import RateLimit
 from app.errors import Clash, Denial, Limit, Problem, Rule, Scheme, Thing
 from app.infisical import ca as wire_ca
 from app.infisical import reading, wire
 from app.infisical.wire import Malformed, Refused
-from app.limits import RateLimit
-from app.model import Caller, NamePolicy, Token, Visit
+from app.model import Token
+from app.names import NamePolicy
 
 V1 = "/api/v1"
 PREFIXES = ("/pki/ca", "/cert-manager/ca/internal")

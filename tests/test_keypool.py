@@ -30,7 +30,7 @@ from world import BODY, new_database, new_world
 from app import bounds, embedded, keypool, keys
 from app.errors import Unavailable
 from app.keypool import KeyPool
-from app.model import CaKeyType, KeyType
+from app.keys import CaKeyType, KeyType
 
 # Makers run when nothing else does, so on a busy machine that may be late.
 PATIENCE = 120.0

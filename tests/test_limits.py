@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from world import World, new_world
 
-from app.limits import Limiter, RateLimit
+from app.config import RateLimit
+from app.limits import Limiter
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from app import names
 from app.errors import Rule
-from app.model import NamePolicy
+from app.names import NamePolicy
 
 PRIVATE, PUBLIC = NamePolicy.PRIVATE, NamePolicy.PUBLIC
 SYNTAX, ASCII, TOP, SUFFIX, EXAMPLE = (

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from world import Tenant, World, make_token, new_database, new_world
 
 from app import accounts, embedded, first_start, pages, policies, tokens, zones
-from app.model import GROUPS, Access, Account, Actor, Area, Caller, Role, Scope, User, Zone
+from app.caller import GROUPS, Access, Actor, Area, Caller, Role, Scope
+from app.model import Account, User, Zone
 
 Json = dict[str, Any]
 

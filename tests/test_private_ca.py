@@ -40,7 +40,7 @@ from test_csr_bytes import judge, run
 from world import BODY, World, _encodings, make_token, new_database, new_world
 
 from app import certificates, db, embedded, first_start, issuing, pkix, policies, ringfile
-from app.model import Area, Scope
+from app.caller import Area, Scope
 
 Json = dict[str, Any]
 T = TypeVar("T")

@@ -19,8 +19,8 @@ from live import Live, serving
 from world import BODY, World, make_token, new_database, new_world
 
 from app import accounts, embedded, first_start, pages, policies, tokens, zones
+from app.config import RateLimit
 from app.db import Database
-from app.limits import RateLimit
 from app.model import Account, Zone
 
 Json = dict[str, Any]

@@ -23,8 +23,9 @@ from trouble import until
 from world import World, new_database, new_world
 
 from app import bounds, crls, db, embedded, keyring
+from app.caller import Scope
 from app.errors import Refusal, Unavailable
-from app.model import Issued, Scope
+from app.model import Issued
 
 MANY = 20_000
 _SIGNED = _REVOKED.replace("now(), (ARRAY[0, 1, 4, 9])[n % 4 + 1]", "NULL, NULL").replace("'5a'", "'6b'")

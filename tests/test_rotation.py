@@ -37,8 +37,9 @@ from app import cli, db, embedded, files, keyring, keys, pkcs10, ringfile, seal
 from app.db import Database
 from app.errors import KeyDamaged, KeysteadError, Misconfigured, NotFound
 from app.keyring import Damage
-from app.model import KeyType, Subject
+from app.keys import KeyType
 from app.ringfile import Ring
+from app.x520 import Subject
 
 T = TypeVar("T")
 KEYS = int(os.environ.get("ROTATION_KEYS", "2000"))

@@ -27,8 +27,10 @@ from world import BODY, Judge, Tenant, World, make_token, new_database, new_worl
 
 from app import accounts, bounds, config, embedded, first_start, metrics, policies, tokens, zones
 from app.admission import Memory
-from app.limits import RateLimit
-from app.model import Account, NamePolicy, Role, Scope, Token, User, Zone
+from app.caller import Role, Scope
+from app.config import RateLimit
+from app.model import Account, Token, User, Zone
+from app.names import NamePolicy
 
 Headers = list[tuple[bytes, bytes]]
 Message = dict[str, Any]

@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from world import Tenant, World, make_token, new_database, new_world
 
 from app import accounts, embedded, first_start, policies, zones
-from app.model import Role, Zone
+from app.caller import Role
+from app.model import Zone
 
 Json = dict[str, Any]
 Headers = dict[str, str]

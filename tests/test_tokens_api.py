@@ -14,7 +14,8 @@ import structlog
 from world import World, make_token
 
 from app import accounts, db, delegation, first_start, policies, tokens, zones
-from app.model import GROUPS, Account, Level, Role, Scope, Zone
+from app.caller import GROUPS, Level, Role, Scope
+from app.model import Account, Zone
 
 Json = dict[str, Any]
 Headers = dict[str, str]

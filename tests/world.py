@@ -40,8 +40,9 @@ from app import (
     tokens,
     zones,
 )
-from app.limits import RateLimit
-from app.model import Account, Role, Zone
+from app.caller import Role
+from app.config import RateLimit
+from app.model import Account, Zone
 
 HERE = Path(__file__).parent
 ENVELOPE = json.loads((HERE / "schemas" / "cloudflare_envelope.json").read_text())

@@ -6,10 +6,12 @@ import msgspec
 from litestar import Response, delete, get, post, put
 
 from app import accounts
+from app.caller import Access, Area
 from app.cloudflare import reading, wire
 from app.cloudflare.wire import AnyRequest
 from app.errors import Advice, Problem, Rule, quoted
-from app.model import Access, Account, Area, Direction, NamePolicy
+from app.model import Account, Direction
+from app.names import NamePolicy
 
 _READ = {"needs": (Area.SETTINGS, Access.READ)}
 _WRITE = {"needs": (Area.SETTINGS, Access.WRITE), "anew": True}

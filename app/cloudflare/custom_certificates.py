@@ -9,12 +9,13 @@ from litestar import Response, delete, get, patch, post, put
 from msgspec import UNSET, UnsetType
 
 from app import certificates, matching
+from app.caller import Access, Area
 from app.certificates import Told
 from app.cloudflare import reading, wire
 from app.cloudflare.wire import AnyRequest, Refused
 from app.errors import Advice, Invalid, Problem, Rule, quoted
 from app.matching import Upload
-from app.model import Access, Area, Certificate, CertificateQuery, Status
+from app.model import Certificate, CertificateQuery, Status
 
 _LIST = "/zones/{zone_id:str}/custom_certificates"
 _ONE = f"{_LIST}/{{custom_certificate_id:str}}"

@@ -7,24 +7,14 @@ import msgspec
 from litestar import Response, delete, get, post
 
 from app import csrs, pkix
+from app.caller import Access, Area, Caller, Scope
 from app.cloudflare import reading, wire
 from app.cloudflare.wire import AnyRequest
 from app.errors import Advice, Problem
 from app.house import House
-from app.model import (
-    Access,
-    Area,
-    Caller,
-    Csr,
-    CsrQuery,
-    CsrRequest,
-    Direction,
-    Idempotency,
-    KeyType,
-    Order,
-    Scope,
-    Subject,
-)
+from app.keys import KeyType
+from app.model import Csr, CsrQuery, CsrRequest, Direction, Idempotency, Order
+from app.x520 import Subject
 
 _LIST = ["/accounts/{account_id:str}/custom_csrs", "/zones/{zone_id:str}/custom_csrs"]
 _ONE = [path + "/{custom_csr_id:str}" for path in _LIST]

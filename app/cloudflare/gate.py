@@ -10,10 +10,10 @@ from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 
 from app import admission, audit
 from app.admission import Admission, Credential, KeyCredential, Place, TokenCredential
+from app.caller import Area, Level, Scope, Visit
 from app.cloudflare.wire import Refused
 from app.errors import Denial, Forbidden, Limit, LimitReached, Unauthenticated
 from app.house import House
-from app.model import Area, Level, Scope, Visit
 
 Asking = ASGIConnection[Any, Any, Any, Any]
 

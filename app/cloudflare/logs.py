@@ -8,10 +8,11 @@ from litestar import Response, get
 
 from app import audit_log, times
 from app.audit_log import Entry, Filter
+from app.caller import Access, Area
 from app.cloudflare import reading, wire
 from app.cloudflare.wire import AnyRequest, Refused
 from app.errors import quoted
-from app.model import Access, Area, Direction
+from app.model import Direction
 
 _READ = {"needs": (Area.SETTINGS, Access.READ)}
 LIMIT = 100

@@ -9,11 +9,12 @@ from litestar import Response, delete, get, post, put
 
 from app import admission, delegation, policies
 from app.admission import TokenCredential, Verification
+from app.caller import GROUPS, Access, Area, Group, Level
 from app.cloudflare import gate, reading, wire
 from app.cloudflare.wire import AnyRequest, Item, Refused
 from app.delegation import Owner
 from app.errors import Advice, Invalid, Problem, Rule, Unauthenticated, quoted
-from app.model import GROUPS, Access, Area, Direction, Group, Level, Token, TokenStatus
+from app.model import Direction, Token, TokenStatus
 
 _LIST, _ONE = "/accounts/{account_id:str}/tokens", "/accounts/{account_id:str}/tokens/{token_id:str}"
 _USER_LIST, _USER_ONE = "/user/tokens", "/user/tokens/{token_id:str}"

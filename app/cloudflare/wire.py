@@ -12,9 +12,10 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
 from app import bodies, errors
+from app.caller import Caller, Scope, Visit
 from app.errors import Advice, Clash, Denial, Hint, Limit, Problem, Rule, Scheme, Thing
 from app.house import House
-from app.model import Caller, Idempotency, Scope, Visit
+from app.model import Idempotency
 
 AnyRequest: TypeAlias = Request[Any, Any, Any]
 

@@ -8,10 +8,11 @@ import msgspec
 from litestar import Response, delete, get, patch, post
 
 from app import zones
+from app.caller import Access, Area
 from app.cloudflare import reading, wire
 from app.cloudflare.wire import AnyRequest, Refused
 from app.errors import Advice, Invalid, Problem, Rule, quoted
-from app.model import Access, Area, Direction, Zone, ZoneType
+from app.model import Direction, Zone, ZoneType
 
 _READ = {"needs": (Area.ZONE, Access.READ)}
 _WRITE = {"needs": (Area.ZONE, Access.WRITE), "anew": True}

@@ -4,11 +4,11 @@ import msgspec
 from litestar import Response, post
 
 from app import admission, bodies, tokens
+from app.caller import Visit
 from app.errors import Forbidden, Unauthenticated
 from app.house import House
 from app.infisical import gate, reading, wire
 from app.infisical.wire import AnyRequest, Malformed, Refused
-from app.model import Visit
 
 # Whatever is wrong with a login, it counts against its address.
 _REFUSED = (bodies.TooLarge, bodies.Incomplete, Refused, Malformed, Unauthenticated, Forbidden)

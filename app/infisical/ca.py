@@ -10,14 +10,17 @@ from msgspec import UNSET, UnsetType
 from app import authorities, ca_certificates, issuing, leaves, pkix
 from app.authorities import Changes, NewAuthority
 from app.ca_certificates import IntermediateRequest
+from app.caller import Caller, Scope
 from app.errors import NotFound
 from app.infisical import gate, reading, wire
 from app.infisical.gate import Action
 from app.infisical.reading import Fields
 from app.infisical.wire import AnyRequest, Issue, Malformed
 from app.issuing import Signed
+from app.keys import CaKeyType
 from app.leaves import LeafRequest
-from app.model import Authority, CaKeyType, Caller, CaSubject, CaType, Scope
+from app.model import Authority, CaType
+from app.x520 import CaSubject
 
 KEY_ALGORITHMS = {
     "RSA_2048": CaKeyType.RSA2048,

@@ -11,12 +11,12 @@ from litestar.handlers import BaseRouteHandler
 
 from app import admission, audit, authorities, issuing, tokens
 from app.admission import TokenCredential
+from app.caller import Access, Area, Caller, Scope, Visit
 from app.errors import Forbidden, Unauthenticated
 from app.house import House
 from app.infisical import wire
 from app.infisical.wire import Detail, Refused
 from app.limits import Verdict
-from app.model import Access, Area, Caller, Scope, Visit
 
 Asking = ASGIConnection[Any, Any, Any, Any]
 SUBJECT = "certificate-authorities"

@@ -11,9 +11,9 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
 from app import bodies, errors
+from app.caller import Caller, Scope, Visit
 from app.errors import Problem, Rule
 from app.house import House
-from app.model import Caller, Scope, Visit
 
 AnyRequest: TypeAlias = Request[Any, Any, Any]
 

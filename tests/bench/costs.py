@@ -31,8 +31,8 @@ from litestar import Litestar
 from world import BODY, World, make_token, new_database, new_world
 
 from app import accounts, db, embedded, first_start, policies, zones
+from app.caller import GROUPS, Role
 from app.edge import _route
-from app.model import GROUPS, Role
 
 Json = dict[str, Any]
 MILLISECONDS, MEGABYTES = 100, 20

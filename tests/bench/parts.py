@@ -13,7 +13,7 @@ import uvloop
 from world import new_world
 
 from app import metrics
-from app.limits import RateLimit
+from app.config import RateLimit
 
 REQUESTS = 1000
 

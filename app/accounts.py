@@ -14,8 +14,8 @@ from app.caller import Access, Area, Caller, Role, Scope
 from app.db import Connection, Database
 from app.errors import Clash, Conflict, Denial, Forbidden, Invalid, Limit, LimitReached, NotFound, Problem, Rule, quoted
 from app.model import Account, Direction, Idempotency, User
-from app.names import NamePolicy
-from app.x520 import FORBIDDEN
+from app.x509.names import NamePolicy
+from app.x509.subjects import FORBIDDEN
 
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 # ASCII, as it has to fit into the header X-Auth-Email.

@@ -24,7 +24,7 @@ from app.db import Database
 from app.errors import Conflict, Denial, Forbidden, Scheme, Unauthenticated, Unavailable
 from app.keyring import Peppers
 from app.model import TokenStatus
-from app.names import NamePolicy
+from app.x509.names import NamePolicy
 
 REMEMBERED_SECONDS = 1.0
 MOST_REMEMBERED = 4096

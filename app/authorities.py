@@ -7,16 +7,17 @@ import asyncpg
 import msgspec
 from cryptography import x509
 
-from app import audit, chains, issuing, keyring, x520
+from app import audit, issuing, keyring
 from app.caller import Caller, Scope
 from app.db import Connection, Database, parameters
 from app.errors import NotFound, Problem, Refusal, Rule, quoted
 from app.keypool import KeyPool
-from app.keys import CaKeyType
 from app.model import Authority, CaCertificate, CaType
-from app.names import NamePolicy
 from app.ringfile import Ring
-from app.x520 import CaSubject
+from app.x509 import chains, subjects
+from app.x509.keys import CaKeyType
+from app.x509.names import NamePolicy
+from app.x509.subjects import CaSubject
 
 MAX_FRIENDLY_NAME = 255
 # A list has no pages, so it is bounded by what an account may hold.
@@ -46,11 +47,11 @@ def problems(new: NewAuthority) -> tuple[Problem, ...]:
         found.append(Problem(Rule.MISSING, "common_name", text))
     for field, value in values.items():
         if value and field == "country":
-            found += x520.country(field, value)
+            found += subjects.country(field, value)
         elif value:
-            found += x520.text(field, value, x520.UPPER_BOUNDS[field])
+            found += subjects.text(field, value, subjects.UPPER_BOUNDS[field])
     if new.friendly_name:
-        found += x520.text("friendly_name", new.friendly_name, MAX_FRIENDLY_NAME)
+        found += subjects.text("friendly_name", new.friendly_name, MAX_FRIENDLY_NAME)
     return tuple(found)
 
 

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import msgspec
 from cryptography import x509
 
-from app import audit, authorities, chains, issuing, pkix
+from app import audit, authorities, issuing
 from app.authorities import NewAuthority
 from app.caller import Caller, Scope
 from app.db import Connection, Database, parameters
@@ -20,6 +20,7 @@ from app.issuing import Signed
 from app.keypool import KeyPool
 from app.model import Authority, CaCertificate, CaType
 from app.ringfile import Ring
+from app.x509 import chains, pkix
 
 ROOT_LIFETIME = timedelta(days=3652)
 MAX_CHAIN = 64 * 1024

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from app import accounts, authorities, ca_certificates, console, crl_bytes, crls, issuing, leaves, pem, pkix
+from app import accounts, authorities, ca_certificates, console, crls, issuing, leaves
 from app.authorities import Changes, NewAuthority
 from app.ca_certificates import IntermediateRequest
 from app.crls import Reason
@@ -16,11 +16,13 @@ from app.db import Database
 from app.errors import Misconfigured
 from app.issuing import Signed
 from app.keypool import KeyPool
-from app.keys import CaKeyType
 from app.leaves import LeafRequest
 from app.model import Authority, CaType, Issued
 from app.ringfile import Ring
-from app.x520 import CaSubject
+from app.x509 import crl as crl_bytes
+from app.x509 import pem, pkix
+from app.x509.keys import CaKeyType
+from app.x509.subjects import CaSubject
 
 _out = click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write to.")
 _not_after = click.option("--not-after", help="When it ends, such as 2029, 2029-06-12 or 2029-06-12T12:00:00Z.")

@@ -9,7 +9,7 @@ import msgspec
 
 from app.addresses import Address
 from app.errors import Advice, Denial, Forbidden, Hint, KeysteadError, NotFound, Thing
-from app.names import NamePolicy
+from app.x509.names import NamePolicy
 
 
 class Role(StrEnum):

@@ -13,9 +13,8 @@ import asyncpg
 import msgspec
 from msgspec import UNSET
 
-from app import audit, bounds, chains, keyring, keys, matching
+from app import audit, bounds, keyring, matching
 from app.caller import Caller, Scope
-from app.chains import Anchors
 from app.db import Connection, Database, parameters
 from app.errors import (
     Advice,
@@ -33,6 +32,8 @@ from app.keypool import KeyPool
 from app.model import BundleMethod, Certificate, CertificatePage, CertificateQuery, Status, Superseded
 from app.ringfile import Ring
 from app.times import CLOCK_SKEW
+from app.x509 import chains, keys
+from app.x509.chains import Anchors
 
 
 class Told(msgspec.Struct, frozen=True):

@@ -10,13 +10,14 @@ from weakref import WeakValueDictionary
 import asyncpg
 import msgspec
 
-from app import audit, authorities, crl_bytes, issuing, keyring
+from app import audit, authorities, issuing, keyring
 from app.caller import Caller, Scope
 from app.db import Connection, Database
 from app.errors import KeyDamaged, KeysteadError, NotFound, Refusal, Unavailable
-from app.keys import PrivateKey
 from app.model import Authority, Issued, Profile
 from app.ringfile import Ring
+from app.x509 import crl as crl_bytes
+from app.x509.keys import PrivateKey
 
 LIFETIME = timedelta(days=7)
 # Revocations of one transaction.

@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from app import audit, bounds, idempotency, keyring, names, pkcs10, x520
+from app import audit, bounds, idempotency, keyring
 from app.caller import Caller, Scope
 from app.db import Connection, Database, parameters
 from app.errors import (
@@ -24,16 +24,17 @@ from app.errors import (
     quoted,
 )
 from app.keypool import KeyPool
-from app.keys import KeyType
 from app.model import Csr, CsrQuery, CsrRequest, Direction, Idempotency, Order, Page
-from app.names import NamePolicy
 from app.ringfile import Ring
-from app.x520 import Subject
+from app.x509 import names, pkcs10, subjects
+from app.x509.keys import KeyType
+from app.x509.names import NamePolicy
+from app.x509.subjects import Subject
 
 MAX_SANS = 150
 MAX_SUGGESTED = 10
 # Characters (code points), not bytes.
-MAX_LENGTHS = {**x520.UPPER_BOUNDS, "name": 255, "description": 1024}
+MAX_LENGTHS = {**subjects.UPPER_BOUNDS, "name": 255, "description": 1024}
 _KEY_TYPES = frozenset(KeyType)
 _REQUIRED = ("country", "state", "locality", "organization", "common_name")
 
@@ -100,9 +101,9 @@ def _texts(fields: dict[str, str | None]) -> list[Problem]:
     found = []
     for field, value in fields.items():
         if value and field == "country":
-            found += x520.country(field, value)
+            found += subjects.country(field, value)
         elif value:
-            found += x520.text(field, value, MAX_LENGTHS[field], line_breaks=field == "description")
+            found += subjects.text(field, value, MAX_LENGTHS[field], line_breaks=field == "description")
     return found
 
 

@@ -4,7 +4,6 @@ import msgspec
 
 from app.addresses import Network
 from app.admission import Memory
-from app.chains import Anchors
 from app.config import RateLimit
 from app.db import Database
 from app.failures import Failures
@@ -12,6 +11,7 @@ from app.keypool import KeyPool
 from app.keyring import Peppers
 from app.limits import Limiter
 from app.ringfile import Ring
+from app.x509.chains import Anchors
 
 
 class House(msgspec.Struct, frozen=True):

@@ -14,13 +14,14 @@ import asyncpg
 import msgspec
 from cryptography import x509
 
-from app import audit, chains, keyring, pkix
+from app import audit, keyring
 from app.caller import Caller, Scope
 from app.db import Database, parameters
 from app.errors import KeysteadError, NotFound, Refusal
-from app.keys import PrivateKey
 from app.model import Authority, CaCertificate, Issued, Profile
 from app.ringfile import Ring
+from app.x509 import chains, pkix
+from app.x509.keys import PrivateKey
 
 BACKDATED = timedelta(minutes=5)
 MAX_BACKDATED = timedelta(hours=48)

@@ -19,8 +19,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from app import child, keys
-from app.keys import KeyType
+from app import child
+from app.x509 import keys
+from app.x509.keys import KeyType
 
 _LENGTH = struct.Struct(">I")
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4

@@ -12,9 +12,10 @@ from typing import TypeVar
 
 import structlog
 
-from app import bounds, keymaker, keys, metrics
+from app import bounds, keymaker, metrics
 from app.errors import Unavailable
-from app.keys import CaKeyType, KeyType
+from app.x509 import keys
+from app.x509.keys import CaKeyType, KeyType
 
 # A key that nobody wanted for so long is made anew.
 MAX_AGE_SECONDS = 24 * 3600

@@ -12,11 +12,12 @@ from uuid import UUID, uuid4
 import asyncpg
 import msgspec
 
-from app import audit, chains, keys, pkix, ringfile, seal
+from app import audit, ringfile, seal
 from app.caller import Actor, Caller
 from app.db import Connection, Database, parameters
 from app.errors import Invalid, KeyDamaged, Misconfigured, NotFound, quoted
 from app.ringfile import Ring
+from app.x509 import chains, keys, pkix
 
 # Who opens what nobody asked for in person: the program itself.
 SYSTEM = Caller(actor=Actor.SYSTEM, id=audit.NO_ACCOUNT, reach={})

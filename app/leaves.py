@@ -9,15 +9,16 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from app import audit, authorities, chains, issuing, keys, names, pkix, x520
+from app import audit, authorities, issuing
 from app.caller import Caller, Scope
 from app.db import Database
 from app.errors import Invalid, Problem, Refusal, Rule, quoted
 from app.issuing import Signed
 from app.keypool import KeyPool
 from app.model import Authority, CaCertificate
-from app.names import NamePolicy
 from app.ringfile import Ring
+from app.x509 import chains, keys, names, pkix, subjects
+from app.x509.names import NamePolicy
 
 MAX_NAMES = 150
 MAX_URI = 2048
@@ -65,9 +66,9 @@ def problems(asked: LeafRequest) -> tuple[Problem, ...]:
     """The rules that single fields break; pure."""
     found: list[Problem] = []
     if asked.common_name:
-        found += x520.text("common_name", asked.common_name, x520.UPPER_BOUNDS["common_name"])
+        found += subjects.text("common_name", asked.common_name, subjects.UPPER_BOUNDS["common_name"])
     if asked.friendly_name:
-        found += x520.text("friendly_name", asked.friendly_name, authorities.MAX_FRIENDLY_NAME)
+        found += subjects.text("friendly_name", asked.friendly_name, authorities.MAX_FRIENDLY_NAME)
     if asked.ttl is None and asked.not_after is None:
         found.append(Problem(Rule.MISSING, "ttl", "ttl is required, or not_after instead."))
     return tuple(found)

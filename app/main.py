@@ -28,7 +28,6 @@ from app import (
     infisical,
     keyring,
     metrics,
-    names,
     pages,
     ringfile,
     tokens,
@@ -44,6 +43,7 @@ from app.house import House
 from app.keypool import KeyPool
 from app.limits import Limiter
 from app.request_log import RequestLog
+from app.x509 import names
 
 PRUNE_SECONDS = 600
 T = TypeVar("T")

@@ -11,17 +11,18 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from app import chains, keyring, keys, pkix
+from app import keyring
 from app.caller import Access, Area, Caller, Scope
-from app.chains import Anchors, Certificates, Leaf
 from app.db import Database
 from app.errors import Advice, Hint, Invalid, NotFound, Problem, Rule, Thing, quoted
 from app.keypool import KeyPool
 from app.model import BundleMethod, Certificate
-from app.names import NamePolicy
-from app.pem import Kind, instead
 from app.ringfile import Ring
-from app.x520 import FORBIDDEN
+from app.x509 import chains, keys, pkix
+from app.x509.chains import Anchors, Certificates, Leaf
+from app.x509.names import NamePolicy
+from app.x509.pem import Kind, instead
+from app.x509.subjects import FORBIDDEN
 
 TYPES = ("legacy_custom", "sni_custom")
 DEPLOYS = ("staging", "production")

@@ -9,10 +9,10 @@ import msgspec
 
 from app.caller import Role
 from app.errors import Problem
-from app.keys import CaKeyType, KeyType
-from app.names import NamePolicy
 from app.times import has_begun
-from app.x520 import CaSubject, Subject
+from app.x509.keys import CaKeyType, KeyType
+from app.x509.names import NamePolicy
+from app.x509.subjects import CaSubject, Subject
 
 
 class Account(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ from app.caller import Role, Scope
 from app.db import Database
 from app.keyring import Peppers
 from app.model import Account, User, Zone, ZoneType
-from app.names import NamePolicy
+from app.x509.names import NamePolicy
 
 _ROLES = [role.value for role in Role]
 

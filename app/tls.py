@@ -21,8 +21,9 @@ from typing import TypeAlias
 from granian.constants import HTTPModes, Interfaces, SSLProtocols
 from granian.server.embed import Server
 
-from app import child, files, pem
+from app import child, files
 from app.errors import Misconfigured
+from app.x509 import pem
 
 # What granian's workers take: see `build_ssl_context` of its server.
 Context: TypeAlias = tuple[bool, str, str, None, str, None, list[str], bool]

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from app import chains
+from app.x509 import chains
 
 _log = structlog.get_logger("keystead.trust")
 

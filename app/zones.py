@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import msgspec
 
-from app import accounts, audit, idempotency, names, rights
+from app import accounts, audit, idempotency, rights
 from app.caller import Access, Actor, Area, Caller, Scope
 from app.db import Connection, Database
 from app.errors import (
@@ -22,7 +22,8 @@ from app.errors import (
     quoted,
 )
 from app.model import Account, Direction, Idempotency, Zone, ZoneType
-from app.names import NamePolicy
+from app.x509 import names
+from app.x509.names import NamePolicy
 
 MAX_ZONES = 10_000
 _ZONE = (

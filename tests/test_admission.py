@@ -24,7 +24,7 @@ from app import accounts, admission, embedded, first_start, policies, tokens, zo
 from app.admission import KeyCredential, Memory, Place, TokenCredential
 from app.caller import GROUPS, Level, Role, Scope
 from app.model import Account, Token, User
-from app.names import NamePolicy
+from app.x509.names import NamePolicy
 
 Headers = dict[str, str]
 Outcome = tuple[int, int | str]

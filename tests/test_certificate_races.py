@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from world import World, new_database, new_world
 
-from app import chains, db, embedded, keyring
+from app import db, embedded, keyring
+from app.x509 import chains
 
 T = TypeVar("T")
 Json = dict[str, Any]

@@ -18,8 +18,8 @@ from cryptography.x509.oid import NameOID
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from app import chains, keys, pkix
 from app.errors import Invalid, Rule
+from app.x509 import chains, keys, pkix
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 NAME = subject("www.example.com")

@@ -25,9 +25,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from world import World
 
-from app import certificates, chains, first_start, keys, leaves, pkix
+from app import certificates, first_start, leaves
 from app.errors import Invalid, Refusal
-from app.names import NamePolicy
+from app.x509 import chains, keys, pkix
+from app.x509.names import NamePolicy
 
 SECOND = timedelta(seconds=1)
 

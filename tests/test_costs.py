@@ -21,8 +21,8 @@ from app.caller import GROUPS
 from app.errors import Rule, Unavailable
 from app.infisical import ca
 from app.model import CsrRequest
-from app.names import NamePolicy
-from app.x520 import CaSubject, Subject
+from app.x509.names import NamePolicy
+from app.x509.subjects import CaSubject, Subject
 
 Json = dict[str, Any]
 OPERATOR = first_start.operator()

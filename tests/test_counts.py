@@ -21,11 +21,12 @@ from live import Live
 from test_migrations import RELEASED
 from world import BODY, Tenant, World, _lifespan, new_database, new_world
 
-from app import accounts, csrs, db, embedded, first_start, keyring, keys, main, zones
+from app import accounts, csrs, db, embedded, first_start, keyring, main, zones
 from app.caller import Scope
 from app.errors import Conflict
-from app.keys import KeyType
 from app.model import Zone
+from app.x509 import keys
+from app.x509.keys import KeyType
 
 T = TypeVar("T")
 Outcome = tuple[int, int]

@@ -10,7 +10,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app import crl_bytes, pkix
+from app.x509 import crl as crl_bytes
+from app.x509 import pkix
 
 KEYS: tuple[Key, ...] = (
     ec.generate_private_key(ec.SECP256R1()),

@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from world import BODY, World
 
-from app import keys, pkcs10
-from app.keys import KeyType
-from app.x520 import PRINTABLE, Subject
+from app.x509 import keys, pkcs10
+from app.x509.keys import KeyType
+from app.x509.subjects import PRINTABLE, Subject
 
 TOP = ".".join(["a" * 63] * 3 + ["b" * 59, "c"])
 CASES: dict[str, dict[str, Any]] = {

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from world import World
 
-from app import db, keyring, keys, ringfile, seal
+from app import db, keyring, ringfile, seal
 from app.errors import KeyDamaged, Misconfigured, NotFound
-from app.keys import KeyType
+from app.x509 import keys
+from app.x509.keys import KeyType
 
 KEK = seal.Kek("kek-1", bytes(range(32)))
 KEY_ID, ACCOUNT_ID = UUID(int=1), UUID(int=2)

@@ -22,9 +22,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from live import Live
 from world import BODY, Tenant, World, make_token
 
-from app import chains, first_start, keyring, matching, zones
+from app import first_start, keyring, matching, zones
 from app.caller import Scope
 from app.errors import Conflict
+from app.x509 import chains
 
 Json = dict[str, Any]
 Codes = list[tuple[int, str | None]]

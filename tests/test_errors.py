@@ -16,7 +16,7 @@ from app import csrs, errors
 from app.caller import Visit
 from app.cloudflare import custom_csrs, wire
 from app.errors import Clash, Denial, Hint, Limit, Problem, Rule, Scheme, Thing
-from app.names import NamePolicy
+from app.x509.names import NamePolicy
 
 GOOD = BODY["sans"][0]
 

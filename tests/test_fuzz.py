@@ -35,18 +35,13 @@ from app import (
     addresses,
     audit_log,
     authorities,
-    chains,
     config,
     csrs,
     edge,
     embedded,
-    keys,
     leaves,
     matching,
-    names,
     pages,
-    pkcs10,
-    pkix,
     policies,
     ringfile,
     times,
@@ -59,8 +54,9 @@ from app.errors import Invalid, Misconfigured, Refusal
 from app.infisical import ca as infisical_ca
 from app.infisical import reading
 from app.infisical import wire as infisical_wire
-from app.names import NamePolicy
-from app.pem import blocks
+from app.x509 import chains, keys, names, pkcs10, pkix
+from app.x509.names import NamePolicy
+from app.x509.pem import blocks
 
 Headers = list[tuple[bytes, bytes]]
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -857,7 +853,7 @@ def test_the_largest_inputs_are_read_in_no_time(name: str) -> None:
 
 READ_KEYS = """
 import json, sys
-from app import keys
+from app.x509 import keys
 for name, text in json.load(sys.stdin).items():
     try:
         keys.read_pem(text)

@@ -19,7 +19,8 @@ from live import Live, serving
 from prometheus_client.parser import text_string_to_metric_families
 from world import BODY, World, make_token, new_database, new_world
 
-from app import chains, embedded, health
+from app import embedded, health
+from app.x509 import chains
 
 Labels = frozenset[tuple[str, str]]
 Samples = dict[tuple[str, Labels], float]

@@ -29,29 +29,17 @@ from test_rotation import Place, known_everywhere, new_pepper
 from test_serve import until, workers
 from world import BODY, World, new_database
 
-from app import (
-    admission,
-    certificates,
-    db,
-    embedded,
-    first_start,
-    keyring,
-    keys,
-    leaves,
-    matching,
-    ringfile,
-    seal,
-    tokens,
-)
+from app import admission, certificates, db, embedded, first_start, keyring, leaves, matching, ringfile, seal, tokens
 from app.config import Settings
 from app.errors import KeyDamaged, KeysteadError
 from app.infisical.auth import AccessToken
 from app.infisical.ca import IssuedCertificate
 from app.issuing import Signed
-from app.keys import KeyType
 from app.model import Account
-from app.names import NamePolicy
 from app.ringfile import Ring
+from app.x509 import keys
+from app.x509.keys import KeyType
+from app.x509.names import NamePolicy
 
 Json = dict[str, Any]
 

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from litestar.exceptions import ClientException, HTTPException
 from world import Tenant, World, make_token, new_world
 
-from app import authorities, bodies, crls, errors, first_start, keyring, leaves, pem, pkix, times, tokens
+from app import authorities, bodies, crls, errors, first_start, keyring, leaves, times, tokens
 from app.caller import Caller, Visit
 from app.config import RateLimit
 from app.errors import Clash, Denial, Limit, Problem, Rule, Scheme, Thing
@@ -33,7 +33,8 @@ from app.infisical import ca as wire_ca
 from app.infisical import reading, wire
 from app.infisical.wire import Malformed, Refused
 from app.model import Token
-from app.names import NamePolicy
+from app.x509 import pem, pkix
+from app.x509.names import NamePolicy
 
 V1 = "/api/v1"
 PREFIXES = ("/pki/ca", "/cert-manager/ca/internal")

@@ -27,10 +27,11 @@ from test_hygiene import ORDINARY, leaks, looks_into, of_key, waiting
 from test_serve import ROOT, is_gone, until
 from world import BODY, new_database, new_world
 
-from app import bounds, embedded, keypool, keys
+from app import bounds, embedded, keypool
 from app.errors import Unavailable
 from app.keypool import KeyPool
-from app.keys import CaKeyType, KeyType
+from app.x509 import keys
+from app.x509.keys import CaKeyType, KeyType
 
 # Makers run when nothing else does, so on a busy machine that may be late.
 PATIENCE = 120.0
@@ -397,7 +398,7 @@ async def test_ctrl_c_is_not_for_a_maker() -> None:
 
 OWNS_A_POOL = """
 import asyncio, json
-from app import keys
+from app.x509 import keys
 from app.keypool import KeyPool
 
 async def main():

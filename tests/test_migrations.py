@@ -12,8 +12,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from world import new_database
 
-from app import bounds, chains, db, embedded
+from app import bounds, db, embedded
 from app.errors import Misconfigured
+from app.x509 import chains
 
 # The catalogue that each released schema version had, as it was released.
 RELEASED = {

@@ -44,10 +44,11 @@ from test_private_ca import (
 )
 from world import World, make_token, new_database, new_world
 
-from app import authorities, cli, embedded, first_start, pkix
+from app import authorities, cli, embedded, first_start
 from app.ca_certificates import MAX_CHAIN
 from app.caller import Scope
 from app.errors import Refusal
+from app.x509 import pkix
 
 TOO_DEEP = "Failed to issue intermediate certificate due to CA path length constraint: "
 TOO_LONG = "The requested path length constraint exceeds the CA's allowed path length: at most "

@@ -48,8 +48,9 @@ from oddities import (
     tlv,
 )
 
-from app import bodies, chains, doctor, keys, pem, pkix, trust, weak_keys
+from app import bodies, doctor, trust
 from app.errors import Hint, Invalid, Rule
+from app.x509 import chains, keys, pem, pkix, weak_keys
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 RSA_KEY = rsa.generate_private_key(65537, 2048)

@@ -29,16 +29,17 @@ from live import free_port
 from test_embedded import ROOT, python_for
 from test_serve import processes_below
 
-from app import accounts, admission, csrs, files, first_start, keyring, keys, policies, ringfile, seal, tokens, zones
+from app import accounts, admission, csrs, files, first_start, keyring, policies, ringfile, seal, tokens, zones
 from app.caller import Level, Scope, Visit
 from app.db import Database
 from app.errors import Conflict, KeyDamaged, Misconfigured, Unauthenticated, Unavailable
 from app.keypool import KeyPool
 from app.keyring import Peppers
-from app.keys import KeyType
 from app.model import Account, CsrRequest
 from app.ringfile import Entry, Ring
-from app.x520 import Subject
+from app.x509 import keys
+from app.x509.keys import KeyType
+from app.x509.subjects import Subject
 
 CALLER = first_start.operator()
 ABOUT = CsrRequest(

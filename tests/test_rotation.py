@@ -33,13 +33,14 @@ from click.testing import CliRunner
 from live import Live, serving
 from world import BODY, new_database
 
-from app import cli, db, embedded, files, keyring, keys, pkcs10, ringfile, seal
+from app import cli, db, embedded, files, keyring, ringfile, seal
 from app.db import Database
 from app.errors import KeyDamaged, KeysteadError, Misconfigured, NotFound
 from app.keyring import Damage
-from app.keys import KeyType
 from app.ringfile import Ring
-from app.x520 import Subject
+from app.x509 import keys, pkcs10
+from app.x509.keys import KeyType
+from app.x509.subjects import Subject
 
 T = TypeVar("T")
 KEYS = int(os.environ.get("ROTATION_KEYS", "2000"))

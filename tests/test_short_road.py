@@ -30,7 +30,7 @@ from app.admission import Memory
 from app.caller import Role, Scope
 from app.config import RateLimit
 from app.model import Account, Token, User, Zone
-from app.names import NamePolicy
+from app.x509.names import NamePolicy
 
 Headers = list[tuple[bytes, bytes]]
 Message = dict[str, Any]

@@ -14,7 +14,7 @@ from app import accounts, admission, first_start, policies, tokens, zones
 from app.accounts import Changes, set_account
 from app.caller import GROUPS, Level, Scope, Target, Visit
 from app.errors import Unauthenticated
-from app.names import NamePolicy
+from app.x509.names import NamePolicy
 
 Json = dict[str, Any]
 ALL = [group.id.hex for group in GROUPS if group.level.name == "ACCOUNT"]

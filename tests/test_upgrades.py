@@ -18,9 +18,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from test_migrations import RELEASED, catalogue
 from world import BODY, Tenant, World, _lifespan, judged_client, new_database, new_world
 
-from app import chains, db, embedded, first_start, keyring, main, ringfile
+from app import db, embedded, first_start, keyring, main, ringfile
 from app.config import Settings
 from app.errors import Misconfigured, Unavailable
+from app.x509 import chains
 
 SECONDS = 30.0
 Rows = dict[str, list[asyncpg.Record]]

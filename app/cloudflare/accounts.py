@@ -11,7 +11,7 @@ from app.cloudflare import reading, wire
 from app.cloudflare.wire import AnyRequest
 from app.errors import Advice, Problem, Rule, quoted
 from app.model import Account, Direction
-from app.names import NamePolicy
+from app.x509.names import NamePolicy
 
 _READ = {"needs": (Area.SETTINGS, Access.READ)}
 _WRITE = {"needs": (Area.SETTINGS, Access.WRITE), "anew": True}

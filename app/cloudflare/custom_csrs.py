@@ -6,15 +6,16 @@ from typing import Any
 import msgspec
 from litestar import Response, delete, get, post
 
-from app import csrs, pkix
+from app import csrs
 from app.caller import Access, Area, Caller, Scope
 from app.cloudflare import reading, wire
 from app.cloudflare.wire import AnyRequest
 from app.errors import Advice, Problem
 from app.house import House
-from app.keys import KeyType
 from app.model import Csr, CsrQuery, CsrRequest, Direction, Idempotency, Order
-from app.x520 import Subject
+from app.x509 import pkix
+from app.x509.keys import KeyType
+from app.x509.subjects import Subject
 
 _LIST = ["/accounts/{account_id:str}/custom_csrs", "/zones/{zone_id:str}/custom_csrs"]
 _ONE = [path + "/{custom_csr_id:str}" for path in _LIST]

@@ -6,8 +6,8 @@ from app import __version__, csrs, matching
 from app.cloudflare import custom_certificates, custom_csrs, openapi_tenants, reading, tokens, wire
 from app.cloudflare import openapi_parts as parts
 from app.cloudflare.openapi_parts import Json
-from app.keys import KeyType
 from app.model import BundleMethod, Direction, Order, Status
+from app.x509.keys import KeyType
 
 _EXAMPLE = {
     "common_name": "example.com",

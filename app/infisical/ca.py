@@ -7,7 +7,7 @@ import msgspec
 from litestar import Response, delete, get, patch, post
 from msgspec import UNSET, UnsetType
 
-from app import authorities, ca_certificates, issuing, leaves, pkix
+from app import authorities, ca_certificates, issuing, leaves
 from app.authorities import Changes, NewAuthority
 from app.ca_certificates import IntermediateRequest
 from app.caller import Caller, Scope
@@ -17,10 +17,11 @@ from app.infisical.gate import Action
 from app.infisical.reading import Fields
 from app.infisical.wire import AnyRequest, Issue, Malformed
 from app.issuing import Signed
-from app.keys import CaKeyType
 from app.leaves import LeafRequest
 from app.model import Authority, CaType
-from app.x520 import CaSubject
+from app.x509 import pkix
+from app.x509.keys import CaKeyType
+from app.x509.subjects import CaSubject
 
 KEY_ALGORITHMS = {
     "RSA_2048": CaKeyType.RSA2048,

@@ -3,11 +3,12 @@
 import msgspec
 from litestar import Response, get
 
-from app import authorities, crl_bytes, crls
+from app import authorities, crls
 from app.errors import NotFound
 from app.infisical import gate, wire
 from app.infisical.gate import Action
 from app.infisical.wire import AnyRequest
+from app.x509 import crl as crl_bytes
 
 _CA = ("/pki/ca/{ca_id:str}", "/cert-manager/ca/internal/{ca_id:str}")
 

@@ -4,10 +4,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from app import authorities, pkix, x520
+from app import authorities
 from app.crls import Reason
 from app.infisical import auth, ca, certificates, crl, status, wire
 from app.model import CaType
+from app.x509 import pkix, subjects
 
 Json = dict[str, Any]
 _UUID = {"type": "string", "format": "uuid"}
@@ -199,7 +200,7 @@ def _error(status_code: int) -> Json:
 def _requests() -> Json:
     path_length = {"type": "integer", "minimum": -1, "maximum": authorities.MAX_PATH_LENGTH, "default": -1}
     friendly = {"type": "string", "maxLength": authorities.MAX_FRIENDLY_NAME}
-    most = x520.UPPER_BOUNDS
+    most = subjects.UPPER_BOUNDS
 
     def text(bound: int) -> Json:
         return {"type": "string", "maxLength": bound}

@@ -17,11 +17,11 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
-from app import der, foreign, weak_keys
 from app.errors import Advice, Hint, Invalid, Problem, Rule, quoted
-from app.pem import PASSED_OVER, TRUSTED, Block, Garbled, Kind, blocks, decoded, instead, unfinished
-from app.pem import text as file_text
 from app.times import has_begun
+from app.x509 import der, foreign, weak_keys
+from app.x509.pem import PASSED_OVER, TRUSTED, Block, Garbled, Kind, blocks, decoded, instead, unfinished
+from app.x509.pem import text as file_text
 
 MAX_CERTIFICATES = 20
 MAX_DEPTH = 10

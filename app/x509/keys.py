@@ -8,8 +8,8 @@ from cryptography.exceptions import InternalError, InvalidSignature, Unsupported
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-from app import der, weak_keys
-from app.pem import Block, Garbled, Kind, blocks, decoded, instead
+from app.x509 import der, weak_keys
+from app.x509.pem import Block, Garbled, Kind, blocks, decoded, instead
 
 
 class KeyType(StrEnum):

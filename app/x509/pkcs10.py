@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-from app import der
-from app.der import BIT_STRING, INTEGER, OCTET_STRING, OID, SEQUENCE, SET, tlv
-from app.keys import KeyPair
-from app.pem import encoded
-from app.x520 import PRINTABLE, Subject
+from app.x509 import der
+from app.x509.der import BIT_STRING, INTEGER, OCTET_STRING, OID, SEQUENCE, SET, tlv
+from app.x509.keys import KeyPair
+from app.x509.pem import encoded
+from app.x509.subjects import PRINTABLE, Subject
 
 _ATTRIBUTES, _DNS_NAME = 0xA0, 0x82
 

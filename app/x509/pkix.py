@@ -14,10 +14,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
-from app import foreign, weak_keys
-from app.keys import PrivateKey
-from app.pem import Garbled, Kind, blocks, decoded, instead
-from app.x520 import FORBIDDEN, PRINTABLE, CaSubject
+from app.x509 import foreign, weak_keys
+from app.x509.keys import PrivateKey
+from app.x509.pem import Garbled, Kind, blocks, decoded, instead
+from app.x509.subjects import FORBIDDEN, PRINTABLE, CaSubject
 
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 MAX_CSR = 128 * 1024
@@ -318,6 +318,6 @@ def _name(attributes: Iterable[tuple[ObjectIdentifier, str | None]]) -> x509.Nam
 
 
 def _attribute(oid: ObjectIdentifier, value: str) -> x509.NameAttribute[str]:
-    # _validate=False, because app/x520.py is the one place for these rules.
+    # _validate=False, because app/x509/subjects.py is the one place for these rules.
     kind = _ASN1Type.PrintableString if PRINTABLE.fullmatch(value) else _ASN1Type.UTF8String
     return x509.NameAttribute(oid, value, kind, _validate=False)

@@ -11,8 +11,8 @@ from datetime import datetime
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 
-from app import der, pkix
-from app.keys import PrivateKey
+from app.x509 import der, pkix
+from app.x509.keys import PrivateKey
 
 _VERSION_2 = der.integer(1)
 _TAGGED_EXTENSIONS = 0xA0

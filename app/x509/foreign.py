@@ -16,8 +16,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
-from app import pem
-from app.der import (
+from app.errors import quoted
+from app.x509 import pem
+from app.x509.der import (
     BIT_STRING,
     BMP,
     BOOLEAN,
@@ -39,11 +40,10 @@ from app.der import (
     tlv,
     values,
 )
-from app.errors import quoted
-from app.x520 import PRINTABLE as PRINTABLE_TEXT
+from app.x509.subjects import PRINTABLE as PRINTABLE_TEXT
 
 # It counts a common name in bytes, where X.520 counts characters, and there are roots whose serial number is 0. The
-# rules are those of `name_fault` and of app/chains.py, which have reasons. Filters are those of all threads.
+# rules are those of `name_fault` and of app/x509/chains.py, which have reasons. Filters are those of all threads.
 warnings.filterwarnings("ignore", "Attribute's length must be", UserWarning)
 warnings.filterwarnings("ignore", "Parsed a serial number which wasn't positive", UserWarning)
 

@@ -9,11 +9,14 @@ from uuid import UUID, uuid4
 import asyncpg
 import msgspec
 
-from app import audit, idempotency, proof, rights
+from app import audit, proof, rights
 from app.caller import Access, Area, Caller, Role, Scope
-from app.db import Connection, Database
 from app.errors import Clash, Conflict, Denial, Forbidden, Invalid, Limit, LimitReached, NotFound, Problem, Rule, quoted
-from app.model import Account, Direction, Idempotency, User
+from app.model import Account, User
+from app.store import idempotency
+from app.store.database import Connection, Database
+from app.store.idempotency import Idempotency
+from app.store.paging import Direction
 from app.x509.names import NamePolicy
 from app.x509.subjects import FORBIDDEN
 

@@ -20,10 +20,10 @@ import msgspec
 
 from app import audit, policies, tokens
 from app.caller import Access, Actor, Caller, Level, Role, Scope, Visit
-from app.db import Database
 from app.errors import Conflict, Denial, Forbidden, Scheme, Unauthenticated, Unavailable
 from app.keyring import Peppers
 from app.model import TokenStatus
+from app.store.database import Database
 from app.x509.names import NamePolicy
 
 REMEMBERED_SECONDS = 1.0

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 from app import visible
 from app.addresses import Network
 from app.caller import Actor, Caller, Scope
-from app.db import Connection, Database, parameters
+from app.store.database import Connection, Database, parameters
 
 
 class Action(StrEnum):

@@ -6,8 +6,8 @@ import click
 
 from app import accounts, audit, audit_log, console, times
 from app.audit_log import Entry
-from app.db import Database
 from app.keyring import Peppers
+from app.store.database import Database
 
 
 @click.group("audit")

@@ -14,8 +14,8 @@ import msgspec
 from app import audit
 from app.audit import Action, Resource
 from app.caller import Actor, Caller, Scope
-from app.db import Connection, Database
-from app.model import Direction
+from app.store.database import Connection, Database
+from app.store.paging import Direction
 
 MAX_LIMIT = 1000
 MAX_VALUES = 100

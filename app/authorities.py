@@ -9,11 +9,11 @@ from cryptography import x509
 
 from app import audit, issuing, keyring
 from app.caller import Caller, Scope
-from app.db import Connection, Database, parameters
 from app.errors import NotFound, Problem, Refusal, Rule, quoted
 from app.keypool import KeyPool
 from app.model import Authority, CaCertificate, CaType
 from app.ringfile import Ring
+from app.store.database import Connection, Database, parameters
 from app.x509 import chains, subjects
 from app.x509.keys import CaKeyType
 from app.x509.names import NamePolicy

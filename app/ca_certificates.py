@@ -14,12 +14,12 @@ from cryptography import x509
 from app import audit, authorities, issuing
 from app.authorities import NewAuthority
 from app.caller import Caller, Scope
-from app.db import Connection, Database, parameters
 from app.errors import Invalid, NotFound, Refusal, Unavailable, quoted
 from app.issuing import Signed
 from app.keypool import KeyPool
 from app.model import Authority, CaCertificate, CaType
 from app.ringfile import Ring
+from app.store.database import Connection, Database, parameters
 from app.x509 import chains, pkix
 
 ROOT_LIFETIME = timedelta(days=3652)

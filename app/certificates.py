@@ -15,7 +15,6 @@ from msgspec import UNSET
 
 from app import audit, bounds, keyring, matching
 from app.caller import Caller, Scope
-from app.db import Connection, Database, parameters
 from app.errors import (
     Advice,
     Invalid,
@@ -31,6 +30,7 @@ from app.errors import (
 from app.keypool import KeyPool
 from app.model import BundleMethod, Certificate, CertificatePage, CertificateQuery, Status, Superseded
 from app.ringfile import Ring
+from app.store.database import Connection, Database, parameters
 from app.times import CLOCK_SKEW
 from app.x509 import chains, keys
 from app.x509.chains import Anchors

@@ -17,7 +17,6 @@ from app import (
     ca_commands,
     certificates,
     console,
-    db,
     doctor,
     files,
     keys_commands,
@@ -26,11 +25,13 @@ from app import (
     visible,
     zones,
 )
-from app.db import Database
 from app.errors import KeysteadError, Misconfigured, Unavailable
 from app.keyring import Peppers
 from app.model import Certificate, Superseded
 from app.ringfile import Ring
+from app.store import database as db
+from app.store import schema
+from app.store.database import Database
 
 T = TypeVar("T")
 # The names that certbot gave them, and that every how-to of a web server uses.
@@ -127,7 +128,7 @@ def serve() -> None:
 def migrate() -> None:
     """Bring the database to this release's schema."""
     with console.dsn(console.settings()) as dsn:
-        applied = asyncio.run(db.migrate(dsn))
+        applied = asyncio.run(schema.migrate(dsn))
     print("\n".join(f"applied {name}" for name in applied) or "the schema is current")
 
 

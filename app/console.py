@@ -14,12 +14,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from app import config, db, first_start, keyring, ringfile, roles, times, visible
+from app import config, first_start, keyring, ringfile, roles, times, visible
 from app.caller import Caller
-from app.db import Database
 from app.errors import Misconfigured
 from app.keyring import Peppers
 from app.ringfile import Ring
+from app.store import schema
+from app.store.database import Database
 
 T = TypeVar("T")
 # The database takes the last moment of all for an infinite one.
@@ -99,7 +100,7 @@ def _run_on_database(work: Callable[[Database], Awaitable[T]]) -> T:
     async def inside(address: str) -> T:
         database = Database(address, 1, chosen.statement_cache_size)
         try:
-            await db.require_current(database)
+            await schema.require_current(database)
             return await work(database)
         finally:
             await database.close()

@@ -12,10 +12,10 @@ import msgspec
 
 from app import audit, authorities, issuing, keyring
 from app.caller import Caller, Scope
-from app.db import Connection, Database
 from app.errors import KeyDamaged, KeysteadError, NotFound, Refusal, Unavailable
 from app.model import Authority, Issued, Profile
 from app.ringfile import Ring
+from app.store.database import Connection, Database
 from app.x509 import crl as crl_bytes
 from app.x509.keys import PrivateKey
 

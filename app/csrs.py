@@ -6,9 +6,8 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from app import audit, bounds, idempotency, keyring
+from app import audit, bounds, keyring
 from app.caller import Caller, Scope
-from app.db import Connection, Database, parameters
 from app.errors import (
     Advice,
     Clash,
@@ -24,8 +23,12 @@ from app.errors import (
     quoted,
 )
 from app.keypool import KeyPool
-from app.model import Csr, CsrQuery, CsrRequest, Direction, Idempotency, Order, Page
+from app.model import Csr, CsrQuery, CsrRequest, Order, Page
 from app.ringfile import Ring
+from app.store import idempotency
+from app.store.database import Connection, Database, parameters
+from app.store.idempotency import Idempotency
+from app.store.paging import Direction
 from app.x509 import names, pkcs10, subjects
 from app.x509.keys import KeyType
 from app.x509.names import NamePolicy

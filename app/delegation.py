@@ -5,9 +5,8 @@ from uuid import UUID, uuid4
 
 import msgspec
 
-from app import accounts, audit, containment, idempotency, policies, proof, tokens, zones
+from app import accounts, audit, containment, policies, proof, tokens, zones
 from app.caller import GROUPS, Access, Actor, Area, Caller, Level, Role, Scope
-from app.db import Connection, Database
 from app.errors import (
     Clash,
     Conflict,
@@ -23,7 +22,11 @@ from app.errors import (
     Wider,
 )
 from app.keyring import Peppers
-from app.model import Direction, Idempotency, Token, TokenStatus
+from app.model import Token, TokenStatus
+from app.store import idempotency
+from app.store.database import Connection, Database
+from app.store.idempotency import Idempotency
+from app.store.paging import Direction
 
 MAX_TOKENS = 1000
 

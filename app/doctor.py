@@ -14,9 +14,10 @@ from pathlib import Path
 import asyncpg
 import msgspec
 
-from app import bounds, config, console, db, keyring, ringfile, trust
-from app.db import Connection, Database
+from app import bounds, config, console, keyring, ringfile, trust
 from app.errors import KeysteadError, Misconfigured, Unavailable
+from app.store import schema
+from app.store.database import Connection, Database
 
 # Older ones get no security fixes any more.
 OLDEST_POSTGRESQL = 15
@@ -108,18 +109,18 @@ async def _database(settings: config.Settings, dsn: str) -> list[Finding]:
                 await _connections(connection, settings.workers),
             ]
             try:
-                state = await db.schema_state(connection)
+                state = await schema.schema_state(connection)
             except Misconfigured as error:
                 return [
                     *findings,
                     Finding("schema" if "schema version" in str(error) else "database", False, f"{error}"),
                 ]
-        if state is not db.SchemaState.CURRENT:
+        if state is not schema.SchemaState.CURRENT:
             text = f"it is {state.name.lower()}: run `keystead migrate`"
-            if state is db.SchemaState.NEWER:
+            if state is schema.SchemaState.NEWER:
                 text = "it is newer than this release: run the newer release"
             return [*findings, Finding("schema", False, text)]
-        version = db.version_of_this_program()
+        version = schema.version_of_this_program()
         findings.append(Finding("schema", True, f"version {version}"))
         return [*findings, *await _custody(settings, database)]
     finally:

@@ -16,12 +16,13 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from app import bodies, bounds, db, metrics
+from app import bodies, bounds, metrics
 from app.addresses import Address, Network, parsed
 from app.caller import Visit
 from app.config import RateLimit
 from app.limits import Verdict
 from app.request_log import RequestLog
+from app.store import database as db
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

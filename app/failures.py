@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from app import audit
 from app.addresses import Address, Network, network_of
-from app.db import Connection, Database
+from app.store.database import Connection, Database
 
 MOST = 4096
 FLUSH_SECONDS = 5.0

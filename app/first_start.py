@@ -11,13 +11,15 @@ from uuid import UUID
 
 import msgspec
 
-from app import __version__, accounts, db, files, keyring, policies, ringfile, roles, tokens, visible, zones
+from app import __version__, accounts, files, keyring, policies, ringfile, roles, tokens, visible, zones
 from app.caller import Actor, Caller, Role
 from app.config import Settings
 from app.errors import KeyDamaged, Misconfigured, NotFound
 from app.keyring import Peppers
 from app.model import Account
 from app.ringfile import Ring
+from app.store import database as db
+from app.store import schema
 
 if TYPE_CHECKING:
     from app.embedded import Cluster
@@ -62,7 +64,7 @@ async def _prepare(settings: Settings, cluster: "Cluster | None" = None) -> str:
         await roles.grant(dsn)
     database = db.Database(dsn, 1, settings.statement_cache_size)
     try:
-        await db.require_current(database)
+        await schema.require_current(database)
         ring = await ring_for(settings, database)
         peppers = await keyring.load_peppers(database, ring)
         credentials = await _first_account(settings, database, peppers)
@@ -76,8 +78,8 @@ async def _prepare(settings: Settings, cluster: "Cluster | None" = None) -> str:
 
 async def _schema(settings: Settings, dsn: str) -> None:
     # A database of the operator's own is only filled when it is empty: upgrading it is for `keystead migrate`.
-    if settings.embedded or await db.state_at(dsn) is db.SchemaState.EMPTY:
-        await db.migrate(dsn)
+    if settings.embedded or await schema.state_at(dsn) is schema.SchemaState.EMPTY:
+        await schema.migrate(dsn)
 
 
 async def ring_for(settings: Settings, database: db.Database) -> Ring:

@@ -10,10 +10,11 @@ from litestar.exceptions import NotFoundException
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from app import addresses, certificates, db, keyring, metrics
+from app import addresses, certificates, keyring, metrics
 from app.caller import Visit
 from app.errors import KeysteadError
 from app.house import House
+from app.store import schema
 
 AnyRequest = Request[Any, Any, Any]
 METRICS = "/metrics"
@@ -48,7 +49,7 @@ async def readyz(request: AnyRequest) -> Response[dict[str, str]]:
 async def _problem(house: House) -> str | None:
     try:
         async with house.db.connection(first=True) as connection:
-            if await db.schema_state(connection) is not db.SchemaState.CURRENT:
+            if await schema.schema_state(connection) is not schema.SchemaState.CURRENT:
                 return "schema"
             return None if await keyring.may_seal(connection, house.ring) else "ring"
     except KeysteadError:

@@ -5,12 +5,12 @@ import msgspec
 from app.addresses import Network
 from app.admission import Memory
 from app.config import RateLimit
-from app.db import Database
 from app.failures import Failures
 from app.keypool import KeyPool
 from app.keyring import Peppers
 from app.limits import Limiter
 from app.ringfile import Ring
+from app.store.database import Database
 from app.x509.chains import Anchors
 
 

@@ -16,10 +16,10 @@ from cryptography import x509
 
 from app import audit, keyring
 from app.caller import Caller, Scope
-from app.db import Database, parameters
 from app.errors import KeysteadError, NotFound, Refusal
 from app.model import Authority, CaCertificate, Issued, Profile
 from app.ringfile import Ring
+from app.store.database import Database, parameters
 from app.x509 import chains, pkix
 from app.x509.keys import PrivateKey
 

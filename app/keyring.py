@@ -14,9 +14,9 @@ import msgspec
 
 from app import audit, ringfile, seal
 from app.caller import Actor, Caller
-from app.db import Connection, Database, parameters
 from app.errors import Invalid, KeyDamaged, Misconfigured, NotFound, quoted
 from app.ringfile import Ring
+from app.store.database import Connection, Database, parameters
 from app.x509 import chains, keys, pkix
 
 # Who opens what nobody asked for in person: the program itself.

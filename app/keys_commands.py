@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from app import audit, console, keyring, ringfile, tokens
-from app.db import Database
 from app.errors import Misconfigured
 from app.keyring import Batch, Damage
 from app.ringfile import Ring
+from app.store.database import Database
 
 # Between two plain lines, where there is no terminal.
 LINE_SECONDS = 5.0

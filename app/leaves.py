@@ -11,12 +11,12 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from app import audit, authorities, issuing
 from app.caller import Caller, Scope
-from app.db import Database
 from app.errors import Invalid, Problem, Refusal, Rule, quoted
 from app.issuing import Signed
 from app.keypool import KeyPool
 from app.model import Authority, CaCertificate
 from app.ringfile import Ring
+from app.store.database import Database
 from app.x509 import chains, keys, names, pkix, subjects
 from app.x509.names import NamePolicy
 

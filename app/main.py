@@ -20,11 +20,9 @@ from app import (
     cloudflare,
     config,
     csrs,
-    db,
     edge,
     failures,
     health,
-    idempotency,
     infisical,
     keyring,
     metrics,
@@ -37,12 +35,14 @@ from app.admission import Memory
 from app.caller import Visit
 from app.cloudflare import short_road, wire
 from app.cloudflare.wire import AnyRequest
-from app.db import Database
 from app.errors import KeysteadError, Unavailable
 from app.house import House
 from app.keypool import KeyPool
 from app.limits import Limiter
 from app.request_log import RequestLog
+from app.store import database as db
+from app.store import idempotency
+from app.store.database import Database
 from app.x509 import names
 
 PRUNE_SECONDS = 600

@@ -13,11 +13,11 @@ from msgspec import UNSET, UnsetType
 
 from app import keyring
 from app.caller import Access, Area, Caller, Scope
-from app.db import Database
 from app.errors import Advice, Hint, Invalid, NotFound, Problem, Rule, Thing, quoted
 from app.keypool import KeyPool
 from app.model import BundleMethod, Certificate
 from app.ringfile import Ring
+from app.store.database import Database
 from app.x509 import chains, keys, pkix
 from app.x509.chains import Anchors, Certificates, Leaf
 from app.x509.names import NamePolicy

@@ -9,6 +9,7 @@ import msgspec
 
 from app.caller import Role
 from app.errors import Problem
+from app.store.paging import Direction
 from app.times import has_begun
 from app.x509.keys import CaKeyType, KeyType
 from app.x509.names import NamePolicy
@@ -196,11 +197,6 @@ class Order(StrEnum):
     CREATED_AT = "created_at"
 
 
-class Direction(StrEnum):
-    ASC = "asc"
-    DESC = "desc"
-
-
 class CsrQuery(msgspec.Struct, frozen=True):
     """Which page of a scope's CSRs; filters are exact and combined with AND. `page` counts from 1."""
 
@@ -217,13 +213,6 @@ class CsrQuery(msgspec.Struct, frozen=True):
 class Page(msgspec.Struct, frozen=True):
     items: tuple[Csr, ...]
     total: int
-
-
-class Idempotency(msgspec.Struct, frozen=True):
-    """A caller's promise that requests with this key are one request; `body_sha256` tells a different body."""
-
-    key: str
-    body_sha256: bytes
 
 
 class CaType(StrEnum):

@@ -6,8 +6,8 @@ A body may take seconds to arrive, and a lock to be had; a token that was revoke
 from uuid import UUID
 
 from app.caller import Actor, Caller
-from app.db import Connection
 from app.errors import Scheme, Unauthenticated
+from app.store.database import Connection
 
 _TOKEN = "SELECT modified_on FROM tokens WHERE id = $1 AND status = 'active' FOR KEY SHARE"  # noqa: S105 - SQL
 _KEY = "SELECT key_digest FROM users WHERE id = $1 FOR KEY SHARE"

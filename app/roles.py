@@ -6,7 +6,7 @@ database and all in it, and `keystead_api` may do what GRANTS says: it is what t
 
 from importlib import resources
 
-from app import db
+from app.store import schema
 
 # docs/operations.md shows it to those who have a PostgreSQL of their own.
 GRANTS = resources.files("app").joinpath("grants.sql").read_text("utf-8")
@@ -35,7 +35,7 @@ async def make(superuser: str) -> None:
 
     What the release before made is handed over table by table: it may be serving, and as superuser it can go on.
     """
-    async with db.changing(superuser) as connection:
+    async with schema.changing(superuser) as connection:
         if await connection.fetchrow(_MADE) is None:
             await connection.execute(_MAKE)
         for table in await connection.fetch(_NOT_YET_OWNED):
@@ -44,5 +44,5 @@ async def make(superuser: str) -> None:
 
 async def grant(owner: str) -> None:
     """Let the servers do what this release's schema needs, and nothing that an earlier one granted beyond that."""
-    async with db.changing(owner) as connection:
+    async with schema.changing(owner) as connection:
         await connection.execute(f"REVOKE ALL ON ALL TABLES IN SCHEMA public FROM keystead_api;{GRANTS}")

@@ -111,7 +111,8 @@ def _preparation(settings: config.Settings, cluster: "Cluster | None") -> str | 
 
 
 def _prepare(sender: "Connection[Any, Any]", settings: config.Settings, cluster: "Cluster | None") -> None:
-    from app import db, first_start
+    from app import first_start
+    from app.store import database as db
 
     try:
         sender.send(first_start.prepare(settings, cluster))

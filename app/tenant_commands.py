@@ -4,9 +4,9 @@ import click
 
 from app import accounts, console, tokens, zones
 from app.caller import Role, Scope
-from app.db import Database
 from app.keyring import Peppers
 from app.model import Account, User, Zone, ZoneType
+from app.store.database import Database
 from app.x509.names import NamePolicy
 
 _ROLES = [role.value for role in Role]

@@ -8,10 +8,10 @@ import click
 
 from app import accounts, console, policies, tokens, zones
 from app.caller import GROUPS
-from app.db import Database
 from app.errors import Invalid, Misconfigured
 from app.keyring import Peppers
 from app.model import Account, Token, User
+from app.store.database import Database
 
 
 @click.group()

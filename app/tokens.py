@@ -12,10 +12,10 @@ import msgspec
 
 from app import accounts, audit
 from app.caller import Caller
-from app.db import Connection, Database
 from app.errors import Conflict, NotFound, Scheme, Unauthenticated, quoted
 from app.keyring import Peppers
 from app.model import Account, Token, TokenStatus, User
+from app.store.database import Connection, Database
 
 _ALPHABET = string.digits + string.ascii_letters
 API_TOKEN, ACCESS_TOKEN = "kst_", "ksa_"

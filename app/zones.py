@@ -7,9 +7,8 @@ from uuid import UUID, uuid4
 import asyncpg
 import msgspec
 
-from app import accounts, audit, idempotency, rights
+from app import accounts, audit, rights
 from app.caller import Access, Actor, Area, Caller, Scope
-from app.db import Connection, Database
 from app.errors import (
     Clash,
     Conflict,
@@ -21,7 +20,11 @@ from app.errors import (
     Rule,
     quoted,
 )
-from app.model import Account, Direction, Idempotency, Zone, ZoneType
+from app.model import Account, Zone, ZoneType
+from app.store import idempotency
+from app.store.database import Connection, Database
+from app.store.idempotency import Idempotency
+from app.store.paging import Direction
 from app.x509 import names
 from app.x509.names import NamePolicy
 

@@ -12,7 +12,9 @@ import pytest
 from live import live
 from world import World, new_database, new_world
 
-from app import db, embedded
+from app import embedded
+from app.store import database as db
+from app.store import schema
 
 __all__ = ["live"]
 
@@ -35,7 +37,7 @@ async def _make_template(running: embedded.Cluster) -> None:
     try:
         if await admin.fetchval("SELECT 1 FROM pg_database WHERE datname = 'blank'") is None:
             await admin.execute("CREATE DATABASE blank_draft")
-            await db.migrate(running.address("blank_draft"))
+            await schema.migrate(running.address("blank_draft"))
             await admin.execute("ALTER DATABASE blank_draft RENAME TO blank")
     finally:
         await admin.close()

@@ -28,10 +28,11 @@ from test_rotation import (
 )
 from world import BODY, new_database
 
-from app import accounts, db, embedded, first_start, ringfile, roles
+from app import accounts, embedded, first_start, ringfile, roles
 from app.caller import GROUPS
 from app.config import Settings
 from app.errors import Misconfigured
+from app.store import database as db
 
 Json = dict[str, Any]
 GRANTS = roles.GRANTS

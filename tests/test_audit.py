@@ -27,12 +27,13 @@ from live import free_port
 from pydantic import BaseModel
 from world import BODY, World, make_token, new_database, new_world
 
-from app import accounts, audit, audit_log, db, embedded, failures, first_start, house, policies, tokens
+from app import accounts, audit, audit_log, embedded, failures, first_start, house, policies, tokens
 from app.caller import GROUPS, Area, Role
 from app.config import RateLimit
-from app.db import Connection
 from app.errors import Unavailable
 from app.model import Account, Token, User
+from app.store import database as db
+from app.store.database import Connection
 from app.x509 import chains
 
 Json = dict[str, Any]

@@ -22,7 +22,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from live import Live, serving
 from world import BODY, new_database
 
-from app import db, embedded, keyring, ringfile
+from app import embedded, keyring, ringfile
+from app.store import database as db
 from app.x509 import keys
 
 # Found and not imported: its import speaks of the desktop's folders.

@@ -19,8 +19,8 @@ from click import Group
 from live import Live
 from world import BODY
 
-from app import db
 from app.cli import cli
+from app.store import database as db
 
 Run = Callable[..., str]
 

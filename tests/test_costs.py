@@ -16,11 +16,12 @@ import asyncpg
 import pytest
 from world import World, make_token
 
-from app import bodies, bounds, csrs, db, delegation, first_start, main, policies
+from app import bodies, bounds, csrs, delegation, first_start, main, policies
 from app.caller import GROUPS
 from app.errors import Rule, Unavailable
 from app.infisical import ca
 from app.model import CsrRequest
+from app.store import database as db
 from app.x509.names import NamePolicy
 from app.x509.subjects import CaSubject, Subject
 

@@ -21,10 +21,12 @@ from live import Live
 from test_migrations import RELEASED
 from world import BODY, Tenant, World, _lifespan, new_database, new_world
 
-from app import accounts, csrs, db, embedded, first_start, keyring, main, zones
+from app import accounts, csrs, embedded, first_start, keyring, main, zones
 from app.caller import Scope
 from app.errors import Conflict
 from app.model import Zone
+from app.store import database as db
+from app.store import schema
 from app.x509 import keys
 from app.x509.keys import KeyType
 
@@ -547,7 +549,7 @@ async def test_the_migration_counts_what_is_there(cluster: embedded.Cluster) -> 
         await old.execute(RELEASED["schema_0004"])
         lists = await _filled(old)
         await old.close()
-        assert await db.migrate(url) == ["0005_counts.sql"]
+        assert await schema.migrate(url) == ["0005_counts.sql"]
         database = db.Database(url, 1)
         rows = await database.fetch("SELECT account_id, scope_id, slot, count FROM csr_counts")
         assert {(row["account_id"], row["scope_id"]): row["count"] for row in rows} == {

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from world import World
 
-from app import db, keyring, ringfile, seal
+from app import keyring, ringfile, seal
 from app.errors import KeyDamaged, Misconfigured, NotFound
+from app.store import database as db
 from app.x509 import keys
 from app.x509.keys import KeyType
 

@@ -43,8 +43,8 @@ from trouble import (
 from world import BODY, Judge
 
 from app import bounds
-from app.db import Connection
 from app.keyring import PEPPER_SECONDS
+from app.store.database import Connection
 
 WORKERS = 2
 # A reading of a CA is audited.

@@ -7,30 +7,32 @@ import asyncpg
 import pytest
 from world import new_database
 
-from app import accounts, bounds, db, embedded, first_start, zones
+from app import accounts, bounds, embedded, first_start, zones
 from app.config import Settings
 from app.errors import Conflict, Misconfigured, Unavailable
+from app.store import database as db
+from app.store import schema
 
 
 async def test_an_empty_database_is_brought_to_this_release_once(cluster: embedded.Cluster) -> None:
     """Migrating applies schema.sql, a second time nothing, and two at once do not disturb each other."""
     async with new_database(cluster, "template0") as url:
-        assert await db.state_at(url) is db.SchemaState.EMPTY
-        applied = await asyncio.gather(db.migrate(url), db.migrate(url))
+        assert await schema.state_at(url) is schema.SchemaState.EMPTY
+        applied = await asyncio.gather(schema.migrate(url), schema.migrate(url))
         assert sorted(applied) == [[], ["schema.sql"]]
-        assert await db.state_at(url) is db.SchemaState.CURRENT
-        assert await db.migrate(url) == []
+        assert await schema.state_at(url) is schema.SchemaState.CURRENT
+        assert await schema.migrate(url) == []
 
 
 async def test_a_newer_schema_is_refused_and_an_older_one_names_the_command(database_url: str) -> None:
     """The server starts on its own schema only, and says which command or release helps."""
     database = db.Database(database_url, 1)
-    await db.require_current(database)
+    await schema.require_current(database)
     await database.execute("INSERT INTO schema_version (version) VALUES (9999)")
     with pytest.raises(Misconfigured, match="newer than this release"):
-        await db.require_current(database)
+        await schema.require_current(database)
     with pytest.raises(Misconfigured, match="schema version 9999"):
-        await db.migrate(database_url)
+        await schema.migrate(database_url)
     await database.close()
 
 
@@ -38,7 +40,7 @@ async def test_an_older_schema_of_somebodys_own_database_is_not_touched(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a database of the operator's own, serve names `keystead migrate` and changes nothing."""
-    newer = db.version_of_this_program() + 1
+    newer = schema.version_of_this_program() + 1
     monkeypatch.setattr(db, "version_of_this_program", lambda: newer)
     settings = Settings(data_dir=tmp_path, database_url=database_url, keyring=tmp_path / "keyring.json")
     with pytest.raises(Misconfigured, match="run `keystead migrate` first"):
@@ -111,7 +113,7 @@ async def test_a_database_of_another_program_is_not_touched(cluster: embedded.Cl
         database = db.Database(url, 1)
         await database.execute("CREATE TABLE users (id int)")
         with pytest.raises(Misconfigured, match="not Keystead's"):
-            await db.migrate(url)
+            await schema.migrate(url)
         tables = await database.fetch(
             "SELECT FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
         )
@@ -124,7 +126,7 @@ async def test_an_address_that_cannot_be_read_is_not_quoted(password: str) -> No
     """A password that is not percent-encoded makes the address unreadable, and is not repeated in part."""
     url = f"postgresql://u:{password}@127.0.0.1/db"
     with pytest.raises(Misconfigured, match="percent-encoded") as caught:
-        await db.migrate(url)
+        await schema.migrate(url)
     assert "se" not in str(caught.value).replace("KEYSTEAD_DATABASE_URL", "").replace("password", "").split()
     with pytest.raises(Misconfigured, match="percent-encoded"):
         await db.Database(url, 1).fetchrow("SELECT 1")
@@ -133,7 +135,7 @@ async def test_an_address_that_cannot_be_read_is_not_quoted(password: str) -> No
 async def test_a_half_made_first_account_is_finished(cluster: embedded.Cluster, tmp_path: Path) -> None:
     """On a database of the operator's own too, a start that was killed before the token is made up for."""
     async with new_database(cluster, "template0") as url:
-        await db.migrate(url)
+        await schema.migrate(url)
         database = db.Database(url, 1)
         await accounts.create_account(database, first_start.operator(), "default", "Default")
         settings = Settings(data_dir=tmp_path, database_url=url, keyring=tmp_path / "keyring.json")

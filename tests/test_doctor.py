@@ -24,9 +24,11 @@ from test_rotation import mounted
 from test_serve import is_gone, processes_below, until
 from world import HERE, new_database
 
-from app import config, db, doctor, embedded, first_start, keyring, ringfile
+from app import config, doctor, embedded, first_start, keyring, ringfile
 from app.cli import main
-from app.db import Database
+from app.store import database as db
+from app.store import schema
+from app.store.database import Database
 
 OLDER = (HERE / "schemas" / "schema_0002.sql").read_text("utf-8")
 LINE = re.compile(r"(ok |BAD) ([a-z ]+): (.+)")
@@ -458,7 +460,7 @@ async def own(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Own]:
     folder = tmp_path_factory.mktemp("own")
     environ = {"KEYSTEAD_DATA_DIR": str(folder / "data"), "KEYSTEAD_WORKERS": "1"}
     with embedded.running(folder / "data") as cluster:
-        await db.migrate(cluster.dsn)
+        await schema.migrate(cluster.dsn)
         database = Database(cluster.dsn, 1)
         await first_start.ring_for(config.load(environ), database)
         await database.close()
@@ -600,7 +602,7 @@ async def test_a_database_in_another_encoding_is_named(ask: Ask, cluster: embedd
     await execute(cluster.dsn, f"CREATE DATABASE {name} {kind}")
     try:
         url = cluster.address(name)
-        await db.migrate(url)
+        await schema.migrate(url)
         bad = ask(await install(url, tmp_path)).bad
         assert bad.check == "database"
         assert all(word in bad.text for word in ("SQL_ASCII", "ENCODING 'UTF8'"))

@@ -29,7 +29,7 @@ from test_rotation import Place, known_everywhere, new_pepper
 from test_serve import until, workers
 from world import BODY, World, new_database
 
-from app import admission, certificates, db, embedded, first_start, keyring, leaves, matching, ringfile, seal, tokens
+from app import admission, certificates, embedded, first_start, keyring, leaves, matching, ringfile, seal, tokens
 from app.config import Settings
 from app.errors import KeyDamaged, KeysteadError
 from app.infisical.auth import AccessToken
@@ -37,6 +37,7 @@ from app.infisical.ca import IssuedCertificate
 from app.issuing import Signed
 from app.model import Account
 from app.ringfile import Ring
+from app.store import database as db
 from app.x509 import keys
 from app.x509.keys import KeyType
 from app.x509.names import NamePolicy

@@ -9,7 +9,7 @@ import pytest
 from live import Live
 from world import BODY, World
 
-from app.db import Database
+from app.store.database import Database
 
 KEYS, AT_ONCE = 100, 20
 

@@ -12,8 +12,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from world import new_database
 
-from app import bounds, db, embedded
+from app import bounds, embedded
 from app.errors import Misconfigured
+from app.store import database as db
+from app.store import schema
 from app.x509 import chains
 
 # The catalogue that each released schema version had, as it was released.
@@ -68,20 +70,20 @@ async def test_an_earlier_release_ends_in_the_catalogue_of_a_new_database(
         connection: db.Connection = await asyncpg.connect(old)
         await connection.execute(RELEASED[released])
         await connection.close()
-        assert await db.state_at(old) is db.SchemaState.OLDER
-        applied = await db.migrate(old)
-        assert applied == [m.name for m in db.migrations() if m.version > int(released[-4:])]
-        assert await db.state_at(old) is db.SchemaState.CURRENT
+        assert await schema.state_at(old) is schema.SchemaState.OLDER
+        applied = await schema.migrate(old)
+        assert applied == [m.name for m in schema.migrations() if m.version > int(released[-4:])]
+        assert await schema.state_at(old) is schema.SchemaState.CURRENT
         assert await _catalogue_at(old) == await _catalogue_at(database_url)
-        assert await db.migrate(old) == []
+        assert await schema.migrate(old) == []
 
 
 def test_migrations_are_numbered_without_gaps_and_say_what_they_are_for() -> None:
     """Each step has the next number, and a first line that is a comment."""
-    versions = [migration.version for migration in db.migrations()]
+    versions = [migration.version for migration in schema.migrations()]
     assert versions == list(range(2, 2 + len(versions)))
     assert len(RELEASED) == len(versions)
-    assert all(migration.sql.startswith("-- ") for migration in db.migrations())
+    assert all(migration.sql.startswith("-- ") for migration in schema.migrations())
 
 
 async def test_a_migration_does_not_wait_behind_a_busy_table(
@@ -95,11 +97,11 @@ async def test_a_migration_does_not_wait_behind_a_busy_table(
         async with connection.transaction():
             await connection.execute("LOCK TABLE zones IN ACCESS SHARE MODE")
             with pytest.raises(Misconfigured, match="try again"):
-                await db.migrate(old)
+                await schema.migrate(old)
         assert await connection.fetchval("SELECT max(version) FROM schema_version") == 1
         assert await connection.fetchval("SELECT to_regclass('custom_certificates')") is None
         await connection.close()
-        assert len(await db.migrate(old)) == len(db.migrations())
+        assert len(await schema.migrate(old)) == len(schema.migrations())
 
 
 async def test_rows_of_an_earlier_release_survive_and_writers_go_on(cluster: embedded.Cluster) -> None:
@@ -118,7 +120,7 @@ async def test_rows_of_an_earlier_release_survive_and_writers_go_on(cluster: emb
                 written += 1
 
         writer = asyncio.create_task(write())
-        await db.migrate(old)
+        await schema.migrate(old)
         done.set()
         await writer
         assert written > 0
@@ -150,7 +152,7 @@ async def test_the_names_of_roots_are_filled_in_and_a_row_that_cannot_be_read_st
         """
         for text in (*rows, *damaged):
             await connection.execute(sql, text, uuid4())
-        await db.migrate(old)
+        await schema.migrate(old)
         found = await connection.fetch("SELECT root, root_subject_sha256, root_key_id FROM ca_certificates")
         await connection.close()
     assert {row["root"]: (row["root_subject_sha256"], row["root_key_id"]) for row in found} == {

@@ -20,8 +20,8 @@ from world import BODY, World, make_token, new_database, new_world
 
 from app import accounts, embedded, first_start, pages, policies, tokens, zones
 from app.config import RateLimit
-from app.db import Database
 from app.model import Account, Zone
+from app.store.database import Database
 
 Json = dict[str, Any]
 Outcome = tuple[int, int]

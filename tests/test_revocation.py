@@ -22,10 +22,11 @@ from test_private_ca_limits import _REVOKED, read_by_openssl
 from trouble import until
 from world import World, new_database, new_world
 
-from app import bounds, crls, db, embedded, keyring
+from app import bounds, crls, embedded, keyring
 from app.caller import Scope
 from app.errors import Refusal, Unavailable
 from app.model import Issued
+from app.store import database as db
 
 MANY = 20_000
 _SIGNED = _REVOKED.replace("now(), (ARRAY[0, 1, 4, 9])[n % 4 + 1]", "NULL, NULL").replace("'5a'", "'6b'")

@@ -31,12 +31,12 @@ from test_serve import processes_below
 
 from app import accounts, admission, csrs, files, first_start, keyring, policies, ringfile, seal, tokens, zones
 from app.caller import Level, Scope, Visit
-from app.db import Database
 from app.errors import Conflict, KeyDamaged, Misconfigured, Unauthenticated, Unavailable
 from app.keypool import KeyPool
 from app.keyring import Peppers
 from app.model import Account, CsrRequest
 from app.ringfile import Entry, Ring
+from app.store.database import Database
 from app.x509 import keys
 from app.x509.keys import KeyType
 from app.x509.subjects import Subject

@@ -16,8 +16,9 @@ from test_backup import psql
 from test_rotation import Place, in_thread
 from world import BODY, new_database
 
-from app import console, db, embedded, first_start, roles
+from app import console, embedded, first_start, roles
 from app.config import Settings
+from app.store import schema
 
 
 class Home(msgspec.Struct):
@@ -256,7 +257,7 @@ async def _first_release(cluster: embedded.Cluster) -> None:
 
 async def _as_made_today(cluster: embedded.Cluster) -> None:
     async with connected(cluster.dsn) as admin:
-        assert await db.schema_state(admin) is db.SchemaState.CURRENT
+        assert await schema.schema_state(admin) is schema.SchemaState.CURRENT
         assert await held(admin, "keystead_api") == set(granted())
         owners = "SELECT DISTINCT relowner::regrole::text FROM pg_class WHERE relnamespace = 'public'::regnamespace"
         assert [row[0] for row in await admin.fetch(owners)] == ["keystead_owner"]
@@ -270,6 +271,6 @@ async def test_a_dump_is_loaded_where_these_roles_are_not(
     psql("pg_dump", home.cluster.dsn, "--format=custom", f"--file={dump}")
     async with new_database(cluster, "template0") as url:
         psql("pg_restore", url, "--no-owner", "--no-privileges", "--exit-on-error", str(dump))
-        assert await db.state_at(url) is db.SchemaState.CURRENT
+        assert await schema.state_at(url) is schema.SchemaState.CURRENT
     page = Path(roles.__file__).parents[1] / "docs" / "operations.md"
     assert re.search(r"pg_restore --no-owner\s+--no-privileges", page.read_text())

@@ -33,11 +33,12 @@ from click.testing import CliRunner
 from live import Live, serving
 from world import BODY, new_database
 
-from app import cli, db, embedded, files, keyring, ringfile, seal
-from app.db import Database
+from app import cli, embedded, files, keyring, ringfile, seal
 from app.errors import KeyDamaged, KeysteadError, Misconfigured, NotFound
 from app.keyring import Damage
 from app.ringfile import Ring
+from app.store import database as db
+from app.store.database import Database
 from app.x509 import keys, pkcs10
 from app.x509.keys import KeyType
 from app.x509.subjects import Subject

@@ -13,7 +13,7 @@ from soak import checks
 from soak.clients import Answer
 from soak.run import KILLS, STOP, Soak, judged, of_the_database, plan, report, soaked
 
-from app import db
+from app.store import database as db
 
 # With this one a worker has to start while PostgreSQL is away, and no kill meets a server that is just starting.
 SEED = 17

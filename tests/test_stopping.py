@@ -21,7 +21,7 @@ import trustme
 from live import START_SECONDS, STOP_SECONDS, Live, free_port, serving
 from world import BODY
 
-from app import db
+from app.store import database as db
 
 OPERATIONS = Path(__file__).parents[1] / "docs" / "operations.md"
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]

@@ -18,8 +18,8 @@ from world import World, new_database, new_world
 from app import config, embedded, first_start, policies
 from app.caller import GROUPS
 from app.cli import main
-from app.db import Database
 from app.model import ZoneType
+from app.store.database import Database
 
 Json = dict[str, Any]
 ACCOUNT, ZONE = "com.cloudflare.api.account.", "com.cloudflare.api.account.zone."

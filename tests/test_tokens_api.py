@@ -13,9 +13,10 @@ import pytest
 import structlog
 from world import World, make_token
 
-from app import accounts, db, delegation, first_start, policies, tokens, zones
+from app import accounts, delegation, first_start, policies, tokens, zones
 from app.caller import GROUPS, Level, Role, Scope
 from app.model import Account, Zone
+from app.store import database as db
 
 Json = dict[str, Any]
 Headers = dict[str, str]

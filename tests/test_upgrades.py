@@ -18,9 +18,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from test_migrations import RELEASED, catalogue
 from world import BODY, Tenant, World, _lifespan, judged_client, new_database, new_world
 
-from app import db, embedded, first_start, keyring, main, ringfile
+from app import embedded, first_start, keyring, main, ringfile
 from app.config import Settings
 from app.errors import Misconfigured, Unavailable
+from app.store import database as db
+from app.store import schema
 from app.x509 import chains
 
 SECONDS = 30.0
@@ -170,13 +172,13 @@ async def _contents(old: Old) -> dict[str, list[str]]:
 
 
 def _later(released: str) -> list[str]:
-    return [migration.name for migration in db.migrations() if migration.version > int(released[-4:])]
+    return [migration.name for migration in schema.migrations() if migration.version > int(released[-4:])]
 
 
 async def test_every_row_stays_and_every_answer_is_the_same(old: Old, site: Site) -> None:
     """After the upgrade every row is there, every key opens, and the API answers as the earlier release did."""
     before = await _contents(old)
-    assert await db.migrate(old.url) == _later(old.released)
+    assert await schema.migrate(old.url) == _later(old.released)
     assert await _contents(old) == before
     settings = msgspec.structs.replace(site.settings, database_url=old.url)
     await first_start._prepare(settings)
@@ -200,7 +202,7 @@ async def test_every_row_stays_and_every_answer_is_the_same(old: Old, site: Site
 
 async def test_a_database_with_rows_ends_in_the_same_catalogue(old: Old, database_url: str) -> None:
     """Rows change nothing: also how tables are stored is as in a new database, and there is no code in either."""
-    await db.migrate(old.url)
+    await schema.migrate(old.url)
     async with _connected(database_url) as new:
         assert await catalogue(old.connection) == await catalogue(new)
         assert await old.connection.fetch(_STORAGE) == await new.fetch(_STORAGE)
@@ -209,7 +211,7 @@ async def test_a_database_with_rows_ends_in_the_same_catalogue(old: Old, databas
 
 async def test_what_the_earlier_release_writes_is_still_taken(old: Old) -> None:
     """After the upgrade an INSERT and an UPDATE that name no later column work in every table."""
-    await db.migrate(old.url)
+    await schema.migrate(old.url)
     for table, names in old.columns.items():
         # A row is checked before its key is found taken, so every one there is stands for one that is new.
         columns = _list(names)
@@ -221,7 +223,7 @@ async def test_what_the_earlier_release_writes_is_still_taken(old: Old) -> None:
 
 async def test_two_migrations_at_once_are_one(old: Old) -> None:
     """One of them waits for the other, finds nothing left to do, and both end well."""
-    applied = await asyncio.gather(db.migrate(old.url), db.migrate(old.url))
+    applied = await asyncio.gather(schema.migrate(old.url), schema.migrate(old.url))
     assert sorted(applied) == [[], _later(old.released)]
 
 
@@ -231,15 +233,15 @@ async def test_the_bundled_database_is_upgraded_by_the_start(cluster: embedded.C
         await connection.execute(RELEASED["schema_0001"])
         settings = Settings(data_dir=tmp_path, database_url=url, keyring=tmp_path / "keyring.json", embedded=True)
         await first_start._prepare(settings)
-        assert await db.state_at(url) is db.SchemaState.CURRENT
+        assert await schema.state_at(url) is schema.SchemaState.CURRENT
 
 
 async def test_requests_are_served_while_a_migration_waits(world: World) -> None:
     """A migration that waits for another one holds up no request, and goes on when the other has ended."""
     url = world.settings.database_url or ""
     async with _connected(url) as other:
-        await other.execute("SELECT pg_advisory_lock($1)", db._MIGRATION_LOCK)
-        migrating = asyncio.create_task(db.migrate(url))
+        await other.execute("SELECT pg_advisory_lock($1)", schema._MIGRATION_LOCK)
+        migrating = asyncio.create_task(schema.migrate(url))
         await _until(lambda: other.fetchval(_MIGRATION_WAITS))
         made = await world.create()
         await _ask(world.http, world.a.bearer, [f"{world.a.account_path}/{made['id']}"])
@@ -254,13 +256,13 @@ async def test_a_migration_that_is_broken_off_changes_nothing(cluster: embedded.
         await connection.execute(RELEASED["schema_0001"])
         async with connection.transaction():
             await connection.execute("LOCK TABLE zones IN ACCESS SHARE MODE")
-            migrating = asyncio.create_task(db.migrate(url))
+            migrating = asyncio.create_task(schema.migrate(url))
             await _until(lambda: connection.fetchval(_MIGRATION_WAITS))
             await connection.execute(f"SELECT {how}(pid) FROM ({_MIGRATION_WAITS}) AS waiting")
             with pytest.raises(Unavailable):
                 await migrating
         assert await connection.fetchval("SELECT max(version) FROM schema_version") == 1
-        assert await db.migrate(url) == _later("schema_0001")
+        assert await schema.migrate(url) == _later("schema_0001")
 
 
 async def test_a_step_that_fails_is_named(cluster: embedded.Cluster) -> None:
@@ -269,7 +271,7 @@ async def test_a_step_that_fails_is_named(cluster: embedded.Cluster) -> None:
         await connection.execute(RELEASED["schema_0001"])
         await connection.execute("CREATE TABLE failed_authentications (mine integer)")
         with pytest.raises(Misconfigured, match=r"0004_tenants\.sql") as refused:
-            await db.migrate(url)
+            await schema.migrate(url)
         assert await connection.fetchval("SELECT max(version) FROM schema_version") == 3
         assert "nothing was changed" not in str(refused.value)
 

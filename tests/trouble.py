@@ -25,7 +25,8 @@ import msgspec
 from live import Live
 from world import BODY, Judge
 
-from app import db, embedded
+from app import embedded
+from app.store import database as db
 
 T = TypeVar("T")
 # As for everything that a test waits for: far more than it takes.

@@ -10,7 +10,8 @@ from app.caller import Access, Area
 from app.cloudflare import reading, wire
 from app.cloudflare.wire import AnyRequest
 from app.errors import Advice, Problem, Rule, quoted
-from app.model import Account, Direction
+from app.model import Account
+from app.store.paging import Direction
 from app.x509.names import NamePolicy
 
 _READ = {"needs": (Area.SETTINGS, Access.READ)}

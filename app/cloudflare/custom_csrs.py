@@ -12,7 +12,9 @@ from app.cloudflare import reading, wire
 from app.cloudflare.wire import AnyRequest
 from app.errors import Advice, Problem
 from app.house import House
-from app.model import Csr, CsrQuery, CsrRequest, Direction, Idempotency, Order
+from app.model import Csr, CsrQuery, CsrRequest, Order
+from app.store.idempotency import Idempotency
+from app.store.paging import Direction
 from app.x509 import pkix
 from app.x509.keys import KeyType
 from app.x509.subjects import Subject

@@ -12,7 +12,7 @@ from app.caller import Access, Area
 from app.cloudflare import reading, wire
 from app.cloudflare.wire import AnyRequest, Refused
 from app.errors import quoted
-from app.model import Direction
+from app.store.paging import Direction
 
 _READ = {"needs": (Area.SETTINGS, Access.READ)}
 LIMIT = 100

@@ -6,7 +6,8 @@ from app import __version__, csrs, matching
 from app.cloudflare import custom_certificates, custom_csrs, openapi_tenants, reading, tokens, wire
 from app.cloudflare import openapi_parts as parts
 from app.cloudflare.openapi_parts import Json
-from app.model import BundleMethod, Direction, Order, Status
+from app.model import BundleMethod, Order, Status
+from app.store.paging import Direction
 from app.x509.keys import KeyType
 
 _EXAMPLE = {

@@ -6,7 +6,8 @@ from app import tokens as core_tokens
 from app.cloudflare import accounts, logs, tokens, wire, zones
 from app.cloudflare import openapi_parts as parts
 from app.cloudflare.openapi_parts import ID32, Json
-from app.model import Direction, TokenStatus, ZoneType
+from app.model import TokenStatus, ZoneType
+from app.store.paging import Direction
 from app.zones import ORDERS
 
 STRUCTS = (

@@ -9,7 +9,7 @@ from urllib.parse import unquote_plus, unquote_to_bytes
 from app import bodies, times
 from app.cloudflare.wire import Refused
 from app.errors import Advice, Hint, Problem, Rule, quoted
-from app.model import Direction
+from app.store.paging import Direction
 
 MAX_IGNORED = 20
 # The driver of the database takes the first and the last moment of all for infinite ones.

@@ -14,7 +14,8 @@ from app.cloudflare import gate, reading, wire
 from app.cloudflare.wire import AnyRequest, Item, Refused
 from app.delegation import Owner
 from app.errors import Advice, Invalid, Problem, Rule, Unauthenticated, quoted
-from app.model import Direction, Token, TokenStatus
+from app.model import Token, TokenStatus
+from app.store.paging import Direction
 
 _LIST, _ONE = "/accounts/{account_id:str}/tokens", "/accounts/{account_id:str}/tokens/{token_id:str}"
 _USER_LIST, _USER_ONE = "/user/tokens", "/user/tokens/{token_id:str}"

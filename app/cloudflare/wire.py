@@ -15,7 +15,7 @@ from app import bodies, errors
 from app.caller import Caller, Scope, Visit
 from app.errors import Advice, Clash, Denial, Hint, Limit, Problem, Rule, Scheme, Thing
 from app.house import House
-from app.model import Idempotency
+from app.store.idempotency import Idempotency
 
 AnyRequest: TypeAlias = Request[Any, Any, Any]
 

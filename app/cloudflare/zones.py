@@ -12,7 +12,8 @@ from app.caller import Access, Area
 from app.cloudflare import reading, wire
 from app.cloudflare.wire import AnyRequest, Refused
 from app.errors import Advice, Invalid, Problem, Rule, quoted
-from app.model import Direction, Zone, ZoneType
+from app.model import Zone, ZoneType
+from app.store.paging import Direction
 
 _READ = {"needs": (Area.ZONE, Access.READ)}
 _WRITE = {"needs": (Area.ZONE, Access.WRITE), "anew": True}

@@ -30,9 +30,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from litestar import Litestar
 from world import BODY, World, make_token, new_database, new_world
 
-from app import accounts, db, embedded, first_start, policies, zones
+from app import accounts, embedded, first_start, policies, zones
 from app.caller import GROUPS, Role
 from app.edge import _route
+from app.store import database as db
+from app.store import schema
 
 Json = dict[str, Any]
 MILLISECONDS, MEGABYTES = 100, 20
@@ -720,7 +722,7 @@ async def measure(ground: Ground, case: Case) -> Cost:
 async def grounds(cluster: embedded.Cluster, folder: Path) -> AsyncIterator[Ground]:
     admin: db.Connection = await asyncpg.connect(cluster.dsn)
     await admin.execute("CREATE DATABASE blank")
-    await db.migrate(cluster.address("blank"))
+    await schema.migrate(cluster.address("blank"))
     async with new_database(cluster) as url:
         name = url.rpartition("/")[2].partition("?")[0]
         # What helpers do could not be counted; and what a query costs is the sum all the same.

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 import httpx
 import msgspec
 
-from app import db, keyring
+from app import keyring
 from app.errors import KeysteadError
 from app.ringfile import Ring
+from app.store import database as db
 from soak.clients import Answer, spki
 
 # What was found against each rule; a rule that holds has none.

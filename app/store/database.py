@@ -12,14 +12,11 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from enum import Enum, auto
-from importlib import resources
 from typing import TYPE_CHECKING, NoReturn, TypeAlias, TypeVar
 from uuid import UUID
 from weakref import WeakValueDictionary
 
 import asyncpg
-import msgspec
 
 from app import bounds
 from app.errors import Clash, Conflict, KeysteadError, Misconfigured, Unavailable
@@ -36,8 +33,6 @@ else:
 
 _ATTEMPTS = 4
 CROWDED = "too many requests are waiting"
-# An arbitrary number that only Keystead's migrations lock.
-_MIGRATION_LOCK = 0x6B657973
 
 _GONE = "the account does not exist any more"
 _CONFLICTS: dict[str, str | tuple[str, Clash]] = {
@@ -70,7 +65,7 @@ _LOST = (
 # What PostgreSQL says that is none of our kinds, such as that the role may not.
 Refused = asyncpg.PostgresError
 _TRY_AGAIN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
-_UNAVAILABLE = (
+UNAVAILABLE = (
     OSError,  # TimeoutError is one
     asyncpg.InterfaceError,
     # A statement given to a connection that the server is just closing.
@@ -270,14 +265,14 @@ class Database:
         # Without prepared statements there is a PgBouncer in between, which refuses to pass these on.
         limits = (
             {
-                "statement_timeout": _milliseconds(bounds.STATEMENT_SECONDS),
-                "lock_timeout": _milliseconds(bounds.LOCK_SECONDS),
-                "idle_in_transaction_session_timeout": _milliseconds(bounds.IDLE_IN_TRANSACTION_SECONDS),
+                "statement_timeout": milliseconds(bounds.STATEMENT_SECONDS),
+                "lock_timeout": milliseconds(bounds.LOCK_SECONDS),
+                "idle_in_transaction_session_timeout": milliseconds(bounds.IDLE_IN_TRANSACTION_SECONDS),
             }
             if self._statement_cache_size
             else {}
         )
-        with _readable():
+        with readable():
             return await asyncpg.connect(
                 self._dsn,
                 timeout=bounds.CONNECT_SECONDS,
@@ -296,11 +291,11 @@ def _leave(error: BaseException, connection: Connection | None, *, writes: bool)
     """Raise a database error as our kind, and drop a connection that may not be used again."""
     if isinstance(error, _TRY_AGAIN):
         raise error
-    if isinstance(error, _UNAVAILABLE):
+    if isinstance(error, UNAVAILABLE):
         _drop(connection)
         if writes and connection is not None and isinstance(error, _LOST):
             raise _unavailable("the database was lost while it wrote", in_doubt=True) from error
-        raise _unavailable(_reason(error)) from error
+        raise _unavailable(reason(error)) from error
     if isinstance(error, asyncpg.IntegrityConstraintViolationError):
         if isinstance(error, asyncpg.NotNullViolationError) and error.column_name == "kek_id":
             raise Unavailable("the ring of this server is not known here, or its KEK was retired") from None
@@ -315,7 +310,7 @@ def _leave(error: BaseException, connection: Connection | None, *, writes: bool)
     raise error
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     match error:
         case asyncpg.LockNotAvailableError():
             return "other requests are changing the same thing, and have not finished in time"
@@ -336,7 +331,7 @@ def _unavailable(text: str, *, in_doubt: bool = False) -> Unavailable:
     return Unavailable(text)
 
 
-def _milliseconds(seconds: float) -> str:
+def milliseconds(seconds: float) -> str:
     return str(int(seconds * 1000))
 
 
@@ -351,61 +346,8 @@ def parameters(first: int, count: int) -> str:
     return ", ".join(f"${first + i}" for i in range(count))
 
 
-class SchemaState(Enum):
-    EMPTY = auto()
-    OLDER = auto()
-    CURRENT = auto()
-    NEWER = auto()
-
-
-class Migration(msgspec.Struct, frozen=True):
-    version: int
-    name: str
-    sql: str
-
-
-def migrations() -> tuple[Migration, ...]:
-    """All changes since the first schema, in order; `NNNN_what.sql` brings a database to version NNNN."""
-    folder = resources.files("app.migrations")
-    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
-    return tuple(Migration(int(name[:4]), name, (folder / name).read_text("utf-8")) for name in names)
-
-
-def version_of_this_program() -> int:
-    return max((migration.version for migration in migrations()), default=1)
-
-
-async def schema_state(connection: Connection) -> SchemaState:
-    version = await _version(connection)
-    if version == 0:
-        return SchemaState.EMPTY
-    expected = version_of_this_program()
-    if version == expected:
-        return SchemaState.CURRENT
-    return SchemaState.OLDER if version < expected else SchemaState.NEWER
-
-
-async def state_at(dsn: str) -> SchemaState:
-    """The state of a database that nothing is connected to yet; raises Unavailable and Misconfigured."""
-    connection = await _connect_once(dsn)
-    try:
-        return await schema_state(connection)
-    finally:
-        await connection.close()
-
-
-async def _connect_once(dsn: str) -> Connection:
-    try:
-        with _readable():
-            return await asyncpg.connect(dsn, timeout=bounds.CONNECT_SECONDS)
-    except _UNAVAILABLE as error:
-        raise Unavailable(f"the database cannot be reached: {error}") from None
-    except asyncpg.PostgresError as error:
-        raise Misconfigured(f"the database cannot be reached: {error}") from None
-
-
 @contextmanager
-def _readable() -> Iterator[None]:
+def readable() -> Iterator[None]:
     try:
         yield
     except (ValueError, OverflowError) as error:
@@ -418,92 +360,3 @@ def _readable() -> Iterator[None]:
         # Of the system's user, whom PostgreSQL's rules take where the address names none.
         text = f"KEYSTEAD_DATABASE_URL names no user, and the uid {os.geteuid()} has no name here"
         raise Misconfigured(f"{text}: write postgresql://user@host/database") from None
-
-
-_FOREIGN_TABLES = (
-    "SELECT count(*) FROM pg_class WHERE relkind IN ('r', 'p') AND relnamespace = to_regnamespace('public')"
-)
-
-
-async def _version(connection: Connection) -> int:
-    if await connection.fetchval("SELECT to_regclass('schema_version')") is None:
-        if await connection.fetchval(_FOREIGN_TABLES):
-            raise Misconfigured("the database holds tables that are not Keystead's: give Keystead one of its own")
-        return 0
-    version = await connection.fetchval("SELECT max(version) FROM schema_version")
-    if version is None:
-        raise Misconfigured("the database says no schema version: it was restored without its rows; restore it whole")
-    return int(version)
-
-
-async def migrate(dsn: str) -> list[str]:
-    """Bring an empty or older database to this program's schema; names what was applied, nothing if it was current.
-
-    One transaction for each step.
-    """
-    async with changing(dsn) as connection:
-        return [name async for name in _apply(connection, await _version(connection))]
-
-
-@asynccontextmanager
-async def changing(dsn: str) -> AsyncIterator[Connection]:
-    """A connection for what one process at a time changes: the schema, and who may do what with it.
-
-    Under an advisory lock, with a short lock time-out: what cannot have its lock gives up rather than making every
-    request of the serving release queue behind it. Raises Misconfigured then, and Unavailable when it is broken off.
-    """
-    connection = await _connect_once(dsn)
-    try:
-        set_ = "SELECT set_config('lock_timeout', $1, false), set_config('statement_timeout', $2, false)"
-        limits = bounds.MIGRATION_LOCK_SECONDS, bounds.MIGRATION_SECONDS
-        await connection.execute(set_, *map(_milliseconds, limits))
-        await connection.execute("SELECT pg_advisory_lock($1)", _MIGRATION_LOCK)
-        yield connection
-    except asyncpg.LockNotAvailableError:
-        raise Misconfigured("another migration is running, or a table is in use; try again in a moment") from None
-    except (*_UNAVAILABLE, asyncpg.PostgresError) as error:
-        text = "the change of the schema or its roles was broken off; run it again, it goes on where it was"
-        raise Unavailable(f"{text}: {error}") from None
-    finally:
-        await connection.close()
-
-
-async def _apply(connection: Connection, version: int) -> AsyncIterator[str]:
-    expected = version_of_this_program()
-    if version > expected:
-        raise Misconfigured(
-            f"the database has schema version {version}, and this release knows {expected}: run the newer release"
-        )
-    if version == 0:
-        await _step(connection, "schema.sql", resources.files("app").joinpath("schema.sql").read_text("utf-8"))
-        yield "schema.sql"
-        return
-    for migration in migrations():
-        if migration.version > version:
-            await _step(connection, migration.name, migration.sql, migration.version)
-            yield migration.name
-
-
-async def _step(connection: Connection, name: str, sql: str, version: int | None = None) -> None:
-    try:
-        async with connection.transaction():
-            await connection.execute(sql)
-            if version is not None:
-                await connection.execute("INSERT INTO schema_version (version) VALUES ($1)", version)
-    except _UNAVAILABLE:
-        raise
-    except asyncpg.PostgresError as error:
-        text = f"{name} cannot be applied, and changed nothing; what came before it is done: {error}"
-        raise Misconfigured(text) from None
-
-
-async def require_current(database: Database) -> None:
-    """Raises Misconfigured unless the schema is this program's."""
-    async with database.connection() as connection:
-        state = await schema_state(connection)
-    if state is SchemaState.OLDER:
-        raise Misconfigured("the database's schema is older than this release: run `keystead migrate` first")
-    if state is SchemaState.NEWER:
-        raise Misconfigured("the database's schema is newer than this release: run the newer release")
-    if state is SchemaState.EMPTY:
-        raise Misconfigured("the database is empty: run `keystead migrate` first")

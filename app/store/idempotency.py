@@ -7,10 +7,19 @@ claims the key, and the other one's statement makes nothing.
 import hashlib
 from uuid import UUID
 
+import msgspec
+
 from app.caller import Caller, Scope
-from app.db import Connection, Database
 from app.errors import Clash, Conflict
-from app.model import Idempotency
+from app.store.database import Connection, Database
+
+
+class Idempotency(msgspec.Struct, frozen=True):
+    """A caller's promise that requests with this key are one request; `body_sha256` tells a different body."""
+
+    key: str
+    body_sha256: bytes
+
 
 PARAMETERS = 5
 PRUNED_AT_ONCE = 10_000

@@ -1,0 +1,158 @@
+"""The version of the schema, and the migrations that bring an older database to it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from enum import Enum, auto
+from importlib import resources
+
+import asyncpg
+import msgspec
+
+from app import bounds
+from app.errors import Misconfigured, Unavailable
+from app.store.database import UNAVAILABLE, Connection, Database, milliseconds, readable
+
+# An arbitrary number that only Keystead's migrations lock.
+_MIGRATION_LOCK = 0x6B657973
+
+
+class SchemaState(Enum):
+    EMPTY = auto()
+    OLDER = auto()
+    CURRENT = auto()
+    NEWER = auto()
+
+
+class Migration(msgspec.Struct, frozen=True):
+    version: int
+    name: str
+    sql: str
+
+
+def migrations() -> tuple[Migration, ...]:
+    """All changes since the first schema, in order; `NNNN_what.sql` brings a database to version NNNN."""
+    folder = resources.files("app.store.migrations")
+    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
+    return tuple(Migration(int(name[:4]), name, (folder / name).read_text("utf-8")) for name in names)
+
+
+def version_of_this_program() -> int:
+    return max((migration.version for migration in migrations()), default=1)
+
+
+async def schema_state(connection: Connection) -> SchemaState:
+    version = await _version(connection)
+    if version == 0:
+        return SchemaState.EMPTY
+    expected = version_of_this_program()
+    if version == expected:
+        return SchemaState.CURRENT
+    return SchemaState.OLDER if version < expected else SchemaState.NEWER
+
+
+async def state_at(dsn: str) -> SchemaState:
+    """The state of a database that nothing is connected to yet; raises Unavailable and Misconfigured."""
+    connection = await _connect_once(dsn)
+    try:
+        return await schema_state(connection)
+    finally:
+        await connection.close()
+
+
+async def _connect_once(dsn: str) -> Connection:
+    try:
+        with readable():
+            return await asyncpg.connect(dsn, timeout=bounds.CONNECT_SECONDS)
+    except UNAVAILABLE as error:
+        raise Unavailable(f"the database cannot be reached: {error}") from None
+    except asyncpg.PostgresError as error:
+        raise Misconfigured(f"the database cannot be reached: {error}") from None
+
+
+_FOREIGN_TABLES = (
+    "SELECT count(*) FROM pg_class WHERE relkind IN ('r', 'p') AND relnamespace = to_regnamespace('public')"
+)
+
+
+async def _version(connection: Connection) -> int:
+    if await connection.fetchval("SELECT to_regclass('schema_version')") is None:
+        if await connection.fetchval(_FOREIGN_TABLES):
+            raise Misconfigured("the database holds tables that are not Keystead's: give Keystead one of its own")
+        return 0
+    version = await connection.fetchval("SELECT max(version) FROM schema_version")
+    if version is None:
+        raise Misconfigured("the database says no schema version: it was restored without its rows; restore it whole")
+    return int(version)
+
+
+async def migrate(dsn: str) -> list[str]:
+    """Bring an empty or older database to this program's schema; names what was applied, nothing if it was current.
+
+    One transaction for each step.
+    """
+    async with changing(dsn) as connection:
+        return [name async for name in _apply(connection, await _version(connection))]
+
+
+@asynccontextmanager
+async def changing(dsn: str) -> AsyncIterator[Connection]:
+    """A connection for what one process at a time changes: the schema, and who may do what with it.
+
+    Under an advisory lock, with a short lock time-out: what cannot have its lock gives up rather than making every
+    request of the serving release queue behind it. Raises Misconfigured then, and Unavailable when it is broken off.
+    """
+    connection = await _connect_once(dsn)
+    try:
+        set_ = "SELECT set_config('lock_timeout', $1, false), set_config('statement_timeout', $2, false)"
+        limits = bounds.MIGRATION_LOCK_SECONDS, bounds.MIGRATION_SECONDS
+        await connection.execute(set_, *map(milliseconds, limits))
+        await connection.execute("SELECT pg_advisory_lock($1)", _MIGRATION_LOCK)
+        yield connection
+    except asyncpg.LockNotAvailableError:
+        raise Misconfigured("another migration is running, or a table is in use; try again in a moment") from None
+    except (*UNAVAILABLE, asyncpg.PostgresError) as error:
+        text = "the change of the schema or its roles was broken off; run it again, it goes on where it was"
+        raise Unavailable(f"{text}: {error}") from None
+    finally:
+        await connection.close()
+
+
+async def _apply(connection: Connection, version: int) -> AsyncIterator[str]:
+    expected = version_of_this_program()
+    if version > expected:
+        raise Misconfigured(
+            f"the database has schema version {version}, and this release knows {expected}: run the newer release"
+        )
+    if version == 0:
+        await _step(connection, "schema.sql", resources.files("app").joinpath("schema.sql").read_text("utf-8"))
+        yield "schema.sql"
+        return
+    for migration in migrations():
+        if migration.version > version:
+            await _step(connection, migration.name, migration.sql, migration.version)
+            yield migration.name
+
+
+async def _step(connection: Connection, name: str, sql: str, version: int | None = None) -> None:
+    try:
+        async with connection.transaction():
+            await connection.execute(sql)
+            if version is not None:
+                await connection.execute("INSERT INTO schema_version (version) VALUES ($1)", version)
+    except UNAVAILABLE:
+        raise
+    except asyncpg.PostgresError as error:
+        text = f"{name} cannot be applied, and changed nothing; what came before it is done: {error}"
+        raise Misconfigured(text) from None
+
+
+async def require_current(database: Database) -> None:
+    """Raises Misconfigured unless the schema is this program's."""
+    async with database.connection() as connection:
+        state = await schema_state(connection)
+    if state is SchemaState.OLDER:
+        raise Misconfigured("the database's schema is older than this release: run `keystead migrate` first")
+    if state is SchemaState.NEWER:
+        raise Misconfigured("the database's schema is newer than this release: run the newer release")
+    if state is SchemaState.EMPTY:
+        raise Misconfigured("the database is empty: run `keystead migrate` first")

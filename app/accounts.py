@@ -9,7 +9,8 @@ from uuid import UUID, uuid4
 import asyncpg
 import msgspec
 
-from app import audit, proof, rights
+from app import proof, rights
+from app.audit import record as audit
 from app.caller import Access, Area, Caller, Role, Scope
 from app.errors import Clash, Conflict, Denial, Forbidden, Invalid, Limit, LimitReached, NotFound, Problem, Rule, quoted
 from app.model import Account, User

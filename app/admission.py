@@ -18,7 +18,8 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from app import audit, policies, tokens
+from app import policies, tokens
+from app.audit import record as audit
 from app.caller import Access, Actor, Caller, Level, Role, Scope, Visit
 from app.errors import Conflict, Denial, Forbidden, Scheme, Unauthenticated, Unavailable
 from app.keyring import Peppers

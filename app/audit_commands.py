@@ -4,8 +4,10 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
-from app import accounts, audit, audit_log, console, times
-from app.audit_log import Entry
+from app import accounts, console, times
+from app.audit import log as audit_log
+from app.audit import record as audit
+from app.audit.log import Entry
 from app.keyring import Peppers
 from app.store.database import Database
 

@@ -7,7 +7,8 @@ import asyncpg
 import msgspec
 from cryptography import x509
 
-from app import audit, issuing, keyring
+from app import issuing, keyring
+from app.audit import record as audit
 from app.caller import Caller, Scope
 from app.errors import NotFound, Problem, Refusal, Rule, quoted
 from app.keypool import KeyPool

@@ -11,7 +11,8 @@ from uuid import UUID, uuid4
 import msgspec
 from cryptography import x509
 
-from app import audit, authorities, issuing
+from app import authorities, issuing
+from app.audit import record as audit
 from app.authorities import NewAuthority
 from app.caller import Caller, Scope
 from app.errors import Invalid, NotFound, Refusal, Unavailable, quoted

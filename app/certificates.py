@@ -13,7 +13,8 @@ import asyncpg
 import msgspec
 from msgspec import UNSET
 
-from app import audit, bounds, keyring, matching
+from app import bounds, keyring, matching
+from app.audit import record as audit
 from app.caller import Caller, Scope
 from app.errors import (
     Advice,

@@ -10,7 +10,8 @@ from weakref import WeakValueDictionary
 import asyncpg
 import msgspec
 
-from app import audit, authorities, issuing, keyring
+from app import authorities, issuing, keyring
+from app.audit import record as audit
 from app.caller import Caller, Scope
 from app.errors import KeyDamaged, KeysteadError, NotFound, Refusal, Unavailable
 from app.model import Authority, Issued, Profile

@@ -6,7 +6,8 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from app import audit, bounds, keyring
+from app import bounds, keyring
+from app.audit import record as audit
 from app.caller import Caller, Scope
 from app.errors import (
     Advice,

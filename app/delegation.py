@@ -5,7 +5,8 @@ from uuid import UUID, uuid4
 
 import msgspec
 
-from app import accounts, audit, containment, policies, proof, tokens, zones
+from app import accounts, containment, policies, proof, tokens, zones
+from app.audit import record as audit
 from app.caller import GROUPS, Access, Actor, Area, Caller, Level, Role, Scope
 from app.errors import (
     Clash,

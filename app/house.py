@@ -4,8 +4,8 @@ import msgspec
 
 from app.addresses import Network
 from app.admission import Memory
+from app.audit.failures import Failures
 from app.config import RateLimit
-from app.failures import Failures
 from app.keypool import KeyPool
 from app.keyring import Peppers
 from app.limits import Limiter

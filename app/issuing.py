@@ -14,7 +14,8 @@ import asyncpg
 import msgspec
 from cryptography import x509
 
-from app import audit, keyring
+from app import keyring
+from app.audit import record as audit
 from app.caller import Caller, Scope
 from app.errors import KeysteadError, NotFound, Refusal
 from app.model import Authority, CaCertificate, Issued, Profile

@@ -12,7 +12,8 @@ from uuid import UUID, uuid4
 import asyncpg
 import msgspec
 
-from app import audit, ringfile, seal
+from app import ringfile, seal
+from app.audit import record as audit
 from app.caller import Actor, Caller
 from app.errors import Invalid, KeyDamaged, Misconfigured, NotFound, quoted
 from app.ringfile import Ring

@@ -11,7 +11,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from app import audit, console, keyring, ringfile, tokens
+from app import console, keyring, ringfile, tokens
+from app.audit import record as audit
 from app.errors import Misconfigured
 from app.keyring import Batch, Damage
 from app.ringfile import Ring

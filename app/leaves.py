@@ -9,7 +9,8 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from app import audit, authorities, issuing
+from app import authorities, issuing
+from app.audit import record as audit
 from app.caller import Caller, Scope
 from app.errors import Invalid, Problem, Refusal, Rule, quoted
 from app.issuing import Signed

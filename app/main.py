@@ -21,7 +21,6 @@ from app import (
     config,
     csrs,
     edge,
-    failures,
     health,
     infisical,
     keyring,
@@ -32,6 +31,7 @@ from app import (
     trust,
 )
 from app.admission import Memory
+from app.audit import failures
 from app.caller import Visit
 from app.cloudflare import short_road, wire
 from app.cloudflare.wire import AnyRequest

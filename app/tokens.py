@@ -10,7 +10,8 @@ from uuid import UUID, uuid4
 import asyncpg
 import msgspec
 
-from app import accounts, audit
+from app import accounts
+from app.audit import record as audit
 from app.caller import Caller
 from app.errors import Conflict, NotFound, Scheme, Unauthenticated, quoted
 from app.keyring import Peppers

@@ -7,7 +7,8 @@ from uuid import UUID, uuid4
 import asyncpg
 import msgspec
 
-from app import accounts, audit, rights
+from app import accounts, rights
+from app.audit import record as audit
 from app.caller import Access, Actor, Area, Caller, Scope
 from app.errors import (
     Clash,

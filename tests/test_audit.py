@@ -27,7 +27,10 @@ from live import free_port
 from pydantic import BaseModel
 from world import BODY, World, make_token, new_database, new_world
 
-from app import accounts, audit, audit_log, embedded, failures, first_start, house, policies, tokens
+from app import accounts, embedded, first_start, house, policies, tokens
+from app.audit import failures
+from app.audit import log as audit_log
+from app.audit import record as audit
 from app.caller import GROUPS, Area, Role
 from app.config import RateLimit
 from app.errors import Unavailable

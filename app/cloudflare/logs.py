@@ -6,8 +6,9 @@ from typing import Any
 import msgspec
 from litestar import Response, get
 
-from app import audit_log, times
-from app.audit_log import Entry, Filter
+from app import times
+from app.audit import log as audit_log
+from app.audit.log import Entry, Filter
 from app.caller import Access, Area
 from app.cloudflare import reading, wire
 from app.cloudflare.wire import AnyRequest, Refused

@@ -1,8 +1,9 @@
 """The OpenAPI paths of accounts, zones, tokens and the audit log (contract-cloudflare section 7)."""
 
 from app import accounts as core_accounts
-from app import audit_log, policies
+from app import policies
 from app import tokens as core_tokens
+from app.audit import log as audit_log
 from app.cloudflare import accounts, logs, tokens, wire, zones
 from app.cloudflare import openapi_parts as parts
 from app.cloudflare.openapi_parts import ID32, Json

@@ -9,8 +9,9 @@ import msgspec
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
-from app import admission, audit, authorities, issuing, tokens
+from app import admission, authorities, issuing, tokens
 from app.admission import TokenCredential
+from app.audit import record as audit
 from app.caller import Access, Area, Caller, Scope, Visit
 from app.errors import Forbidden, Unauthenticated
 from app.house import House

@@ -535,7 +535,7 @@ def logs(_: Ground) -> Iterator[Case]:
     span = "?since=2020-01-01&before=2100-01-01"
     yield Case(route, "1,000 rows", query=f"{span}&limit=1000")
     yield Case(route, "1,000 rows, the oldest first", query=f"{span}&limit=1000&direction=asc")
-    from app.audit_log import FIELDS
+    from app.audit.log import FIELDS
 
     for field in FIELDS:
         yield Case(route, f"{field} that none has", query=f"{span}&limit=1000&{field}=nobody")

@@ -11,8 +11,8 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from app import audit
-from app.audit import Action, Resource
+from app.audit import record as audit
+from app.audit.record import Action, Resource
 from app.caller import Actor, Caller, Scope
 from app.store.database import Connection, Database
 from app.store.paging import Direction

@@ -7,8 +7,8 @@ what has been counted in the last seconds before a worker is killed is lost.
 import ipaddress
 from datetime import UTC, datetime, timedelta
 
-from app import audit
 from app.addresses import Address, Network, network_of
+from app.audit import record as audit
 from app.store.database import Connection, Database
 
 MOST = 4096

@@ -1,0 +1,1 @@
+"""The audit log: writing it in the transaction of the change, reading it, and failed authentications."""

@@ -8,7 +8,7 @@ from app import accounts, console, times
 from app.audit import log as audit_log
 from app.audit import record as audit
 from app.audit.log import Entry
-from app.keyring import Peppers
+from app.custody.keyring import Peppers
 from app.store.database import Database
 
 

@@ -12,12 +12,12 @@ from app import accounts, authorities, ca_certificates, console, crls, issuing, 
 from app.authorities import Changes, NewAuthority
 from app.ca_certificates import IntermediateRequest
 from app.crls import Reason
+from app.custody.keypool import KeyPool
+from app.custody.ring import Ring
 from app.errors import Misconfigured
 from app.issuing import Signed
-from app.keypool import KeyPool
 from app.leaves import LeafRequest
 from app.model import Authority, CaType, Issued
-from app.ringfile import Ring
 from app.store.database import Database
 from app.x509 import crl as crl_bytes
 from app.x509 import pem, pkix

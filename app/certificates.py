@@ -13,9 +13,12 @@ import asyncpg
 import msgspec
 from msgspec import UNSET
 
-from app import bounds, keyring, matching
+from app import bounds, matching
 from app.audit import record as audit
 from app.caller import Caller, Scope
+from app.custody import keyring
+from app.custody.keypool import KeyPool
+from app.custody.ring import Ring
 from app.errors import (
     Advice,
     Invalid,
@@ -28,9 +31,7 @@ from app.errors import (
     Unavailable,
     quoted,
 )
-from app.keypool import KeyPool
 from app.model import BundleMethod, Certificate, CertificatePage, CertificateQuery, Status, Superseded
-from app.ringfile import Ring
 from app.store.database import Connection, Database, parameters
 from app.times import CLOCK_SKEW
 from app.x509 import chains, keys

@@ -25,10 +25,10 @@ from app import (
     visible,
     zones,
 )
+from app.custody.keyring import Peppers
+from app.custody.ring import Ring
 from app.errors import KeysteadError, Misconfigured, Unavailable
-from app.keyring import Peppers
 from app.model import Certificate, Superseded
-from app.ringfile import Ring
 from app.store import database as db
 from app.store import schema
 from app.store.database import Database

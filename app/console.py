@@ -14,11 +14,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from app import config, first_start, keyring, ringfile, roles, times, visible
+from app import config, first_start, roles, times, visible
 from app.caller import Caller
+from app.custody import keyring
+from app.custody import ring as ringfile
+from app.custody.keyring import Peppers
+from app.custody.ring import Ring
 from app.errors import Misconfigured
-from app.keyring import Peppers
-from app.ringfile import Ring
 from app.store import schema
 from app.store.database import Database
 

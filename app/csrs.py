@@ -6,9 +6,12 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from app import bounds, keyring
+from app import bounds
 from app.audit import record as audit
 from app.caller import Caller, Scope
+from app.custody import keyring
+from app.custody.keypool import KeyPool
+from app.custody.ring import Ring
 from app.errors import (
     Advice,
     Clash,
@@ -23,9 +26,7 @@ from app.errors import (
     Thing,
     quoted,
 )
-from app.keypool import KeyPool
 from app.model import Csr, CsrQuery, CsrRequest, Order, Page
-from app.ringfile import Ring
 from app.store import idempotency
 from app.store.database import Connection, Database, parameters
 from app.store.idempotency import Idempotency

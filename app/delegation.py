@@ -8,6 +8,7 @@ import msgspec
 from app import accounts, containment, policies, proof, tokens, zones
 from app.audit import record as audit
 from app.caller import GROUPS, Access, Actor, Area, Caller, Level, Role, Scope
+from app.custody.keyring import Peppers
 from app.errors import (
     Clash,
     Conflict,
@@ -22,7 +23,6 @@ from app.errors import (
     Thing,
     Wider,
 )
-from app.keyring import Peppers
 from app.model import Token, TokenStatus
 from app.store import idempotency
 from app.store.database import Connection, Database

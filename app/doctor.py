@@ -14,7 +14,9 @@ from pathlib import Path
 import asyncpg
 import msgspec
 
-from app import bounds, config, console, keyring, ringfile, trust
+from app import bounds, config, console, trust
+from app.custody import keyring
+from app.custody import ring as ringfile
 from app.errors import KeysteadError, Misconfigured, Unavailable
 from app.store import schema
 from app.store.database import Connection, Database

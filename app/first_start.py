@@ -11,13 +11,15 @@ from uuid import UUID
 
 import msgspec
 
-from app import __version__, accounts, files, keyring, policies, ringfile, roles, tokens, visible, zones
+from app import __version__, accounts, files, policies, roles, tokens, visible, zones
 from app.caller import Actor, Caller, Role
 from app.config import Settings
+from app.custody import keyring
+from app.custody import ring as ringfile
+from app.custody.keyring import Peppers
+from app.custody.ring import Ring
 from app.errors import KeyDamaged, Misconfigured, NotFound
-from app.keyring import Peppers
 from app.model import Account
-from app.ringfile import Ring
 from app.store import database as db
 from app.store import schema
 

@@ -10,8 +10,9 @@ from litestar.exceptions import NotFoundException
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from app import addresses, certificates, keyring, metrics
+from app import addresses, certificates, metrics
 from app.caller import Visit
+from app.custody import keyring
 from app.errors import KeysteadError
 from app.house import House
 from app.store import schema

@@ -6,10 +6,10 @@ from app.addresses import Network
 from app.admission import Memory
 from app.audit.failures import Failures
 from app.config import RateLimit
-from app.keypool import KeyPool
-from app.keyring import Peppers
+from app.custody.keypool import KeyPool
+from app.custody.keyring import Peppers
+from app.custody.ring import Ring
 from app.limits import Limiter
-from app.ringfile import Ring
 from app.store.database import Database
 from app.x509.chains import Anchors
 

@@ -15,29 +15,17 @@ from litestar import Litestar, Response
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException, NotFoundException
 
-from app import (
-    bounds,
-    cloudflare,
-    config,
-    csrs,
-    edge,
-    health,
-    infisical,
-    keyring,
-    metrics,
-    pages,
-    ringfile,
-    tokens,
-    trust,
-)
+from app import bounds, cloudflare, config, csrs, edge, health, infisical, metrics, pages, tokens, trust
 from app.admission import Memory
 from app.audit import failures
 from app.caller import Visit
 from app.cloudflare import short_road, wire
 from app.cloudflare.wire import AnyRequest
+from app.custody import keyring
+from app.custody import ring as ringfile
+from app.custody.keypool import KeyPool
 from app.errors import KeysteadError, Unavailable
 from app.house import House
-from app.keypool import KeyPool
 from app.limits import Limiter
 from app.request_log import RequestLog
 from app.store import database as db

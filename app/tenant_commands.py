@@ -4,7 +4,7 @@ import click
 
 from app import accounts, console, tokens, zones
 from app.caller import Role, Scope
-from app.keyring import Peppers
+from app.custody.keyring import Peppers
 from app.model import Account, User, Zone, ZoneType
 from app.store.database import Database
 from app.x509.names import NamePolicy

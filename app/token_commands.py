@@ -8,8 +8,8 @@ import click
 
 from app import accounts, console, policies, tokens, zones
 from app.caller import GROUPS
+from app.custody.keyring import Peppers
 from app.errors import Invalid, Misconfigured
-from app.keyring import Peppers
 from app.model import Account, Token, User
 from app.store.database import Database
 

@@ -13,8 +13,8 @@ import msgspec
 from app import accounts
 from app.audit import record as audit
 from app.caller import Caller
+from app.custody.keyring import Peppers
 from app.errors import Conflict, NotFound, Scheme, Unauthenticated, quoted
-from app.keyring import Peppers
 from app.model import Account, Token, TokenStatus, User
 from app.store.database import Connection, Database
 

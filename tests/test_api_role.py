@@ -28,9 +28,10 @@ from test_rotation import (
 )
 from world import BODY, new_database
 
-from app import accounts, embedded, first_start, ringfile, roles
+from app import accounts, embedded, first_start, roles
 from app.caller import GROUPS
 from app.config import Settings
+from app.custody import ring as ringfile
 from app.errors import Misconfigured
 from app.store import database as db
 

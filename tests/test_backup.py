@@ -22,7 +22,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from live import Live, serving
 from world import BODY, new_database
 
-from app import embedded, keyring, ringfile
+from app import embedded
+from app.custody import keyring
+from app.custody import ring as ringfile
 from app.store import database as db
 from app.x509 import keys
 

@@ -36,7 +36,8 @@ from test_private_ca import (
 from test_private_ca_limits import TOO_DEEP
 from world import World, make_token, new_database, new_world
 
-from app import embedded, keyring
+from app import embedded
+from app.custody import keyring
 from app.x509 import pkix
 
 CLIENT_AUTH = "300a06082b06010505070302"

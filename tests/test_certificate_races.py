@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from world import World, new_database, new_world
 
-from app import embedded, keyring
+from app import embedded
+from app.custody import keyring
 from app.store import database as db
 from app.x509 import chains
 

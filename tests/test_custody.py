@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from world import World
 
-from app import keyring, ringfile, seal
+from app.custody import keyring, seal
+from app.custody import ring as ringfile
 from app.errors import KeyDamaged, Misconfigured, NotFound
 from app.store import database as db
 from app.x509 import keys

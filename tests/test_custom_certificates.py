@@ -22,8 +22,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from live import Live
 from world import BODY, Tenant, World, make_token
 
-from app import first_start, keyring, matching, zones
+from app import first_start, matching, zones
 from app.caller import Scope
+from app.custody import keyring
 from app.errors import Conflict
 from app.x509 import chains
 

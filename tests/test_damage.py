@@ -19,11 +19,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from test_rotation import Place
 from world import World, new_database, new_world
 
-from app import authorities, certificates, embedded, first_start, issuing, keyring, ringfile, seal
+from app import authorities, certificates, embedded, first_start, issuing
 from app.caller import Scope
 from app.config import Settings
+from app.custody import keyring, seal
+from app.custody import ring as ringfile
+from app.custody.ring import Ring
 from app.errors import KeyDamaged, Misconfigured, NotFound
-from app.ringfile import Ring
 from app.store import database as db
 
 Json = dict[str, Any]

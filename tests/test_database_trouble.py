@@ -43,7 +43,7 @@ from trouble import (
 from world import BODY, Judge
 
 from app import bounds
-from app.keyring import PEPPER_SECONDS
+from app.custody.keyring import PEPPER_SECONDS
 from app.store.database import Connection
 
 WORKERS = 2

@@ -23,10 +23,12 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from test_api_role import GRANTS
 from test_sdk_infisical import REQUIREMENT
 
-from app import config, infisical, ringfile, seal
+from app import config, infisical
 from app.caller import GROUPS, Area
 from app.cli import cli
 from app.cloudflare import wire
+from app.custody import ring as ringfile
+from app.custody import seal
 from app.infisical import gate
 from app.infisical import wire as infisical_wire
 

@@ -24,8 +24,10 @@ from test_rotation import mounted
 from test_serve import is_gone, processes_below, until
 from world import HERE, new_database
 
-from app import config, doctor, embedded, first_start, keyring, ringfile
+from app import config, doctor, embedded, first_start
 from app.cli import main
+from app.custody import keyring
+from app.custody import ring as ringfile
 from app.store import database as db
 from app.store import schema
 from app.store.database import Database

@@ -29,14 +29,16 @@ from test_rotation import Place, known_everywhere, new_pepper
 from test_serve import until, workers
 from world import BODY, World, new_database
 
-from app import admission, certificates, embedded, first_start, keyring, leaves, matching, ringfile, seal, tokens
+from app import admission, certificates, embedded, first_start, leaves, matching, tokens
 from app.config import Settings
+from app.custody import keyring, seal
+from app.custody import ring as ringfile
+from app.custody.ring import Ring
 from app.errors import KeyDamaged, KeysteadError
 from app.infisical.auth import AccessToken
 from app.infisical.ca import IssuedCertificate
 from app.issuing import Signed
 from app.model import Account
-from app.ringfile import Ring
 from app.store import database as db
 from app.x509 import keys
 from app.x509.keys import KeyType
@@ -49,7 +51,7 @@ Json = dict[str, Any]
 LOADS_A_RING = """
 import ctypes, os, resource, sys
 from pathlib import Path
-from app import ringfile
+from app.custody import ring as ringfile
 
 def state():
     # PR_GET_DUMPABLE
@@ -86,7 +88,7 @@ def test_a_crash_of_who_has_a_ring_leaves_nothing(ring_path: Path) -> None:
     command = [sys.executable, "-c", f"{largest}\n{LOADS_A_RING}", str(ring_path), "crash"]
     folder = ring_path.with_name("folder")
     folder.mkdir()
-    environ = {**os.environ, "PYTHONPATH": str(Path(ringfile.__file__).parents[1])}
+    environ = {**os.environ, "PYTHONPATH": str(Path(ringfile.__file__).parents[2])}
     process = subprocess.Popen(command, cwd=folder, env=environ, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
     _, status = os.waitpid(process.pid, 0)
     process.returncode = status

@@ -25,9 +25,10 @@ from hypothesis import strategies as st
 from litestar.exceptions import ClientException, HTTPException
 from world import Tenant, World, make_token, new_world
 
-from app import authorities, bodies, crls, errors, first_start, keyring, leaves, times, tokens
+from app import authorities, bodies, crls, errors, first_start, leaves, times, tokens
 from app.caller import Caller, Visit
 from app.config import RateLimit
+from app.custody import keyring
 from app.errors import Clash, Denial, Limit, Problem, Rule, Scheme, Thing
 from app.infisical import ca as wire_ca
 from app.infisical import reading, wire

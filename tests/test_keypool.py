@@ -27,9 +27,10 @@ from test_hygiene import ORDINARY, leaks, looks_into, of_key, waiting
 from test_serve import ROOT, is_gone, until
 from world import BODY, new_database, new_world
 
-from app import bounds, embedded, keypool
+from app import bounds, embedded
+from app.custody import keypool
+from app.custody.keypool import KeyPool
 from app.errors import Unavailable
-from app.keypool import KeyPool
 from app.x509 import keys
 from app.x509.keys import CaKeyType, KeyType
 
@@ -257,7 +258,7 @@ async def test_too_many_takers_at_once_are_told_to_come_back(monkeypatch: pytest
 
 FORKS = """
 import asyncio, os
-from app.keypool import KeyPool
+from app.custody.keypool import KeyPool
 
 async def main():
     pool = KeyPool(2)
@@ -399,7 +400,7 @@ async def test_ctrl_c_is_not_for_a_maker() -> None:
 OWNS_A_POOL = """
 import asyncio, json
 from app.x509 import keys
-from app.keypool import KeyPool
+from app.custody.keypool import KeyPool
 
 async def main():
     pool = KeyPool(1)
@@ -474,7 +475,7 @@ def test_a_key_is_nowhere_but_in_memory(owner: Owner) -> None:
     }
     with contextlib.suppress(PermissionError):
         places["the environment"] = (here / "environ").read_bytes()
-    assert b"app.keymaker" in places["the command line"]
+    assert b"app.custody.keymaker" in places["the command line"]
     assert leaks(of_key("the key", owner.key), places) == []
     assert owner.errors() == b""
     assert [path.name for path in owner.folder.iterdir()] == ["errors"]
@@ -500,7 +501,7 @@ def test_a_maker_ends_with_its_worker(owner: Owner, state: str) -> None:
 
 RUNS_A_MAKER = """
 import asyncio
-from app.keymaker import Maker
+from app.custody.keymaker import Maker
 
 async def main():
     maker = Maker()
@@ -595,7 +596,7 @@ def below(pid: int) -> dict[int, bytes]:
 
 
 def makers(pid: int) -> list[int]:
-    return [child for child, command in below(pid).items() if b"app.keymaker" in command]
+    return [child for child, command in below(pid).items() if b"app.custody.keymaker" in command]
 
 
 def workers(pid: int) -> list[int]:

@@ -22,8 +22,9 @@ from test_private_ca_limits import _REVOKED, read_by_openssl
 from trouble import until
 from world import World, new_database, new_world
 
-from app import bounds, crls, embedded, keyring
+from app import bounds, crls, embedded
 from app.caller import Scope
+from app.custody import keyring
 from app.errors import Refusal, Unavailable
 from app.model import Issued
 from app.store import database as db

@@ -29,13 +29,15 @@ from live import free_port
 from test_embedded import ROOT, python_for
 from test_serve import processes_below
 
-from app import accounts, admission, csrs, files, first_start, keyring, policies, ringfile, seal, tokens, zones
+from app import accounts, admission, csrs, files, first_start, policies, tokens, zones
 from app.caller import Level, Scope, Visit
+from app.custody import keyring, seal
+from app.custody import ring as ringfile
+from app.custody.keypool import KeyPool
+from app.custody.keyring import Peppers
+from app.custody.ring import Entry, Ring
 from app.errors import Conflict, KeyDamaged, Misconfigured, Unauthenticated, Unavailable
-from app.keypool import KeyPool
-from app.keyring import Peppers
 from app.model import Account, CsrRequest
-from app.ringfile import Entry, Ring
 from app.store.database import Database
 from app.x509 import keys
 from app.x509.keys import KeyType

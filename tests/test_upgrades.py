@@ -18,8 +18,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from test_migrations import RELEASED, catalogue
 from world import BODY, Tenant, World, _lifespan, judged_client, new_database, new_world
 
-from app import embedded, first_start, keyring, main, ringfile
+from app import embedded, first_start, main
 from app.config import Settings
+from app.custody import keyring
+from app.custody import ring as ringfile
 from app.errors import Misconfigured, Unavailable
 from app.store import database as db
 from app.store import schema

@@ -24,9 +24,11 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric import rsa
 from litestar import Litestar
 
-from app import accounts, config, embedded, first_start, keyring, main, pages, policies, ringfile, tokens, zones
+from app import accounts, config, embedded, first_start, main, pages, policies, tokens, zones
 from app.caller import Role
 from app.config import RateLimit
+from app.custody import keyring
+from app.custody import ring as ringfile
 from app.model import Account, Zone
 from app.store import database as db
 from app.x509 import chains, keys

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 import httpx
 import msgspec
 
-from app import keyring
+from app.custody import keyring
+from app.custody.ring import Ring
 from app.errors import KeysteadError
-from app.ringfile import Ring
 from app.store import database as db
 from soak.clients import Answer, spki
 

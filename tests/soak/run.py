@@ -34,7 +34,8 @@ from authority import Authority, pem, root
 from live import _variables, free_port
 from measured import write
 
-from app import __version__, embedded, ringfile
+from app import __version__, embedded
+from app.custody import ring as ringfile
 from app.store import database as db
 from soak import checks
 from soak.checks import Faults

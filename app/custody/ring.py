@@ -24,7 +24,8 @@ from uuid import UUID
 import msgspec
 import structlog
 
-from app import files, seal
+from app import files
+from app.custody import seal
 from app.errors import KeyDamaged, Misconfigured
 
 # A start that writes a ring is through in a moment; an older draft is nobody's.

@@ -12,7 +12,8 @@ from typing import TypeVar
 
 import structlog
 
-from app import bounds, keymaker, metrics
+from app import bounds, metrics
+from app.custody import keymaker
 from app.errors import Unavailable
 from app.x509 import keys
 from app.x509.keys import CaKeyType, KeyType

@@ -12,11 +12,12 @@ from uuid import UUID, uuid4
 import asyncpg
 import msgspec
 
-from app import ringfile, seal
 from app.audit import record as audit
 from app.caller import Actor, Caller
+from app.custody import ring as ringfile
+from app.custody import seal
+from app.custody.ring import Ring
 from app.errors import Invalid, KeyDamaged, Misconfigured, NotFound, quoted
-from app.ringfile import Ring
 from app.store.database import Connection, Database, parameters
 from app.x509 import chains, keys, pkix
 

@@ -48,7 +48,7 @@ class Maker:
         try:
             with theirs:
                 turns = [str(self._turns)] if self._turns else []
-                command = child.command("app.keymaker", str(theirs.fileno()), str(os.getpid()), *turns)
+                command = child.command("app.custody.keymaker", str(theirs.fileno()), str(os.getpid()), *turns)
                 self._process = subprocess.Popen(  # noqa: ASYNC220, S603 - our own interpreter; it takes a millisecond
                     command,
                     pass_fds=(theirs.fileno(),),

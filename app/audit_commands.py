@@ -4,11 +4,12 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
-from app import accounts, console, times
+from app import console, times
 from app.audit import log as audit_log
 from app.audit import record as audit
 from app.audit.log import Entry
 from app.custody.keyring import Peppers
+from app.identity import accounts
 from app.store.database import Database
 
 

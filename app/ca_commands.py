@@ -8,13 +8,14 @@ from pathlib import Path
 
 import click
 
-from app import accounts, authorities, ca_certificates, console, crls, issuing, leaves
+from app import authorities, ca_certificates, console, crls, issuing, leaves
 from app.authorities import Changes, NewAuthority
 from app.ca_certificates import IntermediateRequest
 from app.crls import Reason
 from app.custody.keypool import KeyPool
 from app.custody.ring import Ring
 from app.errors import Misconfigured
+from app.identity import accounts
 from app.issuing import Signed
 from app.leaves import LeafRequest
 from app.model import Authority, CaType, Issued

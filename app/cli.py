@@ -23,11 +23,11 @@ from app import (
     tenant_commands,
     token_commands,
     visible,
-    zones,
 )
 from app.custody.keyring import Peppers
 from app.custody.ring import Ring
 from app.errors import KeysteadError, Misconfigured, Unavailable
+from app.identity import zones
 from app.model import Certificate, Superseded
 from app.store import database as db
 from app.store import schema

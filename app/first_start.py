@@ -11,7 +11,7 @@ from uuid import UUID
 
 import msgspec
 
-from app import __version__, accounts, files, policies, roles, tokens, visible, zones
+from app import __version__, files, roles, visible
 from app.caller import Actor, Caller, Role
 from app.config import Settings
 from app.custody import keyring
@@ -19,7 +19,8 @@ from app.custody import ring as ringfile
 from app.custody.keyring import Peppers
 from app.custody.ring import Ring
 from app.errors import KeyDamaged, Misconfigured, NotFound
-from app.model import Account
+from app.identity import accounts, policies, tokens, zones
+from app.identity.accounts import Account
 from app.store import database as db
 from app.store import schema
 

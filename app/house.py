@@ -3,12 +3,12 @@
 import msgspec
 
 from app.addresses import Network
-from app.admission import Memory
 from app.audit.failures import Failures
 from app.config import RateLimit
 from app.custody.keypool import KeyPool
 from app.custody.keyring import Peppers
 from app.custody.ring import Ring
+from app.identity.admission import Memory
 from app.limits import Limiter
 from app.store.database import Database
 from app.x509.chains import Anchors

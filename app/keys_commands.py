@@ -11,13 +11,14 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from app import console, tokens
+from app import console
 from app.audit import record as audit
 from app.custody import keyring
 from app.custody import ring as ringfile
 from app.custody.keyring import Batch, Damage
 from app.custody.ring import Ring
 from app.errors import Misconfigured
+from app.identity import tokens
 from app.store.database import Database
 
 # Between two plain lines, where there is no terminal.

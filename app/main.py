@@ -15,8 +15,7 @@ from litestar import Litestar, Response
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException, NotFoundException
 
-from app import bounds, cloudflare, config, csrs, edge, health, infisical, metrics, pages, tokens, trust
-from app.admission import Memory
+from app import bounds, cloudflare, config, csrs, edge, health, infisical, metrics, pages, trust
 from app.audit import failures
 from app.caller import Visit
 from app.cloudflare import short_road, wire
@@ -26,6 +25,8 @@ from app.custody import ring as ringfile
 from app.custody.keypool import KeyPool
 from app.errors import KeysteadError, Unavailable
 from app.house import House
+from app.identity import tokens
+from app.identity.admission import Memory
 from app.limits import Limiter
 from app.request_log import RequestLog
 from app.store import database as db

@@ -1,95 +1,16 @@
 """What the core speaks of, as frozen data: no I/O, no wire names, and no field that could hold a private key."""
 
-from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
 import msgspec
 
-from app.caller import Role
 from app.errors import Problem
 from app.store.paging import Direction
 from app.times import has_begun
 from app.x509.keys import CaKeyType, KeyType
-from app.x509.names import NamePolicy
 from app.x509.subjects import CaSubject, Subject
-
-
-class Account(msgspec.Struct, frozen=True):
-    id: UUID
-    name: str
-    slug: str
-    name_policy: NamePolicy
-    csrs_enabled: bool
-    csr_quota: int | None
-    key_max_age_days: int
-    ca_quota: int | None
-    created_at: datetime
-
-
-class ZoneType(StrEnum):
-    """Cloudflare's kinds of zones; kept and given back, and without effect here."""
-
-    FULL = "full"
-    PARTIAL = "partial"
-    SECONDARY = "secondary"
-    INTERNAL = "internal"
-
-
-class Zone(msgspec.Struct, frozen=True):
-    id: UUID
-    account_id: UUID
-    account_name: str
-    name: str
-    type: ZoneType
-    paused: bool
-    csrs_enabled: bool
-    csr_quota: int | None
-    certificate_quota: int | None
-    created_at: datetime
-    modified_at: datetime
-
-
-class User(msgspec.Struct, frozen=True):
-    """`memberships` is the role in each account."""
-
-    id: UUID
-    email: str
-    created_at: datetime
-    memberships: Mapping[UUID, Role]
-
-
-class TokenStatus(StrEnum):
-    """Cloudflare's states of a token; an expired one is stored as active."""
-
-    ACTIVE = "active"
-    DISABLED = "disabled"
-    EXPIRED = "expired"
-
-
-class Token(msgspec.Struct, frozen=True):
-    """An API token without its value; exactly one of account and user owns it.
-
-    `policies` and `condition` are JSON text, as they were sent.
-    """
-
-    id: UUID
-    account_id: UUID | None
-    user_id: UUID | None
-    name: str
-    status: TokenStatus
-    policies: str
-    condition: str | None
-    not_before: datetime | None
-    expires_on: datetime | None
-    issued_on: datetime
-    modified_on: datetime
-
-    def status_at(self, now: datetime) -> TokenStatus:
-        """A token that is switched off is disabled, whatever its end."""
-        ended = self.expires_on is not None and now >= self.expires_on
-        return TokenStatus.EXPIRED if ended and self.status is TokenStatus.ACTIVE else self.status
 
 
 class CsrRequest(msgspec.Struct, frozen=True):

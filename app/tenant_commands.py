@@ -2,10 +2,12 @@
 
 import click
 
-from app import accounts, console, tokens, zones
+from app import console
 from app.caller import Role, Scope
 from app.custody.keyring import Peppers
-from app.model import Account, User, Zone, ZoneType
+from app.identity import accounts, tokens, zones
+from app.identity.accounts import Account, User
+from app.identity.zones import Zone, ZoneType
 from app.store.database import Database
 from app.x509.names import NamePolicy
 

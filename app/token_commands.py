@@ -6,11 +6,13 @@ from pathlib import Path
 
 import click
 
-from app import accounts, console, policies, tokens, zones
+from app import console
 from app.caller import GROUPS
 from app.custody.keyring import Peppers
 from app.errors import Invalid, Misconfigured
-from app.model import Account, Token, User
+from app.identity import accounts, policies, tokens, zones
+from app.identity.accounts import Account, User
+from app.identity.tokens import Token
 from app.store.database import Database
 
 

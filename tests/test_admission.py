@@ -20,10 +20,12 @@ import pytest
 from live import Live, serving
 from world import BODY, Tenant, World, new_database, new_world
 
-from app import accounts, admission, embedded, first_start, policies, tokens, zones
-from app.admission import KeyCredential, Memory, Place, TokenCredential
+from app import embedded, first_start
 from app.caller import GROUPS, Level, Role, Scope
-from app.model import Account, Token, User
+from app.identity import accounts, admission, policies, tokens, zones
+from app.identity.accounts import Account, User
+from app.identity.admission import KeyCredential, Memory, Place, TokenCredential
+from app.identity.tokens import Token
 from app.x509.names import NamePolicy
 
 Headers = dict[str, str]

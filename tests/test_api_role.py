@@ -28,11 +28,12 @@ from test_rotation import (
 )
 from world import BODY, new_database
 
-from app import accounts, embedded, first_start, roles
+from app import embedded, first_start, roles
 from app.caller import GROUPS
 from app.config import Settings
 from app.custody import ring as ringfile
 from app.errors import Misconfigured
+from app.identity import accounts
 from app.store import database as db
 
 Json = dict[str, Any]

@@ -27,14 +27,16 @@ from live import free_port
 from pydantic import BaseModel
 from world import BODY, World, make_token, new_database, new_world
 
-from app import accounts, embedded, first_start, house, policies, tokens
+from app import embedded, first_start, house
 from app.audit import failures
 from app.audit import log as audit_log
 from app.audit import record as audit
 from app.caller import GROUPS, Area, Role
 from app.config import RateLimit
 from app.errors import Unavailable
-from app.model import Account, Token, User
+from app.identity import accounts, policies, tokens
+from app.identity.accounts import Account, User
+from app.identity.tokens import Token
 from app.store import database as db
 from app.store.database import Connection
 from app.x509 import chains

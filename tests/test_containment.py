@@ -14,9 +14,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from app import containment, policies, rights
 from app.addresses import Address
 from app.caller import GROUPS, Access, Actor, Area, Caller, Effect, Group, Level, Policy, Role, Scope, Target
+from app.identity import containment, permissions, policies
 
 A, B, C = (UUID(int=i) for i in (0xA, 0xB, 0xC))
 OWNERS = {UUID(int=16 * account.int + i): account for account in (A, B, C) for i in (1, 2)}
@@ -269,9 +269,9 @@ def test_no_chain_of_makers_widens(first: Caller, edit: Edit, again: Edit) -> No
 @given(st.one_of(_of_account, _of_user, _global_key))
 def test_rights_are_what_the_caller_may(caller: Caller) -> None:
     """All that is said of one place at once is what is said of each permission in it."""
-    compiled = rights.compiled(caller)
+    compiled = permissions.compiled(caller)
     for place in PLACES:
-        assert rights.of(caller, compiled, place) == {r for r in RIGHTS if caller.may(*r, place)}
+        assert permissions.of(caller, compiled, place) == {r for r in RIGHTS if caller.may(*r, place)}
 
 
 @settings(deadline=None, max_examples=120)

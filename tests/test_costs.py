@@ -16,9 +16,10 @@ import asyncpg
 import pytest
 from world import World, make_token
 
-from app import bodies, bounds, csrs, delegation, first_start, main, policies
+from app import bodies, bounds, csrs, first_start, main
 from app.caller import GROUPS
 from app.errors import Rule, Unavailable
+from app.identity import delegation, policies
 from app.infisical import ca
 from app.model import CsrRequest
 from app.store import database as db

@@ -21,11 +21,12 @@ from live import Live
 from test_migrations import RELEASED
 from world import BODY, Tenant, World, _lifespan, new_database, new_world
 
-from app import accounts, csrs, embedded, first_start, main, zones
+from app import csrs, embedded, first_start, main
 from app.caller import Scope
 from app.custody import keyring
 from app.errors import Conflict
-from app.model import Zone
+from app.identity import accounts, zones
+from app.identity.zones import Zone
 from app.store import database as db
 from app.store import schema
 from app.x509 import keys

@@ -7,9 +7,10 @@ import asyncpg
 import pytest
 from world import new_database
 
-from app import accounts, bounds, embedded, first_start, zones
+from app import bounds, embedded, first_start
 from app.config import Settings
 from app.errors import Conflict, Misconfigured, Unavailable
+from app.identity import accounts, zones
 from app.store import database as db
 from app.store import schema
 

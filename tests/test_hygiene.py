@@ -29,16 +29,17 @@ from test_rotation import Place, known_everywhere, new_pepper
 from test_serve import until, workers
 from world import BODY, World, new_database
 
-from app import admission, certificates, embedded, first_start, leaves, matching, tokens
+from app import certificates, embedded, first_start, leaves, matching
 from app.config import Settings
 from app.custody import keyring, seal
 from app.custody import ring as ringfile
 from app.custody.ring import Ring
 from app.errors import KeyDamaged, KeysteadError
+from app.identity import admission, tokens
+from app.identity.accounts import Account
 from app.infisical.auth import AccessToken
 from app.infisical.ca import IssuedCertificate
 from app.issuing import Signed
-from app.model import Account
 from app.store import database as db
 from app.x509 import keys
 from app.x509.keys import KeyType

@@ -25,15 +25,16 @@ from hypothesis import strategies as st
 from litestar.exceptions import ClientException, HTTPException
 from world import Tenant, World, make_token, new_world
 
-from app import authorities, bodies, crls, errors, first_start, leaves, times, tokens
+from app import authorities, bodies, crls, errors, first_start, leaves, times
 from app.caller import Caller, Visit
 from app.config import RateLimit
 from app.custody import keyring
 from app.errors import Clash, Denial, Limit, Problem, Rule, Scheme, Thing
+from app.identity import tokens
+from app.identity.tokens import Token
 from app.infisical import ca as wire_ca
 from app.infisical import reading, wire
 from app.infisical.wire import Malformed, Refused
-from app.model import Token
 from app.x509 import pem, pkix
 from app.x509.names import NamePolicy
 

@@ -18,9 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from world import Tenant, World, make_token, new_database, new_world
 
-from app import accounts, embedded, first_start, pages, policies, tokens, zones
+from app import embedded, first_start, pages
 from app.caller import GROUPS, Access, Actor, Area, Caller, Role, Scope
-from app.model import Account, User, Zone
+from app.identity import accounts, policies, tokens, zones
+from app.identity.accounts import Account, User
+from app.identity.zones import Zone
 
 Json = dict[str, Any]
 

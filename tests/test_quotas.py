@@ -18,9 +18,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from live import Live, serving
 from world import BODY, World, make_token, new_database, new_world
 
-from app import accounts, embedded, first_start, pages, policies, tokens, zones
+from app import embedded, first_start, pages
 from app.config import RateLimit
-from app.model import Account, Zone
+from app.identity import accounts, policies, tokens, zones
+from app.identity.accounts import Account
+from app.identity.zones import Zone
 from app.store.database import Database
 
 Json = dict[str, Any]

@@ -29,7 +29,7 @@ from live import free_port
 from test_embedded import ROOT, python_for
 from test_serve import processes_below
 
-from app import accounts, admission, csrs, files, first_start, policies, tokens, zones
+from app import csrs, files, first_start
 from app.caller import Level, Scope, Visit
 from app.custody import keyring, seal
 from app.custody import ring as ringfile
@@ -37,7 +37,9 @@ from app.custody.keypool import KeyPool
 from app.custody.keyring import Peppers
 from app.custody.ring import Entry, Ring
 from app.errors import Conflict, KeyDamaged, Misconfigured, Unauthenticated, Unavailable
-from app.model import Account, CsrRequest
+from app.identity import accounts, admission, policies, tokens, zones
+from app.identity.accounts import Account
+from app.model import CsrRequest
 from app.store.database import Database
 from app.x509 import keys
 from app.x509.keys import KeyType

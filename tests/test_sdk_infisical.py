@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from live import Live
 from world import Tenant, World, make_token
 
-from app import tokens
+from app.identity import tokens
 
 REQUIREMENT = "infisicalsdk==0.2.0"
 SCRIPT = Path(__file__).parent / "sdk_infisical" / "facts.py"

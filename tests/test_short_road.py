@@ -25,11 +25,14 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from world import BODY, Judge, Tenant, World, make_token, new_database, new_world
 
-from app import accounts, bounds, config, embedded, first_start, metrics, policies, tokens, zones
-from app.admission import Memory
+from app import bounds, config, embedded, first_start, metrics
 from app.caller import Role, Scope
 from app.config import RateLimit
-from app.model import Account, Token, User, Zone
+from app.identity import accounts, policies, tokens, zones
+from app.identity.accounts import Account, User
+from app.identity.admission import Memory
+from app.identity.tokens import Token
+from app.identity.zones import Zone
 from app.x509.names import NamePolicy
 
 Headers = list[tuple[bytes, bytes]]

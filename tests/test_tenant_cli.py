@@ -15,10 +15,11 @@ from uuid import UUID
 import pytest
 from world import World, new_database, new_world
 
-from app import config, embedded, first_start, policies
+from app import config, embedded, first_start
 from app.caller import GROUPS
 from app.cli import main
-from app.model import ZoneType
+from app.identity import policies
+from app.identity.zones import ZoneType
 from app.store.database import Database
 
 Json = dict[str, Any]

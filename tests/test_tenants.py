@@ -15,9 +15,10 @@ from authority import key_pem, pem, root, subject
 from cryptography.hazmat.primitives.asymmetric import ec
 from world import Tenant, World, make_token, new_database, new_world
 
-from app import accounts, embedded, first_start, policies, zones
+from app import embedded, first_start
 from app.caller import Role
-from app.model import Zone
+from app.identity import accounts, policies, zones
+from app.identity.zones import Zone
 
 Json = dict[str, Any]
 Headers = dict[str, str]

@@ -16,8 +16,9 @@ from test_embedded import as_root, python_for
 from test_upgrades import _use_everything
 from world import World
 
-from app import accounts, cli, console, first_start, serve, visible
+from app import cli, console, first_start, serve, visible
 from app.config import Settings
+from app.identity import accounts
 
 # Each means something to a terminal, to rich, or to whoever reads: colours, the bell, C1, the other direction, nothing
 # at all, another line, markup and emoji.

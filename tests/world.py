@@ -24,12 +24,14 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric import rsa
 from litestar import Litestar
 
-from app import accounts, config, embedded, first_start, main, pages, policies, tokens, zones
+from app import config, embedded, first_start, main, pages
 from app.caller import Role
 from app.config import RateLimit
 from app.custody import keyring
 from app.custody import ring as ringfile
-from app.model import Account, Zone
+from app.identity import accounts, policies, tokens, zones
+from app.identity.accounts import Account
+from app.identity.zones import Zone
 from app.store import database as db
 from app.x509 import chains, keys
 

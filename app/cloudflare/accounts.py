@@ -5,12 +5,12 @@ from typing import Any
 import msgspec
 from litestar import Response, delete, get, post, put
 
-from app import accounts
 from app.caller import Access, Area
 from app.cloudflare import reading, wire
 from app.cloudflare.wire import AnyRequest
 from app.errors import Advice, Problem, Rule, quoted
-from app.model import Account
+from app.identity import accounts
+from app.identity.accounts import Account
 from app.store.paging import Direction
 from app.x509.names import NamePolicy
 

@@ -8,13 +8,13 @@ import msgspec
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 
-from app import admission
-from app.admission import Admission, Credential, KeyCredential, Place, TokenCredential
 from app.audit import record as audit
 from app.caller import Area, Level, Scope, Visit
 from app.cloudflare.wire import Refused
 from app.errors import Denial, Forbidden, Limit, LimitReached, Unauthenticated
 from app.house import House
+from app.identity import admission
+from app.identity.admission import Admission, Credential, KeyCredential, Place, TokenCredential
 
 Asking = ASGIConnection[Any, Any, Any, Any]
 

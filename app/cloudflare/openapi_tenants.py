@@ -1,15 +1,15 @@
 """The OpenAPI paths of accounts, zones, tokens and the audit log (contract-cloudflare section 7)."""
 
-from app import accounts as core_accounts
-from app import policies
-from app import tokens as core_tokens
 from app.audit import log as audit_log
 from app.cloudflare import accounts, logs, tokens, wire, zones
 from app.cloudflare import openapi_parts as parts
 from app.cloudflare.openapi_parts import ID32, Json
-from app.model import TokenStatus, ZoneType
+from app.identity import accounts as core_accounts
+from app.identity import policies
+from app.identity import tokens as core_tokens
+from app.identity.tokens import TokenStatus
+from app.identity.zones import ORDERS, ZoneType
 from app.store.paging import Direction
-from app.zones import ORDERS
 
 STRUCTS = (
     *(accounts.AccountObject, accounts.DeletedAccount, zones.ZoneObject, zones.DeletedZone, tokens.TokenObject),

@@ -7,14 +7,14 @@ from uuid import UUID
 import msgspec
 from litestar import Response, delete, get, post, put
 
-from app import admission, delegation, policies
-from app.admission import TokenCredential, Verification
 from app.caller import GROUPS, Access, Area, Group, Level
 from app.cloudflare import gate, reading, wire
 from app.cloudflare.wire import AnyRequest, Item, Refused
-from app.delegation import Owner
 from app.errors import Advice, Invalid, Problem, Rule, Unauthenticated, quoted
-from app.model import Token, TokenStatus
+from app.identity import admission, delegation, policies
+from app.identity.admission import TokenCredential, Verification
+from app.identity.delegation import Owner
+from app.identity.tokens import Token, TokenStatus
 from app.store.paging import Direction
 
 _LIST, _ONE = "/accounts/{account_id:str}/tokens", "/accounts/{account_id:str}/tokens/{token_id:str}"

@@ -7,12 +7,12 @@ from uuid import UUID
 import msgspec
 from litestar import Response, delete, get, patch, post
 
-from app import zones
 from app.caller import Access, Area
 from app.cloudflare import reading, wire
 from app.cloudflare.wire import AnyRequest, Refused
 from app.errors import Advice, Invalid, Problem, Rule, quoted
-from app.model import Zone, ZoneType
+from app.identity import zones
+from app.identity.zones import Zone, ZoneType
 from app.store.paging import Direction
 
 _READ = {"needs": (Area.ZONE, Access.READ)}

@@ -3,10 +3,11 @@
 import msgspec
 from litestar import Response, post
 
-from app import admission, bodies, tokens
+from app import bodies
 from app.caller import Visit
 from app.errors import Forbidden, Unauthenticated
 from app.house import House
+from app.identity import admission, tokens
 from app.infisical import gate, reading, wire
 from app.infisical.wire import AnyRequest, Malformed, Refused
 

@@ -9,12 +9,13 @@ import msgspec
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
-from app import admission, authorities, issuing, tokens
-from app.admission import TokenCredential
+from app import authorities, issuing
 from app.audit import record as audit
 from app.caller import Access, Area, Caller, Scope, Visit
 from app.errors import Forbidden, Unauthenticated
 from app.house import House
+from app.identity import admission, tokens
+from app.identity.admission import TokenCredential
 from app.infisical import wire
 from app.infisical.wire import Detail, Refused
 from app.limits import Verdict

@@ -30,9 +30,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from litestar import Litestar
 from world import BODY, World, make_token, new_database, new_world
 
-from app import accounts, embedded, first_start, policies, zones
+from app import embedded, first_start
 from app.caller import GROUPS, Role
 from app.edge import _route
+from app.identity import accounts, policies, zones
 from app.store import database as db
 from app.store import schema
 

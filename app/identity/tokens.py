@@ -5,18 +5,52 @@ import secrets
 import string
 import zlib
 from datetime import datetime
+from enum import StrEnum
 from uuid import UUID, uuid4
 
 import asyncpg
 import msgspec
 
-from app import accounts
 from app.audit import record as audit
 from app.caller import Caller
 from app.custody.keyring import Peppers
 from app.errors import Conflict, NotFound, Scheme, Unauthenticated, quoted
-from app.model import Account, Token, TokenStatus, User
+from app.identity import accounts
+from app.identity.accounts import Account, User
 from app.store.database import Connection, Database
+
+
+class TokenStatus(StrEnum):
+    """Cloudflare's states of a token; an expired one is stored as active."""
+
+    ACTIVE = "active"
+    DISABLED = "disabled"
+    EXPIRED = "expired"
+
+
+class Token(msgspec.Struct, frozen=True):
+    """An API token without its value; exactly one of account and user owns it.
+
+    `policies` and `condition` are JSON text, as they were sent.
+    """
+
+    id: UUID
+    account_id: UUID | None
+    user_id: UUID | None
+    name: str
+    status: TokenStatus
+    policies: str
+    condition: str | None
+    not_before: datetime | None
+    expires_on: datetime | None
+    issued_on: datetime
+    modified_on: datetime
+
+    def status_at(self, now: datetime) -> TokenStatus:
+        """A token that is switched off is disabled, whatever its end."""
+        ended = self.expires_on is not None and now >= self.expires_on
+        return TokenStatus.EXPIRED if ended and self.status is TokenStatus.ACTIVE else self.status
+
 
 _ALPHABET = string.digits + string.ascii_letters
 API_TOKEN, ACCESS_TOKEN = "kst_", "ksa_"

@@ -12,10 +12,10 @@ from uuid import UUID, uuid4
 
 import msgspec
 
-from app import policies, rights
 from app.addresses import Network
 from app.caller import Caller, Role, Scope
 from app.errors import Problem, Rule
+from app.identity import permissions, policies
 
 
 def problems(made: Caller, maker: Caller, zones: Mapping[UUID, UUID]) -> tuple[Problem, ...]:
@@ -32,9 +32,9 @@ def _wider_policies(made: Caller, maker: Caller, zones: Mapping[UUID, UUID]) -> 
         everywhere = {*made.reach, *zones.values(), *_named_accounts(made), *_named_accounts(maker), uuid4()}
         anywhere = dict.fromkeys(everywhere, Role.ADMINISTRATOR)
         made, maker = (msgspec.structs.replace(each, reach=anywhere) for each in (made, maker))
-    mine, theirs = rights.compiled(maker), rights.compiled(made)
+    mine, theirs = permissions.compiled(maker), permissions.compiled(made)
     for scope in _places(made.reach, zones):
-        beyond = rights.of(made, theirs, scope) - rights.of(maker, mine, scope)
+        beyond = permissions.of(made, theirs, scope) - permissions.of(maker, mine, scope)
         if beyond:
             area, access = min(beyond, key=lambda right: (right[0].value, right[1].value))
             what = f"{area.name} {access.name}".lower().replace("_", " ")

@@ -18,12 +18,12 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from app import policies, tokens
 from app.audit import record as audit
 from app.caller import Access, Actor, Caller, Level, Role, Scope, Visit
 from app.custody.keyring import Peppers
 from app.errors import Conflict, Denial, Forbidden, Scheme, Unauthenticated, Unavailable
-from app.model import TokenStatus
+from app.identity import policies, tokens
+from app.identity.tokens import TokenStatus
 from app.store.database import Database
 from app.x509.names import NamePolicy
 

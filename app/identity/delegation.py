@@ -5,7 +5,6 @@ from uuid import UUID, uuid4
 
 import msgspec
 
-from app import accounts, containment, policies, proof, tokens, zones
 from app.audit import record as audit
 from app.caller import GROUPS, Access, Actor, Area, Caller, Level, Role, Scope
 from app.custody.keyring import Peppers
@@ -23,7 +22,8 @@ from app.errors import (
     Thing,
     Wider,
 )
-from app.model import Token, TokenStatus
+from app.identity import accounts, containment, policies, proof, tokens, zones
+from app.identity.tokens import Token, TokenStatus
 from app.store import idempotency
 from app.store.database import Connection, Database
 from app.store.idempotency import Idempotency

@@ -16,7 +16,8 @@ import msgspec
 from app.addresses import Address, Network
 from app.caller import GROUPS, Access, Area, Effect, Group, Level, Policy, Target
 from app.errors import Invalid, NotFound, Problem, Rule, quoted
-from app.model import Account, Zone
+from app.identity.accounts import Account
+from app.identity.zones import Zone
 
 _ACCOUNT = "com.cloudflare.api.account."
 _ZONE = "com.cloudflare.api.account.zone."

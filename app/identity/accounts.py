@@ -3,23 +3,45 @@
 import re
 import secrets
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from uuid import UUID, uuid4
 
 import asyncpg
 import msgspec
 
-from app import proof, rights
 from app.audit import record as audit
 from app.caller import Access, Area, Caller, Role, Scope
 from app.errors import Clash, Conflict, Denial, Forbidden, Invalid, Limit, LimitReached, NotFound, Problem, Rule, quoted
-from app.model import Account, User
+from app.identity import permissions, proof
 from app.store import idempotency
 from app.store.database import Connection, Database
 from app.store.idempotency import Idempotency
 from app.store.paging import Direction
 from app.x509.names import NamePolicy
 from app.x509.subjects import FORBIDDEN
+
+
+class Account(msgspec.Struct, frozen=True):
+    id: UUID
+    name: str
+    slug: str
+    name_policy: NamePolicy
+    csrs_enabled: bool
+    csr_quota: int | None
+    key_max_age_days: int
+    ca_quota: int | None
+    created_at: datetime
+
+
+class User(msgspec.Struct, frozen=True):
+    """`memberships` is the role in each account."""
+
+    id: UUID
+    email: str
+    created_at: datetime
+    memberships: Mapping[UUID, Role]
+
 
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 # ASCII, as it has to fit into the header X-Auth-Email.
@@ -164,8 +186,8 @@ def require_name(name: str, malformed: tuple[Problem, ...]) -> None:
 
 def reached(caller: Caller, area: Area, access: Access) -> list[UUID]:
     """The accounts where a caller may do this."""
-    said = rights.compiled(caller)
-    return [each for each in caller.reach if (area, access) in rights.of(caller, said, Scope(each))]
+    said = permissions.compiled(caller)
+    return [each for each in caller.reach if (area, access) in permissions.of(caller, said, Scope(each))]
 
 
 _GET = f"SELECT {_ACCOUNT} FROM accounts WHERE id = $1"

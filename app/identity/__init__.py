@@ -1,0 +1,1 @@
+"""Accounts, zones, users and tokens: who asks, and what they may."""

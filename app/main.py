@@ -15,11 +15,12 @@ from litestar import Litestar, Response
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException, NotFoundException
 
-from app import bounds, cloudflare, config, csrs, edge, health, infisical, metrics, pages, trust
+from app import bounds, cloudflare, config, edge, health, infisical, metrics, pages, trust
 from app.audit import failures
 from app.caller import Visit
 from app.cloudflare import short_road, wire
 from app.cloudflare.wire import AnyRequest
+from app.csrs import store as csrs
 from app.custody import keyring
 from app.custody import ring as ringfile
 from app.custody.keypool import KeyPool

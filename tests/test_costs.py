@@ -16,12 +16,13 @@ import asyncpg
 import pytest
 from world import World, make_token
 
-from app import bodies, bounds, csrs, first_start, main
+from app import bodies, bounds, first_start, main
 from app.caller import GROUPS
+from app.csrs import store as csrs
+from app.csrs.model import CsrRequest
 from app.errors import Rule, Unavailable
 from app.identity import delegation, policies
 from app.infisical import ca
-from app.model import CsrRequest
 from app.store import database as db
 from app.x509.names import NamePolicy
 from app.x509.subjects import CaSubject, Subject

@@ -21,8 +21,9 @@ from live import Live
 from test_migrations import RELEASED
 from world import BODY, Tenant, World, _lifespan, new_database, new_world
 
-from app import csrs, embedded, first_start, main
+from app import embedded, first_start, main
 from app.caller import Scope
+from app.csrs import store as csrs
 from app.custody import keyring
 from app.errors import Conflict
 from app.identity import accounts, zones

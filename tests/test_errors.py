@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from world import BODY, World
 
-from app import csrs, errors
+from app import errors
 from app.caller import Visit
 from app.cloudflare import custom_csrs, wire
+from app.csrs import store as csrs
 from app.errors import Clash, Denial, Hint, Limit, Problem, Rule, Scheme, Thing
 from app.x509.names import NamePolicy
 

@@ -29,8 +29,10 @@ from live import free_port
 from test_embedded import ROOT, python_for
 from test_serve import processes_below
 
-from app import csrs, files, first_start
+from app import files, first_start
 from app.caller import Level, Scope, Visit
+from app.csrs import store as csrs
+from app.csrs.model import CsrRequest
 from app.custody import keyring, seal
 from app.custody import ring as ringfile
 from app.custody.keypool import KeyPool
@@ -39,7 +41,6 @@ from app.custody.ring import Entry, Ring
 from app.errors import Conflict, KeyDamaged, Misconfigured, Unauthenticated, Unavailable
 from app.identity import accounts, admission, policies, tokens, zones
 from app.identity.accounts import Account
-from app.model import CsrRequest
 from app.store.database import Database
 from app.x509 import keys
 from app.x509.keys import KeyType

@@ -6,13 +6,13 @@ from typing import Any
 import msgspec
 from litestar import Response, delete, get, post
 
-from app import csrs
 from app.caller import Access, Area, Caller, Scope
 from app.cloudflare import reading, wire
 from app.cloudflare.wire import AnyRequest
+from app.csrs import store as csrs
+from app.csrs.model import Csr, CsrQuery, CsrRequest, Order
 from app.errors import Advice, Problem
 from app.house import House
-from app.model import Csr, CsrQuery, CsrRequest, Order
 from app.store.idempotency import Idempotency
 from app.store.paging import Direction
 from app.x509 import pkix

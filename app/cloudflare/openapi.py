@@ -2,11 +2,13 @@
 
 import msgspec
 
-from app import __version__, csrs, matching
+from app import __version__, matching
 from app.cloudflare import custom_certificates, custom_csrs, openapi_tenants, reading, tokens, wire
 from app.cloudflare import openapi_parts as parts
 from app.cloudflare.openapi_parts import Json
-from app.model import BundleMethod, Order, Status
+from app.csrs import store as csrs
+from app.csrs.model import Order
+from app.model import BundleMethod, Status
 from app.store.paging import Direction
 from app.x509.keys import KeyType
 

@@ -17,10 +17,10 @@ from litestar import Response
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 
-from app import csrs
 from app.caller import Access, Level, Visit
 from app.cloudflare import custom_csrs, gate, wire
 from app.cloudflare.wire import Answers
+from app.csrs import store as csrs
 from app.edge import Answer, Message, Receive, ShortRoad
 from app.house import House
 from app.identity.admission import Pass, TokenCredential

@@ -9,6 +9,7 @@ import asyncpg
 from app import bounds
 from app.audit import record as audit
 from app.caller import Caller, Scope
+from app.csrs.model import Csr, CsrQuery, CsrRequest, Order, Page
 from app.custody import keyring
 from app.custody.keypool import KeyPool
 from app.custody.ring import Ring
@@ -26,7 +27,6 @@ from app.errors import (
     Thing,
     quoted,
 )
-from app.model import Csr, CsrQuery, CsrRequest, Order, Page
 from app.store import idempotency
 from app.store.database import Connection, Database, parameters
 from app.store.idempotency import Idempotency

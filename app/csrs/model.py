@@ -1,0 +1,60 @@
+"""What a custom CSR is, what is asked of one, and a page of them."""
+
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID
+
+import msgspec
+
+from app.errors import Problem
+from app.store.paging import Direction
+from app.x509.keys import KeyType
+from app.x509.subjects import Subject
+
+
+class CsrRequest(msgspec.Struct, frozen=True):
+    """What is asked of a CSR, kept byte for byte; `key_type` is the caller's text until it is checked.
+
+    `malformed` is what a dialect could not read: such a field stands here empty, and is not judged a second time.
+    """
+
+    subject: Subject
+    sans: tuple[str, ...]
+    key_type: str = KeyType.RSA2048
+    name: str | None = None
+    description: str | None = None
+    malformed: tuple[Problem, ...] = ()
+
+
+class Csr(msgspec.Struct, frozen=True):
+    """A custom CSR as it is stored; `pem` ends with a newline."""
+
+    id: UUID
+    account_id: UUID
+    created_at: datetime
+    request: CsrRequest
+    pem: str
+
+
+class Order(StrEnum):
+    NAME = "name"
+    ACCOUNT_TAG = "account_tag"
+    CREATED_AT = "created_at"
+
+
+class CsrQuery(msgspec.Struct, frozen=True):
+    """Which page of a scope's CSRs; filters are exact and combined with AND. `page` counts from 1."""
+
+    page: int
+    per_page: int
+    order: Order = Order.CREATED_AT
+    direction: Direction = Direction.ASC
+    common_name: str | None = None
+    san: str | None = None
+    name: str | None = None
+    key_type: str | None = None
+
+
+class Page(msgspec.Struct, frozen=True):
+    items: tuple[Csr, ...]
+    total: int

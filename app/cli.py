@@ -15,7 +15,6 @@ from app import (
     __version__,
     audit_commands,
     ca_commands,
-    certificates,
     console,
     doctor,
     files,
@@ -24,11 +23,12 @@ from app import (
     token_commands,
     visible,
 )
+from app.certificates import store as certificates
+from app.certificates.model import Certificate, Superseded
 from app.custody.keyring import Peppers
 from app.custody.ring import Ring
 from app.errors import KeysteadError, Misconfigured, Unavailable
 from app.identity import zones
-from app.model import Certificate, Superseded
 from app.store import database as db
 from app.store import schema
 from app.store.database import Database

@@ -14,7 +14,8 @@ from pathlib import Path
 import asyncpg
 import msgspec
 
-from app import bounds, config, console, trust
+from app import bounds, config, console
+from app.certificates import trust
 from app.custody import keyring
 from app.custody import ring as ringfile
 from app.errors import KeysteadError, Misconfigured, Unavailable

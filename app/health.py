@@ -10,8 +10,9 @@ from litestar.exceptions import NotFoundException
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from app import addresses, certificates, metrics
+from app import addresses, metrics
 from app.caller import Visit
+from app.certificates import store as certificates
 from app.custody import keyring
 from app.errors import KeysteadError
 from app.house import House

@@ -15,9 +15,10 @@ from litestar import Litestar, Response
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException, NotFoundException
 
-from app import bounds, cloudflare, config, edge, health, infisical, metrics, pages, trust
+from app import bounds, cloudflare, config, edge, health, infisical, metrics, pages
 from app.audit import failures
 from app.caller import Visit
+from app.certificates import trust
 from app.cloudflare import short_road, wire
 from app.cloudflare.wire import AnyRequest
 from app.csrs import store as csrs

@@ -19,8 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from test_rotation import Place
 from world import World, new_database, new_world
 
-from app import authorities, certificates, embedded, first_start, issuing
+from app import authorities, embedded, first_start, issuing
 from app.caller import Scope
+from app.certificates import store as certificates
 from app.config import Settings
 from app.custody import keyring, seal
 from app.custody import ring as ringfile

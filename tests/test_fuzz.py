@@ -31,10 +31,11 @@ from hypothesis import strategies as st
 from litestar.connection import ASGIConnection
 from world import BODY, Judge, World, new_database, new_world
 
-from app import addresses, authorities, config, edge, embedded, leaves, matching, pages, times
+from app import addresses, authorities, config, edge, embedded, leaves, pages, times
 from app import bodies as parsed_bodies
 from app.audit import log as audit_log
 from app.caller import GROUPS, Level, Visit
+from app.certificates import matching
 from app.cloudflare import accounts, custom_certificates, custom_csrs, gate, logs, tokens, wire, zones
 from app.csrs import store as csrs
 from app.custody import ring as ringfile

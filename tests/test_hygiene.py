@@ -29,7 +29,9 @@ from test_rotation import Place, known_everywhere, new_pepper
 from test_serve import until, workers
 from world import BODY, World, new_database
 
-from app import certificates, embedded, first_start, leaves, matching
+from app import embedded, first_start, leaves
+from app.certificates import matching
+from app.certificates import store as certificates
 from app.config import Settings
 from app.custody import keyring, seal
 from app.custody import ring as ringfile

@@ -39,8 +39,9 @@ from test_cli import rows
 from test_csr_bytes import judge, run
 from world import BODY, World, _encodings, make_token, new_database, new_world
 
-from app import certificates, embedded, first_start, issuing
+from app import embedded, first_start, issuing
 from app.caller import Area, Scope
+from app.certificates import store as certificates
 from app.custody import ring as ringfile
 from app.identity import policies
 from app.store import database as db

@@ -48,7 +48,8 @@ from oddities import (
     tlv,
 )
 
-from app import bodies, doctor, trust
+from app import bodies, doctor
+from app.certificates import trust
 from app.errors import Hint, Invalid, Rule
 from app.x509 import chains, keys, pem, pkix, weak_keys
 

@@ -8,14 +8,15 @@ import msgspec
 from litestar import Response, delete, get, patch, post, put
 from msgspec import UNSET, UnsetType
 
-from app import certificates, matching
 from app.caller import Access, Area
-from app.certificates import Told
+from app.certificates import matching
+from app.certificates import store as certificates
+from app.certificates.matching import Upload
+from app.certificates.model import Certificate, CertificateQuery, Status
+from app.certificates.store import Told
 from app.cloudflare import reading, wire
 from app.cloudflare.wire import AnyRequest, Refused
 from app.errors import Advice, Invalid, Problem, Rule, quoted
-from app.matching import Upload
-from app.model import Certificate, CertificateQuery, Status
 
 _LIST = "/zones/{zone_id:str}/custom_certificates"
 _ONE = f"{_LIST}/{{custom_certificate_id:str}}"

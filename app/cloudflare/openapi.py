@@ -2,13 +2,14 @@
 
 import msgspec
 
-from app import __version__, matching
+from app import __version__
+from app.certificates import matching
+from app.certificates.model import BundleMethod, Status
 from app.cloudflare import custom_certificates, custom_csrs, openapi_tenants, reading, tokens, wire
 from app.cloudflare import openapi_parts as parts
 from app.cloudflare.openapi_parts import Json
 from app.csrs import store as csrs
 from app.csrs.model import Order
-from app.model import BundleMethod, Status
 from app.store.paging import Direction
 from app.x509.keys import KeyType
 

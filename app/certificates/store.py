@@ -1,6 +1,6 @@
 """Custom certificates: stored, listed, renewed in place, deleted, exported.
 
-Contract-cloudflare section 6; app/matching.py judges what comes in. The private key is that of a CSR, or one that was
+Contract-cloudflare section 6; app/certificates/matching.py judges what comes in. The private key is that of a CSR, or one that was
 uploaded and is the certificate's own.
 Deletion of a key that a certificate uses is refused by the database: its foreign key decides every race.
 """
@@ -13,9 +13,11 @@ import asyncpg
 import msgspec
 from msgspec import UNSET
 
-from app import bounds, matching
+from app import bounds
 from app.audit import record as audit
 from app.caller import Caller, Scope
+from app.certificates import matching
+from app.certificates.model import BundleMethod, Certificate, CertificatePage, CertificateQuery, Status, Superseded
 from app.custody import keyring
 from app.custody.keypool import KeyPool
 from app.custody.ring import Ring
@@ -31,7 +33,6 @@ from app.errors import (
     Unavailable,
     quoted,
 )
-from app.model import BundleMethod, Certificate, CertificatePage, CertificateQuery, Status, Superseded
 from app.store.database import Connection, Database, parameters
 from app.times import CLOCK_SKEW
 from app.x509 import chains, keys

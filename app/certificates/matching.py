@@ -12,11 +12,11 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from app.caller import Access, Area, Caller, Scope
+from app.certificates.model import BundleMethod, Certificate
 from app.custody import keyring
 from app.custody.keypool import KeyPool
 from app.custody.ring import Ring
 from app.errors import Advice, Hint, Invalid, NotFound, Problem, Rule, Thing, quoted
-from app.model import BundleMethod, Certificate
 from app.store.database import Database
 from app.x509 import chains, keys, pkix
 from app.x509.chains import Anchors, Certificates, Leaf

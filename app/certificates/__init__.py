@@ -1,0 +1,1 @@
+"""Custom certificates: matching them to their keys, judging their chains, and keeping them."""

@@ -8,17 +8,18 @@ from pathlib import Path
 
 import click
 
-from app import authorities, ca_certificates, console, crls, issuing, leaves
-from app.authorities import Changes, NewAuthority
-from app.ca_certificates import IntermediateRequest
-from app.crls import Reason
+from app import console
+from app.ca import authorities, crls, issuing, leaves, lifecycle
+from app.ca.authorities import Changes, NewAuthority
+from app.ca.crls import Reason
+from app.ca.issuing import Signed
+from app.ca.leaves import LeafRequest
+from app.ca.lifecycle import IntermediateRequest
+from app.ca.model import Authority, CaType, Issued
 from app.custody.keypool import KeyPool
 from app.custody.ring import Ring
 from app.errors import Misconfigured
 from app.identity import accounts
-from app.issuing import Signed
-from app.leaves import LeafRequest
-from app.model import Authority, CaType, Issued
 from app.store.database import Database
 from app.x509 import crl as crl_bytes
 from app.x509 import pem, pkix
@@ -87,7 +88,7 @@ def create(
         scope = await authorities.scope_for_operator(db, home.id)
         pool = KeyPool()
         try:
-            return await ca_certificates.create(db, ring, pool, console.operator(), scope, new)
+            return await lifecycle.create(db, ring, pool, console.operator(), scope, new)
         finally:
             pool.close()
 
@@ -140,7 +141,7 @@ def csr(ca: str, out: Path | None) -> None:
 
     async def work(db: Database, ring: Ring) -> str:
         scope, found = await authorities.find(db, ca)
-        return await ca_certificates.csr(db, ring, console.operator(), scope, found.id)
+        return await lifecycle.csr(db, ring, console.operator(), scope, found.id)
 
     _write(out, console.run_with_ring(work))
 
@@ -159,7 +160,7 @@ def import_(ca: str, files: Sequence[str], as_json: bool) -> None:
 
     async def work(db: Database, _: Ring) -> Authority:
         scope, authority = await authorities.find(db, ca)
-        return await ca_certificates.import_certificate(db, console.operator(), scope, authority.id, own, above)
+        return await lifecycle.import_certificate(db, console.operator(), scope, authority.id, own, above)
 
     console.show([_row(console.run_with_ring(work))], as_json)
 
@@ -207,7 +208,7 @@ def sign(
         if as_ca:
             asked = IntermediateRequest(text, last, max_path_length=path_length)
             place = (console.operator(), scope, found.id)
-            return await ca_certificates.sign_intermediate(db, ring, *place, asked, pki_url)
+            return await lifecycle.sign_intermediate(db, ring, *place, asked, pki_url)
         leaf = LeafRequest(csr=text, alt_names=names, not_after=last, extended_key_usages=tuple(usages))
         return await leaves.sign(db, ring, console.operator(), scope, found.id, leaf, pki_url)
 
@@ -227,7 +228,7 @@ def renew(ca: str, ttl: str | None, not_after: str | None, as_json: bool) -> Non
     async def work(db: Database, ring: Ring) -> Authority:
         scope, found = await authorities.find(db, ca)
         place = (console.operator(), scope, found.id)
-        return await ca_certificates.renew(db, ring, *place, ends, console.settings().pki_url)
+        return await lifecycle.renew(db, ring, *place, ends, console.settings().pki_url)
 
     console.show([_row(console.run_with_ring(work))], as_json)
 

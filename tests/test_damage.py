@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from test_rotation import Place
 from world import World, new_database, new_world
 
-from app import authorities, embedded, first_start, issuing
+from app import embedded, first_start
+from app.ca import authorities, issuing
 from app.caller import Scope
 from app.certificates import store as certificates
 from app.config import Settings

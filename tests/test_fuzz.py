@@ -31,9 +31,10 @@ from hypothesis import strategies as st
 from litestar.connection import ASGIConnection
 from world import BODY, Judge, World, new_database, new_world
 
-from app import addresses, authorities, config, edge, embedded, leaves, pages, times
+from app import addresses, config, edge, embedded, pages, times
 from app import bodies as parsed_bodies
 from app.audit import log as audit_log
+from app.ca import authorities, leaves
 from app.caller import GROUPS, Level, Visit
 from app.certificates import matching
 from app.cloudflare import accounts, custom_certificates, custom_csrs, gate, logs, tokens, wire, zones

@@ -29,7 +29,9 @@ from test_rotation import Place, known_everywhere, new_pepper
 from test_serve import until, workers
 from world import BODY, World, new_database
 
-from app import embedded, first_start, leaves
+from app import embedded, first_start
+from app.ca import leaves
+from app.ca.issuing import Signed
 from app.certificates import matching
 from app.certificates import store as certificates
 from app.config import Settings
@@ -41,7 +43,6 @@ from app.identity import admission, tokens
 from app.identity.accounts import Account
 from app.infisical.auth import AccessToken
 from app.infisical.ca import IssuedCertificate
-from app.issuing import Signed
 from app.store import database as db
 from app.x509 import keys
 from app.x509.keys import KeyType

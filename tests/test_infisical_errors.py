@@ -25,7 +25,8 @@ from hypothesis import strategies as st
 from litestar.exceptions import ClientException, HTTPException
 from world import Tenant, World, make_token, new_world
 
-from app import authorities, bodies, crls, errors, first_start, leaves, times
+from app import bodies, errors, first_start, times
+from app.ca import authorities, crls, leaves
 from app.caller import Caller, Visit
 from app.config import RateLimit
 from app.custody import keyring

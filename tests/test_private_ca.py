@@ -39,7 +39,8 @@ from test_cli import rows
 from test_csr_bytes import judge, run
 from world import BODY, World, _encodings, make_token, new_database, new_world
 
-from app import embedded, first_start, issuing
+from app import embedded, first_start
+from app.ca import issuing
 from app.caller import Area, Scope
 from app.certificates import store as certificates
 from app.custody import ring as ringfile
@@ -1436,7 +1437,7 @@ async def test_what_a_ca_will_sign_is_written_down_before_it_signs(
         raise OSError("the power is gone")
 
     with monkeypatch.context() as crashing:
-        crashing.setattr("app.issuing.pkix.certificate", crash)
+        crashing.setattr("app.ca.issuing.pkix.certificate", crash)
         body = {"csr": csr, "notAfter": in_days(30), "friendlyName": "the service"}
         answer = await pki.ask("POST", f"/ca/{root}/sign-certificate", body)
     assert answer.status_code == 500

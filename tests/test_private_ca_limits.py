@@ -44,8 +44,9 @@ from test_private_ca import (
 )
 from world import World, make_token, new_database, new_world
 
-from app import authorities, cli, embedded, first_start
-from app.ca_certificates import MAX_CHAIN
+from app import cli, embedded, first_start
+from app.ca import authorities
+from app.ca.lifecycle import MAX_CHAIN
 from app.caller import Scope
 from app.errors import Refusal
 from app.x509 import pkix

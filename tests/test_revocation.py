@@ -22,11 +22,12 @@ from test_private_ca_limits import _REVOKED, read_by_openssl
 from trouble import until
 from world import World, new_database, new_world
 
-from app import bounds, crls, embedded
+from app import bounds, embedded
+from app.ca import crls
+from app.ca.model import Issued
 from app.caller import Scope
 from app.custody import keyring
 from app.errors import Refusal, Unavailable
-from app.model import Issued
 from app.store import database as db
 
 MANY = 20_000

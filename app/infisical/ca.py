@@ -7,18 +7,18 @@ import msgspec
 from litestar import Response, delete, get, patch, post
 from msgspec import UNSET, UnsetType
 
-from app import authorities, ca_certificates, issuing, leaves
-from app.authorities import Changes, NewAuthority
-from app.ca_certificates import IntermediateRequest
+from app.ca import authorities, issuing, leaves, lifecycle
+from app.ca.authorities import Changes, NewAuthority
+from app.ca.issuing import Signed
+from app.ca.leaves import LeafRequest
+from app.ca.lifecycle import IntermediateRequest
+from app.ca.model import Authority, CaType
 from app.caller import Caller, Scope
 from app.errors import NotFound
 from app.infisical import gate, reading, wire
 from app.infisical.gate import Action
 from app.infisical.reading import Fields
 from app.infisical.wire import AnyRequest, Issue, Malformed
-from app.issuing import Signed
-from app.leaves import LeafRequest
-from app.model import Authority, CaType
 from app.x509 import pkix
 from app.x509.keys import CaKeyType
 from app.x509.subjects import CaSubject
@@ -148,7 +148,7 @@ async def create(request: AnyRequest) -> Response[bytes]:
     fields.done()
     scope = await authorities.scope_of_slug(house.db, caller, slug)
     await gate.require(wire.house(request), caller, scope, Action.CREATE)
-    made = await ca_certificates.create(house.db, house.ring, house.pool, caller, scope, new)
+    made = await lifecycle.create(house.db, house.ring, house.pool, caller, scope, new)
     return wire.answer(CaAnswer(ca_object(made)))
 
 
@@ -214,7 +214,7 @@ async def delete_(request: AnyRequest) -> Response[bytes]:
 @get(_paths("/csr"), opt={"action": Action.CREATE})
 async def csr(request: AnyRequest) -> Response[bytes]:
     house = wire.house(request)
-    return wire.answer(Csr(wire.shown(await ca_certificates.csr(house.db, house.ring, *_place(request)))))
+    return wire.answer(Csr(wire.shown(await lifecycle.csr(house.db, house.ring, *_place(request)))))
 
 
 @post(_paths("/sign-intermediate"), opt={"action": Action.SIGN_INTERMEDIATE}, status_code=200)
@@ -228,7 +228,7 @@ async def sign_intermediate(request: AnyRequest) -> Response[bytes]:
     if not_after is None:
         raise TypeError("a required date that is not there")
     asked = IntermediateRequest(text, not_after, not_before, length)
-    signed = await ca_certificates.sign_intermediate(house.db, house.ring, *_place(request), asked, house.pki_url)
+    signed = await lifecycle.sign_intermediate(house.db, house.ring, *_place(request), asked, house.pki_url)
     return wire.answer(signed_object(signed))
 
 
@@ -238,7 +238,7 @@ async def import_certificate(request: AnyRequest) -> Response[bytes]:
     fields = reading.fields(await wire.body(request))
     certificate, chain = fields.text("certificate", required=True), fields.text("certificateChain", required=True)
     fields.done()
-    made = await ca_certificates.import_certificate(house.db, *_place(request), certificate, chain)
+    made = await lifecycle.import_certificate(house.db, *_place(request), certificate, chain)
     return wire.answer(Imported("Successfully imported certificate to CA", str(made.id)))
 
 
@@ -252,7 +252,7 @@ async def certificate(request: AnyRequest) -> Response[bytes]:
 async def ca_certificates_(request: AnyRequest) -> Response[bytes]:
     house = wire.house(request)
     authority = await authorities.viewed(house.db, *_place(request))
-    found = await ca_certificates.versions(house.db, authority)
+    found = await lifecycle.versions(house.db, authority)
     return wire.answer([CaVersion(wire.shown(v.pem), wire.shown(v.chain), v.serial, v.version) for v in found])
 
 
@@ -266,7 +266,7 @@ async def renew(request: AnyRequest) -> Response[bytes]:
     if not_after is None:
         raise TypeError("a required date that is not there")
     place = _place(request)
-    return wire.answer(_with_chain(await ca_certificates.renew(house.db, house.ring, *place, not_after, house.pki_url)))
+    return wire.answer(_with_chain(await lifecycle.renew(house.db, house.ring, *place, not_after, house.pki_url)))
 
 
 @post(_paths("/sign-certificate"), opt={"action": Action.ISSUE}, status_code=200)
@@ -297,7 +297,7 @@ async def certificate_der(request: AnyRequest) -> Response[bytes]:
     if ca_id is None or certificate_id is None:
         raise NotFound("CA certificate not found")
     house = wire.house(request)
-    der = await ca_certificates.published(house.db, ca_id, certificate_id)
+    der = await lifecycle.published(house.db, ca_id, certificate_id)
     return wire.download(der, "application/pkix-cert")
 
 

@@ -5,12 +5,12 @@ from datetime import UTC, datetime
 import msgspec
 from litestar import Response, get, post
 
-from app import crls, issuing, leaves
-from app.crls import Reason
+from app.ca import crls, issuing, leaves
+from app.ca.crls import Reason
+from app.ca.model import Issued
 from app.infisical import ca, gate, reading, wire
 from app.infisical.gate import Action
 from app.infisical.wire import AnyRequest
-from app.model import Issued
 
 _ONE = "/pki/certificates/{serial_number:str}"
 

@@ -3,7 +3,7 @@
 import msgspec
 from litestar import Response, get
 
-from app import authorities, crls
+from app.ca import authorities, crls
 from app.errors import NotFound
 from app.infisical import gate, wire
 from app.infisical.gate import Action

@@ -9,8 +9,8 @@ import msgspec
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
-from app import authorities, issuing
 from app.audit import record as audit
+from app.ca import authorities, issuing
 from app.caller import Access, Area, Caller, Scope, Visit
 from app.errors import Forbidden, Unauthenticated
 from app.house import House

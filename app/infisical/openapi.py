@@ -4,10 +4,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from app import authorities
-from app.crls import Reason
+from app.ca import authorities
+from app.ca.crls import Reason
+from app.ca.model import CaType
 from app.infisical import auth, ca, certificates, crl, status, wire
-from app.model import CaType
 from app.x509 import pkix, subjects
 
 Json = dict[str, Any]

@@ -9,14 +9,14 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from app import authorities, issuing
 from app.audit import record as audit
+from app.ca import authorities, issuing
+from app.ca.issuing import Signed
+from app.ca.model import Authority, CaCertificate
 from app.caller import Caller, Scope
 from app.custody.keypool import KeyPool
 from app.custody.ring import Ring
 from app.errors import Invalid, Problem, Refusal, Rule, quoted
-from app.issuing import Signed
-from app.model import Authority, CaCertificate
 from app.store.database import Database
 from app.x509 import chains, keys, names, pkix, subjects
 from app.x509.names import NamePolicy

@@ -11,15 +11,15 @@ from uuid import UUID, uuid4
 import msgspec
 from cryptography import x509
 
-from app import authorities, issuing
 from app.audit import record as audit
-from app.authorities import NewAuthority
+from app.ca import authorities, issuing
+from app.ca.authorities import NewAuthority
+from app.ca.issuing import Signed
+from app.ca.model import Authority, CaCertificate, CaType
 from app.caller import Caller, Scope
 from app.custody.keypool import KeyPool
 from app.custody.ring import Ring
 from app.errors import Invalid, NotFound, Refusal, Unavailable, quoted
-from app.issuing import Signed
-from app.model import Authority, CaCertificate, CaType
 from app.store.database import Connection, Database, parameters
 from app.x509 import chains, pkix
 

@@ -15,11 +15,11 @@ import msgspec
 from cryptography import x509
 
 from app.audit import record as audit
+from app.ca.model import Authority, CaCertificate, Issued, Profile
 from app.caller import Caller, Scope
 from app.custody import keyring
 from app.custody.ring import Ring
 from app.errors import KeysteadError, NotFound, Refusal
-from app.model import Authority, CaCertificate, Issued, Profile
 from app.store.database import Database, parameters
 from app.x509 import chains, pkix
 from app.x509.keys import PrivateKey

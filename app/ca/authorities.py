@@ -7,14 +7,14 @@ import asyncpg
 import msgspec
 from cryptography import x509
 
-from app import issuing
 from app.audit import record as audit
+from app.ca import issuing
+from app.ca.model import Authority, CaCertificate, CaType
 from app.caller import Caller, Scope
 from app.custody import keyring
 from app.custody.keypool import KeyPool
 from app.custody.ring import Ring
 from app.errors import NotFound, Problem, Refusal, Rule, quoted
-from app.model import Authority, CaCertificate, CaType
 from app.store.database import Connection, Database, parameters
 from app.x509 import chains, subjects
 from app.x509.keys import CaKeyType

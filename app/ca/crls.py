@@ -10,13 +10,13 @@ from weakref import WeakValueDictionary
 import asyncpg
 import msgspec
 
-from app import authorities, issuing
 from app.audit import record as audit
+from app.ca import authorities, issuing
+from app.ca.model import Authority, Issued, Profile
 from app.caller import Caller, Scope
 from app.custody import keyring
 from app.custody.ring import Ring
 from app.errors import KeyDamaged, KeysteadError, NotFound, Refusal, Unavailable
-from app.model import Authority, Issued, Profile
 from app.store.database import Connection, Database
 from app.x509 import crl as crl_bytes
 from app.x509.keys import PrivateKey

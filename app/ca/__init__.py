@@ -1,0 +1,1 @@
+"""The private CA: authorities, what they sign, and their CRLs."""

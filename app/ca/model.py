@@ -1,0 +1,109 @@
+"""What a CA is, its certificates, and what it signed."""
+
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID
+
+import msgspec
+
+from app.x509.keys import CaKeyType
+from app.x509.subjects import CaSubject
+
+
+class CaType(StrEnum):
+    ROOT = "root"
+    INTERMEDIATE = "intermediate"
+
+
+class CaStatus(StrEnum):
+    """Infisical's states of a CA."""
+
+    ACTIVE = "active"
+    DISABLED = "disabled"
+    PENDING = "pending-certificate"
+
+
+class CaCertificate(msgspec.Struct, frozen=True):
+    """One version of a CA's certificate. `pem` and `chain` end with a newline; `chain` ends in the root."""
+
+    id: UUID
+    version: int
+    serial: str
+    path_length: int | None
+    not_before: datetime
+    not_after: datetime
+    pem: str
+    chain: str
+    revoked: bool = False
+
+
+class Authority(msgspec.Struct, frozen=True):
+    """A CA; `certificate` is the latest one, None while it is pending. `max_path_length` -1 is no bound."""
+
+    id: UUID
+    account_id: UUID
+    parent_id: UUID | None
+    type: CaType
+    disabled: bool
+    friendly_name: str | None
+    subject: CaSubject
+    max_path_length: int
+    requires_template: bool
+    key_type: CaKeyType
+    key_id: UUID
+    spki_sha256: bytes
+    created_at: datetime
+    modified_at: datetime
+    certificate: CaCertificate | None
+
+    @property
+    def status(self) -> CaStatus:
+        if self.disabled:
+            return CaStatus.DISABLED
+        return CaStatus.ACTIVE if self.certificate else CaStatus.PENDING
+
+
+class Profile(StrEnum):
+    """What kind of certificate a CA signs."""
+
+    ROOT = "root"
+    INTERMEDIATE = "intermediate"
+    LEAF = "leaf"
+
+
+class IssuedStatus(StrEnum):
+    """Of a certificate; a pending one was meant, and nobody has it."""
+
+    PENDING = "pending"
+    ACTIVE = "active"
+    EXPIRED = "expired"
+    REVOKED = "revoked"
+
+
+class Issued(msgspec.Struct, frozen=True):
+    """A certificate that a CA signed, or meant to: then `pem` is None. `serial` is 40 lower-case hex digits."""
+
+    id: UUID
+    account_id: UUID
+    ca_id: UUID
+    issuer_id: UUID | None
+    profile: Profile
+    serial: str
+    subject: str
+    common_name: str
+    alt_names: tuple[str, ...]
+    friendly_name: str | None
+    not_before: datetime
+    not_after: datetime
+    pem: str | None
+    revoked_at: datetime | None
+    revocation_reason: int | None
+    created_at: datetime
+    modified_at: datetime
+
+    def status(self, now: datetime) -> IssuedStatus:
+        if self.revoked_at:
+            return IssuedStatus.REVOKED
+        if self.pem is None:
+            return IssuedStatus.PENDING
+        return IssuedStatus.EXPIRED if now >= self.not_after else IssuedStatus.ACTIVE

@@ -16,13 +16,14 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from app import bodies, bounds, metrics
+from app import bounds, metrics
 from app.addresses import Address, Network, parsed
 from app.caller import Visit
 from app.config import RateLimit
-from app.limits import Verdict
 from app.request_log import RequestLog
 from app.store import database as db
+from app.web import bodies
+from app.web.limits import Verdict
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

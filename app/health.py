@@ -15,8 +15,8 @@ from app.caller import Visit
 from app.certificates import store as certificates
 from app.custody import keyring
 from app.errors import KeysteadError
-from app.house import House
 from app.store import schema
+from app.web.state import House
 
 AnyRequest = Request[Any, Any, Any]
 METRICS = "/metrics"

@@ -26,14 +26,14 @@ from app.custody import keyring
 from app.custody import ring as ringfile
 from app.custody.keypool import KeyPool
 from app.errors import KeysteadError, Unavailable
-from app.house import House
 from app.identity import tokens
 from app.identity.admission import Memory
-from app.limits import Limiter
 from app.request_log import RequestLog
 from app.store import database as db
 from app.store import idempotency
 from app.store.database import Database
+from app.web.limits import Limiter
+from app.web.state import House
 from app.x509 import names
 
 PRUNE_SECONDS = 600

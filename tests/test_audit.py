@@ -27,7 +27,7 @@ from live import free_port
 from pydantic import BaseModel
 from world import BODY, World, make_token, new_database, new_world
 
-from app import embedded, first_start, house
+from app import embedded, first_start
 from app.audit import failures
 from app.audit import log as audit_log
 from app.audit import record as audit
@@ -39,6 +39,7 @@ from app.identity.accounts import Account, User
 from app.identity.tokens import Token
 from app.store import database as db
 from app.store.database import Connection
+from app.web import state as house
 from app.x509 import chains
 
 Json = dict[str, Any]

@@ -17,8 +17,9 @@ from soak.overload import memory, port_of
 from trouble import is_clear, until
 from world import BODY, Judge, World, new_database, new_world
 
-from app import bodies, bounds, edge, embedded
+from app import bounds, edge, embedded
 from app.config import RateLimit
+from app.web import bodies
 
 LOGIN = "/api/v1/auth/universal-auth/login"
 CA = "/api/v1/pki/ca"

@@ -16,7 +16,7 @@ import asyncpg
 import pytest
 from world import World, make_token
 
-from app import bodies, bounds, first_start, main
+from app import bounds, first_start, main
 from app.caller import GROUPS
 from app.csrs import store as csrs
 from app.csrs.model import CsrRequest
@@ -24,6 +24,7 @@ from app.errors import Rule, Unavailable
 from app.identity import delegation, policies
 from app.infisical import ca
 from app.store import database as db
+from app.web import bodies
 from app.x509.names import NamePolicy
 from app.x509.subjects import CaSubject, Subject
 

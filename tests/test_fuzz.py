@@ -32,7 +32,6 @@ from litestar.connection import ASGIConnection
 from world import BODY, Judge, World, new_database, new_world
 
 from app import addresses, config, edge, embedded, pages, times
-from app import bodies as parsed_bodies
 from app.audit import log as audit_log
 from app.ca import authorities, leaves
 from app.caller import GROUPS, Level, Visit
@@ -46,6 +45,7 @@ from app.identity.admission import TokenCredential
 from app.infisical import ca as infisical_ca
 from app.infisical import reading
 from app.infisical import wire as infisical_wire
+from app.web import bodies as parsed_bodies
 from app.x509 import chains, keys, names, pkcs10, pkix
 from app.x509.names import NamePolicy
 from app.x509.pem import blocks

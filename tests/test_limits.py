@@ -10,7 +10,7 @@ import pytest
 from world import World, new_world
 
 from app.config import RateLimit
-from app.limits import Limiter
+from app.web.limits import Limiter
 
 
 @pytest.fixture

@@ -48,9 +48,10 @@ from oddities import (
     tlv,
 )
 
-from app import bodies, doctor
+from app import doctor
 from app.certificates import trust
 from app.errors import Hint, Invalid, Rule
+from app.web import bodies
 from app.x509 import chains, keys, pem, pkix, weak_keys
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)

@@ -12,9 +12,9 @@ from app.cloudflare.wire import AnyRequest
 from app.csrs import store as csrs
 from app.csrs.model import Csr, CsrQuery, CsrRequest, Order
 from app.errors import Advice, Problem
-from app.house import House
 from app.store.idempotency import Idempotency
 from app.store.paging import Direction
+from app.web.state import House
 from app.x509 import pkix
 from app.x509.keys import KeyType
 from app.x509.subjects import Subject

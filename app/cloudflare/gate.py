@@ -12,9 +12,9 @@ from app.audit import record as audit
 from app.caller import Area, Level, Scope, Visit
 from app.cloudflare.wire import Refused
 from app.errors import Denial, Forbidden, Limit, LimitReached, Unauthenticated
-from app.house import House
 from app.identity import admission
 from app.identity.admission import Admission, Credential, KeyCredential, Place, TokenCredential
+from app.web.state import House
 
 Asking = ASGIConnection[Any, Any, Any, Any]
 

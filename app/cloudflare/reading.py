@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote_plus, unquote_to_bytes
 
-from app import bodies, times
+from app import times
 from app.cloudflare.wire import Refused
 from app.errors import Advice, Hint, Problem, Rule, quoted
 from app.store.paging import Direction
+from app.web import bodies
 
 MAX_IGNORED = 20
 # The driver of the database takes the first and the last moment of all for infinite ones.

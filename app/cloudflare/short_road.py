@@ -22,8 +22,8 @@ from app.cloudflare import custom_csrs, gate, wire
 from app.cloudflare.wire import Answers
 from app.csrs import store as csrs
 from app.edge import Answer, Message, Receive, ShortRoad
-from app.house import House
 from app.identity.admission import Pass, TokenCredential
+from app.web.state import House
 
 _log = structlog.get_logger("keystead.cloudflare")
 _PATH = re.compile(r"/client/v4/(accounts|zones)/([0-9a-f]{32})/custom_csrs(?:/([0-9a-fA-F-]{36}))?")

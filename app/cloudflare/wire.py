@@ -11,11 +11,12 @@ import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
-from app import bodies, errors
+from app import errors
 from app.caller import Caller, Scope, Visit
 from app.errors import Advice, Clash, Denial, Hint, Limit, Problem, Rule, Scheme, Thing
-from app.house import House
 from app.store.idempotency import Idempotency
+from app.web import bodies
+from app.web.state import House
 
 AnyRequest: TypeAlias = Request[Any, Any, Any]
 

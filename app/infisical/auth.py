@@ -3,13 +3,13 @@
 import msgspec
 from litestar import Response, post
 
-from app import bodies
 from app.caller import Visit
 from app.errors import Forbidden, Unauthenticated
-from app.house import House
 from app.identity import admission, tokens
 from app.infisical import gate, reading, wire
 from app.infisical.wire import AnyRequest, Malformed, Refused
+from app.web import bodies
+from app.web.state import House
 
 # Whatever is wrong with a login, it counts against its address.
 _REFUSED = (bodies.TooLarge, bodies.Incomplete, Refused, Malformed, Unauthenticated, Forbidden)

@@ -13,12 +13,12 @@ from app.audit import record as audit
 from app.ca import authorities, issuing
 from app.caller import Access, Area, Caller, Scope, Visit
 from app.errors import Forbidden, Unauthenticated
-from app.house import House
 from app.identity import admission, tokens
 from app.identity.admission import TokenCredential
 from app.infisical import wire
 from app.infisical.wire import Detail, Refused
-from app.limits import Verdict
+from app.web.limits import Verdict
+from app.web.state import House
 
 Asking = ASGIConnection[Any, Any, Any, Any]
 SUBJECT = "certificate-authorities"

@@ -5,9 +5,10 @@ from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qsl
 
-from app import bodies, times
+from app import times
 from app.errors import quoted
 from app.infisical.wire import Issue, Malformed, Refused
+from app.web import bodies
 
 _JSON_NAMES = {str: "string", bool: "boolean", int: "number", float: "number", list: "array", dict: "object"}
 

@@ -10,10 +10,11 @@ import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
-from app import bodies, errors
+from app import errors
 from app.caller import Caller, Scope, Visit
 from app.errors import Problem, Rule
-from app.house import House
+from app.web import bodies
+from app.web.state import House
 
 AnyRequest: TypeAlias = Request[Any, Any, Any]
 

@@ -9,8 +9,8 @@ from app.custody.keypool import KeyPool
 from app.custody.keyring import Peppers
 from app.custody.ring import Ring
 from app.identity.admission import Memory
-from app.limits import Limiter
 from app.store.database import Database
+from app.web.limits import Limiter
 from app.x509.chains import Anchors
 
 

@@ -119,7 +119,7 @@ def cli() -> None:
 @cli.command()
 def serve() -> None:
     """Serve the API; makes what is missing at the first start."""
-    from app import serve as server
+    from app.server import parent as server
 
     sys.exit(server.serve(console.settings()))
 

@@ -14,13 +14,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from app import config, first_start, roles, times, visible
+from app import config, times, visible
 from app.caller import Caller
 from app.custody import keyring
 from app.custody import ring as ringfile
 from app.custody.keyring import Peppers
 from app.custody.ring import Ring
 from app.errors import Misconfigured
+from app.server import first_start, roles
 from app.store import schema
 from app.store.database import Database
 
@@ -61,9 +62,9 @@ def dsn(settings: config.Settings) -> Iterator[str]:
             f"there is no installation in {settings.data_dir}: run this where `keystead serve` runs, or set "
             "KEYSTEAD_DATA_DIR or KEYSTEAD_DATABASE_URL"
         )
-    from app import embedded
+    from app.server import postgres
 
-    with embedded.running(settings.data_dir) as cluster:
+    with postgres.running(settings.data_dir) as cluster:
         asyncio.run(roles.make(cluster.dsn))
         yield cluster.owner
 

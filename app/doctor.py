@@ -212,7 +212,7 @@ async def _custody(settings: config.Settings, database: Database) -> list[Findin
 def _tls(settings: config.Settings) -> list[Finding]:
     if settings.tls_cert is None or settings.tls_key is None:
         return []
-    from app import tls
+    from app.server import tls
 
     try:
         os.close(tls.copied(settings.tls_cert, settings.tls_key))
@@ -248,7 +248,7 @@ def _server(settings: config.Settings) -> list[Finding]:
 
 
 def _port(settings: config.Settings, where: str) -> Finding:
-    from app import serve
+    from app.server import parent as serve
 
     try:
         serve.check_port(settings)
@@ -259,7 +259,7 @@ def _port(settings: config.Settings, where: str) -> Finding:
 
 def _holds_port(parent: int, settings: config.Settings) -> bool:
     """Whether the port is this server's; also true where its files are another user's and cannot be looked at."""
-    from app import serve
+    from app.server import parent as serve
 
     try:
         lines = Path(f"/proc/{parent}/net/unix").read_text().splitlines()

@@ -12,7 +12,7 @@ import pytest
 from live import live
 from world import World, new_database, new_world
 
-from app import embedded
+from app.server import postgres
 from app.store import database as db
 from app.store import schema
 
@@ -20,11 +20,11 @@ __all__ = ["live"]
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[embedded.Cluster]:
+def cluster(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[postgres.Cluster]:
     """One PostgreSQL for all processes of the run, with a template that has the schema."""
     base = tmp_path_factory.getbasetemp()
     shared = (base if worker_id == "master" else base.parent) / "cluster"
-    with embedded.running(shared) as running:
+    with postgres.running(shared) as running:
         with (shared / "template.lock").open("w") as lock, ThreadPoolExecutor(1) as pool:
             fcntl.flock(lock, fcntl.LOCK_EX)
             # A loop of its own, because the session's loop is not this fixture's.
@@ -32,7 +32,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterato
         yield running
 
 
-async def _make_template(running: embedded.Cluster) -> None:
+async def _make_template(running: postgres.Cluster) -> None:
     admin: db.Connection = await asyncpg.connect(running.dsn)
     try:
         if await admin.fetchval("SELECT 1 FROM pg_database WHERE datname = 'blank'") is None:
@@ -44,7 +44,7 @@ async def _make_template(running: embedded.Cluster) -> None:
 
 
 @pytest.fixture
-async def database_url(cluster: embedded.Cluster) -> AsyncIterator[str]:
+async def database_url(cluster: postgres.Cluster) -> AsyncIterator[str]:
     """A database of this test's own, with the schema and nothing in it."""
     async with new_database(cluster) as url:
         yield url

@@ -19,7 +19,7 @@ import pytest
 from authority import Authority, pem, root
 from world import new_database
 
-from app import embedded
+from app.server import postgres
 
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
@@ -124,7 +124,7 @@ def serving(
 
 
 @pytest.fixture(scope="session")
-async def live(cluster: embedded.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Live]:
+async def live(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Live]:
     """One server for the session, with two workers and no rate limit."""
     async with new_database(cluster, "template0") as url:
         with serving(url, tmp_path_factory.mktemp("live") / "data", workers=2) as running:

@@ -20,12 +20,12 @@ import pytest
 from live import Live, serving
 from world import BODY, Tenant, World, new_database, new_world
 
-from app import embedded, first_start
 from app.caller import GROUPS, Level, Role, Scope
 from app.identity import accounts, admission, policies, tokens, zones
 from app.identity.accounts import Account, User
 from app.identity.admission import KeyCredential, Memory, Place, TokenCredential
 from app.identity.tokens import Token
+from app.server import first_start, postgres
 from app.x509.names import NamePolicy
 
 Headers = dict[str, str]
@@ -871,7 +871,7 @@ class Asked(msgspec.Struct):
     status: int
 
 
-async def test_every_worker_knows_within_a_second(cluster: embedded.Cluster, tmp_path: Path) -> None:
+async def test_every_worker_knows_within_a_second(cluster: postgres.Cluster, tmp_path: Path) -> None:
     """Rolled, deleted or disabled over the API, a token is let in by none of four workers a second after the answer."""
     async with new_database(cluster, "template0") as url:
         with serving(url, tmp_path / "data", workers=4) as live:

@@ -28,12 +28,12 @@ from test_rotation import (
 )
 from world import BODY, new_database
 
-from app import embedded, first_start, roles
 from app.caller import GROUPS
 from app.config import Settings
 from app.custody import ring as ringfile
 from app.errors import Misconfigured
 from app.identity import accounts
+from app.server import first_start, postgres, roles
 from app.store import database as db
 
 Json = dict[str, Any]
@@ -63,7 +63,7 @@ class Served(msgspec.Struct):
 
 
 @pytest.fixture(scope="module")
-async def served(cluster: embedded.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
+async def served(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
     """An installation that its owner has made, and a server that came to it under the role."""
     owner, role = (f"{name}_{uuid4().hex}" for name in ("owner", "api"))
     folder = tmp_path_factory.mktemp("role")

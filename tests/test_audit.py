@@ -27,7 +27,6 @@ from live import free_port
 from pydantic import BaseModel
 from world import BODY, World, make_token, new_database, new_world
 
-from app import embedded, first_start
 from app.audit import failures
 from app.audit import log as audit_log
 from app.audit import record as audit
@@ -37,6 +36,7 @@ from app.errors import Unavailable
 from app.identity import accounts, policies, tokens
 from app.identity.accounts import Account, User
 from app.identity.tokens import Token
+from app.server import first_start, postgres
 from app.store import database as db
 from app.store.database import Connection
 from app.web import state as house
@@ -506,7 +506,7 @@ _ATTEMPTED = {"POST": "create", "PUT": "update", "PATCH": "update", "DELETE": "d
 
 
 @pytest.fixture(scope="module")
-async def site(cluster: embedded.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
+async def site(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
     """One site for the tests that leave it as it is; all acts and attempts have been made on it."""
     async with new_database(cluster) as url, new_world(url, tmp_path_factory.mktemp("site")) as world:
         made = await new_site(world)

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from world import BODY, World, make_token
 
-from app import first_start
 from app.caller import GROUPS, Access, Actor, Area, Caller, Effect, Group, Level, Policy, Role, Scope, Target
 from app.identity import accounts, policies, tokens, zones
+from app.server import first_start
 
 MISSING = "Missing X-Auth-Key, X-Auth-Email or Authorization headers"
 UNAUTHORIZED = "Unauthorized to access requested resource"

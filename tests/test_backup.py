@@ -22,9 +22,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from live import Live, serving
 from world import BODY, new_database
 
-from app import embedded
 from app.custody import keyring
 from app.custody import ring as ringfile
+from app.server import postgres
 from app.store import database as db
 from app.x509 import keys
 
@@ -63,7 +63,7 @@ def psql(program: str, url: str, *words: str) -> str:
 
 
 @pytest.fixture(scope="module")
-async def backup(cluster: embedded.Cluster, tmp_path_factory: pytest.TempPathFactory) -> Any:
+async def backup(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A server with keys of every kind, a second KEK and a second pepper, and its dump."""
     folder = tmp_path_factory.mktemp("backup")
     async with new_database(cluster, "template0") as url:
@@ -168,7 +168,7 @@ def test_a_dump_holds_no_secret_in_any_encoding(backup: Backup) -> None:
 
 
 async def test_a_dump_with_its_ring_opens_on_another_machine(
-    cluster: embedded.Cluster, backup: Backup, elsewhere: Path, tmp_path: Path
+    cluster: postgres.Cluster, backup: Backup, elsewhere: Path, tmp_path: Path
 ) -> None:
     """Loaded into an empty database, beside a copy of the ring in an empty folder, every key opens and is its own."""
     (tmp_path / "dump.sql").write_text(backup.sql)

@@ -17,9 +17,10 @@ from soak.overload import memory, port_of
 from trouble import is_clear, until
 from world import BODY, Judge, World, new_database, new_world
 
-from app import bounds, edge, embedded
+from app import bounds
 from app.config import RateLimit
-from app.web import bodies
+from app.server import postgres
+from app.web import asgi, bodies
 
 LOGIN = "/api/v1/auth/universal-auth/login"
 CA = "/api/v1/pki/ca"
@@ -29,7 +30,7 @@ DEADLINE = 30.0
 
 
 @pytest.fixture(scope="module")
-async def world(cluster: embedded.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+async def world(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     """One world for the tests that change nothing which others see."""
     async with new_database(cluster) as url, new_world(url, tmp_path_factory.mktemp("world")) as made:
         yield made
@@ -42,12 +43,12 @@ async def touched(world: World, method: str, path: str, headers: list[tuple[byte
     """The status of a request, and how often it was looked for its body."""
     looks, status = 0, 0
 
-    async def receive() -> edge.Message:
+    async def receive() -> asgi.Message:
         nonlocal looks
         looks += 1
         return {"type": "http.request", "body": b"{}", "more_body": False}
 
-    async def send(message: edge.Message) -> None:
+    async def send(message: asgi.Message) -> None:
         nonlocal status
         status = message.get("status", status)
 
@@ -174,15 +175,15 @@ async def test_every_refused_login_counts_against_its_address(
 
 async def broken_off(world: World) -> bytes:
     """The status of a login whose client goes away within its body."""
-    events: Iterator[edge.Message] = iter(
+    events: Iterator[asgi.Message] = iter(
         [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
     )
     told = b""
 
-    async def receive() -> edge.Message:
+    async def receive() -> asgi.Message:
         return next(events)
 
-    async def send(message: edge.Message) -> None:
+    async def send(message: asgi.Message) -> None:
         nonlocal told
         told += str(message.get("status", "")).encode()
 

@@ -36,8 +36,8 @@ from test_private_ca import (
 from test_private_ca_limits import TOO_DEEP
 from world import World, make_token, new_database, new_world
 
-from app import embedded
 from app.custody import keyring
+from app.server import postgres
 from app.x509 import pkix
 
 CLIENT_AUTH = "300a06082b06010505070302"
@@ -47,7 +47,7 @@ EKU = ExtendedKeyUsageOID
 
 
 @pytest.fixture(scope="module")
-async def world(cluster: embedded.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+async def world(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     """One world for this file: each test makes CAs of its own in it."""
     async with new_database(cluster) as url, new_world(url, tmp_path_factory.mktemp("world")) as made:
         yield made

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from world import World, new_database, new_world
 
-from app import embedded
 from app.custody import keyring
+from app.server import postgres
 from app.store import database as db
 from app.x509 import chains
 
@@ -404,7 +404,7 @@ class Walk(RuleBasedStateMachine):
 
 
 def test_no_certificate_is_without_its_key_and_no_key_without_an_owner(
-    cluster: embedded.Cluster, tmp_path: Path
+    cluster: postgres.Cluster, tmp_path: Path
 ) -> None:
     """120 walks over CSRs and certificates, alone and at once, leave keys, owners and audit as they should be."""
     # A factory, because a runner without one would take the event loop of the other tests with it when it closes.

@@ -25,10 +25,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from world import World
 
-from app import first_start
 from app.ca import leaves
 from app.certificates import store as certificates
 from app.errors import Invalid, Refusal
+from app.server import first_start
 from app.x509 import chains, keys, pkix
 from app.x509.names import NamePolicy
 

@@ -16,13 +16,15 @@ import asyncpg
 import pytest
 from world import World, make_token
 
-from app import bounds, first_start, main
+from app import bounds
 from app.caller import GROUPS
 from app.csrs import store as csrs
 from app.csrs.model import CsrRequest
 from app.errors import Rule, Unavailable
 from app.identity import delegation, policies
 from app.infisical import ca
+from app.server import first_start
+from app.server import worker as main
 from app.store import database as db
 from app.web import bodies
 from app.x509.names import NamePolicy

@@ -21,13 +21,14 @@ from live import Live
 from test_migrations import RELEASED
 from world import BODY, Tenant, World, _lifespan, new_database, new_world
 
-from app import embedded, first_start, main
 from app.caller import Scope
 from app.csrs import store as csrs
 from app.custody import keyring
 from app.errors import Conflict
 from app.identity import accounts, zones
 from app.identity.zones import Zone
+from app.server import first_start, postgres
+from app.server import worker as main
 from app.store import database as db
 from app.store import schema
 from app.x509 import keys
@@ -272,7 +273,7 @@ class Walk(RuleBasedStateMachine):
         assert self.wait(wrong(self.world.database)) == {}
 
 
-def test_the_total_is_right_whatever_was_done(cluster: embedded.Cluster, tmp_path: Path) -> None:
+def test_the_total_is_right_whatever_was_done(cluster: postgres.Cluster, tmp_path: Path) -> None:
     """Walks over creates, repeats, refusals, deletions and recounts in three lists: each total is the model's."""
     # A factory, because a runner without one would take the event loop of the other tests with it when it closes.
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
@@ -545,7 +546,7 @@ async def test_a_start_mends_what_was_written_before_it(world: World) -> None:
 # The migration.
 
 
-async def test_the_migration_counts_what_is_there(cluster: embedded.Cluster) -> None:
+async def test_the_migration_counts_what_is_there(cluster: postgres.Cluster) -> None:
     """A database of schema 4 with CSRs in several lists has the length of each after the upgrade."""
     async with new_database(cluster, "template0") as url:
         old: db.Connection = await asyncpg.connect(url)

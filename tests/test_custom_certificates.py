@@ -22,12 +22,12 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from live import Live
 from world import BODY, Tenant, World, make_token
 
-from app import first_start
 from app.caller import Scope
 from app.certificates import matching
 from app.custody import keyring
 from app.errors import Conflict
 from app.identity import zones
+from app.server import first_start
 from app.x509 import chains
 
 Json = dict[str, Any]

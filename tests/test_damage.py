@@ -19,7 +19,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from test_rotation import Place
 from world import World, new_database, new_world
 
-from app import embedded, first_start
 from app.ca import authorities, issuing
 from app.caller import Scope
 from app.certificates import store as certificates
@@ -28,6 +27,7 @@ from app.custody import keyring, seal
 from app.custody import ring as ringfile
 from app.custody.ring import Ring
 from app.errors import KeyDamaged, Misconfigured, NotFound
+from app.server import first_start, postgres
 from app.store import database as db
 
 Json = dict[str, Any]
@@ -172,7 +172,7 @@ async def make(world: World, kind: str, number: int) -> Thing:
 
 
 @pytest.fixture(scope="module")
-async def whole(cluster: embedded.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene]:
+async def whole(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene]:
     """One world for the module, whose ring has a second KEK."""
     folder = tmp_path_factory.mktemp("damage")
     async with new_database(cluster) as url, new_world(url, folder) as world:

@@ -7,15 +7,16 @@ import asyncpg
 import pytest
 from world import new_database
 
-from app import bounds, embedded, first_start
+from app import bounds
 from app.config import Settings
 from app.errors import Conflict, Misconfigured, Unavailable
 from app.identity import accounts, zones
+from app.server import first_start, postgres
 from app.store import database as db
 from app.store import schema
 
 
-async def test_an_empty_database_is_brought_to_this_release_once(cluster: embedded.Cluster) -> None:
+async def test_an_empty_database_is_brought_to_this_release_once(cluster: postgres.Cluster) -> None:
     """Migrating applies schema.sql, a second time nothing, and two at once do not disturb each other."""
     async with new_database(cluster, "template0") as url:
         assert await schema.state_at(url) is schema.SchemaState.EMPTY
@@ -49,7 +50,7 @@ async def test_an_older_schema_of_somebodys_own_database_is_not_touched(
     assert not settings.keyring.exists()
 
 
-async def test_the_first_start_makes_what_is_missing_once(cluster: embedded.Cluster, tmp_path: Path) -> None:
+async def test_the_first_start_makes_what_is_missing_once(cluster: postgres.Cluster, tmp_path: Path) -> None:
     """An empty database gets schema, ring, account, zone, user and token; a second start changes nothing."""
     async with new_database(cluster, "template0") as url:
         settings = Settings(data_dir=tmp_path, database_url=url, keyring=tmp_path / "keyring.json")
@@ -73,7 +74,7 @@ async def test_the_first_start_makes_what_is_missing_once(cluster: embedded.Clus
         await database.close()
 
 
-async def test_a_first_start_that_was_killed_is_finished_by_the_next(cluster: embedded.Cluster, tmp_path: Path) -> None:
+async def test_a_first_start_that_was_killed_is_finished_by_the_next(cluster: postgres.Cluster, tmp_path: Path) -> None:
     """With our own database, a start that ended before credentials.env was written is made up for."""
     async with new_database(cluster, "template0") as url:
         settings = Settings(data_dir=tmp_path, database_url=url, keyring=tmp_path / "keyring.json", embedded=True)
@@ -83,7 +84,7 @@ async def test_a_first_start_that_was_killed_is_finished_by_the_next(cluster: em
         assert "CLOUDFLARE_API_TOKEN=kst_" in (tmp_path / "credentials.env").read_text()
 
 
-async def test_a_lost_ring_is_never_replaced_by_a_new_one(cluster: embedded.Cluster, tmp_path: Path) -> None:
+async def test_a_lost_ring_is_never_replaced_by_a_new_one(cluster: postgres.Cluster, tmp_path: Path) -> None:
     """Where something is sealed, a missing ring stops the start, and no new one is made."""
     async with new_database(cluster, "template0") as url:
         settings = Settings(data_dir=tmp_path, database_url=url, keyring=tmp_path / "keyring.json")
@@ -108,7 +109,7 @@ async def test_a_database_that_cannot_be_reached_is_one_sentence(tmp_path: Path)
     assert "hunter2" not in str(caught.value)
 
 
-async def test_a_database_of_another_program_is_not_touched(cluster: embedded.Cluster) -> None:
+async def test_a_database_of_another_program_is_not_touched(cluster: postgres.Cluster) -> None:
     """Tables that are not ours stop the start with a sentence, and nothing is added to them."""
     async with new_database(cluster, "template0") as url:
         database = db.Database(url, 1)
@@ -133,7 +134,7 @@ async def test_an_address_that_cannot_be_read_is_not_quoted(password: str) -> No
         await db.Database(url, 1).fetchrow("SELECT 1")
 
 
-async def test_a_half_made_first_account_is_finished(cluster: embedded.Cluster, tmp_path: Path) -> None:
+async def test_a_half_made_first_account_is_finished(cluster: postgres.Cluster, tmp_path: Path) -> None:
     """On a database of the operator's own too, a start that was killed before the token is made up for."""
     async with new_database(cluster, "template0") as url:
         await schema.migrate(url)

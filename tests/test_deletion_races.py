@@ -9,10 +9,10 @@ import httpx
 import pytest
 from world import BODY, World
 
-from app import first_start
 from app.caller import Scope
 from app.errors import Conflict
 from app.identity import accounts, zones
+from app.server import first_start
 
 
 async def slow_post(world: World, path: str, halfway: Any, **headers: str) -> httpx.Response:

@@ -24,10 +24,11 @@ from test_rotation import mounted
 from test_serve import is_gone, processes_below, until
 from world import HERE, new_database
 
-from app import config, doctor, embedded, first_start
+from app import config, doctor
 from app.cli import main
 from app.custody import keyring
 from app.custody import ring as ringfile
+from app.server import first_start, postgres
 from app.store import database as db
 from app.store import schema
 from app.store.database import Database
@@ -435,7 +436,7 @@ class Own(NamedTuple):
     `alone` is what was said of it before, when nothing ran, and `left` the processes that ran after that.
     """
 
-    cluster: embedded.Cluster
+    cluster: postgres.Cluster
     environ: dict[str, str]
     alone: list[doctor.Finding]
     left: list[int]
@@ -461,7 +462,7 @@ class Own(NamedTuple):
 async def own(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Own]:
     folder = tmp_path_factory.mktemp("own")
     environ = {"KEYSTEAD_DATA_DIR": str(folder / "data"), "KEYSTEAD_WORKERS": "1"}
-    with embedded.running(folder / "data") as cluster:
+    with postgres.running(folder / "data") as cluster:
         await schema.migrate(cluster.dsn)
         database = Database(cluster.dsn, 1)
         await first_start.ring_for(config.load(environ), database)
@@ -469,7 +470,7 @@ async def own(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Own]:
     with ThreadPoolExecutor(1) as pool:
         alone = pool.submit(doctor.examine, environ).result()
     left = processes_below(folder)
-    with embedded.running(folder / "data") as cluster:
+    with postgres.running(folder / "data") as cluster:
         yield Own(cluster, environ, alone, left)
 
 
@@ -583,7 +584,7 @@ async def test_a_database_with_a_fault_is_named(
     ids=["empty", "older", "foreign", "without rows"],
 )
 async def test_a_database_without_this_schema_is_named(
-    ask: Ask, cluster: embedded.Cluster, tmp_path: Path, check: str, sql: str, words: tuple[str, ...]
+    ask: Ask, cluster: postgres.Cluster, tmp_path: Path, check: str, sql: str, words: tuple[str, ...]
 ) -> None:
     """An empty, older or foreign database is one line with what to run, and stays what it is."""
     ring = tmp_path / "keyring.json"
@@ -597,7 +598,7 @@ async def test_a_database_without_this_schema_is_named(
     assert said.bad.check == check
 
 
-async def test_a_database_in_another_encoding_is_named(ask: Ask, cluster: embedded.Cluster, tmp_path: Path) -> None:
+async def test_a_database_in_another_encoding_is_named(ask: Ask, cluster: postgres.Cluster, tmp_path: Path) -> None:
     """Names that are no ASCII would be lost in one that is not UTF-8; the line says how to make it."""
     name = "ascii_of_the_doctor"
     kind = "TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE_PROVIDER libc LOCALE 'C'"
@@ -678,7 +679,7 @@ def stopped(*processes: int) -> Iterator[None]:
 
 
 async def test_a_server_is_judged_by_its_workers_and_its_answer(
-    ask: Ask, cluster: embedded.Cluster, tmp_path: Path
+    ask: Ask, cluster: postgres.Cluster, tmp_path: Path
 ) -> None:
     """It is good while all workers run and one answers; a missing worker and a silent server are each one line."""
     async with new_database(cluster, "template0") as url:

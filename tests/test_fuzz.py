@@ -31,7 +31,7 @@ from hypothesis import strategies as st
 from litestar.connection import ASGIConnection
 from world import BODY, Judge, World, new_database, new_world
 
-from app import addresses, config, edge, embedded, pages, times
+from app import addresses, config, times
 from app.audit import log as audit_log
 from app.ca import authorities, leaves
 from app.caller import GROUPS, Level, Visit
@@ -45,6 +45,7 @@ from app.identity.admission import TokenCredential
 from app.infisical import ca as infisical_ca
 from app.infisical import reading
 from app.infisical import wire as infisical_wire
+from app.server import edge, pages, postgres
 from app.web import bodies as parsed_bodies
 from app.x509 import chains, keys, names, pkcs10, pkix
 from app.x509.names import NamePolicy
@@ -727,7 +728,7 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-async def site(cluster: embedded.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
+async def site(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
     async with new_database(cluster) as url, new_world(url, tmp_path_factory.mktemp("fuzz")) as world:
         csr = await world.create()
         cas = "/api/v1/pki/ca"

@@ -19,7 +19,7 @@ from live import Live, serving
 from prometheus_client.parser import text_string_to_metric_families
 from world import BODY, World, make_token, new_database, new_world
 
-from app import embedded, health
+from app.server import health, postgres
 from app.x509 import chains
 
 Labels = frozenset[tuple[str, str]]
@@ -86,7 +86,7 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 
 
 @pytest.fixture(scope="module")
-async def world(cluster: embedded.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+async def world(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     """One world for the tests that change nothing which others see."""
     async with new_database(cluster) as url, new_world(url, tmp_path_factory.mktemp("world")) as made:
         yield made
@@ -679,7 +679,7 @@ async def stays(http: httpx.AsyncClient, key: Route, expected: float) -> None:
         last = found
 
 
-async def test_counters_are_the_sum_over_workers_that_come_and_go(cluster: embedded.Cluster, tmp_path: Path) -> None:
+async def test_counters_are_the_sum_over_workers_that_come_and_go(cluster: postgres.Cluster, tmp_path: Path) -> None:
     """Either worker tells the same sum, which stays when one is killed, whose gauges go; a restart begins at zero."""
     async with new_database(cluster, "template0") as url:
         with serving(url, tmp_path / "data", workers=2) as live:

@@ -29,7 +29,6 @@ from test_rotation import Place, known_everywhere, new_pepper
 from test_serve import until, workers
 from world import BODY, World, new_database
 
-from app import embedded, first_start
 from app.ca import leaves
 from app.ca.issuing import Signed
 from app.certificates import matching
@@ -43,6 +42,7 @@ from app.identity import admission, tokens
 from app.identity.accounts import Account
 from app.infisical.auth import AccessToken
 from app.infisical.ca import IssuedCertificate
+from app.server import first_start, postgres
 from app.store import database as db
 from app.x509 import keys
 from app.x509.keys import KeyType
@@ -143,7 +143,7 @@ def test_server_and_workers_dump_no_core(quiet: Live) -> None:
 
 
 @pytest.fixture(scope="module")
-async def quiet(cluster: embedded.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Live]:
+async def quiet(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Live]:
     """A server of this module's own, with two workers."""
     async with new_database(cluster, "template0") as url:
         with serving(url, tmp_path_factory.mktemp("hygiene") / "data", workers=2) as running:
@@ -151,7 +151,7 @@ async def quiet(cluster: embedded.Cluster, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture
-async def empty_database(cluster: embedded.Cluster) -> AsyncIterator[str]:
+async def empty_database(cluster: postgres.Cluster) -> AsyncIterator[str]:
     async with new_database(cluster, "template0") as url:
         yield url
 
@@ -327,7 +327,7 @@ class Day(msgspec.Struct):
 
 
 @pytest.fixture(scope="module")
-def day(quiet: Live, cluster: embedded.Cluster) -> Iterator[Day]:
+def day(quiet: Live, cluster: postgres.Cluster) -> Iterator[Day]:
     """After a day's work: everything that was emitted, and everything that must not have been."""
     place = Place(quiet.database_url, quiet.data_dir)
     lone = httpx.Limits(max_keepalive_connections=0)

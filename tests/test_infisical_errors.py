@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from litestar.exceptions import ClientException, HTTPException
 from world import Tenant, World, make_token, new_world
 
-from app import errors, first_start, times
+from app import errors, times
 from app.ca import authorities, crls, leaves
 from app.caller import Caller, Visit
 from app.config import RateLimit
@@ -36,6 +36,7 @@ from app.identity.tokens import Token
 from app.infisical import ca as wire_ca
 from app.infisical import reading, wire
 from app.infisical.wire import Malformed, Refused
+from app.server import first_start
 from app.web import bodies
 from app.x509 import pem, pkix
 from app.x509.names import NamePolicy

@@ -27,10 +27,11 @@ from test_hygiene import ORDINARY, leaks, looks_into, of_key, waiting
 from test_serve import ROOT, is_gone, until
 from world import BODY, new_database, new_world
 
-from app import bounds, embedded
+from app import bounds
 from app.custody import keypool
 from app.custody.keypool import KeyPool
 from app.errors import Unavailable
+from app.server import postgres
 from app.x509 import keys
 from app.x509.keys import CaKeyType, KeyType
 
@@ -612,7 +613,7 @@ def pool_level(url: str) -> float:
 
 
 @pytest.fixture
-async def empty_database(cluster: embedded.Cluster) -> AsyncIterator[str]:
+async def empty_database(cluster: postgres.Cluster) -> AsyncIterator[str]:
     async with new_database(cluster, "template0") as url:
         yield url
 

@@ -12,8 +12,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from world import new_database
 
-from app import bounds, embedded
+from app import bounds
 from app.errors import Misconfigured
+from app.server import postgres
 from app.store import database as db
 from app.store import schema
 from app.x509 import chains
@@ -63,7 +64,7 @@ async def _catalogue_at(url: str) -> dict[str, list[tuple[Any, ...]]]:
 
 @pytest.mark.parametrize("released", RELEASED)
 async def test_an_earlier_release_ends_in_the_catalogue_of_a_new_database(
-    cluster: embedded.Cluster, database_url: str, released: str
+    cluster: postgres.Cluster, database_url: str, released: str
 ) -> None:
     """schema.sql and the migrations lead to the same tables, columns, constraints, indexes and comments."""
     async with new_database(cluster, "template0") as old:
@@ -87,7 +88,7 @@ def test_migrations_are_numbered_without_gaps_and_say_what_they_are_for() -> Non
 
 
 async def test_a_migration_does_not_wait_behind_a_busy_table(
-    cluster: embedded.Cluster, monkeypatch: pytest.MonkeyPatch
+    cluster: postgres.Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the earlier release holds a lock that a step needs, the migration gives up and changes nothing."""
     async with new_database(cluster, "template0") as old:
@@ -104,7 +105,7 @@ async def test_a_migration_does_not_wait_behind_a_busy_table(
         assert len(await schema.migrate(old)) == len(schema.migrations())
 
 
-async def test_rows_of_an_earlier_release_survive_and_writers_go_on(cluster: embedded.Cluster) -> None:
+async def test_rows_of_an_earlier_release_survive_and_writers_go_on(cluster: postgres.Cluster) -> None:
     """While a writer of the earlier release inserts all the time, the upgrade succeeds and loses nothing."""
     async with new_database(cluster, "template0") as old:
         connection: db.Connection = await asyncpg.connect(old)
@@ -129,7 +130,7 @@ async def test_rows_of_an_earlier_release_survive_and_writers_go_on(cluster: emb
 
 
 async def test_the_names_of_roots_are_filled_in_and_a_row_that_cannot_be_read_stays(
-    cluster: embedded.Cluster, tmp_path: Path
+    cluster: postgres.Cluster, tmp_path: Path
 ) -> None:
     """Digest and key id are those that this release writes, for roots with and without a key id or a version."""
     short, long = ec.generate_private_key(ec.SECP256R1()), rsa.generate_private_key(65537, 4096)

@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 )
 from world import BODY, Tenant, World, new_database, new_world
 
-from app import embedded
+from app.server import postgres
 
 T = TypeVar("T")
 Csr = dict[str, Any]
@@ -195,7 +195,7 @@ async def _all(*work: Coroutine[Any, Any, T]) -> list[T]:
     return await asyncio.gather(*work)
 
 
-def test_random_walks_agree_with_the_model(cluster: embedded.Cluster, tmp_path: Path) -> None:
+def test_random_walks_agree_with_the_model(cluster: postgres.Cluster, tmp_path: Path) -> None:
     """Two hundred walks of two tenants over their lists find what plain dictionaries and sorting say."""
     # A factory, because a runner without one would take the event loop of the other tests with it when it closes.
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:

@@ -19,8 +19,9 @@ from litestar import Litestar
 from live import Live, serving
 from world import BODY, World, new_database
 
-from app import cloudflare, config, embedded, infisical, pages
+from app import cloudflare, config, infisical
 from app.cloudflare import wire
+from app.server import pages, postgres
 
 PUBLIC_URL = config.Settings().public_url
 OPERATIONS = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}
@@ -159,7 +160,7 @@ def test_schemathesis_finds_nothing(live: Live, tmp_path: Path) -> None:
     assert re.search(r"Stateful \(in .*API Links: +[1-9]", told, re.DOTALL), told
 
 
-async def test_schemathesis_finds_nothing_among_the_tenants(cluster: embedded.Cluster, tmp_path: Path) -> None:
+async def test_schemathesis_finds_nothing_among_the_tenants(cluster: postgres.Cluster, tmp_path: Path) -> None:
     """What it draws for accounts, zones, tokens and the audit log is answered as the document says."""
     async with new_database(cluster, "template0") as url:
         with serving(url, tmp_path / "data", workers=2) as own:
@@ -235,7 +236,7 @@ def test_every_route_is_in_the_document_and_nothing_else(document: Any) -> None:
     for route in Litestar(route_handlers=[cloudflare.router(), infisical.router()], openapi_config=None).routes:
         path = re.sub(r":[a-z]+\}", "}", route.path).removeprefix(cloudflare.PREFIX)
         path = re.sub(r"_([a-z]+)(?=[^{]*\})", lambda word: word[1].capitalize(), path) if "/api/" in path else path
-        # The framework adds OPTIONS to every route, and app/edge.py sees to it that none is answered.
+        # The framework adds OPTIONS to every route, and app/server/edge.py sees to it that none is answered.
         served |= {(path, method.lower()) for method in getattr(route, "methods", ()) if method != "OPTIONS"}
     listed = {(path, method) for path, item in document["paths"].items() for method in item.keys() & OPERATIONS}
     assert served == listed

@@ -34,7 +34,8 @@ from soak.overload import (
 )
 from world import BODY, Judge, new_database
 
-from app import bounds, embedded
+from app import bounds
+from app.server import postgres
 
 AT_ONCE = 1500
 QUIET = 2000
@@ -47,7 +48,7 @@ MORE_MEMORY = 120
 
 
 @pytest.fixture(scope="module")
-async def server(cluster: embedded.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Live]:
+async def server(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Live]:
     """A server with two workers, started with fewer files than it means to have connections."""
     few, (soft, hard) = 512, resource.getrlimit(resource.RLIMIT_NOFILE)
     async with new_database(cluster, "template0") as url:

@@ -9,8 +9,8 @@ import pytest
 from live import Live
 from world import World, new_database, new_world
 
-from app import embedded, pages
 from app.cloudflare import openapi
+from app.server import pages, postgres
 
 PATHS = [
     *("/openapi.json", "/docs", "/docs/errors", "/docs/start.js"),
@@ -22,7 +22,7 @@ UNKNOWN = ["", '"x"', "W/", '"*"', "{}x", '{}"', ",", '"{}"']
 
 
 @pytest.fixture(scope="module")
-async def world(cluster: embedded.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+async def world(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     async with new_database(cluster) as url, new_world(url, tmp_path_factory.mktemp("world")) as made:
         yield made
 

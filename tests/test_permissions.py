@@ -18,11 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from world import Tenant, World, make_token, new_database, new_world
 
-from app import embedded, first_start, pages
 from app.caller import GROUPS, Access, Actor, Area, Caller, Role, Scope
 from app.identity import accounts, policies, tokens, zones
 from app.identity.accounts import Account, User
 from app.identity.zones import Zone
+from app.server import first_start, pages, postgres
 
 Json = dict[str, Any]
 
@@ -287,7 +287,7 @@ async def bearer(world: World, written: list[Json], **fields: Any) -> dict[str, 
 
 
 @pytest.fixture(scope="module")
-async def ground(cluster: embedded.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ground]:
+async def ground(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ground]:
     """One world for this file, in which whoever is let in changes nothing."""
     async with new_database(cluster) as url, new_world(url, tmp_path_factory.mktemp("world")) as world:
         made = await _ground(world)

@@ -39,12 +39,12 @@ from test_cli import rows
 from test_csr_bytes import judge, run
 from world import BODY, World, _encodings, make_token, new_database, new_world
 
-from app import embedded, first_start
 from app.ca import issuing
 from app.caller import Area, Scope
 from app.certificates import store as certificates
 from app.custody import ring as ringfile
 from app.identity import policies
+from app.server import first_start, postgres
 from app.store import database as db
 from app.x509 import pkix
 
@@ -291,7 +291,7 @@ def signed(answer: Json) -> Signed:
 
 
 @pytest.fixture(scope="module")
-async def world(cluster: embedded.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+async def world(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     """One world for this file: each test makes CAs of its own in it, and at the end all keys are looked for."""
     async with new_database(cluster) as url, new_world(url, tmp_path_factory.mktemp("world")) as made:
         yield made

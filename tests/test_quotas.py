@@ -18,11 +18,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from live import Live, serving
 from world import BODY, World, make_token, new_database, new_world
 
-from app import embedded, first_start, pages
 from app.config import RateLimit
 from app.identity import accounts, policies, tokens, zones
 from app.identity.accounts import Account
 from app.identity.zones import Zone
+from app.server import first_start, pages, postgres
 from app.store.database import Database
 
 Json = dict[str, Any]
@@ -297,7 +297,7 @@ def throttled(answer: httpx.Response) -> None:
 
 
 @pytest.fixture(scope="module")
-async def limited(cluster: embedded.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Live]:
+async def limited(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Live]:
     """A server of two workers with the limit that is the default."""
     async with new_database(cluster, "template0") as url:
         folder = tmp_path_factory.mktemp("limited") / "data"

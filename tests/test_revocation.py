@@ -22,12 +22,13 @@ from test_private_ca_limits import _REVOKED, read_by_openssl
 from trouble import until
 from world import World, new_database, new_world
 
-from app import bounds, embedded
+from app import bounds
 from app.ca import crls
 from app.ca.model import Issued
 from app.caller import Scope
 from app.custody import keyring
 from app.errors import Refusal, Unavailable
+from app.server import postgres
 from app.store import database as db
 
 MANY = 20_000
@@ -35,7 +36,7 @@ _SIGNED = _REVOKED.replace("now(), (ARRAY[0, 1, 4, 9])[n % 4 + 1]", "NULL, NULL"
 
 
 @pytest.fixture(scope="module")
-async def world(cluster: embedded.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+async def world(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     """One world for this file: each test makes CAs of its own in it."""
     async with new_database(cluster) as url, new_world(url, tmp_path_factory.mktemp("world")) as made:
         yield made
@@ -231,7 +232,7 @@ async def revoke_until_it_ends(url: str, bearer: dict[str, str], serials: list[s
 
 @pytest.mark.parametrize("acknowledged", [3, 40, 110])
 async def test_a_kill_between_revocation_and_crl_leaves_both_or_neither(
-    cluster: embedded.Cluster, tmp_path: Path, acknowledged: int
+    cluster: postgres.Cluster, tmp_path: Path, acknowledged: int
 ) -> None:
     """After kill -9 of all its processes every revocation that was acknowledged, or is stored, is on the CRL."""
     async with new_database(cluster, "template0") as url:

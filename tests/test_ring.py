@@ -29,7 +29,7 @@ from live import free_port
 from test_embedded import ROOT, python_for
 from test_serve import processes_below
 
-from app import files, first_start
+from app import files
 from app.caller import Level, Scope, Visit
 from app.csrs import store as csrs
 from app.csrs.model import CsrRequest
@@ -41,6 +41,7 @@ from app.custody.ring import Entry, Ring
 from app.errors import Conflict, KeyDamaged, Misconfigured, Unauthenticated, Unavailable
 from app.identity import accounts, admission, policies, tokens, zones
 from app.identity.accounts import Account
+from app.server import first_start
 from app.store.database import Database
 from app.x509 import keys
 from app.x509.keys import KeyType

@@ -16,15 +16,16 @@ from test_backup import psql
 from test_rotation import Place, in_thread
 from world import BODY, new_database
 
-from app import console, embedded, first_start, roles
+from app import console
 from app.config import Settings
+from app.server import first_start, postgres, roles
 from app.store import schema
 
 
 class Home(msgspec.Struct):
     """A data folder of the release before, which knew one role, with its PostgreSQL running."""
 
-    cluster: embedded.Cluster
+    cluster: postgres.Cluster
     data_dir: Path
 
     @property
@@ -35,7 +36,7 @@ class Home(msgspec.Struct):
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     """Its superuser has made and owns everything."""
-    with embedded.running(tmp_path_factory.mktemp("roles") / "data") as cluster:
+    with postgres.running(tmp_path_factory.mktemp("roles") / "data") as cluster:
         made = Home(cluster, cluster._place.home.parent)
         settings = msgspec.structs.replace(made.settings, database_url=cluster.dsn, embedded=True)
         with ThreadPoolExecutor(1) as pool:
@@ -242,7 +243,7 @@ async def _age(home: Home) -> None:
 
 def test_an_older_schema_is_migrated_by_its_new_owner(tmp_path: Path) -> None:
     """A data folder of the first release ends with this one's tables, owner and permissions."""
-    with embedded.running(tmp_path / "data") as cluster:
+    with postgres.running(tmp_path / "data") as cluster:
         in_thread(lambda: _first_release(cluster))
         settings = Settings(data_dir=tmp_path / "data", keyring=tmp_path / "data" / "keyring.json", embedded=True)
         with ThreadPoolExecutor(1) as pool:
@@ -250,12 +251,12 @@ def test_an_older_schema_is_migrated_by_its_new_owner(tmp_path: Path) -> None:
         in_thread(lambda: _as_made_today(cluster))
 
 
-async def _first_release(cluster: embedded.Cluster) -> None:
+async def _first_release(cluster: postgres.Cluster) -> None:
     async with connected(cluster.dsn) as admin:
         await admin.execute((Path(__file__).parent / "schemas" / "schema_0001.sql").read_text())
 
 
-async def _as_made_today(cluster: embedded.Cluster) -> None:
+async def _as_made_today(cluster: postgres.Cluster) -> None:
     async with connected(cluster.dsn) as admin:
         assert await schema.schema_state(admin) is schema.SchemaState.CURRENT
         assert await held(admin, "keystead_api") == set(granted())
@@ -264,7 +265,7 @@ async def _as_made_today(cluster: embedded.Cluster) -> None:
 
 
 async def test_a_dump_is_loaded_where_these_roles_are_not(
-    served: Served, home: Home, cluster: embedded.Cluster, tmp_path: Path
+    served: Served, home: Home, cluster: postgres.Cluster, tmp_path: Path
 ) -> None:
     """As operations.md says: a dump of the bundled PostgreSQL needs neither of its roles in the database it goes to."""
     dump = tmp_path / "keystead.dump"
@@ -272,5 +273,5 @@ async def test_a_dump_is_loaded_where_these_roles_are_not(
     async with new_database(cluster, "template0") as url:
         psql("pg_restore", url, "--no-owner", "--no-privileges", "--exit-on-error", str(dump))
         assert await schema.state_at(url) is schema.SchemaState.CURRENT
-    page = Path(roles.__file__).parents[1] / "docs" / "operations.md"
+    page = Path(roles.__file__).parents[2] / "docs" / "operations.md"
     assert re.search(r"pg_restore --no-owner\s+--no-privileges", page.read_text())

@@ -33,12 +33,13 @@ from click.testing import CliRunner
 from live import Live, serving
 from world import BODY, new_database
 
-from app import cli, embedded, files
+from app import cli, files
 from app.custody import keyring, seal
 from app.custody import ring as ringfile
 from app.custody.keyring import Damage
 from app.custody.ring import Ring
 from app.errors import KeyDamaged, KeysteadError, Misconfigured, NotFound
+from app.server import postgres
 from app.store import database as db
 from app.store.database import Database
 from app.x509 import keys, pkcs10
@@ -233,7 +234,7 @@ def shop(database_url: str, tmp_path: Path) -> Place:
 
 
 @pytest.fixture(scope="module")
-async def served(cluster: embedded.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Live]:
+async def served(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Live]:
     """A server of this module's own, with two workers: its ring changes."""
     async with new_database(cluster, "template0") as url:
         with serving(url, tmp_path_factory.mktemp("rotation") / "data", workers=2) as running:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from app import embedded
+from app.server import postgres
 
-ROOT = Path(embedded.__file__).parents[1]
+ROOT = Path(postgres.__file__).parents[2]
 COMMAND = [sys.executable, "-m", "app"]
 
 

@@ -18,15 +18,15 @@ from pathlib import Path
 import pytest
 import trustme
 
-from app import serve
+from app.server import parent as serve
 
-ROOT = Path(serve.__file__).parents[1]
+ROOT = Path(serve.__file__).parents[2]
 # Workers import this file again, so what it replaces is replaced in them too.
 RUNNER = """
 import asyncio, json, os, sys, time, types
 
 import app
-from app import config, errors, roles, serve
+from app import config, errors; from app.server import roles; from app.server import parent as serve
 
 
 async def application(scope, receive, send):
@@ -77,9 +77,9 @@ def prepare(settings, cluster):
     return "the banner"
 
 
-app.main, app.first_start = types.ModuleType("app.main"), types.ModuleType("app.first_start")
-app.main.create_app, app.first_start.prepare = create_app, prepare
-sys.modules |= {"app.main": app.main, "app.first_start": app.first_start}
+app.main, app.server.first_start = types.ModuleType("app.server.worker"), types.ModuleType("app.server.first_start")
+app.server.worker.create_app, app.server.first_start.prepare = create_app, prepare
+sys.modules |= {"app.server.worker": app.main, "app.server.first_start": app.first_start}
 
 if __name__ == "__main__":
     if "late" in sys.argv:

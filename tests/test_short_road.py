@@ -25,7 +25,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from world import BODY, Judge, Tenant, World, make_token, new_database, new_world
 
-from app import bounds, config, embedded, first_start, metrics
+from app import bounds, config, metrics
 from app.caller import Role, Scope
 from app.config import RateLimit
 from app.identity import accounts, policies, tokens, zones
@@ -33,6 +33,7 @@ from app.identity.accounts import Account, User
 from app.identity.admission import Memory
 from app.identity.tokens import Token
 from app.identity.zones import Zone
+from app.server import first_start, postgres
 from app.x509.names import NamePolicy
 
 Headers = list[tuple[bytes, bytes]]
@@ -273,7 +274,7 @@ def pieces(*parts: bytes, cut: bool = False) -> list[Message]:
 
 
 @pytest.fixture(scope="module")
-async def roads(cluster: embedded.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Roads]:
+async def roads(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Roads]:
     """One world that forgets nothing by itself, for the tests that change nothing which others see."""
     folder = tmp_path_factory.mktemp("roads")
     async with new_database(cluster) as url, new_world(url, folder, remembered=LONG) as world:

@@ -10,11 +10,11 @@ import httpx
 import pytest
 from world import BODY, World, make_token
 
-from app import first_start
 from app.caller import GROUPS, Level, Scope, Target, Visit
 from app.errors import Unauthenticated
 from app.identity import accounts, admission, policies, tokens, zones
 from app.identity.accounts import Changes, set_account
+from app.server import first_start
 from app.x509.names import NamePolicy
 
 Json = dict[str, Any]

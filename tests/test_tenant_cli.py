@@ -15,11 +15,12 @@ from uuid import UUID
 import pytest
 from world import World, new_database, new_world
 
-from app import config, embedded, first_start
+from app import config
 from app.caller import GROUPS
 from app.cli import main
 from app.identity import policies
 from app.identity.zones import ZoneType
+from app.server import first_start, postgres
 from app.store.database import Database
 
 Json = dict[str, Any]
@@ -82,7 +83,7 @@ def environ_of(database_url: str, data_dir: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-async def place(cluster: embedded.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place]:
+async def place(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place]:
     """An installation without a server, shared by tests that name what they make differently."""
     folder = tmp_path_factory.mktemp("place")
     async with new_database(cluster) as url:

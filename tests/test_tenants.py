@@ -15,10 +15,10 @@ from authority import key_pem, pem, root, subject
 from cryptography.hazmat.primitives.asymmetric import ec
 from world import Tenant, World, make_token, new_database, new_world
 
-from app import embedded, first_start
 from app.caller import Role
 from app.identity import accounts, policies, zones
 from app.identity.zones import Zone
+from app.server import first_start, postgres
 
 Json = dict[str, Any]
 Headers = dict[str, str]
@@ -124,7 +124,7 @@ async def count(world: World, table: str, where: str = "true", *args: object) ->
 
 
 @pytest.fixture(scope="module")
-async def still(cluster: embedded.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+async def still(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     """A world for requests that are all refused, so that one does for many tests."""
     async with new_database(cluster) as url, new_world(url, tmp_path_factory.mktemp("still")) as made:
         yield made

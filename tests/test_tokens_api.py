@@ -13,11 +13,11 @@ import pytest
 import structlog
 from world import World, make_token
 
-from app import first_start
 from app.caller import GROUPS, Level, Role, Scope
 from app.identity import accounts, delegation, policies, tokens, zones
 from app.identity.accounts import Account
 from app.identity.zones import Zone
+from app.server import first_start
 from app.store import database as db
 
 Json = dict[str, Any]

@@ -18,11 +18,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from test_migrations import RELEASED, catalogue
 from world import BODY, Tenant, World, _lifespan, judged_client, new_database, new_world
 
-from app import embedded, first_start, main
 from app.config import Settings
 from app.custody import keyring
 from app.custody import ring as ringfile
 from app.errors import Misconfigured, Unavailable
+from app.server import first_start, postgres
+from app.server import worker as main
 from app.store import database as db
 from app.store import schema
 from app.x509 import chains
@@ -70,7 +71,7 @@ class Site(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-async def site(cluster: embedded.Cluster, tmp_path_factory: pytest.TempPathFactory) -> Site:
+async def site(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFactory) -> Site:
     """Made by this release; what an earlier one had not yet is left out when it is put into an earlier schema."""
     async with new_database(cluster) as url, new_world(url, tmp_path_factory.mktemp("site")) as world:
         repeat, paths, access = await _use_everything(world)
@@ -136,7 +137,7 @@ class Old(NamedTuple):
 
 
 @pytest.fixture(params=RELEASED)
-async def old(request: pytest.FixtureRequest, cluster: embedded.Cluster, site: Site) -> AsyncIterator[Old]:
+async def old(request: pytest.FixtureRequest, cluster: postgres.Cluster, site: Site) -> AsyncIterator[Old]:
     """As its release left it, with the rows of the site."""
     async with new_database(cluster, "template0") as url, _connected(url) as connection:
         await connection.execute(RELEASED[request.param])
@@ -229,7 +230,7 @@ async def test_two_migrations_at_once_are_one(old: Old) -> None:
     assert sorted(applied) == [[], _later(old.released)]
 
 
-async def test_the_bundled_database_is_upgraded_by_the_start(cluster: embedded.Cluster, tmp_path: Path) -> None:
+async def test_the_bundled_database_is_upgraded_by_the_start(cluster: postgres.Cluster, tmp_path: Path) -> None:
     """With the PostgreSQL of its own, `keystead serve` brings an earlier schema up to date before it serves."""
     async with new_database(cluster, "template0") as url, _connected(url) as connection:
         await connection.execute(RELEASED["schema_0001"])
@@ -252,7 +253,7 @@ async def test_requests_are_served_while_a_migration_waits(world: World) -> None
 
 
 @pytest.mark.parametrize("how", ["pg_cancel_backend", "pg_terminate_backend"])
-async def test_a_migration_that_is_broken_off_changes_nothing(cluster: embedded.Cluster, how: str) -> None:
+async def test_a_migration_that_is_broken_off_changes_nothing(cluster: postgres.Cluster, how: str) -> None:
     """A statement that is cancelled, as by its time-out, or a connection that is cut is told in one sentence."""
     async with new_database(cluster, "template0") as url, _connected(url) as connection:
         await connection.execute(RELEASED["schema_0001"])
@@ -267,7 +268,7 @@ async def test_a_migration_that_is_broken_off_changes_nothing(cluster: embedded.
         assert await schema.migrate(url) == _later("schema_0001")
 
 
-async def test_a_step_that_fails_is_named(cluster: embedded.Cluster) -> None:
+async def test_a_step_that_fails_is_named(cluster: postgres.Cluster) -> None:
     """The steps before it stay, and the sentence does not say that nothing was changed."""
     async with new_database(cluster, "template0") as url, _connected(url) as connection:
         await connection.execute(RELEASED["schema_0001"])

@@ -16,9 +16,11 @@ from test_embedded import as_root, python_for
 from test_upgrades import _use_everything
 from world import World
 
-from app import cli, console, first_start, serve, visible
+from app import cli, console, visible
 from app.config import Settings
 from app.identity import accounts
+from app.server import first_start
+from app.server import parent as serve
 
 # Each means something to a terminal, to rich, or to whoever reads: colours, the bell, C1, the other direction, nothing
 # at all, another line, markup and emoji.
@@ -248,7 +250,7 @@ def test_what_prints_is_left_alone(text: str) -> None:
 
 # Who the operator is.
 
-WHO = "from app import first_start; print(first_start.operator().name)"
+WHO = "from app.server import first_start; print(first_start.operator().name)"
 
 
 def who(**environ: str) -> str:
@@ -275,7 +277,7 @@ def test_sudo_is_beside_it_and_never_instead() -> None:
 def test_a_uid_without_an_entry_is_its_number() -> None:
     """In a container with a uid of its own the log has the number."""
     uid = 54_321
-    folder = str(Path(serve.__file__).parents[1])
+    folder = str(Path(serve.__file__).parents[2])
     paths = os.pathsep.join((folder, *(path for path in sys.path if "site-packages" in path)))
     command = [python_for(uid), "-c", WHO]
     done = subprocess.run(

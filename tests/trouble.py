@@ -25,7 +25,7 @@ import msgspec
 from live import Live
 from world import BODY, Judge
 
-from app import embedded
+from app.server import postgres
 from app.store import database as db
 
 T = TypeVar("T")
@@ -175,7 +175,7 @@ class Shaken(msgspec.Struct):
     It lies on a `disk` of its own where this user may mount one.
     """
 
-    cluster: embedded.Cluster
+    cluster: postgres.Cluster
     proxy: Proxy
     url: str
     postmaster: Path
@@ -302,7 +302,7 @@ def stopped(pids: Iterable[int]) -> Iterator[None]:
 @contextlib.asynccontextmanager
 async def shaken(folder: Path) -> AsyncIterator[Shaken]:
     """A PostgreSQL of its own, with an empty database, behind a proxy."""
-    with _small_disk(folder / "disk") as disk, embedded.running(folder / "cluster") as cluster:
+    with _small_disk(folder / "disk") as disk, postgres.running(folder / "cluster") as cluster:
         connection: db.Connection = await asyncpg.connect(cluster.dsn)
         try:
             postmaster = Path(await connection.fetchval("SHOW data_directory")) / "postmaster.pid"

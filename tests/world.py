@@ -24,7 +24,7 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric import rsa
 from litestar import Litestar
 
-from app import config, embedded, first_start, main, pages
+from app import config
 from app.caller import Role
 from app.config import RateLimit
 from app.custody import keyring
@@ -32,6 +32,8 @@ from app.custody import ring as ringfile
 from app.identity import accounts, policies, tokens, zones
 from app.identity.accounts import Account
 from app.identity.zones import Zone
+from app.server import first_start, pages, postgres
+from app.server import worker as main
 from app.store import database as db
 from app.x509 import chains, keys
 
@@ -49,7 +51,7 @@ BODY: dict[str, Any] = {
 
 
 @contextlib.asynccontextmanager
-async def new_database(cluster: embedded.Cluster, template: str = "blank") -> AsyncIterator[str]:
+async def new_database(cluster: postgres.Cluster, template: str = "blank") -> AsyncIterator[str]:
     name = f"t_{uuid4().hex}"
     admin: db.Connection = await asyncpg.connect(cluster.dsn)
     try:

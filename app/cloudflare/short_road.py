@@ -21,8 +21,8 @@ from app.caller import Access, Level, Visit
 from app.cloudflare import custom_csrs, gate, wire
 from app.cloudflare.wire import Answers
 from app.csrs import store as csrs
-from app.edge import Answer, Message, Receive, ShortRoad
 from app.identity.admission import Pass, TokenCredential
+from app.web.asgi import Answer, Message, Receive, ShortRoad
 from app.web.state import House
 
 _log = structlog.get_logger("keystead.cloudflare")

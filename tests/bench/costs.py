@@ -30,10 +30,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from litestar import Litestar
 from world import BODY, World, make_token, new_database, new_world
 
-from app import embedded, first_start
 from app.caller import GROUPS, Role
-from app.edge import _route
 from app.identity import accounts, policies, zones
+from app.server import first_start, postgres
+from app.server.edge import _route
 from app.store import database as db
 from app.store import schema
 
@@ -720,7 +720,7 @@ async def measure(ground: Ground, case: Case) -> Cost:
 
 
 @contextlib.asynccontextmanager
-async def grounds(cluster: embedded.Cluster, folder: Path) -> AsyncIterator[Ground]:
+async def grounds(cluster: postgres.Cluster, folder: Path) -> AsyncIterator[Ground]:
     admin: db.Connection = await asyncpg.connect(cluster.dsn)
     await admin.execute("CREATE DATABASE blank")
     await schema.migrate(cluster.address("blank"))
@@ -817,7 +817,7 @@ def told(cost: Cost, before: dict[tuple[str, str], Cost]) -> str:
 async def run(options: argparse.Namespace, before: dict[tuple[str, str], Cost]) -> tuple[list[Cost], list[str]]:
     """What was measured, and the routes without a case of their own."""
     found = []
-    with tempfile.TemporaryDirectory(prefix="costs-") as name, embedded.running(Path(name) / "cluster") as cluster:
+    with tempfile.TemporaryDirectory(prefix="costs-") as name, postgres.running(Path(name) / "cluster") as cluster:
         async with grounds(cluster, Path(name)) as ground:
             routes = served(ground.world.app._app)
             own = [case for make in OWN for case in make(ground)]

@@ -33,7 +33,8 @@ from live import Live, free_port, serving
 from measured import write
 from world import BODY
 
-from app import __version__, embedded, metrics
+from app import __version__, metrics
+from app.server import postgres
 
 HERE = Path(__file__).parent
 FULL = {**BODY, "name": "My Custom CSR", "description": "for wildcard", "organizational_unit": "Engineering"}
@@ -501,7 +502,7 @@ def main() -> None:
 def _measured(asked: argparse.Namespace, folder: Path) -> list[Row]:
     scenes = set(asked.only.split(","))
     rows: list[Row] = []
-    with embedded.running(folder / "postgres") as cluster:
+    with postgres.running(folder / "postgres") as cluster:
         # No pool first, and then one: what fills it would take part in everything else.
         for pool, wanted in (
             (0, {"get", "post", "rsa", "watched", "lists", "memory"}),

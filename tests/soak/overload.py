@@ -31,7 +31,8 @@ from live import Live, serving
 from measured import write
 from world import BODY
 
-from app import __version__, bounds, embedded
+from app import __version__, bounds
+from app.server import postgres
 
 T = TypeVar("T")
 WORKERS = 2
@@ -443,7 +444,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 @contextlib.contextmanager
 def served(folder: Path) -> Iterator[Live]:
-    with embedded.running(folder / "postgres") as cluster:
+    with postgres.running(folder / "postgres") as cluster:
         name = f"overload_{uuid4().hex}"
         asyncio.run(_database(cluster.dsn, name))
         # A rate limit that is never reached, so that what it costs is in the figures.

@@ -34,8 +34,9 @@ from authority import Authority, pem, root
 from live import _variables, free_port
 from measured import write
 
-from app import __version__, embedded
+from app import __version__
 from app.custody import ring as ringfile
+from app.server import postgres
 from app.store import database as db
 from soak import checks
 from soak.checks import Faults
@@ -68,7 +69,7 @@ class Server:
         self.ended_by_itself = 0
         self.trust_dir.mkdir()
         (self.trust_dir / "root.pem").write_text(pem(self.ca.certificate))
-        self.cluster = embedded.Cluster(embedded._find_place(self.data_dir))
+        self.cluster = postgres.Cluster(postgres._find_place(self.data_dir))
         self.process = self._start()
 
     @property
@@ -127,7 +128,7 @@ class Server:
 
     def victims(self, kind: str) -> list[int]:
         """The processes of a kind that run now, all of them ours; what prepares a start counts as a worker."""
-        postmaster = embedded._postmaster(self.cluster._place.data)
+        postmaster = postgres._postmaster(self.cluster._place.data)
         match kind:
             case "the server":
                 return [self.process.pid]
@@ -171,7 +172,7 @@ class Server:
         self.process.wait()
         if self.cluster.alive():
             # The last user of a cluster stops it.
-            with embedded.running(self.data_dir):
+            with postgres.running(self.data_dir):
                 pass
 
 

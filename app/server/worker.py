@@ -15,7 +15,7 @@ from litestar import Litestar, Response
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException, NotFoundException
 
-from app import bounds, cloudflare, config, edge, health, infisical, metrics, pages
+from app import bounds, cloudflare, config, infisical, metrics
 from app.audit import failures
 from app.caller import Visit
 from app.certificates import trust
@@ -28,10 +28,12 @@ from app.custody.keypool import KeyPool
 from app.errors import KeysteadError, Unavailable
 from app.identity import tokens
 from app.identity.admission import Memory
-from app.request_log import RequestLog
+from app.server import edge, health, pages
+from app.server.request_log import RequestLog
 from app.store import database as db
 from app.store import idempotency
 from app.store.database import Database
+from app.web import asgi
 from app.web.limits import Limiter
 from app.web.state import House
 from app.x509 import names
@@ -41,7 +43,7 @@ T = TypeVar("T")
 _log = structlog.get_logger("keystead")
 
 
-def create_app(settings: config.Settings) -> edge.App:
+def create_app(settings: config.Settings) -> asgi.App:
     """The ASGI application for these settings, whose database address must be set."""
     return around(routes(), settings)
 
@@ -58,7 +60,7 @@ def routes() -> Litestar:
     )
 
 
-def around(app: Litestar, settings: config.Settings) -> edge.App:
+def around(app: Litestar, settings: config.Settings) -> asgi.App:
     """What stands before the routes, and the settings by which they open their house."""
     configure_log(settings.log)
     # Before the first request, which would wait for it.
@@ -71,14 +73,14 @@ def around(app: Litestar, settings: config.Settings) -> edge.App:
     return edge.Edge(app, settings.trusted_proxies, settings.rate_limit, log, road, door)  # type: ignore[arg-type] # ASGI as plain dicts
 
 
-def _door(state: State) -> edge.Door:
+def _door(state: State) -> asgi.Door:
     """Turns requests of both dialects away while too many wait; the probes and pages are always answered."""
-    error, nobody = Unavailable(db.CROWDED), Visit(None, edge.REQUEST_ID.decode(), "GET", "/")
+    error, nobody = Unavailable(db.CROWDED), Visit(None, asgi.REQUEST_ID.decode(), "GET", "/")
     answers: wire.Answers = state.cloudflare_answers
     cloudflares = short_road.whole(answers.failure(error, nobody))
     infisicals = short_road.whole(infisical.wire.failure(error, nobody))
 
-    def refusal(raw_path: bytes) -> edge.Answer | None:
+    def refusal(raw_path: bytes) -> asgi.Answer | None:
         house: House | None = state.get("house")
         if house is None or house.db.has_room():
             return None

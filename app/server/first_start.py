@@ -11,7 +11,7 @@ from uuid import UUID
 
 import msgspec
 
-from app import __version__, files, roles, visible
+from app import __version__, files, visible
 from app.caller import Actor, Caller, Role
 from app.config import Settings
 from app.custody import keyring
@@ -21,11 +21,12 @@ from app.custody.ring import Ring
 from app.errors import KeyDamaged, Misconfigured, NotFound
 from app.identity import accounts, policies, tokens, zones
 from app.identity.accounts import Account
+from app.server import roles
 from app.store import database as db
 from app.store import schema
 
 if TYPE_CHECKING:
-    from app.embedded import Cluster
+    from app.server.postgres import Cluster
 
 FIRST_SLUG = "default"
 FIRST_ZONE = "example.com"

@@ -9,26 +9,18 @@ import re
 import secrets
 import string
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
 from functools import lru_cache
-from typing import Any
 from urllib.parse import unquote_to_bytes
-
-import msgspec
 
 from app import bounds, metrics
 from app.addresses import Address, Network, parsed
 from app.caller import Visit
 from app.config import RateLimit
-from app.request_log import RequestLog
+from app.server.request_log import RequestLog
 from app.store import database as db
 from app.web import bodies
+from app.web.asgi import REQUEST_ID, Answer, App, Door, Message, Receive, Send, ShortRoad
 from app.web.limits import Verdict
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 MAX_USER_AGENT = 256
 INFISICAL = "/api/"
@@ -42,21 +34,6 @@ _ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 # The server reads the file as fast as the client does; a body would be in its memory until the last byte was taken.
 _PATHSEND = "http.response.pathsend"
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """What a short road answers: a whole JSON body."""
-
-    status: int
-    body: bytes
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-
-
-# A way around the framework for the requests that come most often: None for those that are not its own.
-ShortRoad = Callable[[Message, Receive, Visit], Awaitable[Answer | None]]
-# What whoever asks for a path is told while too many wait, with REQUEST_ID for their own: None lets them in.
-Door = Callable[[bytes], Answer | None]
-REQUEST_ID = b"req-##############"
 
 
 class Edge:

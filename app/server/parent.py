@@ -32,11 +32,12 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.mp import MPServer
 
-from app import bounds, child, config, metrics, tls
+from app import bounds, child, config, metrics
 from app.errors import Misconfigured, Unavailable
+from app.server import tls
 
 if TYPE_CHECKING:
-    from app.embedded import Cluster
+    from app.server.postgres import Cluster
 
 _log = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ def _preparation(settings: config.Settings, cluster: "Cluster | None") -> str | 
 
 
 def _prepare(sender: "Connection[Any, Any]", settings: config.Settings, cluster: "Cluster | None") -> None:
-    from app import first_start
+    from app.server import first_start
     from app.store import database as db
 
     try:
@@ -209,9 +210,9 @@ def _database(settings: config.Settings) -> "Iterator[tuple[config.Settings, Clu
     if settings.database_url is not None:
         yield settings, None
         return
-    from app import embedded
+    from app.server import postgres
 
-    with embedded.running(settings.data_dir) as cluster:
+    with postgres.running(settings.data_dir) as cluster:
         leaving = threading.Event()
         watcher = threading.Thread(target=_watch, args=(cluster, leaving), name="watch-postgres", daemon=True)
         watcher.start()
@@ -281,7 +282,7 @@ def _load(settings: config.Settings, parent: int, listens: "Connection[Any, Any]
     # A closing terminal sends it to the whole group, and to the parent it means something.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     threading.Thread(target=_when_it_listens, args=(listens,), name="when-it-listens", daemon=True).start()
-    from app import main
+    from app.server import worker as main
 
     app = main.create_app(settings)
     # What is there now stays; and a request leaves little to be found, so it is looked for seldom.
@@ -345,7 +346,7 @@ def _clients() -> int:
 class _Server(MPServer):
     def __init__(self, settings: config.Settings) -> None:
         super().__init__(
-            target="app.main",
+            target="app.server.worker",
             address=settings.host,
             port=settings.port,
             interface=Interfaces.ASGI,

@@ -130,7 +130,7 @@ def _try(copy: int, certificate: Path, key: Path) -> None:
     """Let a process of its own serve with it, and shake hands with itself: rustls ends the process that it refuses."""
     try:
         done = subprocess.run(  # noqa: S603 - our own interpreter
-            child.command("app.tls", path(copy)),
+            child.command("app.server.tls", path(copy)),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

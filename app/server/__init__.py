@@ -1,0 +1,1 @@
+"""The running server: the parent process, its workers, the bundled PostgreSQL, probes and pages."""

@@ -9,7 +9,7 @@ def main() -> None:
     if by_python:
         # Ctrl-C while the modules are read has nothing to undo, and is not worth a traceback.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from app import cli
+    from app.commands import cli
 
     if by_python:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -18,7 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from live import Live
 from test_cli import rows
 
-from app.cli import main
+from app.commands.cli import main
 
 Run = Callable[..., str]
 Json = dict[str, Any]

@@ -19,7 +19,7 @@ from click import Group
 from live import Live
 from world import BODY
 
-from app.cli import cli
+from app.commands.cli import cli
 from app.store import database as db
 
 Run = Callable[..., str]

@@ -25,8 +25,8 @@ from test_sdk_infisical import REQUIREMENT
 
 from app import config, infisical
 from app.caller import GROUPS, Area
-from app.cli import cli
 from app.cloudflare import wire
+from app.commands.cli import cli
 from app.custody import ring as ringfile
 from app.custody import seal
 from app.infisical import gate

@@ -24,8 +24,9 @@ from test_rotation import mounted
 from test_serve import is_gone, processes_below, until
 from world import HERE, new_database
 
-from app import config, doctor
-from app.cli import main
+from app import config
+from app.commands import doctor
+from app.commands.cli import main
 from app.custody import keyring
 from app.custody import ring as ringfile
 from app.server import first_start, postgres

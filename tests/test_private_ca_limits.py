@@ -44,10 +44,10 @@ from test_private_ca import (
 )
 from world import World, make_token, new_database, new_world
 
-from app import cli
 from app.ca import authorities
 from app.ca.lifecycle import MAX_CHAIN
 from app.caller import Scope
+from app.commands import cli
 from app.errors import Refusal
 from app.server import first_start, postgres
 from app.x509 import pkix

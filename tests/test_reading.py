@@ -48,8 +48,8 @@ from oddities import (
     tlv,
 )
 
-from app import doctor
 from app.certificates import trust
+from app.commands import doctor
 from app.errors import Hint, Invalid, Rule
 from app.web import bodies
 from app.x509 import chains, keys, pem, pkix, weak_keys

@@ -16,7 +16,7 @@ from test_backup import psql
 from test_rotation import Place, in_thread
 from world import BODY, new_database
 
-from app import console
+from app.commands import terminal
 from app.config import Settings
 from app.server import first_start, postgres, roles
 from app.store import schema
@@ -61,7 +61,7 @@ def before(home: Home) -> Live:
         (folder / name).chmod(0o600)
     with serving(home.cluster.dsn, folder) as live, client_of(live) as client:
         client.ask("POST", f"{client.zone}/custom_csrs", BODY, 201)
-        with console.dsn(home.settings) as owner, ThreadPoolExecutor(1) as pool:
+        with terminal.dsn(home.settings) as owner, ThreadPoolExecutor(1) as pool:
             assert pool.submit(asyncio.run, _one(owner, "SELECT current_user")).result() == "keystead_owner"
         made = client.ask("POST", f"{client.zone}/custom_csrs", BODY, 201)
         client.ask("DELETE", f"{client.zone}/custom_csrs/{made['id']}")

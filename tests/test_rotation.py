@@ -33,7 +33,8 @@ from click.testing import CliRunner
 from live import Live, serving
 from world import BODY, new_database
 
-from app import cli, files
+from app import files
+from app.commands import cli
 from app.custody import keyring, seal
 from app.custody import ring as ringfile
 from app.custody.keyring import Damage
@@ -115,7 +116,7 @@ class Place(msgspec.Struct):
 
     def start(self, *words: str, patch: str = "", **changes: Any) -> subprocess.Popen[str]:
         """The command as a process; `patch` is Python that it runs first."""
-        program = ("-c", f"{patch}\nfrom app.cli import main\nmain()") if patch else ("-m", "app")
+        program = ("-c", f"{patch}\nfrom app.commands.cli import main\nmain()") if patch else ("-m", "app")
         pipes: Json = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **changes}
         environ = {**self.environ, "PATH": os.environ["PATH"], "TERM": "xterm"}
         return subprocess.Popen([sys.executable, *program, *words], env=environ, text=True, **pipes)
@@ -950,7 +951,7 @@ def test_progress_without_a_terminal_is_plain_lines(shop: Place) -> None:
     """A long work says now and then on standard error how far it is, in whole lines without control characters."""
     seed(shop, 60)
     shop.add()
-    patch = "from app import keys_commands; from app.custody import keyring; keyring.BATCH = 20; keys_commands.LINE_SECONDS = 0"
+    patch = "from app.commands import keys as keys_commands; from app.custody import keyring; keyring.BATCH = 20; keys_commands.LINE_SECONDS = 0"
     said = ended(shop.start("keys", "rotate", patch=patch))
     pattern = r"re-wrapped (\d+) of 61, \d+ a second"
     counts = [int(re.fullmatch(pattern, line)[1]) for line in said.err.splitlines()]  # type: ignore[index]

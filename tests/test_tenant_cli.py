@@ -17,7 +17,7 @@ from world import World, new_database, new_world
 
 from app import config
 from app.caller import GROUPS
-from app.cli import main
+from app.commands.cli import main
 from app.identity import policies
 from app.identity.zones import ZoneType
 from app.server import first_start, postgres

@@ -16,7 +16,8 @@ from test_embedded import as_root, python_for
 from test_upgrades import _use_everything
 from world import World
 
-from app import cli, console, visible
+from app import visible
+from app.commands import cli, terminal
 from app.config import Settings
 from app.identity import accounts
 from app.server import first_start
@@ -235,7 +236,7 @@ async def test_a_path_that_grows_by_being_written_out_stays_bounded(world: World
 
 def test_json_stays_the_same_json(capsys: pytest.CaptureFixture[str]) -> None:
     """Whatever does not print is an escape of JSON's own, so that a program reads the very same text."""
-    console.show([{"name": HOSTILE + "😀ü"}], as_json=True)
+    terminal.show([{"name": HOSTILE + "😀ü"}], as_json=True)
     text = capsys.readouterr().out
     assert prints(text)
     assert "😀ü" in text

@@ -14,8 +14,9 @@ from pathlib import Path
 import asyncpg
 import msgspec
 
-from app import bounds, config, console
+from app import bounds, config
 from app.certificates import trust
+from app.commands import terminal
 from app.custody import keyring
 from app.custody import ring as ringfile
 from app.errors import KeysteadError, Misconfigured, Unavailable
@@ -52,7 +53,7 @@ def examine(environ: Mapping[str, str]) -> list[Finding]:
         *_anchors(settings.trust_dir),
     ]
     try:
-        with console.dsn(settings) as dsn:
+        with terminal.dsn(settings) as dsn:
             findings += asyncio.run(_database(settings, dsn))
     except (KeysteadError, OSError, asyncpg.PostgresError) as error:
         findings.append(Finding("database", False, _unreachable(settings, error)))

@@ -11,20 +11,15 @@ from typing import NoReturn, TypeVar
 
 import click
 
-from app import (
-    __version__,
-    audit_commands,
-    ca_commands,
-    console,
-    doctor,
-    files,
-    keys_commands,
-    tenant_commands,
-    token_commands,
-    visible,
-)
+from app import __version__, files, visible
 from app.certificates import store as certificates
 from app.certificates.model import Certificate, Superseded
+from app.commands import audit as audit_commands
+from app.commands import ca as ca_commands
+from app.commands import doctor, terminal
+from app.commands import keys as keys_commands
+from app.commands import tenants as tenant_commands
+from app.commands import tokens as token_commands
 from app.custody.keyring import Peppers
 from app.custody.ring import Ring
 from app.errors import KeysteadError, Misconfigured, Unavailable
@@ -103,7 +98,7 @@ def _drop_output() -> None:
 
 
 def _fail(text: str) -> NoReturn:
-    console.complain(text)
+    terminal.complain(text)
     sys.exit(1)
 
 
@@ -121,13 +116,13 @@ def serve() -> None:
     """Serve the API; makes what is missing at the first start."""
     from app.server import parent as server
 
-    sys.exit(server.serve(console.settings()))
+    sys.exit(server.serve(terminal.settings()))
 
 
 @cli.command()
 def migrate() -> None:
     """Bring the database to this release's schema."""
-    with console.dsn(console.settings()) as dsn:
+    with terminal.dsn(terminal.settings()) as dsn:
         applied = asyncio.run(schema.migrate(dsn))
     print("\n".join(f"applied {name}" for name in applied) or "the schema is current")
 
@@ -140,12 +135,12 @@ for group in (
 
 
 @cli.command("doctor")
-@console.as_json_option
+@terminal.as_json_option
 def check(as_json: bool) -> None:
     """Check settings, database, ring, clock and workers; say what is wrong and how to mend it."""
     findings = doctor.examine(os.environ)
     if as_json:
-        console.show([{"check": f.check, "good": f.good, "text": f.text} for f in findings], as_json)
+        terminal.show([{"check": f.check, "good": f.good, "text": f.text} for f in findings], as_json)
     else:
         for f in findings:
             print(visible.lines(f"{'ok ' if f.good else 'BAD'} {f.check}: {f.text}"))
@@ -160,46 +155,46 @@ def certificate() -> None:
 
 @certificate.command("list")
 @click.option("--zone", help="Zone id or name; default: all.")
-@console.as_json_option
+@terminal.as_json_option
 def certificate_list(zone: str | None, as_json: bool) -> None:
     """Show certificates, the first to expire first."""
 
     async def work(d: Database, _: Peppers) -> tuple[Certificate, ...]:
         return await certificates.for_operator(d, (await zones.find(d, zone)).id if zone else None)
 
-    console.show([_certificate(each) for each in console.run(work)], as_json)
+    terminal.show([_certificate(each) for each in terminal.run(work)], as_json)
 
 
 @certificate.command("expiring")
 @click.option("--within", default="30d", show_default=True, help="Days ahead, such as 30d.")
-@console.as_json_option
+@terminal.as_json_option
 def certificate_expiring(within: str, as_json: bool) -> None:
     """Show the certificates that have expired or expire soon."""
     before = datetime.now(UTC) + _days(within)
-    found = console.run(lambda d, _: certificates.for_operator(d, before=before))
-    console.show([_certificate(each) for each in found], as_json)
+    found = terminal.run(lambda d, _: certificates.for_operator(d, before=before))
+    terminal.show([_certificate(each) for each in found], as_json)
 
 
 @certificate.command("show")
 @click.argument("certificate")
-@console.as_json_option
+@terminal.as_json_option
 def certificate_show(certificate: str, as_json: bool) -> None:
     """Show a certificate, named by its id."""
-    found = console.run(lambda d, _: certificates.find(d, certificate))
+    found = terminal.run(lambda d, _: certificates.find(d, certificate))
     more = {"issuer": found.issuer, "signature": found.signature, "bundle_method": found.bundle_method.value}
-    console.show([{**_certificate(found), **more, "uploaded_on": console.shown(found.uploaded_at)}], as_json)
+    terminal.show([{**_certificate(found), **more, "uploaded_on": terminal.shown(found.uploaded_at)}], as_json)
 
 
 @certificate.command("history")
 @click.argument("certificate")
-@console.as_json_option
+@terminal.as_json_option
 def certificate_history(certificate: str, as_json: bool) -> None:
     """Show what a certificate was before its renewals, the latest first."""
 
     async def work(d: Database, _: Peppers) -> tuple[Superseded, ...]:
         return await certificates.history(d, await certificates.find(d, certificate))
 
-    console.show([_superseded(each) for each in console.run(work)], as_json)
+    terminal.show([_superseded(each) for each in terminal.run(work)], as_json)
 
 
 @certificate.command("export")
@@ -209,15 +204,15 @@ def certificate_export(certificate: str, out: Path) -> None:
     """Write fullchain.pem and privkey.pem for a web server; audited."""
 
     async def work(d: Database, ring: Ring) -> certificates.Exported:
-        return await certificates.export(d, ring, console.operator(), await certificates.find(d, certificate))
+        return await certificates.export(d, ring, terminal.operator(), await certificates.find(d, certificate))
 
     try:
         out.mkdir(mode=0o700, parents=True, exist_ok=True)
-        exported = console.run_with_ring(work)
+        exported = terminal.run_with_ring(work)
         files.write_together(out, {PRIVATE_KEY: exported.private_key, FULLCHAIN: exported.fullchain})
     except OSError as error:
         raise Misconfigured(f"{out} cannot be written ({error.strerror})") from None
-    console.say(f"wrote {out / FULLCHAIN} and {out / PRIVATE_KEY}")
+    terminal.say(f"wrote {out / FULLCHAIN} and {out / PRIVATE_KEY}")
 
 
 def _certificate(certificate: Certificate) -> dict[str, object]:
@@ -227,7 +222,7 @@ def _certificate(certificate: Certificate) -> dict[str, object]:
         "zone_id": certificate.zone_id.hex,
         "hosts": _hosts(certificate.hosts),
         "status": certificate.status(now).value,
-        "expires_on": console.shown(certificate.not_after),
+        "expires_on": terminal.shown(certificate.not_after),
         "days_left": (certificate.not_after - now).days,
         "custom_csr_id": str(certificate.custom_csr_id) if certificate.custom_csr_id else None,
     }
@@ -237,9 +232,9 @@ def _superseded(version: Superseded) -> dict[str, object]:
     return {
         "hosts": _hosts(version.hosts),
         "issuer": version.issuer,
-        "expires_on": console.shown(version.not_after),
-        "uploaded_on": console.shown(version.uploaded_at),
-        "superseded_on": console.shown(version.superseded_at),
+        "expires_on": terminal.shown(version.not_after),
+        "uploaded_on": terminal.shown(version.uploaded_at),
+        "superseded_on": terminal.shown(version.superseded_at),
         "custom_csr_id": str(version.custom_csr_id) if version.custom_csr_id else None,
     }
 

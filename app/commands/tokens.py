@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from app import console
 from app.caller import GROUPS
+from app.commands import terminal
 from app.custody.keyring import Peppers
 from app.errors import Invalid, Misconfigured
 from app.identity import accounts, policies, tokens, zones
@@ -23,7 +23,7 @@ def token() -> None:
 
 @token.command("create")
 @click.argument("name")
-@console.account_option
+@terminal.account_option
 @click.option("--user", help="Make it this user's token instead of the account's.")
 @click.option("--zone", "zone_words", multiple=True, help="Zone id or name; default: all zones of the account.")
 @click.option("--group", "groups", multiple=True, help="Permission group; default: all but handing out private keys.")
@@ -31,7 +31,7 @@ def token() -> None:
 @click.option("--policies", "file", type=click.Path(path_type=Path), help="JSON file of policies, instead of --group.")
 @click.option("--not-before", help="When it begins, such as 2027-01-31.")
 @click.option("--expires", help="When it ends, such as 2027-01-31 or 2027-01-31T12:00:00Z.")
-@console.as_json_option
+@terminal.as_json_option
 def token_create(
     name: str,
     account: str,
@@ -45,8 +45,8 @@ def token_create(
     as_json: bool,
 ) -> None:
     """Make a token; its value is shown once."""
-    condition, expires_on = policies.address_condition(allow_from), console.time_of(expires, "--expires")
-    begins = console.time_of(not_before, "--not-before")
+    condition, expires_on = policies.address_condition(allow_from), terminal.time_of(expires, "--expires")
+    begins = terminal.time_of(not_before, "--not-before")
     if begins and expires_on and begins >= expires_on:
         raise click.BadParameter("it must be before --expires", param_hint="--not-before")
     if file and (zone_words or groups):
@@ -62,62 +62,62 @@ def token_create(
         if asked is not None:
             text = await _from_file(d, home, owner, asked)
         new = tokens.NewToken(home, name, text, owner, condition, begins, expires_on)
-        return await tokens.create(d, peppers, console.operator(), new)
+        return await tokens.create(d, peppers, terminal.operator(), new)
 
-    made, value = console.run(work)
-    console.show([{**_token(made), "token": value}], as_json)
+    made, value = terminal.run(work)
+    terminal.show([{**_token(made), "token": value}], as_json)
 
 
 @token.command("list")
-@console.as_json_option
+@terminal.as_json_option
 def token_list(as_json: bool) -> None:
     """Show all tokens, without their values."""
-    console.show([_token(each) for each in console.run(lambda d, _: tokens.list_(d))], as_json)
+    terminal.show([_token(each) for each in terminal.run(lambda d, _: tokens.list_(d))], as_json)
 
 
 @token.command("show")
 @click.argument("token")
-@console.as_json_option
+@terminal.as_json_option
 def token_show(token: str, as_json: bool) -> None:
     """Show a token, named by its id, with its policies."""
-    found = console.run(lambda d, _: tokens.find(d, token))
-    more = {"not_before": console.shown(found.not_before), "condition": found.condition, "policies": found.policies}
-    console.show([{**_token(found), **more}], as_json)
+    found = terminal.run(lambda d, _: tokens.find(d, token))
+    more = {"not_before": terminal.shown(found.not_before), "condition": found.condition, "policies": found.policies}
+    terminal.show([{**_token(found), **more}], as_json)
 
 
 @token.command("groups")
-@console.as_json_option
+@terminal.as_json_option
 def token_groups(as_json: bool) -> None:
     """Show the permission groups that policies can name."""
     rows: list[dict[str, object]] = [{"id": g.id.hex, "name": g.name, "level": g.level.name.lower()} for g in GROUPS]
-    console.show(rows, as_json)
+    terminal.show(rows, as_json)
 
 
 @token.command("roll")
 @click.argument("token")
-@console.as_json_option
+@terminal.as_json_option
 def token_roll(token: str, as_json: bool) -> None:
     """Give a token, named by its id, a new value, shown once; the old one is dead within a second."""
 
     async def work(d: Database, peppers: Peppers) -> tuple[Token, str]:
         found = await tokens.find(d, token)
-        return found, await tokens.roll(d, peppers, console.operator(), found)
+        return found, await tokens.roll(d, peppers, terminal.operator(), found)
 
-    found, value = console.run(work)
-    console.show([{**_token(found), "token": value}], as_json)
+    found, value = terminal.run(work)
+    terminal.show([{**_token(found), "token": value}], as_json)
 
 
 @token.command("set")
 @click.argument("token")
 @click.option("--status", type=click.Choice(["active", "disabled"]), required=True)
-@console.as_json_option
+@terminal.as_json_option
 def token_set(token: str, status: str, as_json: bool) -> None:
     """Switch a token, named by its id, on or off."""
 
     async def work(d: Database, _: Peppers) -> Token:
-        return await tokens.set_status(d, console.operator(), await tokens.find(d, token), active=status == "active")
+        return await tokens.set_status(d, terminal.operator(), await tokens.find(d, token), active=status == "active")
 
-    console.show([_token(console.run(work))], as_json)
+    terminal.show([_token(terminal.run(work))], as_json)
 
 
 @token.command("revoke")
@@ -126,10 +126,10 @@ def token_revoke(token: str) -> None:
     """Delete a token, named by its id: it is dead within a second."""
 
     async def work(d: Database, _: Peppers) -> None:
-        await tokens.revoke(d, console.operator(), await tokens.find(d, token))
+        await tokens.revoke(d, terminal.operator(), await tokens.find(d, token))
 
-    console.run(work)
-    console.say(f"revoked token {token}")
+    terminal.run(work)
+    terminal.say(f"revoked token {token}")
 
 
 def _read(file: Path) -> bytes:
@@ -156,6 +156,6 @@ def _token(token: Token) -> dict[str, object]:
         "name": token.name,
         "owner": owner,
         "status": token.status_at(datetime.now(UTC)).value,
-        "issued_on": console.shown(token.issued_on),
-        "expires_on": console.shown(token.expires_on),
+        "issued_on": terminal.shown(token.issued_on),
+        "expires_on": terminal.shown(token.expires_on),
     }

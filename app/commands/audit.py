@@ -4,10 +4,11 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
-from app import console, times
+from app import times
 from app.audit import log as audit_log
 from app.audit import record as audit
 from app.audit.log import Entry
+from app.commands import terminal
 from app.custody.keyring import Peppers
 from app.identity import accounts
 from app.store.database import Database
@@ -22,7 +23,7 @@ def audit_group() -> None:
 @click.option("--account", help="Account id or slug; default: what belongs to no account, and failed logins.")
 @click.option("--since", default="1d", show_default=True, help="How far back: a span such as 7d, or a date.")
 @click.option("--limit", type=click.IntRange(1, audit_log.MAX_LIMIT), default=100, show_default=True)
-@console.as_json_option
+@terminal.as_json_option
 def audit_list(account: str | None, since: str, limit: int, as_json: bool) -> None:
     """Show the latest entries, the newest first."""
     begins = _moment(since, "--since")
@@ -33,7 +34,7 @@ def audit_list(account: str | None, since: str, limit: int, as_json: bool) -> No
         account_id = known or (await accounts.find_account(d, account or "")).id
         return await audit_log.latest(d, account_id, begins, limit)
 
-    console.show([_entry(each) for each in console.run(work)], as_json)
+    terminal.show([_entry(each) for each in terminal.run(work)], as_json)
 
 
 @audit_group.command("prune")
@@ -41,7 +42,7 @@ def audit_list(account: str | None, since: str, limit: int, as_json: bool) -> No
 def audit_prune(before: str) -> None:
     """Delete old entries of all accounts."""
     ends = _moment(before, "--before")
-    count = console.run(lambda d, _: audit_log.prune(d, console.operator(f"audit prune {ends:%Y-%m-%d}"), ends))
+    count = terminal.run(lambda d, _: audit_log.prune(d, terminal.operator(f"audit prune {ends:%Y-%m-%d}"), ends))
     print(f"deleted {count} entries from before {ends:%Y-%m-%dT%H:%M:%SZ}")
 
 
@@ -60,7 +61,7 @@ def _moment(text: str, option: str) -> datetime:
 
 def _entry(entry: Entry) -> dict[str, object]:
     return {
-        "at": console.shown(entry.at),
+        "at": terminal.shown(entry.at),
         "actor": entry.actor.value,
         "name": entry.actor_email or entry.actor_name or entry.actor_id,
         "address": entry.address,

@@ -2,8 +2,8 @@
 
 import click
 
-from app import console
 from app.caller import Role, Scope
+from app.commands import terminal
 from app.custody.keyring import Peppers
 from app.identity import accounts, tokens, zones
 from app.identity.accounts import Account, User
@@ -22,18 +22,18 @@ def account() -> None:
 @account.command("create")
 @click.argument("slug")
 @click.option("--name", help="A name for people; default: the slug.")
-@console.as_json_option
+@terminal.as_json_option
 def account_create(slug: str, name: str | None, as_json: bool) -> None:
     """Make an account."""
-    made = console.run(lambda d, _: accounts.create_account(d, console.operator(), slug, name or slug))
-    console.show([_account(made)], as_json)
+    made = terminal.run(lambda d, _: accounts.create_account(d, terminal.operator(), slug, name or slug))
+    terminal.show([_account(made)], as_json)
 
 
 @account.command("list")
-@console.as_json_option
+@terminal.as_json_option
 def account_list(as_json: bool) -> None:
     """Show all accounts."""
-    console.show([_account(each) for each in console.run(lambda d, _: accounts.list_accounts(d))], as_json)
+    terminal.show([_account(each) for each in terminal.run(lambda d, _: accounts.list_accounts(d))], as_json)
 
 
 _switch = click.Choice(["on", "off"])
@@ -46,10 +46,10 @@ _key_max_age = click.option("--key-max-age", type=click.IntRange(1, 36_500), hel
 
 @account.command("show")
 @click.argument("account")
-@console.as_json_option
+@terminal.as_json_option
 def account_show(account: str, as_json: bool) -> None:
     """Show an account, named by id or slug."""
-    console.show([_account(console.run(lambda d, _: accounts.find_account(d, account)))], as_json)
+    terminal.show([_account(terminal.run(lambda d, _: accounts.find_account(d, account)))], as_json)
 
 
 @account.command("set")
@@ -62,7 +62,7 @@ def account_show(account: str, as_json: bool) -> None:
 @_quota
 @_ca_quota
 @_key_max_age
-@console.as_json_option
+@terminal.as_json_option
 def account_set(
     account: str,
     name: str | None,
@@ -80,9 +80,9 @@ def account_set(
     changes = accounts.Changes(name, policy, _on(csrs), quota, key_max_age, cas)
 
     async def work(d: Database, _: Peppers) -> Account:
-        return await accounts.set_account(d, console.operator(), await accounts.find_account(d, account), changes)
+        return await accounts.set_account(d, terminal.operator(), await accounts.find_account(d, account), changes)
 
-    console.show([_account(console.run(work))], as_json)
+    terminal.show([_account(terminal.run(work))], as_json)
 
 
 @account.command("delete")
@@ -91,10 +91,10 @@ def account_delete(account: str) -> None:
     """Delete an account that holds no CSRs, certificates, CAs and zones, with its tokens."""
 
     async def work(d: Database, _: Peppers) -> None:
-        await accounts.delete_account(d, console.operator(), await accounts.find_account(d, account))
+        await accounts.delete_account(d, terminal.operator(), await accounts.find_account(d, account))
 
-    console.run(work)
-    console.say(f"deleted account {account}")
+    terminal.run(work)
+    terminal.say(f"deleted account {account}")
 
 
 @click.group()
@@ -104,35 +104,35 @@ def zone() -> None:
 
 @zone.command("create")
 @click.argument("name")
-@console.account_option
-@console.as_json_option
+@terminal.account_option
+@terminal.as_json_option
 def zone_create(name: str, account: str, as_json: bool) -> None:
     """Make a zone."""
 
     async def work(d: Database, _: Peppers) -> Zone:
-        return await zones.create_in(d, console.operator(), await accounts.find_account(d, account), name)
+        return await zones.create_in(d, terminal.operator(), await accounts.find_account(d, account), name)
 
-    console.show([_zone(console.run(work))], as_json)
+    terminal.show([_zone(terminal.run(work))], as_json)
 
 
 @zone.command("list")
 @click.option("--account", help="Account id or slug; default: all.")
-@console.as_json_option
+@terminal.as_json_option
 def zone_list(account: str | None, as_json: bool) -> None:
     """Show zones."""
 
     async def work(d: Database, _: Peppers) -> tuple[Zone, ...]:
         return await zones.list_(d, await accounts.find_account(d, account) if account else None)
 
-    console.show([_zone(each) for each in console.run(work)], as_json)
+    terminal.show([_zone(each) for each in terminal.run(work)], as_json)
 
 
 @zone.command("show")
 @click.argument("zone")
-@console.as_json_option
+@terminal.as_json_option
 def zone_show(zone: str, as_json: bool) -> None:
     """Show a zone, named by id or name."""
-    console.show([_zone(console.run(lambda d, _: zones.find(d, zone)))], as_json)
+    terminal.show([_zone(terminal.run(lambda d, _: zones.find(d, zone)))], as_json)
 
 
 @zone.command("set")
@@ -144,7 +144,7 @@ def zone_show(zone: str, as_json: bool) -> None:
 @click.option(
     "--type", "kind", type=click.Choice([kind.value for kind in ZoneType]), help="Cloudflare's type; likewise."
 )
-@console.as_json_option
+@terminal.as_json_option
 def zone_set(
     zone: str,
     csrs: str | None,
@@ -160,9 +160,9 @@ def zone_set(
     changes = zones.Changes(_on(csrs), quota, certificates, _on(paused), ZoneType(kind) if kind else None)
 
     async def work(d: Database, _: Peppers) -> Zone:
-        return await zones.set_(d, console.operator(), await zones.find(d, zone), changes)
+        return await zones.set_(d, terminal.operator(), await zones.find(d, zone), changes)
 
-    console.show([_zone(console.run(work))], as_json)
+    terminal.show([_zone(terminal.run(work))], as_json)
 
 
 @zone.command("delete")
@@ -172,10 +172,10 @@ def zone_delete(zone: str) -> None:
 
     async def work(d: Database, _: Peppers) -> None:
         found = await zones.find(d, zone)
-        await zones.delete(d, console.operator(), Scope(found.account_id, found.id))
+        await zones.delete(d, terminal.operator(), Scope(found.account_id, found.id))
 
-    console.run(work)
-    console.say(f"deleted zone {zone}")
+    terminal.run(work)
+    terminal.say(f"deleted zone {zone}")
 
 
 @click.group()
@@ -185,35 +185,35 @@ def user() -> None:
 
 @user.command("create")
 @click.argument("email")
-@console.account_option
+@terminal.account_option
 @click.option("--role", type=click.Choice(_ROLES), default=Role.READ.value, show_default=True)
-@console.as_json_option
+@terminal.as_json_option
 def user_create(email: str, account: str, role: str, as_json: bool) -> None:
     """Make a user with a role in an account; the global key is shown once."""
 
     async def work(d: Database, peppers: Peppers) -> tuple[User, str]:
         home = await accounts.find_account(d, account)
-        made = await accounts.create_user(d, console.operator(), email)
-        made = await accounts.set_membership(d, console.operator(), made, home, Role(role))
-        return made, await tokens.roll_global_key(d, peppers, console.operator(), made)
+        made = await accounts.create_user(d, terminal.operator(), email)
+        made = await accounts.set_membership(d, terminal.operator(), made, home, Role(role))
+        return made, await tokens.roll_global_key(d, peppers, terminal.operator(), made)
 
-    made, key = console.run(work)
-    console.show([{**_user(made), "global_key": key}], as_json)
+    made, key = terminal.run(work)
+    terminal.show([{**_user(made), "global_key": key}], as_json)
 
 
 @user.command("list")
-@console.as_json_option
+@terminal.as_json_option
 def user_list(as_json: bool) -> None:
     """Show all users with their roles."""
-    console.show([_user(each) for each in console.run(lambda d, _: accounts.list_users(d))], as_json)
+    terminal.show([_user(each) for each in terminal.run(lambda d, _: accounts.list_users(d))], as_json)
 
 
 @user.command("set")
 @click.argument("user")
-@console.account_option
+@terminal.account_option
 @click.option("--role", type=click.Choice([*_ROLES, "none"]), help="The role in that account; none takes it away.")
 @click.option("--roll-key", is_flag=True, help="Make a new global key, shown once; the old one is dead.")
-@console.as_json_option
+@terminal.as_json_option
 def user_set(user: str, account: str, role: str | None, roll_key: bool, as_json: bool) -> None:
     """Change a user, named by id or email."""
 
@@ -222,11 +222,11 @@ def user_set(user: str, account: str, role: str | None, roll_key: bool, as_json:
         if role:
             home = await accounts.find_account(d, account)
             new_role = None if role == "none" else Role(role)
-            found = await accounts.set_membership(d, console.operator(), found, home, new_role)
-        key = {"global_key": await tokens.roll_global_key(d, peppers, console.operator(), found)} if roll_key else {}
+            found = await accounts.set_membership(d, terminal.operator(), found, home, new_role)
+        key = {"global_key": await tokens.roll_global_key(d, peppers, terminal.operator(), found)} if roll_key else {}
         return {**_user(found), **key}
 
-    console.show([console.run(work)], as_json)
+    terminal.show([terminal.run(work)], as_json)
 
 
 @user.command("delete")
@@ -235,10 +235,10 @@ def user_delete(user: str) -> None:
     """Delete a user with the global key and the tokens."""
 
     async def work(d: Database, _: Peppers) -> None:
-        await accounts.delete_user(d, console.operator(), await accounts.find_user(d, user))
+        await accounts.delete_user(d, terminal.operator(), await accounts.find_user(d, user))
 
-    console.run(work)
-    console.say(f"deleted user {user}")
+    terminal.run(work)
+    terminal.say(f"deleted user {user}")
 
 
 def _account(account: Account) -> dict[str, object]:
@@ -251,7 +251,7 @@ def _account(account: Account) -> dict[str, object]:
         "csr_quota": account.csr_quota,
         "ca_quota": account.ca_quota,
         "key_max_age_days": account.key_max_age_days,
-        "created_on": console.shown(account.created_at),
+        "created_on": terminal.shown(account.created_at),
     }
 
 
@@ -265,13 +265,13 @@ def _zone(zone: Zone) -> dict[str, object]:
         "csrs": _word(zone.csrs_enabled),
         "csr_quota": zone.csr_quota,
         "certificate_quota": zone.certificate_quota,
-        "created_on": console.shown(zone.created_at),
+        "created_on": terminal.shown(zone.created_at),
     }
 
 
 def _user(user: User) -> dict[str, object]:
     roles = {account.hex: role.value for account, role in user.memberships.items()}
-    return {"id": user.id.hex, "email": user.email, "roles": roles, "created_on": console.shown(user.created_at)}
+    return {"id": user.id.hex, "email": user.email, "roles": roles, "created_on": terminal.shown(user.created_at)}
 
 
 def _word(on: bool) -> str:

@@ -11,8 +11,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from app import console
 from app.audit import record as audit
+from app.commands import terminal
 from app.custody import keyring
 from app.custody import ring as ringfile
 from app.custody.keyring import Batch, Damage
@@ -34,14 +34,14 @@ def keys() -> None:
 @keys.command("init")
 def init() -> None:
     """Make a ring where there is none; `keystead serve` does so by itself on an empty database."""
-    path = console.settings().keyring
+    path = terminal.settings().keyring
     try:
         ringfile.create(path)
     except OSError as error:
         if path.exists():
             raise Misconfigured(f"there is a ring already: {path}") from None
         raise Misconfigured(f"the ring {path} cannot be written ({error.strerror})") from None
-    console.say(f"made the ring {path}: back it up, apart from the database")
+    terminal.say(f"made the ring {path}: back it up, apart from the database")
 
 
 @keys.command("add")
@@ -49,41 +49,43 @@ def init() -> None:
 def add(pepper: bool) -> None:
     """Add a new KEK, not yet current, so that all machines can be given the ring first."""
     if pepper:
-        made = console.run_with_ring(lambda db, ring: keyring.add_pepper(db, ring, console.operator("keys add")))
+        made = terminal.run_with_ring(lambda db, ring: keyring.add_pepper(db, ring, terminal.operator("keys add")))
         print(f"added pepper {made}: some seconds from now new tokens use it, and others from their next use on")
         return
 
     async def work(db: Database, _: Ring) -> str:
-        entry = ringfile.add(console.settings().keyring)
-        await keyring.register(db, ringfile.load(console.settings().keyring))
-        await keyring.note(db, console.operator(f"keys add {entry.id}"), audit.Action.CREATE, audit.Resource.RING)
+        entry = ringfile.add(terminal.settings().keyring)
+        await keyring.register(db, ringfile.load(terminal.settings().keyring))
+        await keyring.note(db, terminal.operator(f"keys add {entry.id}"), audit.Action.CREATE, audit.Resource.RING)
         return entry.id
 
-    console.say(f"added KEK {console.run_with_ring(work)}, not yet current: {BACK_UP}, then run `keystead keys rotate`")
+    terminal.say(
+        f"added KEK {terminal.run_with_ring(work)}, not yet current: {BACK_UP}, then run `keystead keys rotate`"
+    )
 
 
 @keys.command("status")
-@console.as_json_option
+@terminal.as_json_option
 def status(as_json: bool) -> None:
     """Show each KEK of the ring and each pepper, and how much of what is stored needs it."""
-    content = ringfile.read(console.settings().keyring)
+    content = ringfile.read(terminal.settings().keyring)
 
     async def work(db: Database, _: Ring) -> tuple[dict[str, tuple[int, int]], tuple[keyring.PepperUse, ...]]:
         return await keyring.counts(db), await keyring.pepper_uses(db)
 
-    held, peppers = console.run_with_any_ring(work)
+    held, peppers = terminal.run_with_any_ring(work)
     rows: list[dict[str, object]] = []
     for index, entry in enumerate(content.keks):
         sealed, wrapped = held.get(entry.id, (0, 0))
         pending = index > 0 and entry == ringfile.newest(content)
         state = "current" if index == 0 else "not yet current" if pending else "earlier"
         needed_by = f"{sealed} private keys, {wrapped} peppers"
-        rows.append(_status("KEK", entry.id, state, console.shown(entry.created_at), needed_by))
+        rows.append(_status("KEK", entry.id, state, terminal.shown(entry.created_at), needed_by))
     for index, pepper in enumerate(peppers):
         needed_by = f"{pepper.tokens} tokens, {pepper.users} global keys"
         state = "earlier" if index else "current"
-        rows.append(_status("pepper", str(pepper.id), state, console.shown(pepper.created_at), needed_by))
-    console.show(rows, as_json)
+        rows.append(_status("pepper", str(pepper.id), state, terminal.shown(pepper.created_at), needed_by))
+    terminal.show(rows, as_json)
 
 
 def _status(kind: str, id_: str, state: str, created_on: str | None, needed_by: str) -> dict[str, object]:
@@ -97,7 +99,7 @@ def rotate(dry_run: bool) -> None:
 
     It can be stopped at any moment, and goes on where it was when it is run again.
     """
-    path = console.settings().keyring
+    path = terminal.settings().keyring
     target = _target(path)
 
     async def work(db: Database, ring: Ring) -> list[Damage]:
@@ -106,7 +108,7 @@ def rotate(dry_run: bool) -> None:
         if dry_run:
             print(f"would re-wrap {left} data keys under KEK {target}")
             return []
-        await keyring.note(db, console.operator(f"keys rotate {target}"), audit.Action.ROTATE, audit.Resource.RING)
+        await keyring.note(db, terminal.operator(f"keys rotate {target}"), audit.Action.ROTATE, audit.Resource.RING)
         if ring.keks[0].id != target:
             ringfile.promote(path)
             ring = ringfile.load(path)
@@ -123,13 +125,13 @@ def rotate(dry_run: bool) -> None:
         await _note(db, seen, "keys rotate")
         return list(seen.damaged.values())
 
-    _report(console.run_with_ring(work))
+    _report(terminal.run_with_ring(work))
 
 
 async def _note(db: Database, seen: "_Seen", words: str) -> None:
     for damage in seen.damaged.values():
         resource = audit.Resource.PEPPER if damage.account_id == audit.NO_ACCOUNT else audit.Resource.PRIVATE_KEY
-        await keyring.note_damage(db, console.operator(words), damage.account_id, damage.id, resource)
+        await keyring.note_damage(db, terminal.operator(words), damage.account_id, damage.id, resource)
 
 
 def _target(path: Path) -> str:
@@ -143,17 +145,17 @@ def _target(path: Path) -> str:
 @click.option("--revoke", is_flag=True, help="Of a pepper: delete the tokens and global keys that still need it.")
 def retire(id_: str, revoke: bool) -> None:
     """Take a KEK out of the ring, or a pepper out of the database, once nothing needs it."""
-    caller = console.operator(f"keys retire {id_}")
+    caller = terminal.operator(f"keys retire {id_}")
     pepper_id = _uuid(id_)
 
     async def work(db: Database, ring: Ring) -> str:
         if pepper_id:
             gone = await tokens.retire_pepper(db, caller, pepper_id, revoke=revoke)
             return f"retired pepper {pepper_id}" + (f", with {gone} tokens and global keys" if gone else "")
-        await keyring.retire(db, ring, caller, console.settings().keyring, id_)
+        await keyring.retire(db, ring, caller, terminal.settings().keyring, id_)
         return f"retired KEK {id_}: what is left of it are the copies of the ring that you keep"
 
-    console.say(console.run_with_ring(work))
+    terminal.say(terminal.run_with_ring(work))
 
 
 def _uuid(text: str) -> UUID | None:
@@ -180,12 +182,12 @@ def verify(rate: int | None) -> None:
         print(f"{max(good, 0)} keys and peppers are good, {len(seen.damaged)} are damaged ({seen.rate:.0f} a second)")
         return list(seen.damaged.values())
 
-    _report(console.run_with_any_ring(work))
+    _report(terminal.run_with_any_ring(work))
 
 
 def _report(damaged: list[Damage]) -> None:
     for damage in damaged:
-        console.complain(damage.reason)
+        terminal.complain(damage.reason)
     if damaged:
         sys.exit(1)
 

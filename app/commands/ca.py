@@ -8,7 +8,6 @@ from pathlib import Path
 
 import click
 
-from app import console
 from app.ca import authorities, crls, issuing, leaves, lifecycle
 from app.ca.authorities import Changes, NewAuthority
 from app.ca.crls import Reason
@@ -16,6 +15,7 @@ from app.ca.issuing import Signed
 from app.ca.leaves import LeafRequest
 from app.ca.lifecycle import IntermediateRequest
 from app.ca.model import Authority, CaType, Issued
+from app.commands import terminal
 from app.custody.keypool import KeyPool
 from app.custody.ring import Ring
 from app.errors import Misconfigured
@@ -45,7 +45,7 @@ def ca() -> None:
 @ca.command("create")
 @click.argument("common_name")
 @click.option("--type", "type_", type=click.Choice([each.value for each in CaType]), default="root", show_default=True)
-@console.account_option
+@terminal.account_option
 @click.option("--key", type=click.Choice([each.value for each in CaKeyType]), default="p256v1", show_default=True)
 @click.option("--organization", default="", help="O of its name.")
 @click.option("--unit", default="", help="OU of its name.")
@@ -55,7 +55,7 @@ def ca() -> None:
 @click.option("--name", help="A name for people; not in the certificate.")
 @_path_length
 @_not_after
-@console.as_json_option
+@terminal.as_json_option
 def create(
     common_name: str,
     type_: str,
@@ -80,7 +80,7 @@ def create(
         key_type=CaKeyType(key),
         friendly_name=name,
         max_path_length=path_length,
-        not_after=console.time_of(not_after, "--not-after"),
+        not_after=terminal.time_of(not_after, "--not-after"),
     )
 
     async def work(db: Database, ring: Ring) -> Authority:
@@ -88,16 +88,16 @@ def create(
         scope = await authorities.scope_for_operator(db, home.id)
         pool = KeyPool()
         try:
-            return await lifecycle.create(db, ring, pool, console.operator(), scope, new)
+            return await lifecycle.create(db, ring, pool, terminal.operator(), scope, new)
         finally:
             pool.close()
 
-    console.show([_row(console.run_with_ring(work))], as_json)
+    terminal.show([_row(terminal.run_with_ring(work))], as_json)
 
 
 @ca.command("list")
 @click.option("--account", help="Account id or slug; default: all.")
-@console.as_json_option
+@terminal.as_json_option
 def list_(account: str | None, as_json: bool) -> None:
     """Show CAs, the oldest first."""
 
@@ -105,7 +105,7 @@ def list_(account: str | None, as_json: bool) -> None:
         home = await accounts.find_account(db, account) if account else None
         return await authorities.for_operator(db, home.id if home else None)
 
-    console.show([_row(each) for each in console.run_with_ring(work)], as_json)
+    terminal.show([_row(each) for each in terminal.run_with_ring(work)], as_json)
 
 
 @ca.command("show")
@@ -114,7 +114,7 @@ def list_(account: str | None, as_json: bool) -> None:
 @click.option("--chain", is_flag=True, help="Print its certificate and all above it in PEM, the root last.")
 @click.option("--issued", is_flag=True, help="Show what it has signed.")
 @_out
-@console.as_json_option
+@terminal.as_json_option
 def show(ca: str, certificate: bool, chain: bool, issued: bool, out: Path | None, as_json: bool) -> None:
     """Show a CA, its certificate, or what it has signed."""
 
@@ -122,14 +122,14 @@ def show(ca: str, certificate: bool, chain: bool, issued: bool, out: Path | None
         found = (await authorities.find(db, ca))[1]
         return found, await issuing.of_ca(db, found) if issued else ()
 
-    found, signed = console.run_with_ring(work)
+    found, signed = terminal.run_with_ring(work)
     if certificate or chain or out:
         current = issuing.latest(found)
         _write(out, current.pem + (current.chain if chain else ""))
     elif issued:
-        console.show([_issued(each) for each in signed], as_json)
+        terminal.show([_issued(each) for each in signed], as_json)
     else:
-        console.show([{**_row(found), **_more(found)}], as_json)
+        terminal.show([{**_row(found), **_more(found)}], as_json)
 
 
 @ca.command("csr")
@@ -141,15 +141,15 @@ def csr(ca: str, out: Path | None) -> None:
 
     async def work(db: Database, ring: Ring) -> str:
         scope, found = await authorities.find(db, ca)
-        return await lifecycle.csr(db, ring, console.operator(), scope, found.id)
+        return await lifecycle.csr(db, ring, terminal.operator(), scope, found.id)
 
-    _write(out, console.run_with_ring(work))
+    _write(out, terminal.run_with_ring(work))
 
 
 @ca.command("import")
 @click.argument("ca")
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, allow_dash=True))
-@console.as_json_option
+@terminal.as_json_option
 def import_(ca: str, files: Sequence[str], as_json: bool) -> None:
     """Install the certificate of an intermediate from PEM FILES: its own first, then all above it, the root too."""
     text = "\n".join(_read(name, pem.Kind.CERTIFICATE) for name in files)
@@ -160,9 +160,9 @@ def import_(ca: str, files: Sequence[str], as_json: bool) -> None:
 
     async def work(db: Database, _: Ring) -> Authority:
         scope, authority = await authorities.find(db, ca)
-        return await lifecycle.import_certificate(db, console.operator(), scope, authority.id, own, above)
+        return await lifecycle.import_certificate(db, terminal.operator(), scope, authority.id, own, above)
 
-    console.show([_row(console.run_with_ring(work))], as_json)
+    terminal.show([_row(terminal.run_with_ring(work))], as_json)
 
 
 @ca.command("sign")
@@ -200,19 +200,19 @@ def sign(
     if path_length >= 0 and not as_ca:
         raise click.UsageError("--path-length is for a CA: add --ca")
     _check(out)
-    text, pki_url = _read(csr, pem.Kind.REQUEST), console.settings().pki_url
+    text, pki_url = _read(csr, pem.Kind.REQUEST), terminal.settings().pki_url
     last = _end(ttl, not_after)
 
     async def work(db: Database, ring: Ring) -> Signed:
         scope, found = await authorities.find(db, ca)
         if as_ca:
             asked = IntermediateRequest(text, last, max_path_length=path_length)
-            place = (console.operator(), scope, found.id)
+            place = (terminal.operator(), scope, found.id)
             return await lifecycle.sign_intermediate(db, ring, *place, asked, pki_url)
         leaf = LeafRequest(csr=text, alt_names=names, not_after=last, extended_key_usages=tuple(usages))
-        return await leaves.sign(db, ring, console.operator(), scope, found.id, leaf, pki_url)
+        return await leaves.sign(db, ring, terminal.operator(), scope, found.id, leaf, pki_url)
 
-    signed = console.run_with_ring(work)
+    signed = terminal.run_with_ring(work)
     _write(out, signed.pem + (signed.chain if chain else ""))
 
 
@@ -220,32 +220,32 @@ def sign(
 @click.argument("ca")
 @click.option("--ttl", help="How long it lasts, such as 10y; a number and s, m, h, d, w or y.")
 @_not_after
-@console.as_json_option
+@terminal.as_json_option
 def renew(ca: str, ttl: str | None, not_after: str | None, as_json: bool) -> None:
     """Renew the certificate of a root, or of a CA that was signed here, for the same key and name."""
     ends = _end(ttl, not_after)
 
     async def work(db: Database, ring: Ring) -> Authority:
         scope, found = await authorities.find(db, ca)
-        place = (console.operator(), scope, found.id)
-        return await lifecycle.renew(db, ring, *place, ends, console.settings().pki_url)
+        place = (terminal.operator(), scope, found.id)
+        return await lifecycle.renew(db, ring, *place, ends, terminal.settings().pki_url)
 
-    console.show([_row(console.run_with_ring(work))], as_json)
+    terminal.show([_row(terminal.run_with_ring(work))], as_json)
 
 
 @ca.command("set")
 @click.argument("ca")
 @click.option("--status", type=click.Choice(["active", "disabled"]), required=True, help="A disabled CA signs no more.")
-@console.as_json_option
+@terminal.as_json_option
 def set_(ca: str, status: str, as_json: bool) -> None:
     """Disable or enable a CA; its CRL is published either way."""
 
     async def work(db: Database, _: Ring) -> Authority:
         scope, found = await authorities.find(db, ca)
         changes = Changes(disabled=status == "disabled")
-        return await authorities.change(db, console.operator(), scope, found.id, changes)
+        return await authorities.change(db, terminal.operator(), scope, found.id, changes)
 
-    console.show([_row(console.run_with_ring(work))], as_json)
+    terminal.show([_row(terminal.run_with_ring(work))], as_json)
 
 
 @ca.command("delete")
@@ -255,10 +255,10 @@ def delete(ca: str) -> None:
 
     async def work(db: Database, _: Ring) -> None:
         scope, found = await authorities.find(db, ca)
-        await authorities.delete(db, console.operator(), scope, found.id)
+        await authorities.delete(db, terminal.operator(), scope, found.id)
 
-    console.run_with_ring(work)
-    console.say(f"deleted CA {ca}")
+    terminal.run_with_ring(work)
+    terminal.say(f"deleted CA {ca}")
 
 
 @ca.command("revoke")
@@ -273,9 +273,9 @@ def revoke(ca: str, serial: str, reason: str) -> None:
         number = serial.replace(":", "").lower()
         if (await issuing.get(db, scope.account_id, number)).ca_id != found.id:
             raise issuing.not_found(number)
-        return await crls.revoke(db, ring, console.operator(), scope, number, Reason[reason])
+        return await crls.revoke(db, ring, terminal.operator(), scope, number, Reason[reason])
 
-    console.say(f"revoked certificate {console.run_with_ring(work).serial}")
+    terminal.say(f"revoked certificate {terminal.run_with_ring(work).serial}")
 
 
 @ca.command("crl")
@@ -288,11 +288,11 @@ def crl(ca: str, out: Path | None) -> None:
         _, found = await authorities.find(db, ca)
         return await crls.current(db, ring, found)
 
-    _write(out, crl_bytes.pem(console.run_with_ring(work)))
+    _write(out, crl_bytes.pem(terminal.run_with_ring(work)))
 
 
 def _end(ttl: str | None, not_after: str | None) -> datetime:
-    span, ends = console.span_of(ttl, "--ttl"), console.time_of(not_after, "--not-after")
+    span, ends = terminal.span_of(ttl, "--ttl"), terminal.time_of(not_after, "--not-after")
     if (span is None) == (ends is None):
         raise click.UsageError("give either --ttl or --not-after")
     try:
@@ -326,7 +326,7 @@ def _write(out: Path | None, text: str) -> None:
         out.write_text(text, encoding="ascii")
     except OSError as error:
         raise Misconfigured(f"{out} cannot be written ({error.strerror})") from None
-    console.say(f"wrote {out}")
+    terminal.say(f"wrote {out}")
 
 
 def _row(authority: Authority) -> dict[str, object]:
@@ -338,7 +338,7 @@ def _row(authority: Authority) -> dict[str, object]:
         "common_name": authority.subject.common_name,
         "key": authority.key_type.value,
         "account_id": authority.account_id.hex,
-        "expires_on": console.shown(current.not_after if current else None),
+        "expires_on": terminal.shown(current.not_after if current else None),
     }
 
 
@@ -351,7 +351,7 @@ def _more(authority: Authority) -> dict[str, object]:
         "path_length": current.path_length if current else None,
         "serial": current.serial if current else None,
         "version": current.version if current else None,
-        "created_on": console.shown(authority.created_at),
+        "created_on": terminal.shown(authority.created_at),
     }
 
 
@@ -361,5 +361,5 @@ def _issued(certificate: Issued) -> dict[str, object]:
         "profile": certificate.profile.value,
         "status": certificate.status(issuing.now()).value,
         "subject": certificate.subject,
-        "expires_on": console.shown(certificate.not_after),
+        "expires_on": terminal.shown(certificate.not_after),
     }

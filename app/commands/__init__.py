@@ -1,0 +1,1 @@
+"""The command `keystead`: one file for each noun."""

@@ -40,6 +40,7 @@ check: lint types test ## Lint, types and tests: what CI runs.
 lint: $(VENV)/dev ## Find mistakes and unformatted files.
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-logo --no-cache
 
 fmt: $(VENV)/dev ## Format the code.
 	@$(BIN)/ruff check --fix-only --quiet .

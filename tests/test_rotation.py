@@ -951,7 +951,7 @@ def test_progress_without_a_terminal_is_plain_lines(shop: Place) -> None:
     """A long work says now and then on standard error how far it is, in whole lines without control characters."""
     seed(shop, 60)
     shop.add()
-    patch = "from app.commands import keys as keys_commands; from app.custody import keyring; keyring.BATCH = 20; keys_commands.LINE_SECONDS = 0"
+    patch = "from app.commands import keys; from app.custody import keyring; keyring.BATCH = 20; keys.LINE_SECONDS = 0"
     said = ended(shop.start("keys", "rotate", patch=patch))
     pattern = r"re-wrapped (\d+) of 61, \d+ a second"
     counts = [int(re.fullmatch(pattern, line)[1]) for line in said.err.splitlines()]  # type: ignore[index]

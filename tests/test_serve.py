@@ -77,9 +77,9 @@ def prepare(settings, cluster):
     return "the banner"
 
 
-app.main, app.server.first_start = types.ModuleType("app.server.worker"), types.ModuleType("app.server.first_start")
-app.server.worker.create_app, app.server.first_start.prepare = create_app, prepare
-sys.modules |= {"app.server.worker": app.main, "app.server.first_start": app.first_start}
+worker, first_start = types.ModuleType("app.server.worker"), types.ModuleType("app.server.first_start")
+worker.create_app, first_start.prepare = create_app, prepare
+sys.modules |= {"app.server.worker": worker, "app.server.first_start": first_start}
 
 if __name__ == "__main__":
     if "late" in sys.argv:

@@ -1,6 +1,6 @@
 """Custom certificates: stored, listed, renewed in place, deleted, exported.
 
-Contract-cloudflare section 6; app/certificates/matching.py judges what comes in. The private key is that of a CSR, or one that was
+Contract-cloudflare section 6; matching.py judges what comes in. The private key is that of a CSR, or one that was
 uploaded and is the certificate's own.
 Deletion of a key that a certificate uses is refused by the database: its foreign key decides every race.
 """

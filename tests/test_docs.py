@@ -25,7 +25,7 @@ from test_sdk_infisical import REQUIREMENT
 
 from app import config, infisical
 from app.caller import GROUPS, Area
-from app.cloudflare import wire
+from app.cloudflare import errors
 from app.commands.cli import cli
 from app.custody import ring as ringfile
 from app.custody import seal
@@ -550,7 +550,7 @@ def test_every_command_is_documented_with_its_options() -> None:
 def test_every_error_code_is_documented_with_its_status() -> None:
     """The tables of cloudflare.md have the codes of the served error reference and no other, with their statuses."""
     rows = [row for row in _rows(_section("cloudflare.md", "Errors")) if row[0].isdigit()]
-    assert {int(code): int(status) for code, status, _ in rows} == {c: s for c, (s, _) in wire.CODES.items()}
+    assert {int(code): int(status) for code, status, _ in rows} == {c: s for c, (s, _) in errors.CODES.items()}
 
 
 def _called() -> dict[tuple[str, str], str]:

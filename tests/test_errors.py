@@ -14,7 +14,8 @@ from world import BODY, World
 
 from app import errors
 from app.caller import Visit
-from app.cloudflare import custom_csrs, wire
+from app.cloudflare import custom_csrs
+from app.cloudflare import errors as cloudflare_errors
 from app.csrs import store as csrs
 from app.errors import Clash, Denial, Hint, Limit, Problem, Rule, Scheme, Thing
 from app.x509.names import NamePolicy
@@ -207,7 +208,7 @@ def test_no_json_object_is_more_than_a_list_of_problems(fields: dict[str, Any]) 
     """Any object is read without an exception, and every problem has a code and a printable sentence."""
     request = custom_csrs.decode(json.dumps(fields).encode()).request
     for problem in csrs.problems(request, NamePolicy.PUBLIC):
-        assert wire.code_of(problem) in wire.CODES
+        assert cloudflare_errors.code_of(problem) in cloudflare_errors.CODES
         assert problem.text.isprintable()
 
 
@@ -475,13 +476,17 @@ async def test_a_database_that_is_away_is_a_503_and_comes_back(world: World) -> 
 
 def test_every_kind_of_error_has_its_place_in_the_table() -> None:
     """Each kind, rule, hint, limit, denial and clash of the core has a documented code in this dialect."""
-    assert set(wire.RULES) | {Rule.MISSING} == set(Rule)
-    assert set(wire.HINTS) == set(Hint)
-    assert set(wire.LIMITS) == set(Limit)
-    assert set(wire.DENIALS) == set(Denial)
-    assert set(wire.CLASHES) | {Clash.STORED} == set(Clash)
-    assert set(wire.MISSING_THINGS) | {Thing.OTHER} == set(Thing)
-    assert {*wire.RULES.values(), *wire.HINTS.values(), *wire.DENIALS.values()} <= set(wire.CODES)
+    assert set(cloudflare_errors.RULES) | {Rule.MISSING} == set(Rule)
+    assert set(cloudflare_errors.HINTS) == set(Hint)
+    assert set(cloudflare_errors.LIMITS) == set(Limit)
+    assert set(cloudflare_errors.DENIALS) == set(Denial)
+    assert set(cloudflare_errors.CLASHES) | {Clash.STORED} == set(Clash)
+    assert set(cloudflare_errors.MISSING_THINGS) | {Thing.OTHER} == set(Thing)
+    assert {
+        *cloudflare_errors.RULES.values(),
+        *cloudflare_errors.HINTS.values(),
+        *cloudflare_errors.DENIALS.values(),
+    } <= set(cloudflare_errors.CODES)
     samples: dict[type[Exception], list[Exception]] = {
         errors.Invalid: [errors.Invalid((Problem(Rule.TEXT, "name", "x"),))],
         errors.NotFound: [errors.NotFound("x", thing) for thing in Thing],
@@ -497,12 +502,12 @@ def test_every_kind_of_error_has_its_place_in_the_table() -> None:
     }
     kinds = {k for _, k in inspect.getmembers(errors, inspect.isclass) if issubclass(k, errors.KeysteadError)}
     assert kinds - {errors.KeysteadError} == set(samples)
-    answers = wire.Answers("http://127.0.0.1:8787")
+    answers = cloudflare_errors.Reference("http://127.0.0.1:8787")
     for error in (error for each in samples.values() for error in each):
         answer = answers.failure(error, Visit(None, "0" * 32, "GET", "/"))
         code = json.loads(answer.content)["errors"][0]["code"]
         # 1002 is the one code of two statuses: an unreadable certificate, and an unknown one.
-        assert answer.status_code == (404 if code == 1002 else wire.CODES[code][0])
+        assert answer.status_code == (404 if code == 1002 else cloudflare_errors.CODES[code][0])
 
 
 async def test_an_unknown_field_may_be_named_and_hold_anything(world: World) -> None:

@@ -36,7 +36,8 @@ from app.audit import log as audit_log
 from app.ca import authorities, leaves
 from app.caller import GROUPS, Level, Visit
 from app.certificates import matching
-from app.cloudflare import accounts, custom_certificates, custom_csrs, gate, logs, tokens, wire, zones
+from app.cloudflare import accounts, custom_certificates, custom_csrs, guard, logs, tokens, zones
+from app.cloudflare import errors as cloudflare_errors
 from app.csrs import store as csrs
 from app.custody import ring as ringfile
 from app.errors import Invalid, Misconfigured, Refusal
@@ -394,8 +395,8 @@ def test_the_body_of_a_csr_is_judged(raw: bytes) -> None:
     """Any bytes are a request with its problems, each of which has a code."""
     request = custom_csrs.decode(raw).request
     found = csrs.problems(request, NamePolicy.PRIVATE)
-    assert all(wire.code_of(problem) in wire.CODES for problem in found)
-    wire.Answers("http://x").failure(Invalid(found), VISIT)
+    assert all(cloudflare_errors.code_of(problem) in cloudflare_errors.CODES for problem in found)
+    cloudflare_errors.Reference("http://x").failure(Invalid(found), VISIT)
     if not found:
         pkcs10.custom_csr(PAIR, request.subject, request.sans)
         csrs.advice(request, NamePolicy.PUBLIC)
@@ -437,7 +438,7 @@ def test_the_body_of_a_token_is_judged(raw: bytes, updating: bool) -> None:
 )
 def test_the_other_bodies_of_cloudflare_are_judged(raw: bytes, judge: Callable[[bytes], object]) -> None:
     """Any bytes are read, or refused as the dialect does."""
-    with contextlib.suppress(Invalid, wire.Refused):
+    with contextlib.suppress(Invalid, cloudflare_errors.Refused):
         judge(raw)
 
 
@@ -530,7 +531,7 @@ def test_addresses_are_found_or_nobodys(peer: str, hops: list[str], trusted: str
 def test_queries_are_read_or_refused(raw: bytes, parse: Callable[[bytes], object]) -> None:
     """Any query is read, or refused as the dialect does."""
     for read_it in (parse, lambda query: custom_csrs.parse_query(query, 20)):
-        with contextlib.suppress(wire.Refused):
+        with contextlib.suppress(cloudflare_errors.Refused):
             read_it(raw)
 
 
@@ -550,8 +551,8 @@ def test_credentials_are_found_or_refused(headers: Headers) -> None:
     scope: Any = {"type": "http", "headers": headers}
     connection: Any = ASGIConnection(scope)
     try:
-        found = gate.credentials(connection)
-    except wire.Refused:
+        found = guard.credentials(connection)
+    except cloudflare_errors.Refused:
         return
     secret = found.value if isinstance(found, TokenCredential) else found.key
     assert secret not in str(found)
@@ -827,7 +828,7 @@ READERS: dict[str, tuple[int, Callable[[str], object]]] = {
     "a path": (64 * KIB, lambda text: edge._path(text.encode())),
     "a time": (64 * KIB, lambda text: (times.date(text), times.span(text), audit_log.position(text))),
 }
-REFUSALS = (Invalid, Refusal, wire.Refused, infisical_wire.Refused, infisical_wire.Malformed)
+REFUSALS = (Invalid, Refusal, cloudflare_errors.Refused, infisical_wire.Refused, infisical_wire.Malformed)
 
 
 @pytest.mark.parametrize("name", READERS)

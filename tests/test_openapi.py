@@ -19,8 +19,8 @@ from litestar import Litestar
 from live import Live, serving
 from world import BODY, World, new_database
 
-from app import cloudflare, config, infisical
-from app.cloudflare import wire
+from app import config, infisical
+from app.cloudflare import errors, router
 from app.server import pages, postgres
 
 PUBLIC_URL = config.Settings().public_url
@@ -233,8 +233,8 @@ def test_every_route_is_in_the_document_and_nothing_else(document: Any) -> None:
     """What the router serves and what the document lists are the same paths with the same methods."""
     served = set()
     # Routers alone have no exception handlers of the application, but all the routes.
-    for route in Litestar(route_handlers=[cloudflare.router(), infisical.router()], openapi_config=None).routes:
-        path = re.sub(r":[a-z]+\}", "}", route.path).removeprefix(cloudflare.PREFIX)
+    for route in Litestar(route_handlers=[router.router(), infisical.router()], openapi_config=None).routes:
+        path = re.sub(r":[a-z]+\}", "}", route.path).removeprefix(router.PREFIX)
         path = re.sub(r"_([a-z]+)(?=[^{]*\})", lambda word: word[1].capitalize(), path) if "/api/" in path else path
         # The framework adds OPTIONS to every route, and app/server/edge.py sees to it that none is answered.
         served |= {(path, method.lower()) for method in getattr(route, "methods", ()) if method != "OPTIONS"}
@@ -300,7 +300,7 @@ async def test_an_unknown_asset_is_not_found(world: World) -> None:
 async def test_every_code_has_an_anchor(world: World) -> None:
     """The error reference has one place for each code."""
     page = Page((await world.http.get("/docs/errors")).text)
-    assert sorted(page.ids) == sorted(str(code) for code in wire.CODES)
+    assert sorted(page.ids) == sorted(str(code) for code in errors.CODES)
 
 
 async def test_every_documentation_url_leads_to_its_code(world: World) -> None:

@@ -1,21 +1,22 @@
 """`/accounts[/{account_id}]`: each handler is one call to the core."""
 
-from typing import Any
-
 import msgspec
-from litestar import Response, delete, get, post, put
+from litestar import Controller
 
 from app.caller import Access, Area
-from app.cloudflare import reading, wire
-from app.cloudflare.wire import AnyRequest
+from app.cloudflare import envelope, reading
+from app.cloudflare.context import CallerOnly, Context
+from app.cloudflare.envelope import Envelope, Page
+from app.cloudflare.guard import Needs
 from app.errors import Advice, Problem, Rule, quoted
 from app.identity import accounts
 from app.identity.accounts import Account
 from app.store.paging import Direction
+from app.web.handling import AnyRequest, delete, get, post, put
 from app.x509.names import NamePolicy
 
-_READ = {"needs": (Area.SETTINGS, Access.READ)}
-_WRITE = {"needs": (Area.SETTINGS, Access.WRITE), "anew": True}
+_READ = Needs(Area.SETTINGS, Access.READ)
+_WRITE = Needs(Area.SETTINGS, Access.WRITE, anew=True)
 PER_PAGE, MIN_PER_PAGE, MAX_PER_PAGE = 20, 5, 50
 TYPE = "standard"
 
@@ -35,53 +36,50 @@ class DeletedAccount(msgspec.Struct, frozen=True):
     id: str
 
 
-@post("/accounts", status_code=200)
-async def create(request: AnyRequest) -> Response[bytes]:
-    raw = await wire.body(request)
-    once = wire.idempotency(request, raw)
-    name, malformed, advice = _decoded(raw, frozenset({"name", "type", "standalone"}))
-    account = await accounts.create(wire.house(request).db, wire.caller(request), name, malformed, once)
-    return wire.answers(request).success(_object(account), advice=advice)
+class Accounts(Controller):
+    path = "/accounts"
 
+    @post()
+    async def create(self, context: CallerOnly, request: AnyRequest) -> Envelope[AccountObject]:
+        """Make an account."""
+        raw = await reading.body(request)
+        once = reading.idempotency(request, raw)
+        name, malformed, advice = _decoded(raw, frozenset({"name", "type", "standalone"}))
+        account = await accounts.create(context.house.db, context.caller, name, malformed, once)
+        return context.envelope(_object(account), advice)
 
-@get("/accounts")
-async def list_(request: AnyRequest) -> Response[bytes]:
-    values = reading.known_values(request.scope["query_string"], frozenset({"page", "per_page", "name", "direction"}))
-    page, per_page = reading.page_of(values, PER_PAGE, MIN_PER_PAGE, MAX_PER_PAGE)
-    query = accounts.Query(page, per_page, values.get("name"), reading.direction_of(values, Direction.ASC))
-    found = await accounts.list_page(wire.house(request).db, wire.caller(request), query)
-    info = wire.page_info(len(found.items), page, per_page, found.total)
-    return wire.answers(request).success([_object(account) for account in found.items], info=info)
+    @get()
+    async def list_(self, context: CallerOnly, request: AnyRequest) -> Page[AccountObject]:
+        """List the accounts."""
+        known = frozenset({"page", "per_page", "name", "direction"})
+        values = reading.known_values(request.scope["query_string"], known)
+        page, per_page = reading.page_of(values, PER_PAGE, MIN_PER_PAGE, MAX_PER_PAGE)
+        query = accounts.Query(page, per_page, values.get("name"), reading.direction_of(values, Direction.ASC))
+        found = await accounts.list_page(context.house.db, context.caller, query)
+        return context.page([_object(account) for account in found.items], page, per_page, found.total)
 
+    @get("/{account_id:str}", needs=_READ)
+    async def get_one(self, context: Context) -> Envelope[AccountObject]:
+        """Get an account."""
+        return context.envelope(_object(await accounts.get(context.house.db, context.scope)))
 
-@get("/accounts/{account_id:str}", opt=_READ)
-async def get_(request: AnyRequest) -> Response[bytes]:
-    account = await accounts.get(wire.house(request).db, wire.scope(request))
-    return wire.answers(request).success(_object(account))
+    @put("/{account_id:str}", needs=_WRITE)
+    async def update(self, context: Context, request: AnyRequest) -> Envelope[AccountObject]:
+        """Rename an account."""
+        known = frozenset({"id", "name", "type"})
+        name, malformed, advice = _decoded(await reading.body(request), known, context.scope.account_id.hex)
+        account = await accounts.rename(context.house.db, context.caller, context.scope, name, malformed)
+        return context.envelope(_object(account), advice)
 
-
-@put("/accounts/{account_id:str}", opt=_WRITE)
-async def update(request: AnyRequest) -> Response[bytes]:
-    scope = wire.scope(request)
-    known = frozenset({"id", "name", "type"})
-    name, malformed, advice = _decoded(await wire.body(request), known, scope.account_id.hex)
-    account = await accounts.rename(wire.house(request).db, wire.caller(request), scope, name, malformed)
-    return wire.answers(request).success(_object(account), advice=advice)
-
-
-@delete("/accounts/{account_id:str}", opt=_WRITE, status_code=200)
-async def delete_(request: AnyRequest) -> Response[bytes]:
-    scope = wire.scope(request)
-    await accounts.delete(wire.house(request).db, wire.caller(request), scope)
-    return wire.answers(request).success(DeletedAccount(scope.account_id.hex))
-
-
-ANYWHERE: list[Any] = [create, list_]
-IN_ACCOUNT: list[Any] = [get_, update, delete_]
+    @delete("/{account_id:str}", needs=_WRITE)
+    async def delete_one(self, context: Context) -> Envelope[DeletedAccount]:
+        """Delete an empty account."""
+        await accounts.delete(context.house.db, context.caller, context.scope)
+        return context.envelope(DeletedAccount(context.scope.account_id.hex))
 
 
 def _object(account: Account) -> AccountObject:
-    created = wire.instant(account.created_at)
+    created = envelope.instant(account.created_at)
     return AccountObject(account.id.hex, account.name, TYPE, created, account.slug, account.name_policy)
 
 

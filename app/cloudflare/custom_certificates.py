@@ -5,7 +5,8 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from litestar import Response, delete, get, patch, post, put
+from litestar import Controller
+from litestar.params import FromPath
 from msgspec import UNSET, UnsetType
 
 from app.caller import Access, Area
@@ -14,14 +15,15 @@ from app.certificates import store as certificates
 from app.certificates.matching import Upload
 from app.certificates.model import Certificate, CertificateQuery, Status
 from app.certificates.store import Told
-from app.cloudflare import reading, wire
-from app.cloudflare.wire import AnyRequest, Refused
+from app.cloudflare import envelope, reading
+from app.cloudflare.context import Context, ScopeContext
+from app.cloudflare.envelope import Envelope, Page
+from app.cloudflare.errors import Refused
+from app.cloudflare.guard import Needs
 from app.errors import Advice, Invalid, Problem, Rule, quoted
+from app.web.handling import AnyRequest, delete, get, patch, post, put
 
-_LIST = "/zones/{zone_id:str}/custom_certificates"
-_ONE = f"{_LIST}/{{custom_certificate_id:str}}"
-_READ = {"needs": (Area.SSL, Access.READ)}
-_WRITE = {"needs": (Area.SSL, Access.WRITE)}
+_READ, _WRITE = Needs(Area.SSL, Access.READ), Needs(Area.SSL, Access.WRITE)
 MIN_PER_PAGE, PER_PAGE, MAX_PER_PAGE = 5, 20, 50
 MAX_PRIORITIES = 1000
 
@@ -55,57 +57,58 @@ class DeletedCertificate(msgspec.Struct, frozen=True):
     id: str
 
 
-@post(_LIST, opt=_WRITE, status_code=200)
-async def create(request: AnyRequest) -> Response[bytes]:
-    house = wire.house(request)
-    upload, ignored = decode(await wire.body(request, wire.MAX_CERTIFICATE_BODY))
-    told = await certificates.create(
-        *(house.db, house.ring, house.pool, house.trusted, wire.caller(request), wire.scope(request), upload)
-    )
-    return _answer(request, told, ignored)
+class CustomCertificates(Controller):
+    path = "/custom_certificates"
 
+    @post(needs=_WRITE)
+    async def create(self, context: Context, request: AnyRequest) -> Envelope[CustomCertificate]:
+        """Upload a certificate."""
+        house = context.house
+        upload, ignored = decode(await reading.body(request, reading.MAX_CERTIFICATE_BODY))
+        told = await certificates.create(
+            *(house.db, house.ring, house.pool, house.trusted, context.caller, context.scope, upload)
+        )
+        return _answer(context, told, ignored)
 
-@get(_LIST, opt=_READ)
-async def list_(request: AnyRequest) -> Response[bytes]:
-    query = parse_query(request.scope["query_string"])
-    page = await certificates.list_(wire.house(request).db, wire.scope(request), query)
-    pages = -(-page.total // query.per_page)
-    info = wire.ResultInfo(len(page.items), query.page, query.per_page, page.total, pages)
-    return wire.answers(request).success([_object(each) for each in page.items], info=info)
+    @get(needs=_READ)
+    async def list_(self, context: Context, request: AnyRequest) -> Page[CustomCertificate]:
+        """List the certificates."""
+        query = parse_query(request.scope["query_string"])
+        found = await certificates.list_(context.house.db, context.scope, query)
+        return context.page([_object(each) for each in found.items], query.page, query.per_page, found.total)
 
+    @put("/prioritize", needs=_WRITE)
+    async def prioritize(self, context: Context, request: AnyRequest) -> Envelope[list[CustomCertificate]]:
+        """Set priorities."""
+        priorities = decode_priorities(await reading.body(request))
+        zone = await certificates.prioritize(context.house.db, context.caller, context.scope, priorities)
+        return context.envelope([_object(each) for each in zone])
 
-@get(_ONE, opt=_READ)
-async def get_(request: AnyRequest) -> Response[bytes]:
-    found = await certificates.get(wire.house(request).db, wire.scope(request), wire.certificate_id(request))
-    return _answer(request, Told(found))
+    @get("/{custom_certificate_id:str}", needs=_READ)
+    async def get_one(self, context: Context, custom_certificate_id: FromPath[str]) -> Envelope[CustomCertificate]:
+        """Get a certificate."""
+        certificate_id = reading.certificate_id(custom_certificate_id)
+        return context.envelope(_object(await certificates.get(context.house.db, context.scope, certificate_id)))
 
+    @patch("/{custom_certificate_id:str}", needs=_WRITE)
+    async def edit(
+        self, context: Context, request: AnyRequest, custom_certificate_id: FromPath[str]
+    ) -> Envelope[CustomCertificate]:
+        """Renew a certificate, or change its settings."""
+        house, certificate_id = context.house, reading.certificate_id(custom_certificate_id)
+        upload, ignored = decode(await reading.body(request, reading.MAX_CERTIFICATE_BODY))
+        told = await certificates.update(
+            *(house.db, house.ring, house.pool, house.trusted, context.caller, context.scope),
+            *(certificate_id, upload),
+        )
+        return _answer(context, told, ignored)
 
-@patch(_ONE, opt=_WRITE)
-async def edit(request: AnyRequest) -> Response[bytes]:
-    house, certificate_id = wire.house(request), wire.certificate_id(request)
-    upload, ignored = decode(await wire.body(request, wire.MAX_CERTIFICATE_BODY))
-    told = await certificates.update(
-        *(house.db, house.ring, house.pool, house.trusted, wire.caller(request), wire.scope(request)),
-        *(certificate_id, upload),
-    )
-    return _answer(request, told, ignored)
-
-
-@delete(_ONE, opt=_WRITE, status_code=200)
-async def delete_(request: AnyRequest) -> Response[bytes]:
-    certificate_id = wire.certificate_id(request)
-    await certificates.delete(wire.house(request).db, wire.caller(request), wire.scope(request), certificate_id)
-    return wire.answers(request).success(DeletedCertificate(str(certificate_id)))
-
-
-@put(f"{_LIST}/prioritize", opt=_WRITE)
-async def prioritize(request: AnyRequest) -> Response[bytes]:
-    priorities = decode_priorities(await wire.body(request))
-    zone = await certificates.prioritize(wire.house(request).db, wire.caller(request), wire.scope(request), priorities)
-    return wire.answers(request).success([_object(each) for each in zone])
-
-
-HANDLERS: list[Any] = [create, list_, get_, edit, delete_, prioritize]
+    @delete("/{custom_certificate_id:str}", needs=_WRITE)
+    async def delete_one(self, context: Context, custom_certificate_id: FromPath[str]) -> Envelope[DeletedCertificate]:
+        """Delete a certificate."""
+        certificate_id = reading.certificate_id(custom_certificate_id)
+        await certificates.delete(context.house.db, context.caller, context.scope, certificate_id)
+        return context.envelope(DeletedCertificate(str(certificate_id)))
 
 
 def _object(certificate: Certificate) -> CustomCertificate:
@@ -120,8 +123,8 @@ def _object(certificate: Certificate) -> CustomCertificate:
         status=certificate.status(datetime.now(UTC)),
         bundle_method=certificate.bundle_method,
         priority=certificate.priority,
-        uploaded_on=wire.instant(certificate.uploaded_at),
-        modified_on=wire.instant(certificate.modified_at),
+        uploaded_on=envelope.instant(certificate.uploaded_at),
+        modified_on=envelope.instant(certificate.modified_at),
         expires_on=certificate.not_after.strftime("%Y-%m-%dT%H:%M:%SZ"),
         custom_csr_id=str(csr_id) if csr_id else None,
         geo_restrictions=GeoRestrictions(geo) if geo else None,
@@ -130,8 +133,8 @@ def _object(certificate: Certificate) -> CustomCertificate:
     )
 
 
-def _answer(request: AnyRequest, told: Told, ignored: tuple[Advice, ...] = ()) -> Response[bytes]:
-    return wire.answers(request).success(_object(told.certificate), advice=(*ignored, *told.advice))
+def _answer(context: ScopeContext, told: Told, ignored: tuple[Advice, ...]) -> Envelope[CustomCertificate]:
+    return context.envelope(_object(told.certificate), (*ignored, *told.advice))
 
 
 _TEXTS = ("certificate", "private_key", "bundle_method", "type")
@@ -209,7 +212,7 @@ def _priority(entry: Any, index: int) -> tuple[UUID, int]:  # noqa: ANN401 - JSO
         most = matching.MAX_PRIORITY
         text = f"an entry of certificates has an id and a priority, a whole number from 0 to {most}."
         raise Invalid((Problem(Rule.TEXT, "certificates", text, index),))
-    if not wire.is_uuid(certificate_id):
+    if not reading.is_uuid(certificate_id):
         raise Refused(404, 1002, f"There is no custom certificate {quoted(certificate_id)} here.")
     return UUID(certificate_id), int(priority)
 

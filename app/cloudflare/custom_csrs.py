@@ -4,25 +4,26 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from litestar import Response, delete, get, post
+from litestar import Controller, Response
+from litestar.params import FromPath
 
 from app.caller import Access, Area, Caller, Scope
-from app.cloudflare import reading, wire
-from app.cloudflare.wire import AnyRequest
+from app.cloudflare import envelope, guard, reading
+from app.cloudflare.context import Context, ScopeContext
+from app.cloudflare.envelope import Envelope, Page
+from app.cloudflare.guard import Needs
 from app.csrs import store as csrs
 from app.csrs.model import Csr, CsrQuery, CsrRequest, Order
 from app.errors import Advice, Problem
 from app.store.idempotency import Idempotency
 from app.store.paging import Direction
+from app.web.handling import AnyRequest, delete, get, post
 from app.web.state import House
 from app.x509 import pkix
 from app.x509.keys import KeyType
 from app.x509.subjects import Subject
 
-_LIST = ["/accounts/{account_id:str}/custom_csrs", "/zones/{zone_id:str}/custom_csrs"]
-_ONE = [path + "/{custom_csr_id:str}" for path in _LIST]
-_READ = {"needs": (Area.SSL, Access.READ)}
-_WRITE = {"needs": (Area.SSL, Access.WRITE)}
+_READ, _WRITE = Needs(Area.SSL, Access.READ), Needs(Area.SSL, Access.WRITE)
 MIN_PER_PAGE, MAX_PER_PAGE = 5, 50
 
 
@@ -50,58 +51,61 @@ class Deleted(msgspec.Struct, frozen=True):
 
 
 class Decoded(msgspec.Struct, frozen=True):
-    """A body as the core's request, and what of it nobody asked for."""
+    """A body as the core's request, and advice on what of it is not known."""
 
     request: CsrRequest
     ignored: tuple[Advice, ...] = ()
 
 
-@post(_LIST, opt=_WRITE)
-async def create(request: AnyRequest) -> Response[bytes]:
-    raw = await wire.body(request)
-    once = wire.idempotency(request, raw)
-    csr, advice = await made(wire.house(request), wire.caller(request), wire.scope(request), raw, once)
-    return _answer(request, csr, 201, advice)
+class CustomCsrs(Controller):
+    path = "/custom_csrs"
+    guards = (guard.csrs_on,)
+
+    @post(needs=_WRITE, status_code=201)
+    async def create(self, context: Context, request: AnyRequest) -> Envelope[CustomCsr] | Response[bytes]:
+        """Make a key pair and its CSR."""
+        raw = await reading.body(request)
+        once = reading.idempotency(request, raw)
+        csr, advice = await made(context.house, context.caller, context.scope, raw, once)
+        return _answer(context, request, csr, advice)
+
+    @get(needs=_READ)
+    async def list_(self, context: Context, request: AnyRequest) -> Page[CustomCsr]:
+        """List the CSRs."""
+        query = parse_query(request.scope["query_string"], 50 if context.scope.zone_id is None else 20)
+        found = await csrs.list_(context.house.db, context.scope, query)
+        return context.page([object_(csr) for csr in found.items], query.page, query.per_page, found.total)
+
+    @get("/{custom_csr_id:str}", needs=_READ)
+    async def get_one(
+        self, context: Context, request: AnyRequest, custom_csr_id: FromPath[str]
+    ) -> Envelope[CustomCsr] | Response[bytes]:
+        """Get a CSR."""
+        csr = await csrs.get(context.house.db, context.scope, reading.csr_id(custom_csr_id))
+        return _answer(context, request, csr, context.scope.age_advice(csr.created_at, datetime.now(UTC)))
+
+    @delete("/{custom_csr_id:str}", needs=_WRITE)
+    async def delete_one(self, context: Context, custom_csr_id: FromPath[str]) -> Envelope[Deleted]:
+        """Delete a CSR and destroy its private key."""
+        csr_id = reading.csr_id(custom_csr_id)
+        await csrs.delete(context.house.db, context.caller, context.scope, csr_id)
+        return context.envelope(Deleted(str(csr_id)))
 
 
 async def made(
     house: House, caller: Caller, scope: Scope, raw: bytes, once: Idempotency | None
 ) -> tuple[Csr, tuple[Advice, ...]]:
-    """The CSR that a body asks for, and what to say of it."""
+    """The CSR that a body asks for, and advice on it."""
     decoded = decode(raw)
     csr = await csrs.create(house.db, house.ring, house.pool, caller, scope, decoded.request, once)
     return csr, (*decoded.ignored, *csrs.advice(csr.request, scope.name_policy))
-
-
-@get(_LIST, opt=_READ)
-async def list_(request: AnyRequest) -> Response[bytes]:
-    query = parse_query(request.scope["query_string"], 50 if wire.scope(request).zone_id is None else 20)
-    page = await csrs.list_(wire.house(request).db, wire.scope(request), query)
-    info = wire.page_info(len(page.items), query.page, query.per_page, page.total)
-    return wire.answers(request).success([object_(csr) for csr in page.items], info=info)
-
-
-@get(_ONE, opt=_READ)
-async def get_(request: AnyRequest) -> Response[bytes]:
-    csr = await csrs.get(wire.house(request).db, wire.scope(request), wire.csr_id(request))
-    return _answer(request, csr, 200, wire.scope(request).age_advice(csr.created_at, datetime.now(UTC)))
-
-
-@delete(_ONE, opt=_WRITE, status_code=200)
-async def delete_(request: AnyRequest) -> Response[bytes]:
-    csr_id = wire.csr_id(request)
-    await csrs.delete(wire.house(request).db, wire.caller(request), wire.scope(request), csr_id)
-    return wire.answers(request).success(Deleted(str(csr_id)))
-
-
-HANDLERS = [create, list_, get_, delete_]
 
 
 def object_(csr: Csr) -> CustomCsr:
     subject = csr.request.subject
     return CustomCsr(
         id=str(csr.id),
-        created_at=wire.instant(csr.created_at),
+        created_at=envelope.instant(csr.created_at),
         key_type=csr.request.key_type,
         account_tag=csr.account_id.hex,
         common_name=subject.common_name,
@@ -117,16 +121,18 @@ def object_(csr: Csr) -> CustomCsr:
     )
 
 
-def _answer(request: AnyRequest, csr: Csr, status: int, advice: tuple[Advice, ...] = ()) -> Response[bytes]:
-    media_type = wire.accepted(request)
-    if media_type == wire.JSON:
-        return wire.answers(request).success(object_(csr), status, advice=advice)
+def _answer(
+    context: ScopeContext, request: AnyRequest, csr: Csr, advice: tuple[Advice, ...]
+) -> Envelope[CustomCsr] | Response[bytes]:
+    media_type = reading.accepted(request)
+    if media_type == envelope.JSON:
+        return context.envelope(object_(csr), advice)
     der = media_type == "application/pkcs10"
     content = pkix.der(csr.pem) if der else csr.pem.encode("ascii")
     headers = {"Content-Disposition": f'attachment; filename="{csr.id}.csr"'}
-    if status == 201:
-        headers["Location"] = f"{wire.visit(request).path}/{csr.id}"
-    return Response(content, status_code=status, media_type=media_type, headers=headers)
+    if context.visit.status == 201:
+        headers["Location"] = f"{context.visit.path}/{csr.id}"
+    return Response(content, status_code=context.visit.status, media_type=media_type, headers=headers)
 
 
 _OPTIONAL_TEXTS = ("organizational_unit", "name", "description")

@@ -1,21 +1,24 @@
 """`/accounts/{account_id}/logs/audit`: the audit log in the shape of Cloudflare's (contract-cloudflare section 7)."""
 
 from datetime import datetime
-from typing import Any
 
 import msgspec
-from litestar import Response, get
+from litestar import Controller
 
 from app import times
 from app.audit import log as audit_log
 from app.audit.log import Entry, Filter
 from app.caller import Access, Area
-from app.cloudflare import reading, wire
-from app.cloudflare.wire import AnyRequest, Refused
+from app.cloudflare import envelope, reading
+from app.cloudflare.context import Context
+from app.cloudflare.envelope import Envelope
+from app.cloudflare.errors import Refused
+from app.cloudflare.guard import Needs
 from app.errors import quoted
 from app.store.paging import Direction
+from app.web.handling import AnyRequest, get
 
-_READ = {"needs": (Area.SETTINGS, Access.READ)}
+_READ = Needs(Area.SETTINGS, Access.READ)
 LIMIT = 100
 _BOUNDS = frozenset({"since", "before", "limit", "direction", "cursor", "product_category"})
 FILTERS = frozenset(audit_log.FIELDS)
@@ -91,15 +94,21 @@ class AuditInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     cursor: str | None = None
 
 
-@get("/accounts/{account_id:str}/logs/audit", opt=_READ)
-async def list_(request: AnyRequest) -> Response[bytes]:
-    query = parse_query(request.scope["query_string"])
-    page = await audit_log.list_(wire.house(request).db, wire.scope(request), query)
-    info = AuditInfo(len(page.items), Cursors(page.cursor), page.cursor)
-    return wire.answers(request).success([_object(entry) for entry in page.items], info=info)
+class AuditPage(Envelope[list[AuditEntry]], frozen=True):
+    """One page of the log."""
+
+    result_info: AuditInfo
 
 
-IN_ACCOUNT: list[Any] = [list_]
+class Logs(Controller):
+    path = "/logs"
+
+    @get("/audit", needs=_READ)
+    async def audit(self, context: Context, request: AnyRequest) -> AuditPage:
+        """Read the audit log."""
+        page = await audit_log.list_(context.house.db, context.scope, parse_query(request.scope["query_string"]))
+        info = AuditInfo(len(page.items), Cursors(page.cursor), page.cursor)
+        return AuditPage([_object(entry) for entry in page.items], True, [], [], info)
 
 
 def parse_query(query_string: bytes) -> audit_log.Query:
@@ -145,7 +154,7 @@ def _object(entry: Entry) -> AuditEntry:
     return AuditEntry(
         id=str(entry.id),
         account=LogAccount(entry.account_id.hex, entry.account_name),
-        action=LogAction(f"{what}{by_operator}", entry.result, wire.instant(entry.at), entry.action_type),
+        action=LogAction(f"{what}{by_operator}", entry.result, envelope.instant(entry.at), entry.action_type),
         actor=LogActor(
             type=entry.actor_type,
             id=entry.actor_id,

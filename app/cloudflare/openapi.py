@@ -5,7 +5,7 @@ import msgspec
 from app import __version__
 from app.certificates import matching
 from app.certificates.model import BundleMethod, Status
-from app.cloudflare import custom_certificates, custom_csrs, openapi_tenants, reading, tokens, wire
+from app.cloudflare import custom_certificates, custom_csrs, envelope, openapi_tenants, reading, tokens
 from app.cloudflare import openapi_parts as parts
 from app.cloudflare.openapi_parts import Json
 from app.csrs import store as csrs
@@ -70,7 +70,7 @@ _SCHEMES = {
 def _schemas() -> Json:
     _, schemas = msgspec.json.schema_components(
         [
-            *(wire.Item, wire.Failure, wire.ResultInfo, custom_csrs.CustomCsr, custom_csrs.Deleted),
+            *(envelope.Item, envelope.Failure, envelope.ResultInfo, custom_csrs.CustomCsr, custom_csrs.Deleted),
             *(custom_certificates.CustomCertificate, custom_certificates.DeletedCertificate, tokens.Verified),
             *openapi_tenants.STRUCTS,
         ],
@@ -187,7 +187,7 @@ def _query_parameters(per_page: int) -> list[Json]:
 def _csr_paths(level: str) -> Json:
     title, one = level.capitalize(), f"/{level}s/{{{level}_id}}/custom_csrs/{{custom_csr_id}}"
     csr_id = {"name": "custom_csr_id", "in": "path", "required": True, "schema": parts.UUID}
-    body = {"required": True, "content": {wire.JSON: {"schema": {"$ref": "#/components/schemas/CustomCsrRequest"}}}}
+    body = {"required": True, "content": {envelope.JSON: {"schema": {"$ref": "#/components/schemas/CustomCsrRequest"}}}}
     create = {
         **parts.operation(f"create{title}CustomCsr", "Make a key pair and its CSR", [parts.ONCE]),
         "requestBody": body,
@@ -233,7 +233,7 @@ def _certificate_paths() -> Json:
         made = {**parts.operation(name, summary, []), "tags": ["Custom certificates"]}
         if request:
             schema = {"$ref": f"#/components/schemas/{request}"}
-            made["requestBody"] = {"required": True, "content": {wire.JSON: {"schema": schema}}}
+            made["requestBody"] = {"required": True, "content": {envelope.JSON: {"schema": schema}}}
         return {**made, "responses": parts.responses("200", answer, failures)}
 
     listed = operation("listZoneCustomCertificates", "List the certificates", "CustomCertificateListAnswer")

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from app.cloudflare import reading, wire
+from app.cloudflare import envelope as envelopes
+from app.cloudflare import errors, reading
 
 Json = dict[str, Any]
 ID32 = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
@@ -60,9 +61,9 @@ def responses(
     status: str, answer: str, failures: tuple[int, ...], *, files: bool = False, example: Json | None = None
 ) -> Json:
     """The answers of an operation: its success, and its failures with their codes."""
-    content: Json = {wire.JSON: {"schema": {"$ref": f"#/components/schemas/{answer}"}}}
+    content: Json = {envelopes.JSON: {"schema": {"$ref": f"#/components/schemas/{answer}"}}}
     if example:
-        content[wire.JSON]["example"] = {"result": example, "success": True, "errors": [], "messages": []}
+        content[envelopes.JSON]["example"] = {"result": example, "success": True, "errors": [], "messages": []}
     if files:
         content["application/x-pem-file"] = {"schema": {"type": "string"}}
         content["application/pkcs10"] = {"schema": {"type": "string", "format": "binary"}}
@@ -71,9 +72,9 @@ def responses(
     told = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
     answers: Json = {status: {"description": "Done.", "content": content, "headers": told}}
     for failure in sorted({*failures, 404}):
-        codes = {c: text for c, (s, text) in wire.CODES.items() if s == failure and not 6100 < c < 6200}
+        codes = {c: text for c, (s, text) in errors.CODES.items() if s == failure and not 6100 < c < 6200}
         described = " ".join(f"{code}: {text}" for code, text in codes.items())
-        schema = {wire.JSON: {"schema": {"$ref": "#/components/schemas/Failure"}}}
+        schema = {envelopes.JSON: {"schema": {"$ref": "#/components/schemas/Failure"}}}
         headers = {name: {"$ref": f"#/components/headers/{name}"} for name in _FAILURE_HEADERS.get(failure, ())}
         answers[str(failure)] = {
             "description": described,
@@ -96,7 +97,7 @@ def paging(default: int, low: int, high: int) -> Json:
 
 
 def json_body(schema: str) -> Json:
-    content = {wire.JSON: {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+    content = {envelopes.JSON: {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
     return {"required": True, "content": content}
 
 

@@ -1,7 +1,7 @@
 """The OpenAPI paths of accounts, zones, tokens and the audit log (contract-cloudflare section 7)."""
 
 from app.audit import log as audit_log
-from app.cloudflare import accounts, logs, tokens, wire, zones
+from app.cloudflare import accounts, envelope, logs, tokens, zones
 from app.cloudflare import openapi_parts as parts
 from app.cloudflare.openapi_parts import ID32, Json
 from app.identity import accounts as core_accounts
@@ -224,7 +224,7 @@ def _tokens(owner: str, path: str, parameters: list[Json]) -> Json:
     paging = parts.paging(tokens.PER_PAGE, tokens.MIN_PER_PAGE, tokens.MAX_PER_PAGE)
     query = {**paging, "direction": _DIRECTION, "include_expired": {"enum": ["true", "false"]}}
     roll = _operation(f"roll{owner}Token", "Give a token a new value", tag, "TokenValueAnswer", writes=True)
-    roll["requestBody"] = {"required": False, "content": {wire.JSON: {"schema": {"type": "object"}}}}
+    roll["requestBody"] = {"required": False, "content": {envelope.JSON: {"schema": {"type": "object"}}}}
     groups = {"name": _TEXT, "scope": _TEXT}
     return {
         path: {

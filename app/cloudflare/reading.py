@@ -1,16 +1,94 @@
 """What every handler reads the same way: JSON objects, their texts, and query parameters (contract-cloudflare 1, 2)."""
 
+import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, MutableMapping
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote_plus, unquote_to_bytes
+from uuid import UUID
+
+from litestar.exceptions import HTTPException
 
 from app import times
-from app.cloudflare.wire import Refused
+from app.cloudflare.envelope import JSON
+from app.cloudflare.errors import Refused
 from app.errors import Advice, Hint, Problem, Rule, quoted
+from app.store.idempotency import Idempotency
 from app.store.paging import Direction
 from app.web import bodies
+from app.web.handling import AnyRequest
+
+MAX_BODY = 64 * 1024
+MAX_CERTIFICATE_BODY = 256 * 1024
+_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
+
+
+async def body(request: AnyRequest, most: int = MAX_BODY) -> bytes:
+    """The raw body, bounded in size and time."""
+    state = request.scope["state"]
+    return await body_of(request.stream(), request.headers.get("content-length", ""), state, most)
+
+
+async def body_of(
+    stream: AsyncIterator[bytes], content_length: str, state: MutableMapping[str, Any], most: int = MAX_BODY
+) -> bytes:
+    """As `body`, from its pieces and the state of the request; HTTPException is what the pieces end early with."""
+    try:
+        return await bodies.read(stream, content_length, most, HTTPException, state)
+    except bodies.TooLarge as error:
+        raise Refused(413, 1454, str(error)) from None
+    except bodies.Incomplete as error:
+        raise Refused(400, 1400, str(error)) from None
+
+
+def idempotency(request: AnyRequest, raw: bytes) -> Idempotency | None:
+    """The Idempotency-Key header, if there is one."""
+    return idempotency_of(request.headers.getall("idempotency-key", []), raw)
+
+
+def idempotency_of(keys: list[str], raw: bytes) -> Idempotency | None:
+    """As `idempotency`, from the values of the header."""
+    if not keys:
+        return None
+    if len(keys) > 1 or not _IDEMPOTENCY_KEY.fullmatch(keys[0]):
+        raise Refused(400, 1456, "Idempotency-Key must be given once, as 1 to 255 printable ASCII characters.")
+    return Idempotency(keys[0], hashlib.sha256(raw).digest())
+
+
+def csr_id(text: str) -> UUID:
+    """The CSR's id in the path."""
+    if not _UUID.fullmatch(text):
+        raise Refused(400, 1418, f"{quoted(text)} is not the id of a CSR: a UUID is.")
+    return UUID(text)
+
+
+def is_uuid(text: str) -> bool:
+    return _UUID.fullmatch(text) is not None
+
+
+def certificate_id(text: str) -> UUID:
+    """A certificate's id; what is no UUID names no certificate."""
+    if not _UUID.fullmatch(text):
+        raise Refused(404, 1002, f"There is no custom certificate {quoted(text)} here.")
+    return UUID(text)
+
+
+def accepted(request: AnyRequest) -> str:
+    """Which of JSON, PEM and DER the client likes best; JSON when it says nothing that we have."""
+    best, best_quality = JSON, 0.0
+    for part in ",".join(request.headers.getall("accept", [])).split(","):
+        media_type, *parameters = (word.strip().lower() for word in part.split(";"))
+        quality = next((_quality(p[2:]) for p in parameters if p.startswith("q=")), 1.0)
+        if media_type in (JSON, "application/x-pem-file", "application/pkcs10", "*/*") and quality > best_quality:
+            best, best_quality = (JSON if media_type == "*/*" else media_type), quality
+    return best
+
+
+def _quality(text: str) -> float:
+    return float(text) if re.fullmatch(r"[01](?:\.[0-9]{0,3})?", text) else 0.0
+
 
 MAX_IGNORED = 20
 # The driver of the database takes the first and the last moment of all for infinite ones.

@@ -18,9 +18,12 @@ from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 
 from app.caller import Access, Level, Visit
-from app.cloudflare import custom_csrs, gate, wire
-from app.cloudflare.wire import Answers
+from app.cloudflare import custom_csrs, guard, reading
+from app.cloudflare.custom_csrs import CustomCsr
+from app.cloudflare.envelope import Envelope
+from app.cloudflare.errors import Reference
 from app.csrs import store as csrs
+from app.errors import Advice
 from app.identity.admission import Pass, TokenCredential
 from app.web.asgi import Answer, Message, Receive, ShortRoad
 from app.web.state import House
@@ -59,7 +62,7 @@ def road(state: State) -> ShortRoad:
             return None
         message["state"]["caller_id"] = passed.shown_id
         message["path_template"] = _TEMPLATES[access][match[1]]
-        answers: Answers = state.cloudflare_answers
+        reference: Reference = state.reference
         try:
             if house.rate_limit:
                 verdict = house.limiter.hit(passed.limited_as, house.rate_limit)
@@ -68,10 +71,10 @@ def road(state: State) -> ShortRoad:
                     return None
                 message["state"]["verdict"] = verdict
             if access is Access.READ:
-                return await _get(house, answers, passed, UUID(match[3]))
-            return await _create(house, answers, passed, told, message["state"], receive, visit)
+                return await _get(house, reference, passed, UUID(match[3]))
+            return await _create(house, reference, passed, told, message["state"], receive, visit)
         except Exception as error:  # noqa: BLE001 - as the handler of the long road has it
-            refused = answers.failure(error, visit)
+            refused = reference.failure(error, visit)
             if refused.status_code == HTTPStatus.INTERNAL_SERVER_ERROR:
                 _log.error("unexpected error", request_id=visit.request_id, exc_info=error)
             return whole(refused)
@@ -89,18 +92,18 @@ def _access(method: str, csr_id: str | None) -> Access | None:
     """What a request on these paths needs; None where it is not for this road."""
     if csr_id is None:
         return Access.WRITE if method == "POST" else None
-    return Access.READ if method == "GET" and wire.is_uuid(csr_id) else None
+    return Access.READ if method == "GET" and reading.is_uuid(csr_id) else None
 
 
-async def _get(house: House, answers: Answers, passed: Pass, csr_id: UUID) -> Answer:
+async def _get(house: House, reference: Reference, passed: Pass, csr_id: UUID) -> Answer:
     csr = await csrs.get(house.db, passed.scope, csr_id)
     advice = passed.scope.age_advice(csr.created_at, datetime.now(UTC))
-    return Answer(200, answers.body(custom_csrs.object_(csr), advice))
+    return Answer(200, _body(reference, custom_csrs.object_(csr), advice))
 
 
 async def _create(
     house: House,
-    answers: Answers,
+    reference: Reference,
     passed: Pass,
     told: _Told,
     state: MutableMapping[str, Any],
@@ -116,10 +119,14 @@ async def _create(
         user_agent=visit.user_agent,
         status=201,
     )
-    raw = await wire.body_of(_chunks(receive), told.content_length, state)
-    once = wire.idempotency_of(told.idempotency_keys, raw)
+    raw = await reading.body_of(_chunks(receive), told.content_length, state)
+    once = reading.idempotency_of(told.idempotency_keys, raw)
     csr, advice = await custom_csrs.made(house, caller, passed.scope, raw, once)
-    return Answer(201, answers.body(custom_csrs.object_(csr), advice))
+    return Answer(201, _body(reference, custom_csrs.object_(csr), advice))
+
+
+def _body(reference: Reference, csr: CustomCsr, advice: tuple[Advice, ...]) -> bytes:
+    return msgspec.json.encode(Envelope(csr, True, [], reference.advice(advice)))
 
 
 async def _chunks(receive: Receive) -> AsyncIterator[bytes]:
@@ -148,4 +155,4 @@ def _told(headers: list[tuple[bytes, bytes]]) -> _Told | None:
             length = value.decode("latin-1")
         elif name == b"idempotency-key":
             keys.append(value.decode("latin-1"))
-    return _Told(token, length, keys) if token is not None and gate.BEARER.fullmatch(token) else None
+    return _Told(token, length, keys) if token is not None and guard.BEARER.fullmatch(token) else None

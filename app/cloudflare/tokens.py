@@ -5,22 +5,26 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from litestar import Response, delete, get, post, put
+from litestar import Controller
+from litestar.params import FromPath
 
 from app.caller import GROUPS, Access, Area, Group, Level
-from app.cloudflare import gate, reading, wire
-from app.cloudflare.wire import AnyRequest, Item, Refused
+from app.cloudflare import envelope, guard, reading
+from app.cloudflare.context import CallerContext, CallerOnly, Context, ScopeContext
+from app.cloudflare.envelope import Envelope, Item, Page, ResultInfo
+from app.cloudflare.errors import Refused
+from app.cloudflare.guard import Needs
 from app.errors import Advice, Invalid, Problem, Rule, Unauthenticated, quoted
 from app.identity import admission, delegation, policies
 from app.identity.admission import TokenCredential, Verification
 from app.identity.delegation import Owner
 from app.identity.tokens import Token, TokenStatus
 from app.store.paging import Direction
+from app.web.handling import AnyRequest, delete, get, post, put
+from app.web.state import House
 
-_LIST, _ONE = "/accounts/{account_id:str}/tokens", "/accounts/{account_id:str}/tokens/{token_id:str}"
-_USER_LIST, _USER_ONE = "/user/tokens", "/user/tokens/{token_id:str}"
-_READ = {"needs": (Area.ACCOUNT_TOKENS, Access.READ)}
-_WRITE = {"needs": (Area.ACCOUNT_TOKENS, Access.WRITE), "anew": True}
+_READ = Needs(Area.ACCOUNT_TOKENS, Access.READ)
+_WRITE = Needs(Area.ACCOUNT_TOKENS, Access.WRITE, anew=True)
 PER_PAGE, MIN_PER_PAGE, MAX_PER_PAGE = 20, 5, 50
 _SCOPES = {Level.ACCOUNT: "com.cloudflare.api.account", Level.ZONE: "com.cloudflare.api.account.zone"}
 
@@ -60,149 +64,151 @@ class Verified(msgspec.Struct, frozen=True, omit_defaults=True):
     expires_on: str | None = None
 
 
-@post(_LIST, opt=_WRITE, status_code=200)
-async def create(request: AnyRequest) -> Response[bytes]:
-    return await _create(request, Owner(account_id=wire.scope(request).account_id))
+class AccountTokens(Controller):
+    path = "/tokens"
+
+    @post(needs=_WRITE)
+    async def create(self, context: Context, request: AnyRequest) -> Envelope[TokenObject]:
+        """Make a token; its value is shown once."""
+        return await _create(context, _account(context), request)
+
+    @get(needs=_READ)
+    async def list_(self, context: Context, request: AnyRequest) -> Page[TokenObject]:
+        """List the tokens."""
+        return await _list(context, _account(context), request)
+
+    @get("/permission_groups", needs=_READ)
+    async def permission_groups(self, context: Context, request: AnyRequest) -> Page[PermissionGroup]:
+        """List the groups."""
+        return _permission_groups(request)
+
+    @get("/{token_id:str}", needs=_READ)
+    async def get_one(self, context: Context, token_id: FromPath[str]) -> Envelope[TokenObject]:
+        """Get a token."""
+        return await _get(context, _account(context), token_id)
+
+    @put("/{token_id:str}", needs=_WRITE)
+    async def update(self, context: Context, request: AnyRequest, token_id: FromPath[str]) -> Envelope[TokenObject]:
+        """Replace a token."""
+        return await _update(context, _account(context), request, token_id)
+
+    @put("/{token_id:str}/value", needs=_WRITE)
+    async def roll(self, context: Context, request: AnyRequest, token_id: FromPath[str]) -> Envelope[str]:
+        """Give a token a new value."""
+        return await _roll(context, _account(context), request, token_id)
+
+    @delete("/{token_id:str}", needs=_WRITE)
+    async def delete_one(self, context: Context, token_id: FromPath[str]) -> Envelope[DeletedToken]:
+        """Revoke a token."""
+        return await _delete(context, _account(context), token_id)
 
 
-@get(_LIST, opt=_READ)
-async def list_(request: AnyRequest) -> Response[bytes]:
-    return await _list(request, Owner(account_id=wire.scope(request).account_id))
+class UserTokens(Controller):
+    path = "/user/tokens"
+
+    @post()
+    async def create(self, context: CallerOnly, request: AnyRequest) -> Envelope[TokenObject]:
+        """Make a token; its value is shown once."""
+        return await _create(context, await _user(context, Access.WRITE), request)
+
+    @get()
+    async def list_(self, context: CallerOnly, request: AnyRequest) -> Page[TokenObject]:
+        """List the tokens."""
+        return await _list(context, await _user(context, Access.READ), request)
+
+    @get("/permission_groups")
+    async def permission_groups(self, context: CallerOnly, request: AnyRequest) -> Page[PermissionGroup]:
+        """List the groups."""
+        await _user(context, Access.READ)
+        return _permission_groups(request)
+
+    @get("/{token_id:str}")
+    async def get_one(self, context: CallerOnly, token_id: FromPath[str]) -> Envelope[TokenObject]:
+        """Get a token."""
+        return await _get(context, await _user(context, Access.READ), token_id)
+
+    @put("/{token_id:str}")
+    async def update(self, context: CallerOnly, request: AnyRequest, token_id: FromPath[str]) -> Envelope[TokenObject]:
+        """Replace a token."""
+        return await _update(context, await _user(context, Access.WRITE), request, token_id)
+
+    @put("/{token_id:str}/value")
+    async def roll(self, context: CallerOnly, request: AnyRequest, token_id: FromPath[str]) -> Envelope[str]:
+        """Give a token a new value."""
+        return await _roll(context, await _user(context, Access.WRITE), request, token_id)
+
+    @delete("/{token_id:str}")
+    async def delete_one(self, context: CallerOnly, token_id: FromPath[str]) -> Envelope[DeletedToken]:
+        """Revoke a token."""
+        return await _delete(context, await _user(context, Access.WRITE), token_id)
 
 
-@get(_ONE, opt=_READ)
-async def get_(request: AnyRequest) -> Response[bytes]:
-    return await _get(request, Owner(account_id=wire.scope(request).account_id))
+class Verify(Controller):
+    """Says what a token is, for every token that is known: so no guard stands before it."""
+
+    @get("/user/tokens/verify")
+    async def of_user(self, request: AnyRequest) -> Envelope[Verified]:
+        """Say what a token is."""
+        return await _verify(request, None)
+
+    @get("/accounts/{account_id:str}/tokens/verify")
+    async def of_account(self, request: AnyRequest, account_id: FromPath[str]) -> Envelope[Verified]:
+        """Say what a token is."""
+        return await _verify(request, guard.id_of(account_id, request.scope["state"]["visit"]))
 
 
-@put(_ONE, opt=_WRITE)
-async def update(request: AnyRequest) -> Response[bytes]:
-    return await _update(request, Owner(account_id=wire.scope(request).account_id))
+def _account(context: ScopeContext) -> Owner:
+    return Owner(account_id=context.scope.account_id)
 
 
-@put(_ONE + "/value", opt=_WRITE)
-async def roll(request: AnyRequest) -> Response[bytes]:
-    return await _roll(request, Owner(account_id=wire.scope(request).account_id))
+async def _user(context: CallerContext, access: Access) -> Owner:
+    return await delegation.of_user(context.house.db, context.caller, access)
 
 
-@delete(_ONE, opt=_WRITE, status_code=200)
-async def delete_(request: AnyRequest) -> Response[bytes]:
-    return await _delete(request, Owner(account_id=wire.scope(request).account_id))
-
-
-@get(_LIST + "/permission_groups", opt=_READ)
-async def permission_groups(request: AnyRequest) -> Response[bytes]:
-    return _permission_groups(request)
-
-
-@post(_USER_LIST, status_code=200)
-async def create_of_user(request: AnyRequest) -> Response[bytes]:
-    return await _create(request, await _user(request, Access.WRITE))
-
-
-@get(_USER_LIST)
-async def list_of_user(request: AnyRequest) -> Response[bytes]:
-    return await _list(request, await _user(request, Access.READ))
-
-
-@get(_USER_ONE)
-async def get_of_user(request: AnyRequest) -> Response[bytes]:
-    return await _get(request, await _user(request, Access.READ))
-
-
-@put(_USER_ONE)
-async def update_of_user(request: AnyRequest) -> Response[bytes]:
-    return await _update(request, await _user(request, Access.WRITE))
-
-
-@put(_USER_ONE + "/value")
-async def roll_of_user(request: AnyRequest) -> Response[bytes]:
-    return await _roll(request, await _user(request, Access.WRITE))
-
-
-@delete(_USER_ONE, status_code=200)
-async def delete_of_user(request: AnyRequest) -> Response[bytes]:
-    return await _delete(request, await _user(request, Access.WRITE))
-
-
-@get(_USER_LIST + "/permission_groups")
-async def permission_groups_of_user(request: AnyRequest) -> Response[bytes]:
-    await _user(request, Access.READ)
-    return _permission_groups(request)
-
-
-@get("/user/tokens/verify")
-async def verify_of_user(request: AnyRequest) -> Response[bytes]:
-    return await _verify(request, None)
-
-
-@get(_LIST + "/verify")
-async def verify(request: AnyRequest) -> Response[bytes]:
-    return await _verify(request, gate.place(request.path_params, wire.visit(request)).id)
-
-
-IN_ACCOUNT: list[Any] = [create, list_, get_, update, roll, delete_, permission_groups]
-OF_USER: list[Any] = [
-    *(create_of_user, list_of_user, get_of_user, update_of_user, roll_of_user, delete_of_user),
-    permission_groups_of_user,
-]
-UNGUARDED: list[Any] = [verify_of_user, verify]
-
-
-async def _user(request: AnyRequest, access: Access) -> Owner:
-    return await delegation.of_user(wire.house(request).db, wire.caller(request), access)
-
-
-async def _create(request: AnyRequest, owner: Owner) -> Response[bytes]:
-    house, raw = wire.house(request), await wire.body(request)
-    once = wire.idempotency(request, raw)
+async def _create(context: CallerContext, owner: Owner, request: AnyRequest) -> Envelope[TokenObject]:
+    house, raw = context.house, await reading.body(request)
+    once = reading.idempotency(request, raw)
     draft, advice = decode(raw, updating=False)
-    token, value = await delegation.create(house.db, house.peppers, wire.caller(request), owner, draft, once)
-    return wire.answers(request).success(_object(token, value), advice=advice)
+    token, value = await delegation.create(house.db, house.peppers, context.caller, owner, draft, once)
+    return context.envelope(_object(token, value), advice)
 
 
-async def _list(request: AnyRequest, owner: Owner) -> Response[bytes]:
+async def _list(context: CallerContext, owner: Owner, request: AnyRequest) -> Page[TokenObject]:
     known = frozenset({"page", "per_page", "direction", "include_expired"})
     values = reading.known_values(request.scope["query_string"], known)
     page, per_page = reading.page_of(values, PER_PAGE, MIN_PER_PAGE, MAX_PER_PAGE)
     expired = reading.one_of(values, "include_expired", ("true", "false")) == "true"
     query = delegation.Query(page, per_page, reading.direction_of(values, Direction.ASC), expired)
-    found = await delegation.list_(wire.house(request).db, owner, query)
-    info = wire.page_info(len(found.items), page, per_page, found.total)
-    return wire.answers(request).success([_object(token) for token in found.items], info=info)
+    found = await delegation.list_(context.house.db, owner, query)
+    return context.page([_object(token) for token in found.items], page, per_page, found.total)
 
 
-async def _get(request: AnyRequest, owner: Owner) -> Response[bytes]:
-    token = await delegation.get(wire.house(request).db, owner, _token_id(request))
-    return wire.answers(request).success(_object(token))
+async def _get(context: CallerContext, owner: Owner, token_id: str) -> Envelope[TokenObject]:
+    found = await delegation.get(context.house.db, owner, guard.id_of(token_id, context.visit))
+    return context.envelope(_object(found))
 
 
-async def _update(request: AnyRequest, owner: Owner) -> Response[bytes]:
-    token_id = _token_id(request)
-    draft, advice = decode(await wire.body(request), updating=True)
-    token = await delegation.update(wire.house(request).db, wire.caller(request), owner, token_id, draft)
-    return wire.answers(request).success(_object(token), advice=advice)
+async def _update(context: CallerContext, owner: Owner, request: AnyRequest, token_id: str) -> Envelope[TokenObject]:
+    wanted = guard.id_of(token_id, context.visit)
+    draft, advice = decode(await reading.body(request), updating=True)
+    token = await delegation.update(context.house.db, context.caller, owner, wanted, draft)
+    return context.envelope(_object(token), advice)
 
 
-async def _roll(request: AnyRequest, owner: Owner) -> Response[bytes]:
-    token_id, house = _token_id(request), wire.house(request)
+async def _roll(context: CallerContext, owner: Owner, request: AnyRequest, token_id: str) -> Envelope[str]:
+    wanted, house = guard.id_of(token_id, context.visit), context.house
     # Nothing is asked in it, and clients send what they like: no body, an empty object, or null.
-    await wire.body(request)
-    value = await delegation.roll(house.db, house.peppers, wire.caller(request), owner, token_id)
-    return wire.answers(request).success(value)
+    await reading.body(request)
+    return context.envelope(await delegation.roll(house.db, house.peppers, context.caller, owner, wanted))
 
 
-async def _delete(request: AnyRequest, owner: Owner) -> Response[bytes]:
-    token_id = _token_id(request)
-    await delegation.delete(wire.house(request).db, wire.caller(request), owner, token_id)
-    return wire.answers(request).success(DeletedToken(token_id.hex))
+async def _delete(context: CallerContext, owner: Owner, token_id: str) -> Envelope[DeletedToken]:
+    wanted = guard.id_of(token_id, context.visit)
+    await delegation.delete(context.house.db, context.caller, owner, wanted)
+    return context.envelope(DeletedToken(wanted.hex))
 
 
-def _token_id(request: AnyRequest) -> UUID:
-    return gate.id_of(request.path_params["token_id"], wire.visit(request))
-
-
-def _permission_groups(request: AnyRequest) -> Response[bytes]:
+def _permission_groups(request: AnyRequest) -> Page[PermissionGroup]:
     values = reading.known_values(request.scope["query_string"], frozenset({"name", "scope"}))
     groups = [_group(group) for group in GROUPS]
     wanted = [
@@ -210,8 +216,8 @@ def _permission_groups(request: AnyRequest) -> Response[bytes]:
         for group in groups
         if values.get("name") in (None, group.name) and ("scope" not in values or values["scope"] in group.scopes)
     ]
-    info = wire.page_info(len(wanted), 1, len(groups), len(wanted))
-    return wire.answers(request).success(wanted, info=info)
+    info = ResultInfo(len(wanted), 1, len(groups), len(wanted), 1 if wanted else 0)
+    return Page(wanted, True, [], [], info)
 
 
 def _group(group: Group) -> PermissionGroup:
@@ -223,8 +229,8 @@ def _object(token: Token, value: str | None = None) -> TokenObject:
         id=token.id.hex,
         name=token.name,
         status=token.status_at(datetime.now(UTC)),
-        issued_on=wire.instant(token.issued_on),
-        modified_on=wire.instant(token.modified_on),
+        issued_on=envelope.instant(token.issued_on),
+        modified_on=envelope.instant(token.modified_on),
         policies=msgspec.Raw(token.policies.encode()),
         condition=msgspec.Raw(token.condition.encode()) if token.condition else None,
         expires_on=_time(token.expires_on),
@@ -321,23 +327,23 @@ def _status(fields: dict[str, Any], problems: list[Problem]) -> TokenStatus | No
     return TokenStatus(text) if text else None
 
 
-async def _verify(request: AnyRequest, account_id: UUID | None) -> Response[bytes]:
-    house = wire.house(request)
-    visit = msgspec.structs.replace(wire.visit(request), denied_status=403)
-    credential = gate.credentials(request)
+async def _verify(request: AnyRequest, account_id: UUID | None) -> Envelope[Verified]:
+    house: House = request.app.state.house
+    visit = msgspec.structs.replace(request.scope["state"]["visit"], denied_status=403)
+    credential = guard.credentials(request)
     if not isinstance(credential, TokenCredential):
         raise Refused(400, 9106, "Missing Authorization header: a global key has no token to verify")
     try:
         verification = await admission.verify(house.db, house.peppers, credential, account_id, visit)
     except Unauthenticated:
-        gate.count_failure(house, visit)
+        guard.count_failure(house, visit)
         raise Refused(401, 1000, "Invalid API Token") from None
-    gate.count(request, verification.id)
+    guard.count(request, verification.id)
     if verification.denied:
         await admission.write_down(house.db, verification.denied)
         raise verification.denied
     valid = [Item(10000, "This API Token is valid and active")] if verification.usable else []
-    return wire.answers(request).success(_verified(verification), messages=valid)
+    return Envelope(_verified(verification), True, [], valid)
 
 
 def _verified(verification: Verification) -> Verified:

@@ -5,18 +5,22 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from litestar import Response, delete, get, patch, post
+from litestar import Controller
 
 from app.caller import Access, Area
-from app.cloudflare import reading, wire
-from app.cloudflare.wire import AnyRequest, Refused
+from app.cloudflare import envelope, reading
+from app.cloudflare.context import CallerOnly, Context
+from app.cloudflare.envelope import Envelope, Page
+from app.cloudflare.errors import Refused
+from app.cloudflare.guard import Needs
 from app.errors import Advice, Invalid, Problem, Rule, quoted
 from app.identity import zones
 from app.identity.zones import Zone, ZoneType
 from app.store.paging import Direction
+from app.web.handling import AnyRequest, delete, get, patch, post
 
-_READ = {"needs": (Area.ZONE, Access.READ)}
-_WRITE = {"needs": (Area.ZONE, Access.WRITE), "anew": True}
+_READ = Needs(Area.ZONE, Access.READ)
+_WRITE = Needs(Area.ZONE, Access.WRITE, anew=True)
 PER_PAGE, MIN_PER_PAGE, MAX_PER_PAGE = 20, 5, 50
 STATUS = "active"
 STATUSES = (STATUS, "initializing", "pending", "moved")
@@ -56,47 +60,44 @@ class DeletedZone(msgspec.Struct, frozen=True):
     id: str
 
 
-@post("/zones", status_code=200)
-async def create(request: AnyRequest) -> Response[bytes]:
-    raw = await wire.body(request)
-    once = wire.idempotency(request, raw)
-    draft, advice = _decoded(raw)
-    zone = await zones.create(wire.house(request).db, wire.caller(request), draft, once)
-    return wire.answers(request).success(_object(zone), advice=advice)
+class Zones(Controller):
+    path = "/zones"
 
+    @post()
+    async def create(self, context: CallerOnly, request: AnyRequest) -> Envelope[ZoneObject]:
+        """Make a zone."""
+        raw = await reading.body(request)
+        once = reading.idempotency(request, raw)
+        draft, advice = _decoded(raw)
+        zone = await zones.create(context.house.db, context.caller, draft, once)
+        return context.envelope(_object(zone), advice)
 
-@get("/zones")
-async def list_(request: AnyRequest) -> Response[bytes]:
-    query, none = parse_query(request.scope["query_string"])
-    found = zones.Page((), 0)
-    if not none:
-        found = await zones.list_page(wire.house(request).db, wire.caller(request), query)
-    info = wire.page_info(len(found.items), query.page, query.per_page, found.total)
-    return wire.answers(request).success([_object(zone) for zone in found.items], info=info)
+    @get()
+    async def list_(self, context: CallerOnly, request: AnyRequest) -> Page[ZoneObject]:
+        """List the zones."""
+        query, none = parse_query(request.scope["query_string"])
+        found = zones.Page((), 0)
+        if not none:
+            found = await zones.list_page(context.house.db, context.caller, query)
+        return context.page([_object(zone) for zone in found.items], query.page, query.per_page, found.total)
 
+    @get("/{zone_id:str}", needs=_READ)
+    async def get_one(self, context: Context) -> Envelope[ZoneObject]:
+        """Get a zone."""
+        return context.envelope(_object(await zones.get(context.house.db, context.scope)))
 
-@get("/zones/{zone_id:str}", opt=_READ)
-async def get_(request: AnyRequest) -> Response[bytes]:
-    zone = await zones.get(wire.house(request).db, wire.scope(request))
-    return wire.answers(request).success(_object(zone))
+    @patch("/{zone_id:str}", needs=_WRITE)
+    async def edit(self, context: Context, request: AnyRequest) -> Envelope[ZoneObject]:
+        """Change a zone."""
+        settings, advice = _settings(await reading.body(request))
+        zone = await zones.edit(context.house.db, context.caller, context.scope, settings)
+        return context.envelope(_object(zone), advice)
 
-
-@patch("/zones/{zone_id:str}", opt=_WRITE)
-async def edit(request: AnyRequest) -> Response[bytes]:
-    settings, advice = _settings(await wire.body(request))
-    zone = await zones.edit(wire.house(request).db, wire.caller(request), wire.scope(request), settings)
-    return wire.answers(request).success(_object(zone), advice=advice)
-
-
-@delete("/zones/{zone_id:str}", opt=_WRITE, status_code=200)
-async def delete_(request: AnyRequest) -> Response[bytes]:
-    scope = wire.scope(request)
-    await zones.delete(wire.house(request).db, wire.caller(request), scope)
-    return wire.answers(request).success(DeletedZone(scope.id.hex))
-
-
-ANYWHERE: list[Any] = [create, list_]
-IN_ZONE: list[Any] = [get_, edit, delete_]
+    @delete("/{zone_id:str}", needs=_WRITE)
+    async def delete_one(self, context: Context) -> Envelope[DeletedZone]:
+        """Delete an empty zone."""
+        await zones.delete(context.house.db, context.caller, context.scope)
+        return context.envelope(DeletedZone(context.scope.id.hex))
 
 
 def _object(zone: Zone) -> ZoneObject:
@@ -104,8 +105,8 @@ def _object(zone: Zone) -> ZoneObject:
         id=zone.id.hex,
         name=zone.name,
         account=ZoneAccount(zone.account_id.hex, zone.account_name),
-        created_on=wire.instant(zone.created_at),
-        modified_on=wire.instant(zone.modified_at),
+        created_on=envelope.instant(zone.created_at),
+        modified_on=envelope.instant(zone.modified_at),
         status=STATUS,
         type=zone.type,
         paused=zone.paused,

@@ -12,8 +12,9 @@ from litestar import Response, get
 from litestar.exceptions import NotFoundException
 
 from app import infisical
-from app.cloudflare import openapi, wire
-from app.cloudflare.wire import AnyRequest
+from app.cloudflare import openapi
+from app.cloudflare.errors import CODES
+from app.web.handling import AnyRequest
 
 _ASSETS = {
     "swagger-ui.css": "text/css",
@@ -77,7 +78,7 @@ def _answer(request: AnyRequest, page: Page) -> Response[bytes]:
 
 @get("/openapi.json")
 async def openapi_json(request: AnyRequest) -> Response[bytes]:
-    return _answer(request, _openapi(wire.house(request).public_url))
+    return _answer(request, _openapi(request.app.state.house.public_url))
 
 
 @lru_cache(maxsize=1)
@@ -131,7 +132,7 @@ async def errors(request: AnyRequest) -> Response[bytes]:
 def _errors() -> Page:
     rows = "\n".join(
         f'<tr id="{code}"><td><a href="#{code}">{code}</a></td><td>{status}</td><td>{html.escape(text)}</td></tr>'
-        for code, (status, text) in sorted(wire.CODES.items())
+        for code, (status, text) in sorted(CODES.items())
     )
     style = (
         "<style>body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"

@@ -15,12 +15,13 @@ from litestar import Litestar, Response
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException, NotFoundException
 
-from app import bounds, cloudflare, config, infisical, metrics
+from app import bounds, config, infisical, metrics
 from app.audit import failures
 from app.caller import Visit
 from app.certificates import trust
-from app.cloudflare import short_road, wire
-from app.cloudflare.wire import AnyRequest
+from app.cloudflare import router as cloudflare
+from app.cloudflare import short_road
+from app.cloudflare.errors import Reference
 from app.csrs import store as csrs
 from app.custody import keyring
 from app.custody import ring as ringfile
@@ -34,6 +35,7 @@ from app.store import database as db
 from app.store import idempotency
 from app.store.database import Database
 from app.web import asgi
+from app.web.handling import AnyRequest
 from app.web.limits import Limiter
 from app.web.state import House
 from app.x509 import names
@@ -66,7 +68,7 @@ def around(app: Litestar, settings: config.Settings) -> asgi.App:
     # Before the first request, which would wait for it.
     names.suffixes()
     names.icann_suffixes()
-    app.state = State({"settings": settings, "cloudflare_answers": wire.Answers(settings.public_url)})
+    app.state = State({"settings": settings, "reference": Reference(settings.public_url)})
     road = short_road.road(app.state)
     log = RequestLog(as_json=settings.log is config.LogFormat.JSON)
     door = _door(app.state)
@@ -76,8 +78,8 @@ def around(app: Litestar, settings: config.Settings) -> asgi.App:
 def _door(state: State) -> asgi.Door:
     """Turns requests of both dialects away while too many wait; the probes and pages are always answered."""
     error, nobody = Unavailable(db.CROWDED), Visit(None, asgi.REQUEST_ID.decode(), "GET", "/")
-    answers: wire.Answers = state.cloudflare_answers
-    cloudflares = short_road.whole(answers.failure(error, nobody))
+    reference: Reference = state.reference
+    cloudflares = short_road.whole(reference.failure(error, nobody))
     infisicals = short_road.whole(infisical.wire.failure(error, nobody))
 
     def refusal(raw_path: bytes) -> asgi.Answer | None:
@@ -208,7 +210,7 @@ async def _prune(db: Database) -> None:
 
 def _on_error(request: AnyRequest, error: Exception) -> Response[bytes]:
     """404, 405 and whatever else no router has seen: in the shape of the dialect that the path belongs to."""
-    path = wire.visit(request).path
+    path = request.scope["state"]["visit"].path
     if f"{path}/".startswith(infisical.PREFIX):
         return infisical.on_error(request, error)
     if isinstance(error, HTTPException) and not path.startswith(cloudflare.PREFIX):

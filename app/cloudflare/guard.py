@@ -1,85 +1,91 @@
-"""The gate of Cloudflare's dialect: who asks, how often, and whether they may (contract-cloudflare sections 4, 5)."""
+"""The guard of Cloudflare's dialect: who asks, how often, and whether they may (contract-cloudflare sections 4, 5)."""
 
 import re
-from typing import Any
 from uuid import UUID
 
 import msgspec
-from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 
 from app.audit import record as audit
-from app.caller import Area, Level, Scope, Visit
-from app.cloudflare.wire import Refused
+from app.caller import Access, Area, Level, Scope, Visit
+from app.cloudflare.context import CallerContext, ScopeContext
+from app.cloudflare.errors import Refused
 from app.errors import Denial, Forbidden, Limit, LimitReached, Unauthenticated
 from app.identity import admission
 from app.identity.admission import Admission, Credential, KeyCredential, Place, TokenCredential
+from app.web.handling import AnyConnection
 from app.web.state import House
 
-Asking = ASGIConnection[Any, Any, Any, Any]
-
-# What the short road is for.
-SHORT_ROAD = Area.SSL
 _ID = re.compile(r"[0-9a-f]{32}")
 BEARER = re.compile(r"[A-Za-z0-9_-]{20,256}")
 _KEY = re.compile(r"[0-9a-f]{32,45}")
 _EMAIL = re.compile(r"[\x21-\x3f\x41-\x7e]{1,64}@[\x21-\x3f\x41-\x7e]{1,189}")
 
 
-async def guard(connection: Asking, handler: BaseRouteHandler) -> None:
-    """Admit the caller before the body is read, where the path names an account or zone, or raise."""
+class Needs(msgspec.Struct, frozen=True):
+    """What a caller must be allowed in the account or zone of the path.
+
+    `anew`: nothing that is remembered of the caller counts, since what is made would outlive a token revoked just now.
+    """
+
+    area: Area
+    access: Access
+    anew: bool = False
+
+
+async def guard(connection: AnyConnection, handler: BaseRouteHandler) -> None:
+    """Admit the caller before the body is read, or raise; what was found becomes the handler's context.
+
+    Where the path names an account or zone, the caller must be allowed what the handler `needs` there; elsewhere the
+    core judges what the caller may.
+    """
     house: House = connection.app.state.house
-    state = connection.scope["state"]
     visit = _visit(connection, handler)
     where = place(connection.path_params, visit)
-    asking = (house.db, house.peppers, house.memory, credentials(connection), where, visit)
+    credential = credentials(connection)
     try:
-        # A token that was revoked just now must not make one that lives on.
-        admit = admission.admit_anew if handler.opt.get("anew") else admission.admit
-        admitted = await admit(*asking)
-        if admitted.remembered and not _may(admitted, handler):
-            # What is remembered may be older than the permission.
-            admitted = await admission.admit_anew(*asking)
+        admitted = await _admitted(house, credential, where, visit, handler.opt.get("needs"))
     except (Unauthenticated, Forbidden) as error:
         count_failure(house, visit)
         await admission.write_down(house.db, error)
         raise
     caller, scope = admitted.caller, admitted.scope
     count(connection, caller.id)
-    if scope is None or not _may(admitted, handler):
+    found = (house, connection.app.state.reference, visit, caller)
+    if where is None:
+        connection.scope["state"]["context"] = CallerContext(*found)
+        return
+    if scope is None or not _may(admitted, handler.opt["needs"]):
         resource = audit.Resource.ZONE if where.level is Level.ZONE else audit.Resource.ACCOUNT
         await audit.denied(house.db, caller, resource, where.id, scope)
         raise Forbidden(Denial.RESOURCE, "Unauthorized to access requested resource")
     if admitted.gone:
         raise not_routed(visit)
-    state["caller"], state["scope"] = caller, scope
-    area, access = handler.opt["needs"]
-    if area is SHORT_ROAD:
-        house.memory.let_through(asking[3], where, access, admitted)
+    connection.scope["state"]["context"] = ScopeContext(*found, scope)
+    needs: Needs = handler.opt["needs"]
+    if needs.area is Area.SSL:
+        house.memory.let_through(credential, where, needs.access, admitted)
 
 
-def _may(admitted: Admission, handler: BaseRouteHandler) -> bool:
-    area, access = handler.opt["needs"]
-    return admitted.scope is not None and admitted.caller.may(area, access, admitted.scope)
-
-
-async def known(connection: Asking, handler: BaseRouteHandler) -> None:
-    """Admit the caller where the path names no account or zone; what they may is judged by the core."""
-    house: House = connection.app.state.house
-    visit = _visit(connection, handler)
-    credential = credentials(connection)
-    try:
+async def _admitted(
+    house: House, credential: Credential, where: Place | None, visit: Visit, needs: Needs | None
+) -> Admission:
+    asking = (house.db, house.peppers, house.memory, credential)
+    if where is None or needs is None:
         # A user may have become a member of an account within the last second, by making it.
-        caller = await admission.authenticate(house.db, house.peppers, house.memory, credential, visit, anew=True)
-    except (Unauthenticated, Forbidden) as error:
-        count_failure(house, visit)
-        await admission.write_down(house.db, error)
-        raise
-    count(connection, caller.id)
-    connection.scope["state"]["caller"] = caller
+        return Admission(await admission.authenticate(*asking, visit, anew=True), None, gone=False)
+    admitted = await (admission.admit_anew if needs.anew else admission.admit)(*asking, where, visit)
+    if admitted.remembered and not _may(admitted, needs):
+        # What is remembered may be older than the permission.
+        return await admission.admit_anew(*asking, where, visit)
+    return admitted
 
 
-def _visit(connection: Asking, handler: BaseRouteHandler) -> Visit:
+def _may(admitted: Admission, needs: Needs) -> bool:
+    return admitted.scope is not None and admitted.caller.may(needs.area, needs.access, admitted.scope)
+
+
+def _visit(connection: AnyConnection, handler: BaseRouteHandler) -> Visit:
     """The visit, with the status that a success will have."""
     visit: Visit = connection.scope["state"]["visit"]
     if not isinstance(handler, HTTPRouteHandler):
@@ -87,18 +93,21 @@ def _visit(connection: Asking, handler: BaseRouteHandler) -> Visit:
     return msgspec.structs.replace(visit, status=handler.status_code, denied_status=403)
 
 
-async def csrs_on(connection: Asking, _: BaseRouteHandler) -> None:
+async def csrs_on(connection: AnyConnection, _: BaseRouteHandler) -> None:
     """Refuse where the operator has switched custom CSRs off."""
-    scope: Scope = connection.scope["state"]["scope"]
+    scope: Scope = connection.scope["state"]["context"].scope
     if not scope.csrs_enabled:
         kind = "zone" if scope.zone_id else "account"
         text = f"Custom CSRs are switched off; the operator can run `keystead {kind} set {scope.id.hex} --csrs on`."
         raise LimitReached(Limit.CSRS_OFF, text)
 
 
-def place(path_params: dict[str, str], visit: Visit) -> Place:
-    level = Level.ZONE if "zone_id" in path_params else Level.ACCOUNT
-    return Place(level, id_of(path_params["zone_id" if level is Level.ZONE else "account_id"], visit))
+def place(path_params: dict[str, str], visit: Visit) -> Place | None:
+    """The account or zone that the path names; raises 7003 for a malformed id."""
+    for name, level in (("zone_id", Level.ZONE), ("account_id", Level.ACCOUNT)):
+        if name in path_params:
+            return Place(level, id_of(path_params[name], visit))
+    return None
 
 
 def id_of(text: str, visit: Visit) -> UUID:
@@ -108,7 +117,7 @@ def id_of(text: str, visit: Visit) -> UUID:
     return UUID(text)
 
 
-def credentials(connection: Asking) -> Credential:
+def credentials(connection: AnyConnection) -> Credential:
     """Authorization wins when it is present, even when it is the bad one (contract-cloudflare section 5)."""
     headers = connection.headers
     authorization = headers.get("authorization")
@@ -135,7 +144,7 @@ def _bad_header(code: int, header: str) -> Refused:
     return Refused(400, 6003, "Invalid request headers", chain=(code, f"Invalid format for {header} header"))
 
 
-def count(connection: Asking, caller_id: UUID) -> None:
+def count(connection: AnyConnection, caller_id: UUID) -> None:
     """Count a request of a known caller against the rate limit; raises 429 above it."""
     house: House = connection.app.state.house
     state = connection.scope["state"]

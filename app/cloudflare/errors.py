@@ -1,74 +1,15 @@
-"""Cloudflare's wire: envelopes, the error table, and what is read from a request (contract-cloudflare 1, 3, 4)."""
+"""Errors and advice in Cloudflare's codes, and the one way from an error to an answer (contract-cloudflare 3 to 5)."""
 
-import hashlib
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping, MutableMapping
-from datetime import UTC, datetime
-from typing import Any, TypeAlias
-from uuid import UUID
+from collections.abc import Iterable, Mapping
 
 import msgspec
-from litestar import Request, Response
-from litestar.exceptions import HTTPException
+from litestar import Response
 
 from app import errors
-from app.caller import Caller, Scope, Visit
+from app.caller import Visit
+from app.cloudflare.envelope import JSON, ErrorChainItem, Failure, Item, Source
 from app.errors import Advice, Clash, Denial, Hint, Limit, Problem, Rule, Scheme, Thing
-from app.store.idempotency import Idempotency
-from app.web import bodies
-from app.web.state import House
-
-AnyRequest: TypeAlias = Request[Any, Any, Any]
-
-MAX_BODY = 64 * 1024
-MAX_CERTIFICATE_BODY = 256 * 1024
-JSON = "application/json"
-_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
-
-
-class Source(msgspec.Struct, frozen=True):
-    pointer: str
-
-
-class ErrorChainItem(msgspec.Struct, frozen=True):
-    code: int
-    message: str
-
-
-class Item(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One entry of `errors` or `messages`."""
-
-    code: int
-    message: str
-    documentation_url: str | None = None
-    source: Source | None = None
-    error_chain: list[ErrorChainItem] | None = None
-
-
-class ResultInfo(msgspec.Struct, frozen=True):
-    """`count` is the items of this page, `total_count` those of all pages."""
-
-    count: int
-    page: int
-    per_page: int
-    total_count: int
-    total_pages: int
-
-
-class Success(msgspec.Struct, frozen=True, omit_defaults=True):
-    result: object
-    success: bool
-    errors: list[Item]
-    messages: list[Item]
-    result_info: msgspec.Struct | msgspec.UnsetType = msgspec.UNSET
-
-
-class Failure(msgspec.Struct, frozen=True):
-    result: None
-    success: bool
-    errors: list[Item]
-    messages: list[Item]
 
 
 class Refused(Exception):  # noqa: N818 - a refusal by the dialect itself, before the core is asked
@@ -243,53 +184,18 @@ def code_of(problem: Problem) -> int:
     return _MISSING.get(problem.field, 1453) if problem.rule is Rule.MISSING else RULES[problem.rule]
 
 
-def house(request: AnyRequest) -> House:
-    opened: House = request.app.state.house
-    return opened
-
-
-def visit(request: AnyRequest) -> Visit:
-    made: Visit = request.scope["state"]["visit"]
-    return made
-
-
-def caller(request: AnyRequest) -> Caller:
-    admitted: Caller = request.scope["state"]["caller"]
-    return admitted
-
-
-def scope(request: AnyRequest) -> Scope:
-    admitted: Scope = request.scope["state"]["scope"]
-    return admitted
-
-
-class Answers:
-    """Makes answers; `public_url` is where this server's own error reference is."""
+class Reference:
+    """The error reference that this server itself serves; every item names its place there."""
 
     def __init__(self, public_url: str) -> None:
-        self._reference = f"{public_url}/docs/errors#"
+        self._url = f"{public_url}/docs/errors#"
 
-    def success(
-        self,
-        result: object,
-        status: int = 200,
-        *,
-        advice: Iterable[Advice] = (),
-        messages: Iterable[Item] = (),
-        info: msgspec.Struct | None = None,
-    ) -> Response[bytes]:
-        return Response(self.body(result, advice, messages, info), status_code=status, media_type=JSON)
+    def item(self, code: int, text: str, pointer: str | None = None) -> Item:
+        return Item(code, text, f"{self._url}{code}", Source(pointer) if pointer is not None else None)
 
-    def body(
-        self,
-        result: object,
-        advice: Iterable[Advice] = (),
-        messages: Iterable[Item] = (),
-        info: msgspec.Struct | None = None,
-    ) -> bytes:
-        """The envelope of a success."""
-        told = [self._item(HINTS[a.hint], a.text, _place(a)) for a in advice]
-        return msgspec.json.encode(Success(result, True, [], [*told, *messages], info or msgspec.UNSET))
+    def advice(self, advice: Iterable[Advice]) -> list[Item]:
+        """The messages of a success."""
+        return [self.item(HINTS[a.hint], a.text, _place(a)) for a in advice]
 
     def failure(self, error: Exception, visit: Visit) -> Response[bytes]:
         """The one way from an error to an answer; what is not ours keeps its text to itself."""
@@ -321,11 +227,11 @@ class Answers:
 
     def _items(self, problems: tuple[Problem, ...]) -> list[Item]:
         # The contract's order of checks is the order of the codes, and then of the places.
-        items = [self._item(code_of(p), p.text, _pointer(p.field, p.index, p.member)) for p in problems]
+        items = [self.item(code_of(p), p.text, _pointer(p.field, p.index, p.member)) for p in problems]
         return sorted(items, key=lambda item: item.code)
 
     def _refused(self, refused: Refused) -> Response[bytes]:
-        item = self._item(refused.code, str(refused))
+        item = self.item(refused.code, str(refused))
         if refused.chain:
             item = msgspec.structs.replace(item, error_chain=[ErrorChainItem(*refused.chain)])
         headers = {"X-Should-Retry": "false"} if refused.code == 1456 else {}
@@ -335,23 +241,11 @@ class Answers:
 
     def _one(self, status: int, code: int, text: str, headers: Mapping[str, str] | None = None) -> Response[bytes]:
         # The core's sentences also stand after a colon, on the command line.
-        return self._failure(status, [self._item(code, text[:1].upper() + text[1:])], headers)
+        return self._failure(status, [self.item(code, text[:1].upper() + text[1:])], headers)
 
     def _failure(self, status: int, items: list[Item], headers: Mapping[str, str] | None = None) -> Response[bytes]:
         body = msgspec.json.encode(Failure(None, False, items, []))
         return Response(body, status_code=status, media_type=JSON, headers=dict(headers or {}))
-
-    def _item(self, code: int, text: str, pointer: str | None = None) -> Item:
-        return Item(code, text, f"{self._reference}{code}", Source(pointer) if pointer is not None else None)
-
-
-def page_info(count: int, page: int, per_page: int, total: int) -> ResultInfo:
-    return ResultInfo(count, page, per_page, total, -(-total // per_page))
-
-
-def answers(request: AnyRequest) -> Answers:
-    made: Answers = request.app.state.cloudflare_answers
-    return made
 
 
 def _place(advice: Advice) -> str:
@@ -368,75 +262,3 @@ def _pointer(field: str, index: int | None, member: str | None = None) -> str:
     token = name.replace("~", "~0").replace("/", "~1")
     place = str(index) if index is not None else member
     return ("/" + token if field else "") + (f"/{place}" if place is not None else "")
-
-
-async def body(request: AnyRequest, most: int = MAX_BODY) -> bytes:
-    """The raw body, bounded in size and time."""
-    state = request.scope["state"]
-    return await body_of(request.stream(), request.headers.get("content-length", ""), state, most)
-
-
-async def body_of(
-    stream: AsyncIterator[bytes], content_length: str, state: MutableMapping[str, Any], most: int = MAX_BODY
-) -> bytes:
-    """As `body`, from its pieces and the state of the request; HTTPException is what the pieces end early with."""
-    try:
-        return await bodies.read(stream, content_length, most, HTTPException, state)
-    except bodies.TooLarge as error:
-        raise Refused(413, 1454, str(error)) from None
-    except bodies.Incomplete as error:
-        raise Refused(400, 1400, str(error)) from None
-
-
-def idempotency(request: AnyRequest, raw: bytes) -> Idempotency | None:
-    """The Idempotency-Key header, if there is one."""
-    return idempotency_of(request.headers.getall("idempotency-key", []), raw)
-
-
-def idempotency_of(keys: list[str], raw: bytes) -> Idempotency | None:
-    """As `idempotency`, from the values of the header."""
-    if not keys:
-        return None
-    if len(keys) > 1 or not _IDEMPOTENCY_KEY.fullmatch(keys[0]):
-        raise Refused(400, 1456, "Idempotency-Key must be given once, as 1 to 255 printable ASCII characters.")
-    return Idempotency(keys[0], hashlib.sha256(raw).digest())
-
-
-def csr_id(request: AnyRequest) -> UUID:
-    """The CSR's id in the path."""
-    text = request.path_params["custom_csr_id"]
-    if not _UUID.fullmatch(text):
-        raise Refused(400, 1418, f"{errors.quoted(text)} is not the id of a CSR: a UUID is.")
-    return UUID(text)
-
-
-def is_uuid(text: str) -> bool:
-    return _UUID.fullmatch(text) is not None
-
-
-def certificate_id(request: AnyRequest) -> UUID:
-    """The certificate's id in the path; what is no UUID names no certificate."""
-    text = request.path_params["custom_certificate_id"]
-    if not _UUID.fullmatch(text):
-        raise Refused(404, 1002, f"There is no custom certificate {errors.quoted(text)} here.")
-    return UUID(text)
-
-
-def instant(time: datetime) -> str:
-    """RFC 3339 with six decimals and Z, as the stored value is."""
-    return time.astimezone(UTC).isoformat(timespec="microseconds")[:26] + "Z"
-
-
-def accepted(request: AnyRequest) -> str:
-    """Which of JSON, PEM and DER the client likes best; JSON when it says nothing that we have."""
-    best, best_quality = JSON, 0.0
-    for part in ",".join(request.headers.getall("accept", [])).split(","):
-        media_type, *parameters = (word.strip().lower() for word in part.split(";"))
-        quality = next((_quality(p[2:]) for p in parameters if p.startswith("q=")), 1.0)
-        if media_type in (JSON, "application/x-pem-file", "application/pkcs10", "*/*") and quality > best_quality:
-            best, best_quality = (JSON if media_type == "*/*" else media_type), quality
-    return best
-
-
-def _quality(text: str) -> float:
-    return float(text) if re.fullmatch(r"[01](?:\.[0-9]{0,3})?", text) else 0.0

@@ -1,0 +1,65 @@
+"""Envelopes, the shape of every answer (contract-cloudflare section 1)."""
+
+from datetime import UTC, datetime
+from typing import Generic, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+JSON = "application/json"
+
+
+class Source(msgspec.Struct, frozen=True):
+    pointer: str
+
+
+class ErrorChainItem(msgspec.Struct, frozen=True):
+    code: int
+    message: str
+
+
+class Item(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One entry of `errors` or `messages`."""
+
+    code: int
+    message: str
+    documentation_url: str | None = None
+    source: Source | None = None
+    error_chain: list[ErrorChainItem] | None = None
+
+
+class ResultInfo(msgspec.Struct, frozen=True):
+    """`count` is the items of this page, `total_count` those of all pages."""
+
+    count: int
+    page: int
+    per_page: int
+    total_count: int
+    total_pages: int
+
+
+class Envelope(msgspec.Struct, Generic[T], frozen=True):
+    """The answer of a success; `messages` is advice, and `errors` is always empty."""
+
+    result: T
+    success: bool
+    errors: list[Item]
+    messages: list[Item]
+
+
+class Page(Envelope[list[T]], Generic[T], frozen=True):
+    """One page of a list."""
+
+    result_info: ResultInfo
+
+
+class Failure(msgspec.Struct, frozen=True):
+    result: None
+    success: bool
+    errors: list[Item]
+    messages: list[Item]
+
+
+def instant(time: datetime) -> str:
+    """RFC 3339 with six decimals and Z, as the stored value is."""
+    return time.astimezone(UTC).isoformat(timespec="microseconds")[:26] + "Z"

@@ -1,0 +1,56 @@
+"""The routes of Cloudflare's dialect, and what becomes of its errors."""
+
+from http import HTTPStatus
+
+import structlog
+from litestar import Response, Router
+from litestar.exceptions import HTTPException
+
+from app.cloudflare.accounts import Accounts
+from app.cloudflare.context import DEPENDENCIES
+from app.cloudflare.custom_certificates import CustomCertificates
+from app.cloudflare.custom_csrs import CustomCsrs
+from app.cloudflare.errors import Reference, Refused
+from app.cloudflare.guard import guard, not_routed
+from app.cloudflare.logs import Logs
+from app.cloudflare.tokens import AccountTokens, UserTokens, Verify
+from app.cloudflare.zones import Zones
+from app.web.handling import AnyRequest
+
+PREFIX = "/client/v4"
+_log = structlog.get_logger("keystead.cloudflare")
+
+
+def on_error(request: AnyRequest, error: Exception) -> Response[bytes]:
+    """Every error under this prefix becomes an envelope here."""
+    visit = request.scope["state"]["visit"]
+    reference: Reference = request.app.state.reference
+    if isinstance(error, HTTPException) and error.status_code == HTTPStatus.NOT_FOUND:
+        error = not_routed(visit)
+    elif isinstance(error, HTTPException) and error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        refused = Refused(405, 7001, f"Method {visit.method} not available for that URI.")
+        response = reference.failure(refused, visit)
+        response.headers["Allow"] = (error.headers or {}).get("allow", "")
+        return response
+    response = reference.failure(error, visit)
+    if response.status_code == HTTPStatus.INTERNAL_SERVER_ERROR:
+        _log.error("unexpected error", request_id=visit.request_id, exc_info=error)
+    return response
+
+
+def router() -> Router:
+    in_account = [CustomCsrs, AccountTokens, Logs]
+    in_zone = [CustomCsrs, CustomCertificates]
+    guarded = Router(
+        path="/",
+        guards=[guard],
+        dependencies=DEPENDENCIES,
+        route_handlers=[
+            Accounts,
+            Zones,
+            UserTokens,
+            Router(path="/accounts/{account_id:str}", route_handlers=in_account),
+            Router(path="/zones/{zone_id:str}", route_handlers=in_zone),
+        ],
+    )
+    return Router(path=PREFIX, route_handlers=[guarded, Verify], exception_handlers={Exception: on_error})

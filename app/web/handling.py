@@ -1,0 +1,79 @@
+"""How the framework is used: route handlers that do nothing again for each request that can be done once.
+
+Litestar copies the handler for each guard, merges the exception handlers of all layers for each request, and makes a
+Response of what a handler returns. Measured beside a bare ASGI app, that is more than half of what a small GET costs.
+"""
+
+from typing import Any, TypeAlias
+
+import msgspec
+from litestar import Litestar, Request
+from litestar.connection import ASGIConnection
+from litestar.enums import HttpMethod
+from litestar.handlers import HTTPRouteHandler
+from litestar.types import ASGIApp, ExceptionHandlersMap, Receive, Scope, Send
+
+AnyRequest: TypeAlias = Request[Any, Any, Any]
+AnyConnection: TypeAlias = ASGIConnection[Any, Any, Any, Any]
+
+
+class Handler(HTTPRouteHandler):
+    """A route handler whose methods return Structs, which are encoded straight into the answer."""
+
+    __slots__ = ("_merged_exception_handlers",)
+
+    def __init__(self, path: str = "/", **options: Any) -> None:  # noqa: ANN401 - HTTPRouteHandler's own
+        super().__init__(path, **options)
+        self._merged_exception_handlers: ExceptionHandlersMap | None = None
+
+    async def authorize_connection(self, connection: AnyConnection) -> None:
+        """Run the guards, with this handler itself and not a copy of it."""
+        for guard in self.resolve_guards():
+            await guard(connection, self)  # type: ignore[misc]
+
+    def resolve_exception_handlers(self) -> ExceptionHandlersMap:
+        """Those of all layers; merged once, when the handler has its place."""
+        if self._merged_exception_handlers is None:
+            self._merged_exception_handlers = super().resolve_exception_handlers()
+        return self._merged_exception_handlers
+
+    async def to_response(self, app: Litestar, data: Any, request: AnyRequest) -> ASGIApp:  # noqa: ANN401
+        if isinstance(data, msgspec.Struct):
+            return Encoded(self.status_code, data)
+        return await super().to_response(app, data, request)
+
+
+class Encoded:
+    """A Struct as a JSON answer: two ASGI messages."""
+
+    __slots__ = ("_body", "_status")
+
+    def __init__(self, status: int, answer: msgspec.Struct) -> None:
+        self._status = status
+        self._body = msgspec.json.encode(answer)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's
+        length = str(len(self._body)).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", length)]
+        await send({"type": "http.response.start", "status": self._status, "headers": headers})
+        await send({"type": "http.response.body", "body": self._body, "more_body": False})
+
+
+def get(path: str = "/", **options: Any) -> Handler:  # noqa: ANN401
+    return Handler(path, http_method=HttpMethod.GET, status_code=200, **options)
+
+
+def post(path: str = "/", *, status_code: int = 200, **options: Any) -> Handler:  # noqa: ANN401
+    return Handler(path, http_method=HttpMethod.POST, status_code=status_code, **options)
+
+
+def put(path: str = "/", **options: Any) -> Handler:  # noqa: ANN401
+    return Handler(path, http_method=HttpMethod.PUT, status_code=200, **options)
+
+
+def patch(path: str = "/", **options: Any) -> Handler:  # noqa: ANN401
+    return Handler(path, http_method=HttpMethod.PATCH, status_code=200, **options)
+
+
+def delete(path: str = "/", **options: Any) -> Handler:  # noqa: ANN401
+    return Handler(path, http_method=HttpMethod.DELETE, status_code=200, **options)

@@ -20,16 +20,17 @@ from uuid import UUID
 import click
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from litestar import Litestar
 from test_api_role import GRANTS
 from test_sdk_infisical import REQUIREMENT
 
-from app import config, infisical
+from app import config
 from app.caller import GROUPS, Area
 from app.cloudflare import errors
 from app.commands.cli import cli
 from app.custody import ring as ringfile
 from app.custody import seal
-from app.infisical import gate
+from app.infisical import guard, openapi, router
 from app.infisical import wire as infisical_wire
 
 ROOT = Path(__file__).parent.parent
@@ -562,17 +563,17 @@ def _called() -> dict[tuple[str, str], str]:
 
 def _guarded() -> Iterator[tuple[str, str, str]]:
     """The method, path and action of each handler whose path names what is to be judged."""
-    for handler in (*infisical.ca.HANDLERS, *infisical.certificates.HANDLERS, *infisical.crl.HANDLERS):
-        if "action" in handler.opt:
-            for path in handler.paths:
-                words = [re.sub(r"_(\w)", lambda letter: letter[1].upper(), word) for word in path.split("/")]
+    for route in Litestar(route_handlers=[router.router()], openapi_config=None).routes:
+        words = [re.sub(r"_(\w)", lambda letter: letter[1].upper(), word) for word in route.path.split("/")]
+        for handler in getattr(route, "route_handlers", ()):
+            if "action" in handler.opt:
                 for method in handler.http_methods:
-                    yield method, "/api/v1" + re.sub(":str}", "}", "/".join(words)), handler.opt["action"]
+                    yield method, re.sub(":str}", "}", "/".join(words)), handler.opt["action"]
 
 
 def test_every_call_of_a_private_ca_is_documented_with_its_action() -> None:
     """The table of infisical.md has the calls of the OpenAPI document and no other, and what they ask of the caller."""
-    called, served = _called(), infisical.openapi.paths()
+    called, served = _called(), openapi.paths()
     methods = {"get", "post", "patch", "delete", "put"}
     operations = {(m.upper(), path): item[m] for path, item in served.items() for m in methods & item.keys()}
     assert called.keys() == operations.keys()
@@ -582,13 +583,13 @@ def test_every_call_of_a_private_ca_is_documented_with_its_action() -> None:
     guarded = {(method, path): str(action) for method, path, action in _guarded()}
     assert len(guarded) >= 25
     assert guarded.items() <= called.items()
-    assert {action for action in called.values() if action} == set(gate.Action)
+    assert {action for action in called.values() if action} == set(guard.Action)
 
 
 def test_every_action_on_a_private_ca_is_documented_with_the_groups_it_needs() -> None:
-    """The table of infisical.md has the actions of the gate and no other, each with its permission groups."""
+    """The table of infisical.md has the actions of the guard and no other, each with its permission groups."""
     groups = {group.access: group.name for group in GROUPS if group.area is Area.PRIVATE_CA}
-    needs = {action.value: [groups[access] for access in accesses] for action, accesses in gate.NEEDS.items()}
+    needs = {action.value: [groups[access] for access in accesses] for action, accesses in guard.NEEDS.items()}
     rows = _rows(_section("infisical.md", "Permissions"))
     assert {row[0].strip("`"): re.findall("`([^`]+)`", row[1]) for row in rows} == needs
 
@@ -613,7 +614,7 @@ def _named(schema: Any) -> Iterator[str]:
 def test_every_field_and_choice_of_a_private_ca_is_documented() -> None:
     """infisical.md names every field of bodies and answers in the OpenAPI document, and every value of a choice."""
     told = set(re.findall(r"[\w-]+", " ".join(re.findall("`([^`]+)`", INFISICAL.read_text()))))
-    named = set(_named(infisical.openapi.schemas()))
+    named = set(_named(openapi.schemas()))
     assert len(named) >= 90
     assert named <= told, named - told
 

@@ -19,8 +19,9 @@ from litestar import Litestar
 from live import Live, serving
 from world import BODY, World, new_database
 
-from app import config, infisical
+from app import config
 from app.cloudflare import errors, router
+from app.infisical import router as infisical
 from app.server import pages, postgres
 
 PUBLIC_URL = config.Settings().public_url

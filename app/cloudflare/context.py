@@ -3,30 +3,24 @@
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias, TypeVar
 
-import msgspec
-from litestar.di import NamedDependency, Provide
+from litestar.di import NamedDependency
 from litestar.params import SkipValidation
 
-from app.caller import Caller, Scope, Visit
+from app.caller import Scope
 from app.cloudflare.envelope import Envelope, Item, Page, ResultInfo
 from app.cloudflare.errors import Reference
 from app.errors import Advice
-from app.web.handling import AnyRequest
-from app.web.state import House
+from app.web import context
 
 T = TypeVar("T")
 
 
-class CallerContext(msgspec.Struct, frozen=True):
+class CallerContext(context.CallerContext, frozen=True):
     """Who asks, where the path names no account or zone."""
 
-    house: House
-    reference: Reference
-    visit: Visit
-    caller: Caller
-
     def envelope(self, result: T, advice: Iterable[Advice] = (), messages: Sequence[Item] = ()) -> Envelope[T]:
-        return Envelope(result, True, [], [*self.reference.advice(advice), *messages])
+        messages = [*Reference(self.house.public_url).advice(advice), *messages]
+        return Envelope(result, True, [], messages)
 
     def page(self, items: list[T], page: int, per_page: int, total: int) -> Page[T]:
         return Page(items, True, [], [], ResultInfo(len(items), page, per_page, total, -(-total // per_page)))
@@ -40,11 +34,3 @@ class ScopeContext(CallerContext, frozen=True):
 
 CallerOnly: TypeAlias = NamedDependency[SkipValidation[CallerContext]]
 Context: TypeAlias = NamedDependency[SkipValidation[ScopeContext]]
-
-
-async def _context(request: AnyRequest) -> ScopeContext:
-    found: ScopeContext = request.scope["state"]["context"]
-    return found
-
-
-DEPENDENCIES = {"context": Provide(_context)}

@@ -51,7 +51,7 @@ async def guard(connection: AnyConnection, handler: BaseRouteHandler) -> None:
         raise
     caller, scope = admitted.caller, admitted.scope
     count(connection, caller.id)
-    found = (house, connection.app.state.reference, visit, caller)
+    found = (house, visit, caller)
     if where is None:
         connection.scope["state"]["context"] = CallerContext(*found)
         return

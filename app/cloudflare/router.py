@@ -7,7 +7,6 @@ from litestar import Response, Router
 from litestar.exceptions import HTTPException
 
 from app.cloudflare.accounts import Accounts
-from app.cloudflare.context import DEPENDENCIES
 from app.cloudflare.custom_certificates import CustomCertificates
 from app.cloudflare.custom_csrs import CustomCsrs
 from app.cloudflare.errors import Reference, Refused
@@ -15,6 +14,7 @@ from app.cloudflare.guard import guard, not_routed
 from app.cloudflare.logs import Logs
 from app.cloudflare.tokens import AccountTokens, UserTokens, Verify
 from app.cloudflare.zones import Zones
+from app.web.context import DEPENDENCIES
 from app.web.handling import AnyRequest
 
 PREFIX = "/client/v4"

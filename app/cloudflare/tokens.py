@@ -78,7 +78,7 @@ class AccountTokens(Controller):
         return await _list(context, _account(context), request)
 
     @get("/permission_groups", needs=_READ)
-    async def permission_groups(self, context: Context, request: AnyRequest) -> Page[PermissionGroup]:
+    async def permission_groups(self, request: AnyRequest) -> Page[PermissionGroup]:
         """List the groups."""
         return _permission_groups(request)
 

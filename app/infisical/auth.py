@@ -1,14 +1,15 @@
 """`/api/v1/auth/universal-auth/login`: an access token for an API token (contract-infisical, "Common")."""
 
 import msgspec
-from litestar import Response, post
+from litestar import Controller
 
 from app.caller import Visit
 from app.errors import Forbidden, Unauthenticated
 from app.identity import admission, tokens
-from app.infisical import gate, reading, wire
-from app.infisical.wire import AnyRequest, Malformed, Refused
+from app.infisical import guard, reading, wire
+from app.infisical.wire import Malformed, Refused
 from app.web import bodies
+from app.web.handling import AnyRequest, post
 from app.web.state import House
 
 # Whatever is wrong with a login, it counts against its address.
@@ -27,24 +28,25 @@ class AccessToken(msgspec.Struct, frozen=True, rename="camel"):
         return "AccessToken()"
 
 
-@post("/auth/universal-auth/login", status_code=200)
-async def login(request: AnyRequest) -> Response[bytes]:
-    house, visit = wire.house(request), msgspec.structs.replace(wire.visit(request), status=200, denied_status=401)
-    try:
-        client_id, secret = await _credentials(request)
-        token_id = tokens.id_of(client_id)
-        caller = await admission.authenticate_login(house.db, house.peppers, house.memory, token_id, secret, visit)
-    except _REFUSED as error:
-        raise await _refused(house, visit, error) from None
-    gate.count(request, caller)
-    try:
-        value = await admission.log_in(house.db, house.peppers, caller, secret)
-    except Unauthenticated as error:
-        raise await _refused(house, visit, error) from None
-    return wire.answer(AccessToken(value, tokens.ACCESS_SECONDS, tokens.ACCESS_SECONDS))
+class Login(Controller):
+    path = "/auth/universal-auth"
 
-
-HANDLERS = [login]
+    @post("/login")
+    async def login(self, request: AnyRequest) -> AccessToken:
+        """Get an access token for an API token."""
+        house, visit = wire.house(request), msgspec.structs.replace(wire.visit(request), status=200, denied_status=401)
+        try:
+            client_id, secret = await _credentials(request)
+            token_id = tokens.id_of(client_id)
+            caller = await admission.authenticate_login(house.db, house.peppers, house.memory, token_id, secret, visit)
+        except _REFUSED as error:
+            raise await _refused(house, visit, error) from None
+        guard.count(request, caller)
+        try:
+            value = await admission.log_in(house.db, house.peppers, caller, secret)
+        except Unauthenticated as error:
+            raise await _refused(house, visit, error) from None
+        return AccessToken(value, tokens.ACCESS_SECONDS, tokens.ACCESS_SECONDS)
 
 
 async def _credentials(request: AnyRequest) -> tuple[str, str]:
@@ -60,6 +62,6 @@ async def _credentials(request: AnyRequest) -> tuple[str, str]:
 
 async def _refused(house: House, visit: Visit, error: Exception) -> Exception:
     """What a login is refused with, once that is counted; raises 429 above the limit."""
-    gate.count_failure(house, visit)
+    guard.count_failure(house, visit)
     await admission.write_down(house.db, error)
     return Refused(401, "Invalid credentials") if isinstance(error, Unauthenticated | Forbidden) else error

@@ -4,7 +4,8 @@ import re
 from uuid import UUID
 
 import msgspec
-from litestar import Response, delete, get, patch, post
+from litestar import Controller, Response
+from litestar.params import FromPath
 from msgspec import UNSET, UnsetType
 
 from app.ca import authorities, issuing, leaves, lifecycle
@@ -15,10 +16,12 @@ from app.ca.lifecycle import IntermediateRequest
 from app.ca.model import Authority, CaType
 from app.caller import Caller, Scope
 from app.errors import NotFound
-from app.infisical import gate, reading, wire
-from app.infisical.gate import Action
+from app.infisical import guard, reading, wire
+from app.infisical.context import CallerOnly, Context, ScopeContext
+from app.infisical.guard import Action
 from app.infisical.reading import Fields
-from app.infisical.wire import AnyRequest, Issue, Malformed
+from app.infisical.wire import Issue, Malformed
+from app.web.handling import AnyRequest, delete, get, patch, post
 from app.x509 import pkix
 from app.x509.keys import CaKeyType
 from app.x509.subjects import CaSubject
@@ -32,7 +35,6 @@ KEY_ALGORITHMS = {
     "EC_secp521r1": CaKeyType.P521,
 }
 _WIRE_ALGORITHMS = {key_type: name for name, key_type in KEY_ALGORITHMS.items()}
-_NEWER = "/cert-manager/ca/internal"
 
 
 class Ca(msgspec.Struct, frozen=True, rename="camel"):
@@ -136,20 +138,154 @@ class Imported(msgspec.Struct, frozen=True, rename="camel"):
     ca_id: str
 
 
-def _paths(tail: str) -> list[str]:
-    return [f"/pki/ca/{{ca_id:str}}{tail}", f"{_NEWER}/{{ca_id:str}}{tail}"]
+class NewCa(Controller):
+    path = "/pki/ca"
+
+    @post()
+    async def create(self, context: CallerOnly, request: AnyRequest) -> CaAnswer:
+        """Make a CA."""
+        house, caller = context.house, context.caller
+        fields = reading.fields(await wire.body(request))
+        slug, new = fields.text("projectSlug", required=True), _new_authority(fields)
+        fields.done()
+        scope = await authorities.scope_of_slug(house.db, caller, slug)
+        await guard.require(house, caller, scope, Action.CREATE)
+        return CaAnswer(ca_object(await lifecycle.create(house.db, house.ring, house.pool, caller, scope, new)))
 
 
-@post("/pki/ca", status_code=200)
-async def create(request: AnyRequest) -> Response[bytes]:
-    house, caller = wire.house(request), wire.caller(request)
-    fields = reading.fields(await wire.body(request))
-    slug, new = fields.text("projectSlug", required=True), _new_authority(fields)
-    fields.done()
-    scope = await authorities.scope_of_slug(house.db, caller, slug)
-    await gate.require(wire.house(request), caller, scope, Action.CREATE)
-    made = await lifecycle.create(house.db, house.ring, house.pool, caller, scope, new)
-    return wire.answer(CaAnswer(ca_object(made)))
+class Cas(Controller):
+    path = "/cert-manager/ca/internal"
+
+    @get()
+    async def list_(self, context: CallerOnly, request: AnyRequest) -> list[InternalCa]:
+        """List the CAs of an account."""
+        house, caller = context.house, context.caller
+        project_ids = request.query_params.getall("projectId", [])
+        if len(project_ids) != 1:
+            raise Malformed([Issue("invalid_type", ["projectId"], "Required once", "string", "undefined")])
+        project_id = guard.account_id_of(project_ids[0])
+        if project_id is None:
+            raise NotFound(f"Project with ID '{project_ids[0]}' not found")
+        scope = await authorities.scope_of_account(house.db, caller, project_id)
+        await guard.require(house, caller, scope, Action.READ)
+        return [_internal(authority) for authority in await authorities.list_(house.db, caller, scope)]
+
+
+class OneCa(Controller):
+    """One CA, under both of its addresses."""
+
+    @get(action=Action.READ)
+    async def get_one(self, context: Context, ca_id: FromPath[str]) -> CaAnswer:
+        """Get a CA."""
+        return CaAnswer(ca_object(await authorities.viewed(context.house.db, *_place(context, ca_id))))
+
+    @patch(action=Action.EDIT)
+    async def edit(self, context: Context, request: AnyRequest, ca_id: FromPath[str]) -> CaAnswer:
+        """Switch a CA on or off, or have it ask for a template."""
+        fields = reading.fields(await wire.body(request))
+        disabled = None
+        if not fields.is_absent("status"):
+            disabled = fields.choice("status", ["active", "disabled"]) == "disabled"
+        changes = Changes(disabled, fields.flag("requireTemplateForIssuance"))
+        fields.done()
+        return CaAnswer(ca_object(await authorities.change(context.house.db, *_place(context, ca_id), changes)))
+
+    @delete(action=Action.DELETE)
+    async def delete_one(self, context: Context, ca_id: FromPath[str]) -> CaAnswer:
+        """Delete a CA and destroy its key."""
+        return CaAnswer(ca_object(await authorities.delete(context.house.db, *_place(context, ca_id))))
+
+    @get("/csr", action=Action.CREATE)
+    async def csr(self, context: Context, ca_id: FromPath[str]) -> Csr:
+        """Get the CSR of an intermediate."""
+        house = context.house
+        return Csr(wire.shown(await lifecycle.csr(house.db, house.ring, *_place(context, ca_id))))
+
+    @post("/sign-intermediate", action=Action.SIGN_INTERMEDIATE)
+    async def sign_intermediate(self, context: Context, request: AnyRequest, ca_id: FromPath[str]) -> SignedCertificate:
+        """Sign the CSR of another CA."""
+        house = context.house
+        fields = reading.fields(await wire.body(request))
+        text, not_after = fields.text("csr", required=True), fields.date("notAfter", required=True)
+        not_before = fields.date("notBefore")
+        length = fields.whole("maxPathLength", -1, -1, authorities.MAX_PATH_LENGTH)
+        fields.done()
+        if not_after is None:
+            raise TypeError("a required date that is not there")
+        asked, place = IntermediateRequest(text, not_after, not_before, length), _place(context, ca_id)
+        signed = await lifecycle.sign_intermediate(house.db, house.ring, *place, asked, house.pki_url)
+        return signed_object(signed)
+
+    @post("/import-certificate", action=Action.CREATE)
+    async def import_certificate(self, context: Context, request: AnyRequest, ca_id: FromPath[str]) -> Imported:
+        """Take back the certificate of an intermediate."""
+        fields = reading.fields(await wire.body(request))
+        certificate, chain = fields.text("certificate", required=True), fields.text("certificateChain", required=True)
+        fields.done()
+        place = _place(context, ca_id)
+        made = await lifecycle.import_certificate(context.house.db, *place, certificate, chain)
+        return Imported("Successfully imported certificate to CA", str(made.id))
+
+    @get("/certificate", action=Action.READ)
+    async def certificate(self, context: Context, ca_id: FromPath[str]) -> CertificateWithChain:
+        """Get the certificate of a CA."""
+        return _with_chain(await authorities.viewed(context.house.db, *_place(context, ca_id)))
+
+    @get("/ca-certificates", action=Action.READ)
+    async def versions(self, context: Context, ca_id: FromPath[str]) -> list[CaVersion]:
+        """List the certificates that a CA has had."""
+        authority = await authorities.viewed(context.house.db, *_place(context, ca_id))
+        found = await lifecycle.versions(context.house.db, authority)
+        return [CaVersion(wire.shown(v.pem), wire.shown(v.chain), v.serial, v.version) for v in found]
+
+    @post("/renew", action=Action.RENEW)
+    async def renew(self, context: Context, request: AnyRequest, ca_id: FromPath[str]) -> CertificateWithChain:
+        """Give a CA a new certificate for its key."""
+        house = context.house
+        fields = reading.fields(await wire.body(request))
+        fields.choice("type", ["existing"])
+        not_after = fields.date("notAfter", required=True)
+        fields.done()
+        if not_after is None:
+            raise TypeError("a required date that is not there")
+        place = _place(context, ca_id)
+        return _with_chain(await lifecycle.renew(house.db, house.ring, *place, not_after, house.pki_url))
+
+    @post("/sign-certificate", action=Action.ISSUE)
+    async def sign_certificate(self, context: Context, request: AnyRequest, ca_id: FromPath[str]) -> SignedCertificate:
+        """Sign the CSR of a server or client."""
+        house = context.house
+        fields = reading.fields(await wire.body(request))
+        asked = leaf_request(fields, with_csr=True)
+        fields.done()
+        place = _place(context, ca_id)
+        return signed_object(await leaves.sign(house.db, house.ring, *place, asked, house.pki_url))
+
+    @post("/issue-certificate", action=Action.ISSUE_KEY)
+    async def issue_certificate(self, context: Context, request: AnyRequest, ca_id: FromPath[str]) -> IssuedCertificate:
+        """Make a key and a certificate for it; the key is returned once and kept nowhere."""
+        house = context.house
+        fields = reading.fields(await wire.body(request))
+        asked = leaf_request(fields, with_csr=False)
+        fields.done()
+        place = _place(context, ca_id)
+        made = await leaves.issue(house.db, house.ring, house.pool, *place, asked, house.pki_url)
+        signed = signed_object(made.signed)
+        values = (signed.certificate, signed.certificate_chain, signed.issuing_ca_certificate, signed.serial_number)
+        return IssuedCertificate(*values, private_key=wire.shown(made.private_key))
+
+
+class CaCertificates(Controller):
+    """Certificates of CAs, in DER for anybody."""
+
+    @get("/certificates/{ca_cert_id:str}/der")
+    async def der(self, request: AnyRequest, ca_id: FromPath[str], ca_cert_id: FromPath[str]) -> Response[bytes]:
+        """Fetch a certificate of a CA."""
+        found, certificate_id = guard.uuid_of(ca_id), guard.uuid_of(ca_cert_id)
+        if found is None or certificate_id is None:
+            raise NotFound("CA certificate not found")
+        der = await lifecycle.published(wire.house(request).db, found, certificate_id)
+        return wire.download(der, "application/pkix-cert")
 
 
 def _new_authority(fields: Fields) -> NewAuthority:
@@ -172,144 +308,9 @@ def _new_authority(fields: Fields) -> NewAuthority:
     )
 
 
-@get(_NEWER)
-async def list_(request: AnyRequest) -> Response[bytes]:
-    house, caller = wire.house(request), wire.caller(request)
-    project_ids = request.query_params.getall("projectId", [])
-    if len(project_ids) != 1:
-        raise Malformed([Issue("invalid_type", ["projectId"], "Required once", "string", "undefined")])
-    project_id = gate.account_id_of(project_ids[0])
-    if project_id is None:
-        raise NotFound(f"Project with ID '{project_ids[0]}' not found")
-    scope = await authorities.scope_of_account(house.db, caller, project_id)
-    await gate.require(wire.house(request), caller, scope, Action.READ)
-    found = await authorities.list_(house.db, caller, scope)
-    return wire.answer([_internal(authority) for authority in found])
-
-
-@get(_paths(""), opt={"action": Action.READ})
-async def get_(request: AnyRequest) -> Response[bytes]:
-    house = wire.house(request)
-    return wire.answer(CaAnswer(ca_object(await authorities.viewed(house.db, *_place(request)))))
-
-
-@patch(_paths(""), opt={"action": Action.EDIT})
-async def edit(request: AnyRequest) -> Response[bytes]:
-    house = wire.house(request)
-    fields = reading.fields(await wire.body(request))
-    disabled = None
-    if not fields.is_absent("status"):
-        disabled = fields.choice("status", ["active", "disabled"]) == "disabled"
-    changes = Changes(disabled, fields.flag("requireTemplateForIssuance"))
-    fields.done()
-    return wire.answer(CaAnswer(ca_object(await authorities.change(house.db, *_place(request), changes))))
-
-
-@delete(_paths(""), opt={"action": Action.DELETE}, status_code=200)
-async def delete_(request: AnyRequest) -> Response[bytes]:
-    house = wire.house(request)
-    return wire.answer(CaAnswer(ca_object(await authorities.delete(house.db, *_place(request)))))
-
-
-@get(_paths("/csr"), opt={"action": Action.CREATE})
-async def csr(request: AnyRequest) -> Response[bytes]:
-    house = wire.house(request)
-    return wire.answer(Csr(wire.shown(await lifecycle.csr(house.db, house.ring, *_place(request)))))
-
-
-@post(_paths("/sign-intermediate"), opt={"action": Action.SIGN_INTERMEDIATE}, status_code=200)
-async def sign_intermediate(request: AnyRequest) -> Response[bytes]:
-    house = wire.house(request)
-    fields = reading.fields(await wire.body(request))
-    text, not_after = fields.text("csr", required=True), fields.date("notAfter", required=True)
-    not_before = fields.date("notBefore")
-    length = fields.whole("maxPathLength", -1, -1, authorities.MAX_PATH_LENGTH)
-    fields.done()
-    if not_after is None:
-        raise TypeError("a required date that is not there")
-    asked = IntermediateRequest(text, not_after, not_before, length)
-    signed = await lifecycle.sign_intermediate(house.db, house.ring, *_place(request), asked, house.pki_url)
-    return wire.answer(signed_object(signed))
-
-
-@post(_paths("/import-certificate"), opt={"action": Action.CREATE}, status_code=200)
-async def import_certificate(request: AnyRequest) -> Response[bytes]:
-    house = wire.house(request)
-    fields = reading.fields(await wire.body(request))
-    certificate, chain = fields.text("certificate", required=True), fields.text("certificateChain", required=True)
-    fields.done()
-    made = await lifecycle.import_certificate(house.db, *_place(request), certificate, chain)
-    return wire.answer(Imported("Successfully imported certificate to CA", str(made.id)))
-
-
-@get(_paths("/certificate"), opt={"action": Action.READ})
-async def certificate(request: AnyRequest) -> Response[bytes]:
-    authority = await authorities.viewed(wire.house(request).db, *_place(request))
-    return wire.answer(_with_chain(authority))
-
-
-@get(_paths("/ca-certificates"), opt={"action": Action.READ})
-async def ca_certificates_(request: AnyRequest) -> Response[bytes]:
-    house = wire.house(request)
-    authority = await authorities.viewed(house.db, *_place(request))
-    found = await lifecycle.versions(house.db, authority)
-    return wire.answer([CaVersion(wire.shown(v.pem), wire.shown(v.chain), v.serial, v.version) for v in found])
-
-
-@post(_paths("/renew"), opt={"action": Action.RENEW}, status_code=200)
-async def renew(request: AnyRequest) -> Response[bytes]:
-    house = wire.house(request)
-    fields = reading.fields(await wire.body(request))
-    fields.choice("type", ["existing"])
-    not_after = fields.date("notAfter", required=True)
-    fields.done()
-    if not_after is None:
-        raise TypeError("a required date that is not there")
-    place = _place(request)
-    return wire.answer(_with_chain(await lifecycle.renew(house.db, house.ring, *place, not_after, house.pki_url)))
-
-
-@post(_paths("/sign-certificate"), opt={"action": Action.ISSUE}, status_code=200)
-async def sign_certificate(request: AnyRequest) -> Response[bytes]:
-    house = wire.house(request)
-    fields = reading.fields(await wire.body(request))
-    asked = leaf_request(fields, with_csr=True)
-    fields.done()
-    return wire.answer(signed_object(await leaves.sign(house.db, house.ring, *_place(request), asked, house.pki_url)))
-
-
-@post(_paths("/issue-certificate"), opt={"action": Action.ISSUE_KEY}, status_code=200)
-async def issue_certificate(request: AnyRequest) -> Response[bytes]:
-    house = wire.house(request)
-    fields = reading.fields(await wire.body(request))
-    asked = leaf_request(fields, with_csr=False)
-    fields.done()
-    made = await leaves.issue(house.db, house.ring, house.pool, *_place(request), asked, house.pki_url)
-    signed = signed_object(made.signed)
-    values = (signed.certificate, signed.certificate_chain, signed.issuing_ca_certificate, signed.serial_number)
-    return wire.answer(IssuedCertificate(*values, private_key=wire.shown(made.private_key)))
-
-
-@get(_paths("/certificates/{ca_cert_id:str}/der"))
-async def certificate_der(request: AnyRequest) -> Response[bytes]:
-    ca_id = gate.uuid_of(request.path_params["ca_id"])
-    certificate_id = gate.uuid_of(request.path_params["ca_cert_id"])
-    if ca_id is None or certificate_id is None:
-        raise NotFound("CA certificate not found")
-    house = wire.house(request)
-    der = await lifecycle.published(house.db, ca_id, certificate_id)
-    return wire.download(der, "application/pkix-cert")
-
-
-HANDLERS = [
-    *(create, list_, get_, edit, delete_, csr, sign_intermediate, import_certificate, certificate),
-    *(ca_certificates_, renew, sign_certificate, issue_certificate),
-]
-PUBLIC = [certificate_der]
-
-
-def _place(request: AnyRequest) -> tuple[Caller, Scope, UUID]:
-    return wire.caller(request), wire.scope(request), wire.ca_id(request)
+def _place(context: ScopeContext, ca_id: str) -> tuple[Caller, Scope, UUID]:
+    """The CA of the path, whose id the guard has seen."""
+    return context.caller, context.scope, UUID(ca_id)
 
 
 def leaf_request(fields: Fields, *, with_csr: bool) -> LeafRequest:

@@ -3,16 +3,17 @@
 from datetime import UTC, datetime
 
 import msgspec
-from litestar import Response, get, post
+from litestar import Controller
+from litestar.params import FromPath
 
 from app.ca import crls, issuing, leaves
 from app.ca.crls import Reason
 from app.ca.model import Issued
-from app.infisical import ca, gate, reading, wire
-from app.infisical.gate import Action
-from app.infisical.wire import AnyRequest
-
-_ONE = "/pki/certificates/{serial_number:str}"
+from app.infisical import ca, guard, reading, wire
+from app.infisical.ca import CertificateWithChain, SignedCertificate
+from app.infisical.context import CallerOnly, Context
+from app.infisical.guard import Action
+from app.web.handling import AnyRequest, get, post
 
 
 class Certificate(msgspec.Struct, frozen=True, rename="camel"):
@@ -43,46 +44,44 @@ class Revoked(msgspec.Struct, frozen=True, rename="camel"):
     revoked_at: str
 
 
-@post("/pki/certificates/sign-certificate", status_code=200)
-async def sign_certificate(request: AnyRequest) -> Response[bytes]:
-    house, caller = wire.house(request), wire.caller(request)
-    fields = reading.fields(await wire.body(request))
-    text, asked = fields.text("caId", required=True), ca.leaf_request(fields, with_csr=True)
-    fields.done()
-    scope, ca_id = await gate.scope_of_ca(house, caller, text, Action.ISSUE)
-    signed = await leaves.sign(house.db, house.ring, caller, scope, ca_id, asked, house.pki_url)
-    return wire.answer(ca.signed_object(signed))
+class Certificates(Controller):
+    path = "/pki/certificates"
 
+    @post("/sign-certificate")
+    async def sign_certificate(self, context: CallerOnly, request: AnyRequest) -> SignedCertificate:
+        """Sign the CSR of a server or client, by the CA that the body names."""
+        house = context.house
+        fields = reading.fields(await wire.body(request))
+        text, asked = fields.text("caId", required=True), ca.leaf_request(fields, with_csr=True)
+        fields.done()
+        scope, ca_id = await guard.scope_of_ca(house, context.caller, text, Action.ISSUE)
+        signed = await leaves.sign(house.db, house.ring, context.caller, scope, ca_id, asked, house.pki_url)
+        return ca.signed_object(signed)
 
-@get(_ONE, opt={"action": Action.READ})
-async def get_(request: AnyRequest) -> Response[bytes]:
-    found = await issuing.viewed(
-        wire.house(request).db, wire.caller(request), wire.scope(request), wire.serial(request)
-    )
-    return wire.answer(CertificateAnswer(_object(found)))
+    @get("/{serial_number:str}", action=Action.READ)
+    async def get_one(self, context: Context, serial_number: FromPath[str]) -> CertificateAnswer:
+        """Get a certificate."""
+        serial = wire.serial_of(serial_number)
+        return CertificateAnswer(_object(await issuing.viewed(context.house.db, context.caller, context.scope, serial)))
 
+    @get("/{serial_number:str}/certificate", action=Action.READ)
+    async def certificate(self, context: Context, serial_number: FromPath[str]) -> CertificateWithChain:
+        """Get a certificate with its chain."""
+        serial = wire.serial_of(serial_number)
+        found = await issuing.viewed(context.house.db, context.caller, context.scope, serial)
+        signed = await issuing.signed(context.house.db, found)
+        return CertificateWithChain(wire.shown(signed.pem), wire.shown(signed.chain), signed.serial)
 
-@get(f"{_ONE}/certificate", opt={"action": Action.READ})
-async def certificate(request: AnyRequest) -> Response[bytes]:
-    db = wire.house(request).db
-    found = await issuing.viewed(db, wire.caller(request), wire.scope(request), wire.serial(request))
-    signed = await issuing.signed(db, found)
-    return wire.answer(ca.CertificateWithChain(wire.shown(signed.pem), wire.shown(signed.chain), signed.serial))
-
-
-@post(f"{_ONE}/revoke", opt={"action": Action.REVOKE}, status_code=200)
-async def revoke(request: AnyRequest) -> Response[bytes]:
-    house = wire.house(request)
-    fields = reading.fields(await wire.body(request))
-    reason = fields.choice("revocationReason", [*Reason.__members__])
-    fields.done()
-    place = (wire.caller(request), wire.scope(request), wire.serial(request))
-    revoked = await crls.revoke(house.db, house.ring, *place, Reason[reason])
-    at = wire.instant(revoked.revoked_at or revoked.modified_at)
-    return wire.answer(Revoked("Successfully revoked certificate", revoked.serial, at))
-
-
-HANDLERS = [sign_certificate, get_, certificate, revoke]
+    @post("/{serial_number:str}/revoke", action=Action.REVOKE)
+    async def revoke(self, context: Context, request: AnyRequest, serial_number: FromPath[str]) -> Revoked:
+        """Revoke a certificate."""
+        house, serial = context.house, wire.serial_of(serial_number)
+        fields = reading.fields(await wire.body(request))
+        reason = fields.choice("revocationReason", [*Reason.__members__])
+        fields.done()
+        revoked = await crls.revoke(house.db, house.ring, context.caller, context.scope, serial, Reason[reason])
+        at = wire.instant(revoked.revoked_at or revoked.modified_at)
+        return Revoked("Successfully revoked certificate", revoked.serial, at)
 
 
 def _object(issued: Issued) -> Certificate:

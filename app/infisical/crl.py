@@ -1,16 +1,18 @@
 """Certificate revocation lists: of a CA for its owners, and in DER for anybody (contract-infisical, "Leaves")."""
 
+from uuid import UUID
+
 import msgspec
-from litestar import Response, get
+from litestar import Controller, Response
+from litestar.params import FromPath
 
 from app.ca import authorities, crls
 from app.errors import NotFound
-from app.infisical import gate, wire
-from app.infisical.gate import Action
-from app.infisical.wire import AnyRequest
+from app.infisical import guard, wire
+from app.infisical.context import Context, ScopeContext
+from app.infisical.guard import Action
+from app.web.handling import AnyRequest, get
 from app.x509 import crl as crl_bytes
-
-_CA = ("/pki/ca/{ca_id:str}", "/cert-manager/ca/internal/{ca_id:str}")
 
 
 class Crl(msgspec.Struct, frozen=True):
@@ -24,29 +26,33 @@ class IdentifiedCrl(msgspec.Struct, frozen=True):
     crl: str
 
 
-@get([f"{ca}/crl" for ca in _CA], opt={"action": Action.READ})
-async def crl(request: AnyRequest) -> Response[bytes]:
-    return wire.answer(Crl(await _pem(request)))
+class CaCrls(Controller):
+    """The CRL of one CA, under both addresses of the CA."""
+
+    @get("/crl", action=Action.READ)
+    async def crl(self, context: Context, ca_id: FromPath[str]) -> Crl:
+        """Get the CRL of a CA."""
+        return Crl(await _pem(context, ca_id))
+
+    @get("/crls", action=Action.READ)
+    async def crls(self, context: Context, ca_id: FromPath[str]) -> list[IdentifiedCrl]:
+        """List the CRLs of a CA: it has one."""
+        return [IdentifiedCrl(str(UUID(ca_id)), await _pem(context, ca_id))]
 
 
-@get([f"{ca}/crls" for ca in _CA], opt={"action": Action.READ})
-async def all_(request: AnyRequest) -> Response[bytes]:
-    return wire.answer([IdentifiedCrl(str(wire.ca_id(request)), await _pem(request))])
+class PublicCrl(Controller):
+    path = "/pki/crl"
+
+    @get("/{crl_id:str}/der")
+    async def der(self, request: AnyRequest, crl_id: FromPath[str]) -> Response[bytes]:
+        """Fetch a CRL, whoever asks."""
+        house, found = wire.house(request), guard.uuid_of(crl_id)
+        if found is None:
+            raise NotFound("CRL not found")
+        return wire.download(await crls.published(house.db, house.ring, found), "application/pkix-crl")
 
 
-@get("/pki/crl/{crl_id:str}/der")
-async def der(request: AnyRequest) -> Response[bytes]:
-    house, crl_id = wire.house(request), gate.uuid_of(request.path_params["crl_id"])
-    if crl_id is None:
-        raise NotFound("CRL not found")
-    return wire.download(await crls.published(house.db, house.ring, crl_id), "application/pkix-crl")
-
-
-HANDLERS = [crl, all_]
-PUBLIC = [der]
-
-
-async def _pem(request: AnyRequest) -> str:
-    house = wire.house(request)
-    authority = await authorities.viewed(house.db, wire.caller(request), wire.scope(request), wire.ca_id(request))
+async def _pem(context: ScopeContext, ca_id: str) -> str:
+    house = context.house
+    authority = await authorities.viewed(house.db, context.caller, context.scope, UUID(ca_id))
     return wire.shown(crl_bytes.pem(await crls.current(house.db, house.ring, authority)))

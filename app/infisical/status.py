@@ -3,9 +3,10 @@
 from datetime import UTC, datetime
 
 import msgspec
-from litestar import Response, get
+from litestar import Controller
 
 from app.infisical import wire
+from app.web.handling import get
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -13,9 +14,10 @@ class Status(msgspec.Struct, frozen=True):
     message: str
 
 
-@get("/status")
-async def status() -> Response[bytes]:
-    return wire.answer(Status(wire.instant(datetime.now(UTC)), "Ok"))
+class ServerStatus(Controller):
+    path = "/status"
 
-
-HANDLERS = [status]
+    @get()
+    async def get_one(self) -> Status:
+        """Say that somebody is here."""
+        return Status(wire.instant(datetime.now(UTC)), "Ok")

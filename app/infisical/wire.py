@@ -3,20 +3,17 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from http import HTTPStatus
-from typing import Any, TypeAlias
-from uuid import UUID
 
 import msgspec
-from litestar import Request, Response
+from litestar import Response
 from litestar.exceptions import HTTPException
 
 from app import errors
-from app.caller import Caller, Scope, Visit
+from app.caller import Visit
 from app.errors import Problem, Rule
 from app.web import bodies
+from app.web.handling import AnyRequest
 from app.web.state import House
-
-AnyRequest: TypeAlias = Request[Any, Any, Any]
 
 MAX_BODY = 1024 * 1024
 JSON = "application/json"
@@ -176,10 +173,6 @@ def not_routed(visit: Visit) -> Refused:
     return Refused(HTTPStatus.NOT_FOUND, f"Route {visit.method}:{visit.path} not found")
 
 
-def answer(result: object) -> Response[bytes]:
-    return Response(msgspec.json.encode(result), status_code=200, media_type=JSON)
-
-
 def download(der: bytes, media_type: str) -> Response[bytes]:
     """What anybody may fetch and keep for a while."""
     headers = {"Cache-Control": "public, max-age=300"}
@@ -194,26 +187,6 @@ def house(request: AnyRequest) -> House:
 def visit(request: AnyRequest) -> Visit:
     made: Visit = request.scope["state"]["visit"]
     return made
-
-
-def caller(request: AnyRequest) -> Caller:
-    admitted: Caller = request.scope["state"]["caller"]
-    return admitted
-
-
-def scope(request: AnyRequest) -> Scope:
-    admitted: Scope = request.scope["state"]["scope"]
-    return admitted
-
-
-def ca_id(request: AnyRequest) -> UUID:
-    """The CA's id in the path, which the gate has seen."""
-    return UUID(request.path_params["ca_id"])
-
-
-def serial(request: AnyRequest) -> str:
-    """The serial number in the path; hex digits in any case, as people paste them from OpenSSL."""
-    return serial_of(request.path_params["serial_number"])
 
 
 def serial_of(text: str) -> str:

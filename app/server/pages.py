@@ -11,9 +11,9 @@ import msgspec
 from litestar import Response, get
 from litestar.exceptions import NotFoundException
 
-from app import infisical
 from app.cloudflare import openapi
 from app.cloudflare.errors import CODES
+from app.infisical import openapi as infisical_openapi
 from app.web.handling import AnyRequest
 
 _ASSETS = {
@@ -89,8 +89,8 @@ def _openapi(public_url: str) -> Page:
 def document(public_url: str) -> dict[str, Any]:
     """The OpenAPI document of both dialects; `public_url` is where the clients reach this server."""
     made = openapi.document(public_url)
-    made["paths"].update(infisical.openapi.paths())
-    made["components"]["schemas"].update(infisical.openapi.schemas())
+    made["paths"].update(infisical_openapi.paths())
+    made["components"]["schemas"].update(infisical_openapi.schemas())
     return made
 
 

@@ -15,7 +15,7 @@ from litestar import Litestar, Response
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException, NotFoundException
 
-from app import bounds, config, infisical, metrics
+from app import bounds, config, metrics
 from app.audit import failures
 from app.caller import Visit
 from app.certificates import trust
@@ -29,6 +29,8 @@ from app.custody.keypool import KeyPool
 from app.errors import KeysteadError, Unavailable
 from app.identity import tokens
 from app.identity.admission import Memory
+from app.infisical import router as infisical
+from app.infisical import wire as infisical_wire
 from app.server import edge, health, pages
 from app.server.request_log import RequestLog
 from app.store import database as db
@@ -80,7 +82,7 @@ def _door(state: State) -> asgi.Door:
     error, nobody = Unavailable(db.CROWDED), Visit(None, asgi.REQUEST_ID.decode(), "GET", "/")
     reference: Reference = state.reference
     cloudflares = short_road.whole(reference.failure(error, nobody))
-    infisicals = short_road.whole(infisical.wire.failure(error, nobody))
+    infisicals = short_road.whole(infisical_wire.failure(error, nobody))
 
     def refusal(raw_path: bytes) -> asgi.Answer | None:
         house: House | None = state.get("house")

@@ -38,17 +38,17 @@ class Handler(HTTPRouteHandler):
         return self._merged_exception_handlers
 
     async def to_response(self, app: Litestar, data: Any, request: AnyRequest) -> ASGIApp:  # noqa: ANN401
-        if isinstance(data, msgspec.Struct):
+        if isinstance(data, msgspec.Struct | list):
             return Encoded(self.status_code, data)
         return await super().to_response(app, data, request)
 
 
 class Encoded:
-    """A Struct as a JSON answer: two ASGI messages."""
+    """A Struct, or a list of them, as a JSON answer: two ASGI messages."""
 
     __slots__ = ("_body", "_status")
 
-    def __init__(self, status: int, answer: msgspec.Struct) -> None:
+    def __init__(self, status: int, answer: object) -> None:
         self._status = status
         self._body = msgspec.json.encode(answer)
 

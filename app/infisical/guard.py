@@ -1,12 +1,10 @@
-"""The gate of Infisical's dialect: who asks, how often, and whether they may (contract-infisical, "Common")."""
+"""The guard of Infisical's dialect: who asks, how often, and whether they may (contract-infisical, "Common")."""
 
 import re
 from enum import StrEnum
-from typing import Any
 from uuid import UUID
 
 import msgspec
-from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
 from app.audit import record as audit
@@ -16,11 +14,13 @@ from app.errors import Forbidden, Unauthenticated
 from app.identity import admission, tokens
 from app.identity.admission import TokenCredential
 from app.infisical import wire
+from app.infisical.context import ScopeContext
 from app.infisical.wire import Detail, Refused
+from app.web.context import CallerContext
+from app.web.handling import AnyConnection
 from app.web.limits import Verdict
 from app.web.state import House
 
-Asking = ASGIConnection[Any, Any, Any, Any]
 SUBJECT = "certificate-authorities"
 
 
@@ -53,25 +53,30 @@ NEEDS: dict[Action, tuple[Access, ...]] = {
 }
 
 
-async def guard(connection: Asking, handler: BaseRouteHandler) -> None:
-    """Admit the caller before the body is read, or raise; where the path names a CA or certificate, judge that too."""
+async def guard(connection: AnyConnection, handler: BaseRouteHandler) -> None:
+    """Admit the caller before the body is read, or raise; what was found becomes the handler's context.
+
+    Where the path names a CA or certificate, the caller must be allowed the `action` in its account; elsewhere
+    the handler asks `require` once the body has named the account.
+    """
     house: House = connection.app.state.house
     state = connection.scope["state"]
     visit = msgspec.structs.replace(state["visit"], status=200, denied_status=403)
-    state["caller"] = caller = await _authenticated(connection, house, visit)
+    caller = await _authenticated(connection, house, visit)
     count(connection, caller)
     params = connection.path_params
     if "ca_id" in params:
-        state["scope"] = await _of_ca(house, caller, params["ca_id"])
+        scope = await _of_ca(house, caller, params["ca_id"])
     elif "serial_number" in params:
-        serial = wire.serial_of(params["serial_number"])
-        state["scope"] = await authorities.scope_of_serial(house.db, caller, serial)
+        scope = await authorities.scope_of_serial(house.db, caller, wire.serial_of(params["serial_number"]))
     else:
+        state["context"] = CallerContext(house, visit, caller)
         return
-    await require(house, caller, state["scope"], handler.opt["action"])
+    await require(house, caller, scope, handler.opt["action"])
+    state["context"] = ScopeContext(house, visit, caller, scope)
 
 
-async def _authenticated(connection: Asking, house: House, visit: Visit) -> Caller:
+async def _authenticated(connection: AnyConnection, house: House, visit: Visit) -> Caller:
     scheme, _, value = connection.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":
         raise Refused(401, "Token missing")
@@ -123,7 +128,7 @@ async def require(house: House, caller: Caller, scope: Scope, action: Action) ->
         raise Refused(403, text, details=[Detail(action.value, SUBJECT)])
 
 
-def count(connection: Asking, caller: Caller) -> None:
+def count(connection: AnyConnection, caller: Caller) -> None:
     """Count a request of a known caller against the rate limit; raises 429 above it."""
     house: House = connection.app.state.house
     state = connection.scope["state"]

@@ -1,0 +1,52 @@
+"""The routes of Infisical's dialect, and what becomes of its errors."""
+
+from http import HTTPStatus
+
+import structlog
+from litestar import Response, Router
+from litestar.exceptions import HTTPException
+
+from app.infisical import wire
+from app.infisical.auth import Login
+from app.infisical.ca import CaCertificates, Cas, NewCa, OneCa
+from app.infisical.certificates import Certificates
+from app.infisical.crl import CaCrls, PublicCrl
+from app.infisical.guard import guard
+from app.infisical.status import ServerStatus
+from app.infisical.wire import Refused
+from app.web.context import DEPENDENCIES
+from app.web.handling import AnyRequest
+
+PREFIX = "/api/"
+# A CA has two addresses: the earlier one and the newer.
+_CA = ("/pki/ca/{ca_id:str}", "/cert-manager/ca/internal/{ca_id:str}")
+_log = structlog.get_logger("keystead.infisical")
+
+
+def on_error(request: AnyRequest, error: Exception) -> Response[bytes]:
+    """Every error under this prefix becomes an error body here."""
+    visit = wire.visit(request)
+    if isinstance(error, HTTPException) and error.status_code == HTTPStatus.NOT_FOUND:
+        error = wire.not_routed(visit)
+    elif isinstance(error, HTTPException) and error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        response = wire.failure(Refused(405, f"Route {visit.path} does not take {visit.method}"), visit)
+        response.headers["Allow"] = (error.headers or {}).get("allow", "")
+        return response
+    response = wire.failure(error, visit)
+    if response.status_code == HTTPStatus.INTERNAL_SERVER_ERROR:
+        _log.error("unexpected error", request_id=visit.request_id, exc_info=error)
+    return response
+
+
+def router() -> Router:
+    guarded = Router(
+        path="/v1",
+        guards=[guard],
+        dependencies=DEPENDENCIES,
+        route_handlers=[NewCa, Cas, Certificates, *(Router(path=path, route_handlers=[OneCa, CaCrls]) for path in _CA)],
+    )
+    public = Router(
+        path="/v1",
+        route_handlers=[Login, PublicCrl, *(Router(path=path, route_handlers=[CaCertificates]) for path in _CA)],
+    )
+    return Router(path=PREFIX, route_handlers=[guarded, public, ServerStatus], exception_handlers={Exception: on_error})

@@ -1,0 +1,25 @@
+"""What a guard found of a request: all that a handler gets of its surroundings."""
+
+from typing import Any
+
+import msgspec
+from litestar.di import Provide
+
+from app.caller import Caller, Visit
+from app.web.handling import AnyRequest
+from app.web.state import House
+
+
+class CallerContext(msgspec.Struct, frozen=True):
+    """Who asks; dialects add where."""
+
+    house: House
+    visit: Visit
+    caller: Caller
+
+
+async def _context(request: AnyRequest) -> Any:  # noqa: ANN401 - each dialect's own kind
+    return request.scope["state"]["context"]
+
+
+DEPENDENCIES = {"context": Provide(_context)}

@@ -24,6 +24,7 @@ from world import BODY, new_database
 
 from app.custody import keyring
 from app.custody import ring as ringfile
+from app.custody.peppers import load_peppers
 from app.server import postgres
 from app.store import database as db
 from app.x509 import keys
@@ -113,7 +114,7 @@ async def _sealed(url: str, path: Path) -> dict[str, list[str]]:
     """Every secret that the database seals, and the KEKs, as they would look in a dump."""
     database, ring = db.Database(url, 1), ringfile.load(path)
     found: dict[str, list[str]] = {f"KEK {kek.id}": _forms(kek.secret) for kek in ring.keks}
-    for pepper_id, pepper in (await keyring.load_peppers(database, ring)).by_id.items():
+    for pepper_id, pepper in (await load_peppers(database, ring)).by_id.items():
         found[f"pepper {pepper_id}"] = _forms(pepper)
     for row in await database.fetch("SELECT account_id, id, key_type, spki_sha256 FROM private_keys"):
         place = (row["account_id"], row["id"], row["spki_sha256"])

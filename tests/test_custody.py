@@ -14,6 +14,7 @@ from world import World
 
 from app.custody import keyring, seal
 from app.custody import ring as ringfile
+from app.custody.peppers import Peppers, load_peppers
 from app.errors import KeyDamaged, Misconfigured, NotFound
 from app.store import database as db
 from app.x509 import keys
@@ -87,7 +88,7 @@ def test_no_secret_is_in_a_repr() -> None:
     """What holds secrets prints its public name alone."""
     pair = keys.generate(KeyType.P256V1)
     new = keyring.new_key(ringfile.Ring((KEK,)), ACCOUNT_ID, pair)
-    shown = repr([KEK, ringfile.Ring((KEK,)), keyring.Peppers({KEY_ID: b"secret-pepper"}), pair, new])
+    shown = repr([KEK, ringfile.Ring((KEK,)), Peppers({KEY_ID: b"secret-pepper"}), pair, new])
     assert "kek-1" in shown
     for secret in (repr(KEK.secret), "secret-pepper", keys.pkcs8(pair.private_key).hex(), "x04"):
         assert secret not in shown
@@ -260,7 +261,7 @@ async def test_a_ring_without_a_needed_kek_is_refused_by_the_keks_id(world: Worl
     await keyring.require_all_keks(world.database, ringfile.Ring((*stranger.keks, *world.ring.keks)))
     forged = ringfile.Ring((seal.Kek(kek_id, os.urandom(32)),))
     with pytest.raises(KeyDamaged):
-        await keyring.load_peppers(world.database, forged)
+        await load_peppers(world.database, forged)
 
 
 async def test_a_key_pair_is_never_stored_twice_in_an_account(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,7 +284,7 @@ async def test_several_peppers_are_valid_at_once(world: World) -> None:
     sealed = world.ring.sealed(seal.pepper_context(pepper_id), os.urandom(32))
     sql = "INSERT INTO peppers (id, kek_id, wrapped_key, ciphertext) VALUES ($1, $2, $3, $4)"
     await world.database.execute(sql, pepper_id, sealed.kek_id, sealed.wrapped_key, sealed.ciphertext)
-    peppers = await keyring.load_peppers(world.database, world.ring)
+    peppers = await load_peppers(world.database, world.ring)
     assert next(iter(peppers.by_id)) == pepper_id
     # Other processes may not have read it yet.
     assert peppers.newest(world.a.token)[0] != pepper_id

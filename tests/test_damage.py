@@ -23,8 +23,9 @@ from app.ca import authorities, issuing
 from app.caller import Scope
 from app.certificates import store as certificates
 from app.config import Settings
-from app.custody import keyring, seal
+from app.custody import keyring, rotation, seal
 from app.custody import ring as ringfile
+from app.custody.peppers import add_pepper, load_peppers
 from app.custody.ring import Ring
 from app.errors import KeyDamaged, Misconfigured, NotFound
 from app.server import first_start, postgres
@@ -88,7 +89,7 @@ class Scene(msgspec.Struct):
 
     async def verified(self, ring: Ring | None = None) -> dict[UUID, str]:
         """What `keys verify` would say of each row that is damaged."""
-        found = keyring.verify(self.world.database, ring or self.world.ring)
+        found = rotation.verify(self.world.database, ring or self.world.ring)
         return {damage.id: damage.reason async for batch in found for damage in batch.damaged}
 
     async def put_back(self) -> None:
@@ -156,10 +157,10 @@ async def make(world: World, kind: str, number: int) -> Thing:
         row_id = await key_of("custom_certificates", certificate_id)
         return Thing(kind, certificate_id, row_id, account_id, open_certificate)
     if kind == "pepper":
-        pepper_id = await keyring.add_pepper(database, world.ring, CALLER)
+        pepper_id = await add_pepper(database, world.ring, CALLER)
 
         async def open_peppers(ring: Ring) -> object:
-            return await keyring.load_peppers(database, ring)
+            return await load_peppers(database, ring)
 
         return Thing(kind, pepper_id, pepper_id, UUID(int=0), open_peppers)
     ca_id = await a_ca(world, kind, number)

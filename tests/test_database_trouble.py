@@ -43,7 +43,7 @@ from trouble import (
 from world import BODY, Judge
 
 from app import bounds
-from app.custody.keyring import PEPPER_SECONDS
+from app.custody.peppers import PEPPER_SECONDS
 from app.store.database import Connection
 
 WORKERS = 2

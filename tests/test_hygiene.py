@@ -36,6 +36,7 @@ from app.certificates import store as certificates
 from app.config import Settings
 from app.custody import keyring, seal
 from app.custody import ring as ringfile
+from app.custody.peppers import Peppers, load_peppers, open_pepper
 from app.custody.ring import Ring
 from app.errors import KeyDamaged, KeysteadError
 from app.identity import admission, tokens
@@ -522,13 +523,13 @@ def collect(day: Day, postgres_log: Path) -> None:
     ring = ringfile.load(day.place.path)
     day.secrets += [Secret(f"the KEK {kek.id}", kek.secret, ("file keyring.json",)) for kek in ring.keks]
 
-    async def opened(database: db.Database) -> tuple[list[keys.PrivateKey], keyring.Peppers]:
+    async def opened(database: db.Database) -> tuple[list[keys.PrivateKey], Peppers]:
         sql = "SELECT account_id, id, spki_sha256 FROM private_keys"
         found = [
             await keyring.open_key(database, ring, keyring.SYSTEM, row["account_id"], row["id"], row["spki_sha256"])
             for row in await database.fetch(sql)
         ]
-        return found, await keyring.load_peppers(database, ring)
+        return found, await load_peppers(database, ring)
 
     found, peppers = day.place.with_database(opened)
     for index, key in enumerate(found):
@@ -644,11 +645,11 @@ FAILURES: dict[str, Callable[[], object]] = {
         pem_of(ec.derive_private_key(int.from_bytes(bytes(range(200, 224)), "big"), ec.SECP256K1()))
     ),
     "keyring.new_key: a KEK of a wrong length": lambda: keyring.new_key(Ring((BAD_KEK,)), ACCOUNT_ID, PAIR),
-    "keyring._open_row: another key": lambda: keyring._open_row(RING, row(), b"x" * 32),
-    "keyring._open_row: damaged": lambda: keyring._open_row(RING, row(ciphertext=b""), PAIR.spki_sha256),
-    "keyring._open_row: no key": lambda: keyring._open_row(RING, row(**sealed(DER[:-3])), PAIR.spki_sha256),
-    "keyring._open_row: unknown KEK": lambda: keyring._open_row(RING, row(kek_id="x"), PAIR.spki_sha256),
-    "keyring._open_pepper: damaged": lambda: keyring._open_pepper(RING, row()),
+    "keyring.open_row: another key": lambda: keyring.open_row(RING, row(), b"x" * 32),
+    "keyring.open_row: damaged": lambda: keyring.open_row(RING, row(ciphertext=b""), PAIR.spki_sha256),
+    "keyring.open_row: no key": lambda: keyring.open_row(RING, row(**sealed(DER[:-3])), PAIR.spki_sha256),
+    "keyring.open_row: unknown KEK": lambda: keyring.open_row(RING, row(kek_id="x"), PAIR.spki_sha256),
+    "peppers.open_pepper: damaged": lambda: open_pepper(RING, row()),
 }
 
 
@@ -736,7 +737,7 @@ async def test_no_exception_of_the_database_carries_a_key(world: World, monkeypa
         failed.append(damaged_.value)
     forged = Ring(tuple(seal.Kek(kek.id, os.urandom(32)) for kek in world.ring.keks))
     with pytest.raises(KeyDamaged) as damaged_:
-        await keyring.load_peppers(database, forged)
+        await load_peppers(database, forged)
     failed.append(damaged_.value)
     upload = matching.Upload(private_key=PEM[:60] + "é" + PEM[61:])
     pool = world.app._app.state.house.pool
@@ -762,7 +763,7 @@ HOLDERS: list[object] = [
     leaves.WithKey(SIGNED, PEM),
     IssuedCertificate("a", "b", "c", "d", private_key=PEM),
     AccessToken(TOKEN, 1, 1),
-    keyring.Peppers({ROW_ID: b"a pepper of some thirty-two bytes"}),
+    Peppers({ROW_ID: b"a pepper of some thirty-two bytes"}),
     ringfile.Entry("k", SECRET_TEXT, datetime(2027, 1, 1, tzinfo=UTC)),
     ringfile.Content(1, (ringfile.Entry("k", SECRET_TEXT, datetime(2027, 1, 1, tzinfo=UTC)),)),
     admission.TokenCredential(TOKEN),
@@ -780,8 +781,8 @@ def test_no_holder_of_a_secret_shows_it(holder: object) -> None:
         assert leaks(SECRETS, {type(holder).__name__: shown.encode("utf-8", "replace")}) == []
 
 
-def test_only_the_keyring_names_the_sealed_columns() -> None:
-    """SQL on private_keys stands in custody/keyring.py alone, but for migrations."""
+def test_only_custody_has_sql_on_private_keys() -> None:
+    """SQL on private_keys stands in custody/keyring.py and custody/rotation.py alone, but for migrations."""
     app = Path(db.__file__).parents[1]
     named = {str(path.relative_to(app)) for path in app.rglob("*.py") if "private_keys" in path.read_text()}
-    assert named <= {"custody/keyring.py", "store/database.py"}, named
+    assert named <= {"custody/keyring.py", "custody/rotation.py", "store/database.py"}, named

@@ -33,10 +33,10 @@ from app import files
 from app.caller import Level, Scope, Visit
 from app.csrs import store as csrs
 from app.csrs.model import CsrRequest
-from app.custody import keyring, seal
+from app.custody import keyring, rotation, seal
 from app.custody import ring as ringfile
 from app.custody.keypool import KeyPool
-from app.custody.keyring import Peppers
+from app.custody.peppers import SETTLED_SECONDS, Peppers, add_pepper, ensure_pepper, load_peppers
 from app.custody.ring import Entry, Ring
 from app.errors import Conflict, KeyDamaged, Misconfigured, Unauthenticated, Unavailable
 from app.identity import accounts, admission, policies, tokens, zones
@@ -95,7 +95,7 @@ class House(msgspec.Struct):
 
     async def damage(self) -> dict[UUID, str]:
         """What verify says of each row."""
-        found = keyring.verify(self.db, self.ring)
+        found = rotation.verify(self.db, self.ring)
         return {damage.id: damage.reason async for batch in found for damage in batch.damaged}
 
     async def rotate(self) -> tuple[str, str]:
@@ -122,7 +122,7 @@ async def house(database_url: str, tmp_path: Path) -> AsyncIterator[House]:
     database, pool, path = Database(database_url, 4), KeyPool(), tmp_path / "keyring.json"
     ring = ringfile.create(path)
     await keyring.register(database, ring)
-    await keyring.ensure_pepper(database, ring)
+    await ensure_pepper(database, ring)
     account = await accounts.create_account(database, CALLER, "a", "Account a")
     yield House(database, database_url, path, account, pool)
     pool.close()
@@ -151,7 +151,7 @@ async def test_each_row_is_labelled_with_the_kek_that_wraps_it(house: House) -> 
     sql = "UPDATE private_keys SET kek_id = $2, wrapped_key = $3 WHERE id = $1"
     await house.db.execute(sql, middle, third, wrapped)
     assert third not in {kek.id for kek in behind.keks}
-    batches = [batch async for batch in keyring.rewrap(house.db, behind)]
+    batches = [batch async for batch in rotation.rewrap(house.db, behind)]
     assert behind.keks[0].id == third
     assert [damage for batch in batches for damage in batch.damaged] == []
     assert sum(batch.changed for batch in batches) == 10
@@ -160,7 +160,7 @@ async def test_each_row_is_labelled_with_the_kek_that_wraps_it(house: House) -> 
     assert await house.damage() == {}
     # Neither of the others is needed to open what is labelled with the second.
     await house.assert_all_open(Ring(tuple(kek for kek in house.ring.keks if kek.id == second)))
-    await keyring.load_peppers(house.db, house.ring)
+    await load_peppers(house.db, house.ring)
 
 
 # Retiring.
@@ -184,24 +184,24 @@ async def test_a_machine_that_is_behind_seals_nothing_under_a_retired_kek(house:
     if order == "in another order":
         behind = in_another_order(house)
     assert behind.keks[0].id == old
-    assert [batch.damaged async for batch in keyring.rewrap(house.db, house.ring)]
+    assert [batch.damaged async for batch in rotation.rewrap(house.db, house.ring)]
     key_id = await house.make(behind)
     assert (await house.under())[key_id] == old
     with pytest.raises(Misconfigured, match=f"1 private keys and 0 peppers need the KEK {old}"):
-        await keyring.retire(house.db, house.ring, keyring.SYSTEM, house.path, old)
+        await rotation.retire(house.db, house.ring, keyring.SYSTEM, house.path, old)
     assert [kek.id for kek in house.ring.keks] == [new, old]
     # What was refused is not half done.
     await house.make(behind)
     await keyring.register(house.db, behind)
-    assert [batch.changed async for batch in keyring.rewrap(house.db, house.ring)] == [0, 2]
-    await keyring.retire(house.db, house.ring, keyring.SYSTEM, house.path, old)
+    assert [batch.changed async for batch in rotation.rewrap(house.db, house.ring)] == [0, 2]
+    await rotation.retire(house.db, house.ring, keyring.SYSTEM, house.path, old)
     assert [kek.id for kek in house.ring.keks] == [new]
     before = [await house.value(f"SELECT count(*) FROM {table}") for table in ("private_keys", "custom_csrs")]
     for _ in range(3):
         with pytest.raises(Unavailable, match="its KEK was retired"):
             await house.make(behind)
     with pytest.raises(Unavailable, match="its KEK was retired"):
-        await keyring.add_pepper(house.db, behind, CALLER)
+        await add_pepper(house.db, behind, CALLER)
     assert [await house.value(f"SELECT count(*) FROM {table}") for table in ("private_keys", "custom_csrs")] == before
     assert await house.value("SELECT count(*) FROM peppers") == 1
     assert set((await house.under()).values()) == {new}
@@ -216,10 +216,10 @@ async def test_a_rotation_on_a_machine_that_is_behind_does_not_go_back(house: Ho
     old, new = await house.rotate()
     behind = in_another_order(house)
     await house.make(house.ring)
-    _ = [batch async for batch in keyring.rewrap(house.db, house.ring)]
-    await keyring.retire(house.db, house.ring, keyring.SYSTEM, house.path, old)
+    _ = [batch async for batch in rotation.rewrap(house.db, house.ring)]
+    await rotation.retire(house.db, house.ring, keyring.SYSTEM, house.path, old)
     with pytest.raises(Unavailable):
-        _ = [batch async for batch in keyring.rewrap(house.db, behind)]
+        _ = [batch async for batch in rotation.rewrap(house.db, behind)]
     assert set((await house.under()).values()) == {new}
     await house.assert_all_open(house.ring)
 
@@ -228,14 +228,14 @@ async def test_a_key_that_is_on_its_way_is_waited_for(house: House) -> None:
     """A transaction that has inserted under the KEK is not over: retire waits for it, counts it, and is refused."""
     behind = as_before(house)
     old, new = await house.rotate()
-    _ = [batch async for batch in keyring.rewrap(house.db, house.ring)]
+    _ = [batch async for batch in rotation.rewrap(house.db, house.ring)]
     pair = keys.generate(KeyType.P256V1)
     row = keyring.new_key(behind, house.account.id, pair).row
     other = await asyncpg.connect(house.url)
     try:
         async with other.transaction():
             assert await other.execute(keyring.insert_key(1), *row) == "INSERT 0 1"
-            retiring = asyncio.create_task(keyring.retire(house.db, house.ring, keyring.SYSTEM, house.path, old))
+            retiring = asyncio.create_task(rotation.retire(house.db, house.ring, keyring.SYSTEM, house.path, old))
             waits = "SELECT count(*) FROM pg_locks WHERE relation = 'keks'::regclass AND NOT granted"
             await until_waited(house, waits, retiring)
         with pytest.raises(Misconfigured, match=f"1 private keys and 0 peppers need the KEK {old}"):
@@ -263,14 +263,14 @@ async def test_a_retirement_that_cannot_write_the_ring_is_taken_back(
     """The KEK is still in the file, so machines may go on sealing under it."""
     behind = as_before(house)
     old, _ = await house.rotate()
-    _ = [batch async for batch in keyring.rewrap(house.db, house.ring)]
+    _ = [batch async for batch in rotation.rewrap(house.db, house.ring)]
 
     def full(*_: object) -> None:
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(files, "write_private", full)
     with pytest.raises(Misconfigured, match="cannot be written"):
-        await keyring.retire(house.db, house.ring, keyring.SYSTEM, house.path, old)
+        await rotation.retire(house.db, house.ring, keyring.SYSTEM, house.path, old)
     assert old in {kek.id for kek in house.ring.keks}
     await house.make(behind)
 
@@ -468,28 +468,28 @@ async def age(house: House, seconds: float) -> None:
 async def test_a_new_pepper_digests_once_it_has_settled(house: House) -> None:
     """Until every process has read it new tokens are digested with the earlier one; it recognizes from the start."""
     await age(house, 3600)
-    peppers = await keyring.load_peppers(house.db, house.ring)
+    peppers = await load_peppers(house.db, house.ring)
     earlier, _ = peppers.newest("x")
-    newest = await keyring.add_pepper(house.db, house.ring, CALLER)
-    for aged, expected in ((0, earlier), (keyring.SETTLED_SECONDS - 2, earlier), (2.1, newest)):
+    newest = await add_pepper(house.db, house.ring, CALLER)
+    for aged, expected in ((0, earlier), (SETTLED_SECONDS - 2, earlier), (2.1, newest)):
         await age(house, aged)
         await peppers.refresh(house.db, house.ring)
         assert list(peppers.by_id) == [newest, earlier]
         assert peppers.newest("x")[0] == expected
     # An earlier one is used where it is the only one, however new.
     await house.db.execute("UPDATE peppers SET created_at = now()")
-    assert (await keyring.load_peppers(house.db, house.ring)).newest("x")[0] in {newest, earlier}
+    assert (await load_peppers(house.db, house.ring)).newest("x")[0] in {newest, earlier}
 
 
 async def test_a_pepper_that_was_retired_in_between_does_no_harm_to_a_good_token(house: House) -> None:
     """A process that still has it as the current one lets the token in, which keeps the digest that it has."""
     await age(house, 3600)
     ring = house.ring
-    behind = await keyring.load_peppers(house.db, ring)
+    behind = await load_peppers(house.db, ring)
     retired, _ = behind.newest("x")
-    newest = await keyring.add_pepper(house.db, ring, CALLER)
+    newest = await add_pepper(house.db, ring, CALLER)
     await age(house, 60)
-    ahead = await keyring.load_peppers(house.db, ring)
+    ahead = await load_peppers(house.db, ring)
     assert ahead.newest("x")[0] == newest
     value = await house.token(ahead)
     # It has read the new one, and has not taken it for the current one yet.
@@ -517,12 +517,12 @@ async def test_a_pepper_that_was_retired_in_between_does_no_harm_to_a_good_token
 async def test_a_pepper_that_is_needed_is_retired_by_nobody_who_does_not_say_revoke(house: House) -> None:
     """Tokens, global keys and the pepper are as they were, and nothing is audited."""
     await age(house, 3600)
-    peppers = await keyring.load_peppers(house.db, house.ring)
+    peppers = await load_peppers(house.db, house.ring)
     pepper_id, _ = peppers.newest("x")
     value = await house.token(peppers)
     user = await accounts.create_user(house.db, CALLER, "a@example.com")
     await tokens.roll_global_key(house.db, peppers, CALLER, user)
-    await keyring.add_pepper(house.db, house.ring, CALLER)
+    await add_pepper(house.db, house.ring, CALLER)
     tables = ("tokens", "users", "peppers", "audit_log")
     before = [await house.db.fetch(f"SELECT * FROM {table} ORDER BY 1, 2") for table in tables]
     with pytest.raises(Conflict, match="1 tokens and 1 global keys need this pepper"):

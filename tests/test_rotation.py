@@ -35,10 +35,10 @@ from world import BODY, new_database
 
 from app import files
 from app.commands import cli
-from app.custody import keyring, seal
+from app.custody import keyring, rotation, seal
 from app.custody import ring as ringfile
-from app.custody.keyring import Damage
 from app.custody.ring import Ring
+from app.custody.rotation import Damage
 from app.errors import KeyDamaged, KeysteadError, Misconfigured, NotFound
 from app.server import postgres
 from app.store import database as db
@@ -174,7 +174,7 @@ class Place(msgspec.Struct):
         opening = ring or ringfile.load(self.path)
 
         async def work(database: Database) -> list[Damage]:
-            return [damage async for batch in keyring.verify(database, opening) for damage in batch.damaged]
+            return [damage async for batch in rotation.verify(database, opening) for damage in batch.damaged]
 
         return self.with_database(work)
 
@@ -484,7 +484,7 @@ def test_a_rotation_goes_on_where_it_was_killed(shop: Place) -> None:
             # The third batch has this row, and waits for us.
             held = "SELECT id FROM private_keys ORDER BY account_id, id OFFSET 25 LIMIT 1"
             await holder.execute(f"SELECT FROM private_keys WHERE id = ({held}) FOR NO KEY UPDATE")
-            process = shop.start("keys", "rotate", patch="from app.custody import keyring; keyring.BATCH = 10")
+            process = shop.start("keys", "rotate", patch="from app.custody import rotation; rotation.BATCH = 10")
             ours = (
                 f"datname = current_database() AND pid NOT IN ({holder.get_server_pid()}, {watcher.get_server_pid()})"
             )
@@ -520,7 +520,7 @@ def test_two_rotations_at_once_do_no_harm(shop: Place) -> None:
     """Both end well, every key is re-wrapped by one of them, and all of them open."""
     seed(shop, 300)
     shop.add()
-    patch = "from app.custody import keyring; keyring.BATCH = 20"
+    patch = "from app.custody import rotation; rotation.BATCH = 20"
     said = [ended(process) for process in [shop.start("keys", "rotate", patch=patch) for _ in range(2)]]
     done = [int(re.findall(r"re-wrapped (\d+) data keys", each.out)[0]) for each in said]
     # The pepper may be re-wrapped by both, one after the other.
@@ -544,7 +544,7 @@ def test_a_rotation_that_meets_a_newer_one_does_no_harm(shop: Place) -> None:
     shop.rows(sql, row["id"], newest, wrapped)
 
     async def work(database: Database) -> None:
-        async for batch in keyring.rewrap(database, ring):
+        async for batch in rotation.rewrap(database, ring):
             assert batch.damaged == ()
 
     shop.with_database(work)
@@ -951,7 +951,9 @@ def test_progress_without_a_terminal_is_plain_lines(shop: Place) -> None:
     """A long work says now and then on standard error how far it is, in whole lines without control characters."""
     seed(shop, 60)
     shop.add()
-    patch = "from app.commands import keys; from app.custody import keyring; keyring.BATCH = 20; keys.LINE_SECONDS = 0"
+    patch = (
+        "from app.commands import keys; from app.custody import rotation; rotation.BATCH = 20; keys.LINE_SECONDS = 0"
+    )
     said = ended(shop.start("keys", "rotate", patch=patch))
     pattern = r"re-wrapped (\d+) of 61, \d+ a second"
     counts = [int(re.fullmatch(pattern, line)[1]) for line in said.err.splitlines()]  # type: ignore[index]

@@ -29,6 +29,7 @@ from app.caller import Role
 from app.config import RateLimit
 from app.custody import keyring
 from app.custody import ring as ringfile
+from app.custody.peppers import Peppers, load_peppers
 from app.identity import accounts, policies, tokens, zones
 from app.identity.accounts import Account
 from app.identity.zones import Zone
@@ -95,7 +96,7 @@ class World(msgspec.Struct):
     settings: config.Settings
     database: db.Database
     ring: ringfile.Ring
-    peppers: keyring.Peppers
+    peppers: Peppers
     a: Tenant
     b: Tenant
     app: Any
@@ -145,7 +146,7 @@ async def new_world(
     )
     database = db.Database(database_url, 1)
     ring = await first_start.ring_for(settings, database)
-    peppers = await keyring.load_peppers(database, ring)
+    peppers = await load_peppers(database, ring)
     seen: list[str] = []
     log = io.StringIO()
     a, b = [await _tenant(database, peppers, slug) for slug in ("a", "b")]
@@ -166,7 +167,7 @@ async def new_world(
     await database.close()
 
 
-async def _tenant(database: db.Database, peppers: keyring.Peppers, slug: str) -> Tenant:
+async def _tenant(database: db.Database, peppers: Peppers, slug: str) -> Tenant:
     caller = first_start.operator()
     account = await accounts.create_account(database, caller, slug, f"Account {slug}")
     zone = await zones.create_in(database, caller, account, f"{slug}.example.com")
@@ -181,7 +182,7 @@ async def _tenant(database: db.Database, peppers: keyring.Peppers, slug: str) ->
 
 async def make_token(
     database: db.Database,
-    peppers: keyring.Peppers,
+    peppers: Peppers,
     account: Account,
     groups: tuple[str, ...] = (),
     zones: tuple[Zone, ...] = (),

@@ -9,7 +9,7 @@ from app.audit import log as audit_log
 from app.audit import record as audit
 from app.audit.log import Entry
 from app.commands import terminal
-from app.custody.keyring import Peppers
+from app.custody.peppers import Peppers
 from app.identity import accounts
 from app.store.database import Database
 

@@ -20,7 +20,7 @@ from app.commands import doctor, terminal
 from app.commands import keys as keys_commands
 from app.commands import tenants as tenant_commands
 from app.commands import tokens as token_commands
-from app.custody.keyring import Peppers
+from app.custody.peppers import Peppers
 from app.custody.ring import Ring
 from app.errors import KeysteadError, Misconfigured, Unavailable
 from app.identity import zones

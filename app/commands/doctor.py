@@ -19,6 +19,7 @@ from app.certificates import trust
 from app.commands import terminal
 from app.custody import keyring
 from app.custody import ring as ringfile
+from app.custody.peppers import load_peppers
 from app.errors import KeysteadError, Misconfigured, Unavailable
 from app.store import schema
 from app.store.database import Connection, Database
@@ -199,7 +200,7 @@ async def _custody(settings: config.Settings, database: Database) -> list[Findin
         return []
     try:
         await keyring.require_all_keks(database, ring)
-        await keyring.load_peppers(database, ring)
+        await load_peppers(database, ring)
         async with database.connection() as connection:
             good = await keyring.may_seal(connection, ring)
     except KeysteadError as error:

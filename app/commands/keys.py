@@ -13,10 +13,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from app.audit import record as audit
 from app.commands import terminal
-from app.custody import keyring
+from app.custody import keyring, rotation
 from app.custody import ring as ringfile
-from app.custody.keyring import Batch, Damage
+from app.custody.peppers import PepperUse, add_pepper, pepper_uses
 from app.custody.ring import Ring
+from app.custody.rotation import Batch, Damage
 from app.errors import Misconfigured
 from app.identity import tokens
 from app.store.database import Database
@@ -49,7 +50,7 @@ def init() -> None:
 def add(pepper: bool) -> None:
     """Add a new KEK, not yet current, so that all machines can be given the ring first."""
     if pepper:
-        made = terminal.run_with_ring(lambda db, ring: keyring.add_pepper(db, ring, terminal.operator("keys add")))
+        made = terminal.run_with_ring(lambda db, ring: add_pepper(db, ring, terminal.operator("keys add")))
         print(f"added pepper {made}: some seconds from now new tokens use it, and others from their next use on")
         return
 
@@ -70,8 +71,8 @@ def status(as_json: bool) -> None:
     """Show each KEK of the ring and each pepper, and how much of what is stored needs it."""
     content = ringfile.read(terminal.settings().keyring)
 
-    async def work(db: Database, _: Ring) -> tuple[dict[str, tuple[int, int]], tuple[keyring.PepperUse, ...]]:
-        return await keyring.counts(db), await keyring.pepper_uses(db)
+    async def work(db: Database, _: Ring) -> tuple[dict[str, tuple[int, int]], tuple[PepperUse, ...]]:
+        return await rotation.counts(db), await pepper_uses(db)
 
     held, peppers = terminal.run_with_any_ring(work)
     rows: list[dict[str, object]] = []
@@ -103,7 +104,7 @@ def rotate(dry_run: bool) -> None:
     target = _target(path)
 
     async def work(db: Database, ring: Ring) -> list[Damage]:
-        held = await keyring.counts(db)
+        held = await rotation.counts(db)
         left = sum(sum(numbers) for kek_id, numbers in held.items() if kek_id != target)
         if dry_run:
             print(f"would re-wrap {left} data keys under KEK {target}")
@@ -115,8 +116,8 @@ def rotate(dry_run: bool) -> None:
         elif not left:
             print("the newest KEK is the current one already; `keystead keys add` makes another")
         seen = _Seen("re-wrapped", left, lambda batch: batch.changed)
-        await seen.follow(keyring.rewrap(db, ring))
-        later = sum(sum(numbers) for kek_id, numbers in (await keyring.counts(db)).items() if kek_id != target)
+        await seen.follow(rotation.rewrap(db, ring))
+        later = sum(sum(numbers) for kek_id, numbers in (await rotation.counts(db)).items() if kek_id != target)
         if later > len(seen.damaged):
             print(
                 f"{later} were sealed under an earlier KEK meanwhile: give the ring to all machines, and rotate again"
@@ -152,7 +153,7 @@ def retire(id_: str, revoke: bool) -> None:
         if pepper_id:
             gone = await tokens.retire_pepper(db, caller, pepper_id, revoke=revoke)
             return f"retired pepper {pepper_id}" + (f", with {gone} tokens and global keys" if gone else "")
-        await keyring.retire(db, ring, caller, terminal.settings().keyring, id_)
+        await rotation.retire(db, ring, caller, terminal.settings().keyring, id_)
         return f"retired KEK {id_}: what is left of it are the copies of the ring that you keep"
 
     terminal.say(terminal.run_with_ring(work))
@@ -174,9 +175,9 @@ def verify(rate: int | None) -> None:
     """
 
     async def work(db: Database, ring: Ring) -> list[Damage]:
-        held = await keyring.counts(db)
+        held = await rotation.counts(db)
         seen = _Seen("verified", sum(map(sum, held.values())), lambda batch: batch.read)
-        await seen.follow(keyring.verify(db, ring, rate))
+        await seen.follow(rotation.verify(db, ring, rate))
         await _note(db, seen, "keys verify")
         good = seen.done - len(seen.damaged)
         print(f"{max(good, 0)} keys and peppers are good, {len(seen.damaged)} are damaged ({seen.rate:.0f} a second)")

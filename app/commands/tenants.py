@@ -4,7 +4,7 @@ import click
 
 from app.caller import Role, Scope
 from app.commands import terminal
-from app.custody.keyring import Peppers
+from app.custody.peppers import Peppers
 from app.identity import accounts, tokens, zones
 from app.identity.accounts import Account, User
 from app.identity.zones import Zone, ZoneType

@@ -16,9 +16,8 @@ from rich.text import Text
 
 from app import config, times, visible
 from app.caller import Caller
-from app.custody import keyring
 from app.custody import ring as ringfile
-from app.custody.keyring import Peppers
+from app.custody.peppers import Peppers, load_peppers
 from app.custody.ring import Ring
 from app.errors import Misconfigured
 from app.server import first_start, roles
@@ -73,7 +72,7 @@ def run(work: Callable[[Database, Peppers], Awaitable[T]]) -> T:
     """Do some work on the database, whose schema must be this release's."""
 
     async def with_peppers(database: Database, ring: Ring) -> T:
-        return await work(database, await keyring.load_peppers(database, ring))
+        return await work(database, await load_peppers(database, ring))
 
     return run_with_ring(with_peppers)
 

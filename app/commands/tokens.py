@@ -8,7 +8,7 @@ import click
 
 from app.caller import GROUPS
 from app.commands import terminal
-from app.custody.keyring import Peppers
+from app.custody.peppers import Peppers
 from app.errors import Invalid, Misconfigured
 from app.identity import accounts, policies, tokens, zones
 from app.identity.accounts import Account, User

@@ -20,7 +20,7 @@ import msgspec
 
 from app.audit import record as audit
 from app.caller import Access, Actor, Caller, Level, Role, Scope, Visit
-from app.custody.keyring import Peppers
+from app.custody.peppers import Peppers
 from app.errors import Conflict, Denial, Forbidden, Scheme, Unauthenticated, Unavailable
 from app.identity import policies, tokens
 from app.identity.tokens import TokenStatus

@@ -7,7 +7,7 @@ import msgspec
 
 from app.audit import record as audit
 from app.caller import GROUPS, Access, Actor, Area, Caller, Level, Role, Scope
-from app.custody.keyring import Peppers
+from app.custody.peppers import Peppers
 from app.errors import (
     Clash,
     Conflict,

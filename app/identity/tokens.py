@@ -13,7 +13,7 @@ import msgspec
 
 from app.audit import record as audit
 from app.caller import Caller
-from app.custody.keyring import Peppers
+from app.custody.peppers import Peppers
 from app.errors import Conflict, NotFound, Scheme, Unauthenticated, quoted
 from app.identity import accounts
 from app.identity.accounts import Account, User

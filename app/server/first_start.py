@@ -16,7 +16,7 @@ from app.caller import Actor, Caller, Role
 from app.config import Settings
 from app.custody import keyring
 from app.custody import ring as ringfile
-from app.custody.keyring import Peppers
+from app.custody.peppers import Peppers, ensure_pepper, load_peppers
 from app.custody.ring import Ring
 from app.errors import KeyDamaged, Misconfigured, NotFound
 from app.identity import accounts, policies, tokens, zones
@@ -70,7 +70,7 @@ async def _prepare(settings: Settings, cluster: "Cluster | None" = None) -> str:
     try:
         await schema.require_current(database)
         ring = await ring_for(settings, database)
-        peppers = await keyring.load_peppers(database, ring)
+        peppers = await load_peppers(database, ring)
         credentials = await _first_account(settings, database, peppers)
     except KeyDamaged as error:
         raise Misconfigured(f"the ring {settings.keyring} does not belong to this database: {error}") from None
@@ -100,7 +100,7 @@ async def ring_for(settings: Settings, database: db.Database) -> Ring:
         ring = ringfile.load(settings.keyring)
     await keyring.require_all_keks(database, ring)
     await keyring.register(database, ring)
-    await keyring.ensure_pepper(database, ring)
+    await ensure_pepper(database, ring)
     return ring
 
 

@@ -23,9 +23,9 @@ from app.cloudflare import router as cloudflare
 from app.cloudflare import short_road
 from app.cloudflare.errors import Reference
 from app.csrs import store as csrs
-from app.custody import keyring
 from app.custody import ring as ringfile
 from app.custody.keypool import KeyPool
+from app.custody.peppers import PEPPER_SECONDS, load_peppers
 from app.errors import KeysteadError, Unavailable
 from app.identity import tokens
 from app.identity.admission import Memory
@@ -133,7 +133,7 @@ async def _open(app: Litestar) -> AsyncIterator[None]:
     house = House(
         db=db,
         ring=ring,
-        peppers=await _patiently(lambda: keyring.load_peppers(db, ring)),
+        peppers=await _patiently(lambda: load_peppers(db, ring)),
         pool=KeyPool(settings.key_pool, settings.data_dir / "keymaker.lock"),
         trusted=trust.load(settings.trust_dir),
         limiter=Limiter(settings.data_dir / "limits"),
@@ -181,7 +181,7 @@ async def _patiently(work: Callable[[], Awaitable[T]]) -> T:
 
 async def _follow(house: House) -> None:
     while True:
-        await asyncio.sleep(keyring.PEPPER_SECONDS)
+        await asyncio.sleep(PEPPER_SECONDS)
         metrics.connections(house.db.in_use, house.db.size - house.db.in_use)
         try:
             house.ring.follow()

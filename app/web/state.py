@@ -6,7 +6,7 @@ from app.addresses import Network
 from app.audit.failures import Failures
 from app.config import RateLimit
 from app.custody.keypool import KeyPool
-from app.custody.keyring import Peppers
+from app.custody.peppers import Peppers
 from app.custody.ring import Ring
 from app.identity.admission import Memory
 from app.store.database import Database

@@ -1387,5 +1387,5 @@ def _without_key_id(issuer: Authority, of: Authority, leaf_key: Any = None) -> x
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=30))
         .add_extension(x509.BasicConstraints(leaf_key is None, None), critical=True)
-        .sign(issuer.key, hashes.SHA256())  # type: ignore[arg-type]
+        .sign(issuer.key, hashes.SHA256())
     )

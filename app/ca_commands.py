@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from app import accounts, authorities, ca_certificates, console, crls, issuing, leaves, pem, pkix
+from app import accounts, authorities, ca_certificates, console, crl_bytes, crls, issuing, leaves, pem, pkix
 from app.authorities import Changes, NewAuthority
 from app.ca_certificates import IntermediateRequest
 from app.crls import Reason
@@ -146,7 +146,8 @@ def csr(ca: str, out: Path | None) -> None:
 @console.as_json_option
 def import_(ca: str, files: Sequence[str], as_json: bool) -> None:
     """Install the certificate of an intermediate from PEM FILES: its own first, then all above it, the root too."""
-    found = list(pem.blocks("\n".join(_read(name) for name in files)))
+    text = "\n".join(_read(name, pem.Kind.CERTIFICATE) for name in files)
+    found = [block for block in pem.blocks(text) if block.label not in pem.PASSED_OVER]
     if len(found) < 2:
         raise click.UsageError("the files must hold its certificate and all above it, up to the root")
     own, above = ("\n".join(block.whole for block in part) for part in (found[:1], found[1:]))
@@ -166,7 +167,11 @@ def import_(ca: str, files: Sequence[str], as_json: bool) -> None:
 @_not_after
 @click.option("--names", default="", help="Hosts, addresses, emails and URIs, separated by commas; default: the CSR's.")
 @click.option(
-    "--usage", "usages", multiple=True, type=click.Choice([*pkix.EXTENDED_KEY_USAGES]), help="Default: serverAuth."
+    "--usage",
+    "usages",
+    multiple=True,
+    type=click.Choice([*pkix.EXTENDED_KEY_USAGES]),
+    help="Default: the CSR's, or else serverAuth.",
 )
 @_path_length
 @click.option("--chain", is_flag=True, help="Add the chain, from this CA to the root.")
@@ -189,7 +194,7 @@ def sign(
     if path_length >= 0 and not as_ca:
         raise click.UsageError("--path-length is for a CA: add --ca")
     _check(out)
-    text, pki_url = _read(csr), console.settings().pki_url
+    text, pki_url = _read(csr, pem.Kind.REQUEST), console.settings().pki_url
     last = _end(ttl, not_after)
 
     async def work(db: Database, ring: Ring) -> Signed:
@@ -247,7 +252,7 @@ def delete(ca: str) -> None:
         await authorities.delete(db, console.operator(), scope, found.id)
 
     console.run_with_ring(work)
-    print(f"deleted CA {ca}")
+    console.say(f"deleted CA {ca}")
 
 
 @ca.command("revoke")
@@ -264,7 +269,7 @@ def revoke(ca: str, serial: str, reason: str) -> None:
             raise issuing.not_found(number)
         return await crls.revoke(db, ring, console.operator(), scope, number, Reason[reason])
 
-    print(f"revoked certificate {console.run_with_ring(work).serial}")
+    console.say(f"revoked certificate {console.run_with_ring(work).serial}")
 
 
 @ca.command("crl")
@@ -277,7 +282,7 @@ def crl(ca: str, out: Path | None) -> None:
         _, found = await authorities.find(db, ca)
         return await crls.current(db, ring, found)
 
-    _write(out, pkix.crl_pem(console.run_with_ring(work)))
+    _write(out, crl_bytes.pem(console.run_with_ring(work)))
 
 
 def _end(ttl: str | None, not_after: str | None) -> datetime:
@@ -290,11 +295,15 @@ def _end(ttl: str | None, not_after: str | None) -> datetime:
         raise click.BadParameter("it is too far away", param_hint="--ttl") from None
 
 
-def _read(name: str) -> str:
+def _read(name: str, wanted: pem.Kind) -> str:
+    """A file in any encoding that has PEM in it."""
     try:
-        return sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        raise Misconfigured(f"{name} is not a PEM file that can be read") from None
+        text = pem.text(sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes())
+    except OSError as error:
+        raise Misconfigured(f"{name} cannot be read ({error.strerror})") from None
+    if all(block.kind is not wanted for block in pem.blocks(text)):
+        raise Misconfigured(f"{name} {pem.instead(text, wanted)}")
+    return text
 
 
 def _check(out: Path | None) -> None:
@@ -311,7 +320,7 @@ def _write(out: Path | None, text: str) -> None:
         out.write_text(text, encoding="ascii")
     except OSError as error:
         raise Misconfigured(f"{out} cannot be written ({error.strerror})") from None
-    print(f"wrote {out}")
+    console.say(f"wrote {out}")
 
 
 def _row(authority: Authority) -> dict[str, object]:

@@ -3,12 +3,9 @@
 Pure: the clock and the trust anchors are passed in. Sources: RFC 7468 (PEM), RFC 5280 sections 4 and 6.
 """
 
-import base64
-import binascii
 import hashlib
 import ipaddress
 import re
-import warnings
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import TypeAlias, TypeVar
@@ -17,24 +14,20 @@ import msgspec
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
-from app.errors import Invalid, Problem, Rule, quoted
+from app import der, foreign, weak_keys
+from app.errors import Advice, Hint, Invalid, Problem, Rule, quoted
 from app.model import has_begun
-from app.pem import blocks
+from app.pem import PASSED_OVER, TRUSTED, Block, Garbled, Kind, blocks, decoded, instead, unfinished
+from app.pem import text as file_text
 
 MAX_CERTIFICATES = 20
 MAX_DEPTH = 10
 # Of signatures, for all that one upload needs.
 MAX_CHECKS = 200
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
-_BASE64 = re.compile(r"[A-Za-z0-9+/=\s]+")
-_CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
-# id-signedData of PKCS#7 (RFC 5652) and id-data in an authenticated safe of PKCS#12 begin like this in DER.
-_PKCS7 = bytes.fromhex("06092a864886f70d0107")
-_CERTIFICATE_LABELS = {"CERTIFICATE", "X509 CERTIFICATE", "TRUSTED CERTIFICATE"}
 
 
 Certificates: TypeAlias = tuple[x509.Certificate, ...]
@@ -68,20 +61,38 @@ class Anchors(msgspec.Struct, frozen=True):
         return self.by_name.get(name.public_bytes(), ())
 
 
-def anchors(pems: Iterable[bytes]) -> Anchors:
-    """Read trust anchors from PEM files' contents; what is no certificate in them is left out."""
+def anchored(certificates: Iterable[x509.Certificate]) -> Anchors:
+    """These certificates as trust anchors."""
     by_name: dict[bytes, tuple[x509.Certificate, ...]] = {}
-    for pem_text in pems:
-        for block in blocks(pem_text.decode("latin-1")):
-            if block.label not in _CERTIFICATE_LABELS:
-                continue
-            try:
-                anchor = _certificate(block.body)
-                name = anchor.subject.public_bytes()
-            except (Invalid, ValueError):
-                continue
+    for anchor in certificates:
+        name = anchor.subject.public_bytes()
+        if anchor not in by_name.get(name, ()):
             by_name[name] = (*by_name.get(name, ()), anchor)
     return Anchors(by_name)
+
+
+def anchors(pems: Iterable[bytes]) -> Anchors:
+    """Trust anchors from PEM files' contents; what is no certificate in them is left out."""
+    return anchored(anchor for content in pems for anchor in read_anchors(content)[0])
+
+
+def read_anchors(content: bytes) -> tuple[list[x509.Certificate], list[str]]:
+    """The certificates of a PEM file, and why others in it are none, each with its place.
+
+    Whoever trusts one knows best: the rules for what strangers send are not asked. Roots with the serial number 0 or
+    names that are too long have been in stores for decades.
+    """
+    text = file_text(content)
+    found, skipped = [], []
+    sent = [block for block in blocks(text) if block.kind is Kind.CERTIFICATE]
+    for number, block in enumerate(sent, 1):
+        try:
+            found.append(_certificate(block, f"block {number} of {len(sent)}"))
+        except foreign.Unreadable as error:
+            skipped.append(str(error))
+    if not sent:
+        skipped.append(f"it {instead(text, Kind.CERTIFICATE)}")
+    return found, skipped
 
 
 def with_roots(trusted: Anchors, roots: Iterable[str]) -> Anchors:
@@ -108,69 +119,69 @@ def read(text: str) -> tuple[x509.Certificate, ...]:
 
     What is not a certificate is refused by its name and never quoted: it may be a private key.
     """
+    sent = [block for block in blocks(text) if block.label not in PASSED_OVER]
+    broken = unfinished(text)
+    if broken or not sent or any(block.kind is not Kind.CERTIFICATE for block in sent):
+        what = instead(text, Kind.CERTIFICATE)
+        raise _refuse(Rule.CERTIFICATE, f"certificate {broken if broken and sent else what}.")
     found: dict[bytes, x509.Certificate] = {}
-    for block in blocks(text):
-        if block.label not in _CERTIFICATE_LABELS:
-            raise _refuse(Rule.CERTIFICATE, _misplaced(block.label))
-        certificate = _certificate(block.body)
+    for number, block in enumerate(sent, 1):
+        place = f"block {number} of {len(sent)}"
+        try:
+            certificate = _certificate(block, place)
+        except foreign.Unreadable as error:
+            raise _refuse(Rule.CERTIFICATE, f"certificate cannot be read: {error}.") from None
+        fault = _fault(certificate)
+        if fault:
+            whose = f"{place} ({named(certificate.subject)})"
+            raise _refuse(Rule.CERTIFICATE, f"certificate is not accepted: {whose}: {fault}.")
         found.setdefault(certificate.public_bytes(serialization.Encoding.DER), certificate)
-    if not found:
-        raise _refuse(Rule.CERTIFICATE, _no_pem(text))
-    if len(found) > MAX_CERTIFICATES:
-        text = f"certificate has {len(found)} certificates; at most {MAX_CERTIFICATES} are allowed."
-        raise _refuse(Rule.CERTIFICATE, text)
+        if len(found) > MAX_CERTIFICATES:
+            text = f"certificate has more than {MAX_CERTIFICATES} certificates; at most {MAX_CERTIFICATES} are allowed."
+            raise _refuse(Rule.CERTIFICATE, text)
     return tuple(found.values())
 
 
 def stored(text: str) -> tuple[x509.Certificate, ...]:
     """The certificates of PEM that we stored ourselves: no rule for foreign input is asked again. Raises ValueError."""
-    return tuple(x509.load_pem_x509_certificates(text.encode("ascii")))
+    return tuple(foreign.certificate(decoded(block)) for block in blocks(text))
 
 
-def _misplaced(label: str) -> str:
-    if label.endswith("PRIVATE KEY"):
-        return "certificate holds a private key; send certificates only, and make that key anew if it was in use."
-    if label.endswith("CERTIFICATE REQUEST"):
-        return "certificate holds a certificate signing request; send what the CA made of it."
-    if label in {"PKCS7", "CMS", "PKCS #7 SIGNED DATA"}:
-        return "certificate is PKCS#7; `openssl pkcs7 -print_certs` turns it into PEM certificates."
-    return f"certificate holds a PEM block {quoted(label)}; only CERTIFICATE blocks are expected."
-
-
-def _no_pem(text: str) -> str:
-    der = text.encode("latin-1", "replace")
-    if _BASE64.fullmatch(text):
-        try:
-            der = base64.b64decode("".join(text.split()), validate=True)
-        except binascii.Error:
-            der = b""
-    if der[:1] == b"\x30":
-        if _PKCS7 in der[:40]:
-            return (
-                "certificate is PKCS#12, which holds a private key too; `openssl pkcs12 -nokeys` takes the PEM "
-                "certificates out of it."
-                if der[1:8].find(b"\x02\x01\x03") >= 0
-                else "certificate is PKCS#7; `openssl pkcs7 -inform der -print_certs` turns it into PEM certificates."
-            )
-        return "certificate is DER; `openssl x509 -inform der` turns it into PEM."
-    return "certificate has no PEM block: it begins with -----BEGIN CERTIFICATE-----."
-
-
-def _certificate(body: str) -> x509.Certificate:
+def _certificate(block: Block, place: str) -> x509.Certificate:
+    """Raises Unreadable, whose text begins with the place, and the subject as far as it can be read."""
+    whose = ""
     try:
-        with warnings.catch_warnings():
-            # A certificate that breaks DER or has an odd serial is a warning of the library's, and an error here.
-            warnings.simplefilter("error")
-            certificate = x509.load_der_x509_certificate(base64.b64decode("".join(body.split()), validate=True))
-            _ = (certificate.extensions, certificate.subject, certificate.issuer)
-            serial = certificate.serial_number
-    except Exception:  # noqa: BLE001 - whatever the library stumbles over, it is not valid X.509
-        raise _refuse(Rule.CERTIFICATE, "certificate has a CERTIFICATE block that is no valid X.509.") from None
-    if serial <= 0:
-        raise _refuse(Rule.CERTIFICATE, "certificate has a serial number that is not positive.")
+        sent = decoded(block)
+        whose = foreign.subject_of(sent)
+        # Behind it are the purposes for which OpenSSL trusts it, which are nobody else's.
+        return foreign.certificate(der.first(sent).whole if block.label == TRUSTED else sent)
+    except (Garbled, der.Malformed, foreign.Unreadable) as error:
+        reason = f"it {error}" if isinstance(error, Garbled) else str(error)
+        raise foreign.Unreadable(f"{place}{f' ({whose})' if whose else ''}: {reason}") from None
+
+
+def _fault(certificate: x509.Certificate) -> str:
+    """Which rule for what strangers send it breaks, in words; empty when none."""
+    fault = foreign.name_fault(certificate.subject)
+    if fault:
+        return fault
+    if certificate.serial_number <= 0 and not is_ca(certificate):
+        return f"its serial number is {'0' if certificate.serial_number == 0 else 'negative'}, and has to be positive"
     if certificate.not_valid_after_utc < certificate.not_valid_before_utc:
-        raise _refuse(Rule.CERTIFICATE, "certificate has a validity that ends before it begins.")
-    return certificate
+        return "its validity ends before it begins"
+    if certificate.version is x509.Version.v1 and list(certificate.extensions):
+        return "it has extensions and is of version 1, which has none"
+    return ""
+
+
+def remarks(text: str) -> tuple[Advice, ...]:
+    """What was left out of an accepted text that its sender may have meant."""
+    if not any(block.label == TRUSTED for block in blocks(text)):
+        return ()
+    left_out = (
+        "a TRUSTED CERTIFICATE was taken as a CERTIFICATE, without what OpenSSL adds to say what it trusts it for."
+    )
+    return (Advice(Hint.OTHER, "certificate", left_out),)
 
 
 def arrange(certificates: Sequence[x509.Certificate], spki_sha256: bytes | None) -> Bundle:
@@ -189,34 +200,85 @@ def judge_leaf(leaf: x509.Certificate, now: datetime) -> None:
         raise _refuse(Rule.EXPIRED, text)
     if _CONTROL.search("".join((*_hosts(leaf), _issuer(leaf)))):
         raise _refuse(Rule.CERTIFICATE, "certificate has a name with a control character.")
-    _judge_key(leaf)
+    _judge_leaf_key(leaf)
     _judge_signature(leaf)
-    try:
-        usage = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except x509.ExtensionNotFound:
-        return
-    if not {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE} & set(usage):
-        text = "the certificate's extended key usage does not have serverAuth, so no client would accept it."
+    _judge_critical(leaf)
+    usage = _extension(leaf, x509.KeyUsage)
+    if usage is not None and not (usage.digital_signature or usage.key_encipherment or usage.key_agreement):
+        raise _refuse(Rule.CHAIN, "the certificate's key usage has nothing that TLS needs, such as digitalSignature.")
+    extended = _extension(leaf, x509.ExtendedKeyUsage)
+    if extended is not None and ExtendedKeyUsageOID.SERVER_AUTH not in extended:
+        text = "the certificate's extended key usage does not have serverAuth, which many clients ask for."
         raise _refuse(Rule.EXTENDED_KEY_USAGE, text)
 
 
+# What OpenSSL understands, and so accepts where it is critical; beside those that this module judges.
+_KNOWN_CRITICAL = {
+    ExtensionOID.BASIC_CONSTRAINTS,
+    ExtensionOID.KEY_USAGE,
+    ExtensionOID.EXTENDED_KEY_USAGE,
+    ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
+    ExtensionOID.NAME_CONSTRAINTS,
+    ExtensionOID.CERTIFICATE_POLICIES,
+    ExtensionOID.POLICY_MAPPINGS,
+    ExtensionOID.POLICY_CONSTRAINTS,
+    ExtensionOID.INHIBIT_ANY_POLICY,
+    ExtensionOID.CRL_DISTRIBUTION_POINTS,
+}
+
+
+def _judge_critical(certificate: x509.Certificate) -> None:
+    """A client refuses what is critical and not known to it (RFC 5280 section 4.2)."""
+    for extension in certificate.extensions:
+        if isinstance(extension.value, x509.PrecertPoison):
+            raise _refuse(Rule.CHAIN, "the certificate is a precertificate, made for certificate logs only (RFC 6962).")
+        if extension.critical and extension.oid not in _KNOWN_CRITICAL:
+            oid = extension.oid.dotted_string
+            text = f"{named(certificate.subject)} has the critical extension {oid}, which not all clients know."
+            raise _refuse(Rule.CHAIN, text)
+
+
 def _judge_key(certificate: x509.Certificate) -> None:
+    """Kind and size alone."""
+    unfit = weak_keys.unfit(_public_key(certificate))
+    if unfit:
+        raise _refuse(Rule.CHAIN, f"the key of {named(certificate.subject)} {unfit}.")
+
+
+def _judge_leaf_key(leaf: x509.Certificate) -> None:
+    weakness = weak_keys.weakness(_public_key(leaf))
+    if leaf.public_key_algorithm_oid.dotted_string == weak_keys.RSA_PSS:
+        weakness = weak_keys.IS_RSA_PSS
+    if weakness:
+        raise _refuse(Rule.CHAIN, f"the key of {named(leaf.subject)} {weakness}.")
+
+
+def _public_key(certificate: x509.Certificate) -> object:
     try:
-        key = certificate.public_key()
+        return certificate.public_key()
     except (ValueError, UnsupportedAlgorithm):
-        key = None
-    fits = (isinstance(key, rsa.RSAPublicKey) and 2048 <= key.key_size <= 8192) or (
-        isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, _CURVES)
-    )
-    if not fits:
-        text = f"the key of {named(certificate.subject)} is neither RSA of 2048 to 8192 bits nor P-256, P-384 or P-521."
-        raise _refuse(Rule.CHAIN, text)
+        return None
+
+
+# Signatures that others can make too, or soon can. The library does not know all of them.
+_BROKEN = {
+    "1.2.840.113549.1.1.2": "MD2WithRSA",
+    "1.2.840.113549.1.1.3": "MD4WithRSA",
+    "1.2.840.113549.1.1.4": "MD5WithRSA",
+    "1.2.840.113549.1.1.5": "SHA1WithRSA",
+    "1.2.840.10045.4.1": "ECDSAWithSHA1",
+    "1.2.840.10040.4.3": "DSAWithSHA1",
+    "1.3.14.3.2.3": "MD5WithRSA",
+    "1.3.14.3.2.29": "SHA1WithRSA",
+    "1.3.36.3.3.1.2": "RIPEMD160WithRSA",
+    "1.3.36.3.3.2.2": "ECDSAWithRIPEMD160",
+}
 
 
 def _judge_signature(certificate: x509.Certificate) -> None:
-    if signature_name(certificate).startswith(("MD5", "SHA1", "ECDSAWithSHA1")):
-        text = f"{named(certificate.subject)} is signed with {signature_name(certificate)}, which is broken."
-        raise _refuse(Rule.WEAK_SIGNATURE, text)
+    name = _BROKEN.get(certificate.signature_algorithm_oid.dotted_string, signature_name(certificate))
+    if name in _BROKEN.values() or name == "SHA1WithRSAPSS":
+        raise _refuse(Rule.WEAK_SIGNATURE, f"{named(certificate.subject)} is signed with {name}, which is broken.")
 
 
 def verify(bundle: Bundle, trusted: Anchors, now: datetime) -> tuple[x509.Certificate, ...]:
@@ -252,6 +314,8 @@ class Search:
             try:
                 if level:
                     _judge_issuer(last, level, self.now)
+                if level and self.trusted:
+                    _judge_purpose(last)
             except Invalid as error:
                 failures.append((level, error))
                 continue
@@ -289,7 +353,7 @@ class Search:
             raise _refuse(Rule.CHAIN, text)
         self.checks += 1
         try:
-            certificate.verify_directly_issued_by(issuer)
+            foreign.require_issued(certificate, issuer)
         except (InvalidSignature, ValueError, TypeError, UnsupportedAlgorithm):
             return False
         return True
@@ -340,8 +404,16 @@ def _judge_issuer(certificate: x509.Certificate, depth: int, now: datetime) -> N
     if usage is not None and not usage.key_cert_sign:
         raise _refuse(Rule.CHAIN, f"{name} may not sign certificates.")
     _judge_key(certificate)
+    _judge_critical(certificate)
     if not is_self_issued(certificate):
         _judge_signature(certificate)
+
+
+def _judge_purpose(issuer: x509.Certificate) -> None:
+    """What clients ask of a CA above a server's certificate; one that is imported may sign for other purposes."""
+    extended = _extension(issuer, x509.ExtendedKeyUsage)
+    if extended is not None and ExtendedKeyUsageOID.SERVER_AUTH not in extended:
+        raise _refuse(Rule.CHAIN, f"the extended key usage of {named(issuer.subject)} does not have serverAuth.")
 
 
 def ordered(own: x509.Certificate, others: Sequence[x509.Certificate], now: datetime) -> tuple[x509.Certificate, ...]:
@@ -412,7 +484,7 @@ def path_length(certificate: x509.Certificate) -> int | None:
 
 def is_reproducible(certificate: x509.Certificate) -> bool:
     """Whether the library writes the subject again as it stands there, which an issuer's name has to be."""
-    return certificate.subject.public_bytes() in certificate.tbs_certificate_bytes
+    return x509.Name(certificate.subject.rdns).public_bytes() in certificate.tbs_certificate_bytes
 
 
 def spki_digest(certificate: x509.Certificate) -> bytes:

@@ -1,16 +1,15 @@
 """Key pairs: generate, encode, and recognize by the digest of the public key. Pure."""
 
-import base64
 import hashlib
-import re
 
 import msgspec
 from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
+from app import der, weak_keys
 from app.model import CaKeyType, KeyType
-from app.pem import Block, blocks
+from app.pem import Block, Garbled, Kind, blocks, decoded, instead
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
@@ -86,8 +85,6 @@ def load(der: bytes) -> PrivateKey:
     return private_key
 
 
-_CURVE_NAMES = {curve.name: key_type for key_type, curve in _CURVES.items()}
-MIN_RSA_BITS, MAX_RSA_BITS = 2048, 8192
 _MIN_FACTOR_BITS = 512
 
 
@@ -101,49 +98,68 @@ def holds_pem(text: str) -> bool:
 
 
 def _private_key(text: str) -> Block | None:
-    return next((block for block in blocks(text) if block.label.endswith("PRIVATE KEY")), None)
+    return next((block for block in blocks(text) if block.kind is Kind.KEY), None)
 
 
 def read_pem(text: str) -> KeyPair:
     """An uploaded key in PKCS#8, PKCS#1 or SEC1 PEM, whose numbers belong together; raises Unusable."""
     block = _private_key(text)
-    if block is not None and not block.whole.isascii():
-        # Found here, since an error of the encoder would carry the text.
-        raise Unusable("it cannot be read, or is not a valid key")
     if block is None:
-        raise Unusable("there is no PEM private key in it: it begins with -----BEGIN PRIVATE KEY-----")
+        raise Unusable(f"it {instead(text, Kind.KEY)}")
     if "ENCRYPTED" in block.label or "Proc-Type: 4,ENCRYPTED" in block.whole:
         raise Unusable("it is encrypted; `openssl pkey` writes it without a passphrase")
+    if block.label == "OPENSSH PRIVATE KEY":
+        raise Unusable("it is in OpenSSH's own form; `ssh-keygen -p -m PKCS8` makes PEM of the file in its place")
     try:
-        _require_kind(block)
-        encoded = block.whole.encode("ascii")
-        private_key = serialization.load_pem_private_key(encoded, None, unsafe_skip_rsa_key_validation=True)
-        key_type = _usable(private_key)
-        if isinstance(private_key, rsa.RSAPrivateKey):
-            _require_consistent(private_key)
+        sent = decoded(block)
+    except Garbled as error:
+        raise Unusable(f"it {error}") from None
+    try:
+        _require_kind(sent)
+        private_key = serialization.load_der_private_key(sent, None, unsafe_skip_rsa_key_validation=True)
+        if not isinstance(private_key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
+            raise Unusable(f"it is {weak_keys.KINDS}")
+        _require_strong(private_key)
     except (ValueError, TypeError, UnsupportedAlgorithm, InternalError, InvalidSignature):
         # The library's text may quote the input, so it ends here.
         raise Unusable("it cannot be read, or is not a valid key") from None
-    if not isinstance(private_key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
-        raise TypeError("neither an RSA nor an EC key")
+    curve = private_key.curve.name if isinstance(private_key, ec.EllipticCurvePrivateKey) else ""
+    key_type = _CURVE_NAMES[curve] if curve else f"rsa{private_key.key_size}"
     return KeyPair(key_type, private_key, spki(private_key))
 
 
-# The beginning of a PKCS#8 key (RFC 5958 section 2) that says RSA, RSASSA-PSS or EC.
-_LENGTH = rb"(?:[\x00-\x7f]|\x81.|\x82..|\x83...)"
-_RSA, _EC = rb"\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01[\x01\x0a]", rb"\x07\x2a\x86\x48\xce\x3d\x02\x01"
-_KINDS = re.compile(
-    rb"\x30" + _LENGTH + rb"\x02\x01[\x00\x01]\x30" + _LENGTH + rb"\x06(?:" + _RSA + rb"|" + _EC + rb")", re.DOTALL
-)
+_CURVE_NAMES = {curve.name: key_type for key_type, curve in _CURVES.items()}
+_RSA, _EC = "1.2.840.113549.1.1.1", "1.2.840.10045.2.1"
 
 
-def _require_kind(block: Block) -> None:
-    """Refuse other algorithms before the library computes with their numbers, for as long as they are large."""
-    good = block.label in {"RSA PRIVATE KEY", "EC PRIVATE KEY"}
-    if block.label == "PRIVATE KEY":
-        good = _KINDS.match(base64.b64decode("".join(block.body.split()), validate=True)) is not None
-    if not good:
-        raise Unusable("it is neither RSA nor on P-256, P-384 or P-521")
+def _require_kind(sent: bytes) -> None:
+    """Refuse other algorithms before the library computes with their numbers, for as long as they are large.
+
+    PKCS#8 (RFC 5958 section 2) names its algorithm; the others are told by their parts (RFC 8017 appendix A.1.2, RFC
+    5915 section 3), whatever their label says.
+    """
+    parts = der.values(der.first(sent).content)
+    tags = [part.tag for part in parts]
+    algorithm = ""
+    if tags[:2] == [der.INTEGER, der.SEQUENCE]:
+        algorithm = der.dotted(der.first(parts[1].content).content)
+    elif tags[:2] == [der.INTEGER, der.OCTET_STRING]:
+        algorithm = _EC
+    elif tags == [der.INTEGER] * 9:
+        algorithm = _RSA
+    if algorithm == weak_keys.RSA_PSS:
+        raise Unusable(f"it {weak_keys.IS_RSA_PSS}")
+    if algorithm not in {_RSA, _EC}:
+        raise Unusable(f"it is {weak_keys.KINDS}")
+
+
+def _require_strong(private_key: PrivateKey) -> None:
+    weakness = weak_keys.unfit(private_key.public_key())
+    if not weakness and isinstance(private_key, rsa.RSAPrivateKey):
+        _require_consistent(private_key)
+    weakness = weakness or weak_keys.weakness(private_key.public_key()) or weak_keys.private_weakness(private_key)
+    if weakness:
+        raise Unusable(f"it {weakness}")
 
 
 def _require_consistent(private_key: rsa.RSAPrivateKey) -> None:
@@ -160,7 +176,7 @@ def _require_consistent(private_key: rsa.RSAPrivateKey) -> None:
         raise ValueError("its numbers do not belong together")
     # A small factor is found by its size alone, whatever the length of n.
     if min(p.bit_length(), q.bit_length()) < _MIN_FACTOR_BITS:
-        raise ValueError("one of its factors is small")
+        raise Unusable("one of its factors is small")
     belong = (
         d * e % (p - 1) == d * e % (q - 1) == 1
         and numbers.dmp1 == d % (p - 1)
@@ -172,16 +188,3 @@ def _require_consistent(private_key: rsa.RSAPrivateKey) -> None:
     text = b"a key that signs what its public key accepts"
     signature = private_key.sign(text, padding.PKCS1v15(), hashes.SHA256())
     private_key.public_key().verify(signature, text, padding.PKCS1v15(), hashes.SHA256())
-
-
-def _usable(private_key: object) -> str:
-    if isinstance(private_key, rsa.RSAPrivateKey):
-        exponent = private_key.public_key().public_numbers().e
-        if not MIN_RSA_BITS <= private_key.key_size <= MAX_RSA_BITS:
-            raise Unusable(f"it is RSA-{private_key.key_size}; {MIN_RSA_BITS} to {MAX_RSA_BITS} bits are accepted")
-        if exponent < 65537 or exponent % 2 == 0:
-            raise Unusable(f"its RSA exponent is {exponent}; an odd one from 65537 on is accepted")
-        return f"rsa{private_key.key_size}"
-    if isinstance(private_key, ec.EllipticCurvePrivateKey) and private_key.curve.name in _CURVE_NAMES:
-        return _CURVE_NAMES[private_key.curve.name]
-    raise Unusable("it is neither RSA nor on P-256, P-384 or P-521")

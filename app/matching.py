@@ -26,12 +26,15 @@ from app.model import (
     NamePolicy,
     Scope,
 )
+from app.pem import Kind, instead
 from app.ringfile import Ring
 
 TYPES = ("legacy_custom", "sni_custom")
 DEPLOYS = ("staging", "production")
 GEO_LABELS = ("us", "eu", "highest_security")
 MAX_POLICY = 1024
+# Each list of certificates shows them all, fifty certificates a page.
+MAX_HOSTS = 2000
 MAX_PRIORITY = 2**31 - 1
 SOON = timedelta(days=14)
 ROOTS_OF_ONE_NAME = 10
@@ -122,6 +125,8 @@ async def key_for(
     if key is None or (pair and pair.spki_sha256 != key.spki_sha256 and not isinstance(upload.custom_csr_id, str)):
         if pair is None:
             text = "private_key is missing: send custom_csr_id, or a PEM private key."
+            if offered:
+                text = f"private_key {instead(offered, Kind.KEY)}. Send that, or custom_csr_id."
             raise Invalid((Problem(Rule.PRIVATE_KEY, "private_key", text),))
         new = keyring.new_key(ring, scope.account_id, pair, generated=False)
         return Key(new.id, pair.spki_sha256, new=new), ()
@@ -166,6 +171,9 @@ async def judged(
     leaf = chains.facts(bundle.leaf)
     if leaf.spki_sha256 != key.spki_sha256:
         raise Invalid((Problem(Rule.KEY_MISMATCH, "certificate", await _mismatch(db, caller, scope, leaf, key)),))
+    if len(leaf.hosts) > MAX_HOSTS:
+        text = f"certificate names {len(leaf.hosts)} hosts; at most {MAX_HOSTS} are allowed."
+        raise Invalid((Problem(Rule.CERTIFICATE, "certificate", text),))
     chains.judge_leaf(bundle.leaf, now)
     await _require_host(db, scope, leaf)
     if method is BundleMethod.FORCE:

@@ -1,11 +1,35 @@
-"""PEM blocks in a text (RFC 7468), found in one pass: what is sent to us may be made to be slow."""
+"""PEM blocks in a text (RFC 7468), found in one pass: what is sent to us may be made to be slow.
 
+And what was sent instead, by name: one table for certificates, requests and keys, in the API and in the command. No
+text of it quotes what was sent, since that may be a private key.
+"""
+
+import base64
+import binascii
+import codecs
 import re
 from collections.abc import Iterator
+from enum import Enum
 
 import msgspec
 
 _BOUNDARY = re.compile(r"-----(BEGIN|END) ([A-Z0-9#][A-Z0-9# ]{0,39})-----")
+
+
+class Kind(Enum):
+    """What is in a block, and what `openssl` calls the command that reads it."""
+
+    CERTIFICATE = "x509"
+    REQUEST = "req"
+    KEY = "pkey"
+
+
+_BEGINNINGS = {Kind.CERTIFICATE: "CERTIFICATE", Kind.REQUEST: "CERTIFICATE REQUEST", Kind.KEY: "PRIVATE KEY"}
+_NOUNS = {Kind.CERTIFICATE: "certificate", Kind.REQUEST: "certificate signing request", Kind.KEY: "private key"}
+TRUSTED = "TRUSTED CERTIFICATE"
+_CERTIFICATES = {"CERTIFICATE", "X509 CERTIFICATE", TRUSTED}
+# Servers' files have them beside their certificates and keys, and they say nothing of either.
+PASSED_OVER = {"DH PARAMETERS", "X9.42 DH PARAMETERS", "EC PARAMETERS"}
 
 
 class Block(msgspec.Struct, frozen=True):
@@ -15,8 +39,20 @@ class Block(msgspec.Struct, frozen=True):
     body: str
     whole: str
 
+    @property
+    def kind(self) -> Kind | None:
+        if self.label in _CERTIFICATES:
+            return Kind.CERTIFICATE
+        if self.label.endswith("CERTIFICATE REQUEST"):
+            return Kind.REQUEST
+        return Kind.KEY if self.label.endswith("PRIVATE KEY") else None
+
     def __repr__(self) -> str:
         return f"Block({self.label})"
+
+
+class Garbled(ValueError):  # noqa: N818 - it reads as what it says of a block
+    """A block whose body is no base64; the text says why."""
 
 
 def blocks(text: str) -> Iterator[Block]:
@@ -28,3 +64,175 @@ def blocks(text: str) -> Iterator[Block]:
         elif begin is not None and boundary[2] == begin[2]:
             yield Block(begin[2], text[begin.end() : boundary.start()], text[begin.start() : boundary.end()])
             begin = None
+
+
+def unfinished(text: str) -> str:
+    """What is wrong with the first beginning or end that has no partner; empty when each has one."""
+    begin = ""
+    for boundary in _BOUNDARY.finditer(text):
+        word, label = boundary.groups()
+        if begin and (word, label) != ("END", begin):
+            between = "" if word == "END" else " between them"
+            return f"has {_boundary('BEGIN', begin)} and then {_boundary(word, label)}, without its own end{between}"
+        if not begin and word == "END":
+            return f"has {_boundary(word, label)} without its beginning"
+        begin = label if word == "BEGIN" else ""
+    return f"has {_boundary('BEGIN', begin)} without its end" if begin else ""
+
+
+def _boundary(word: str, label: str) -> str:
+    # Nothing that is answered or logged looks as if there were a key in it: so that this can be looked for.
+    return f"the {word} of a private key" if "PRIVATE" in label else f"-----{word} {label}-----"
+
+
+def decoded(block: Block) -> bytes:
+    """The bytes of a block; raises Garbled."""
+    try:
+        return base64.b64decode("".join(block.body.split()), validate=True)
+    except ValueError:
+        raise Garbled(_garbled(block.body) or "is not base64 between its boundaries") from None
+
+
+_COLUMNS = 64
+
+
+def encoded(label: str, der: bytes) -> str:
+    """A block with a newline at its end."""
+    text = binascii.b2a_base64(der, newline=False).decode("ascii")
+    lines = [text[at : at + _COLUMNS] for at in range(0, len(text), _COLUMNS)]
+    return "\n".join((f"-----BEGIN {label}-----", *lines, f"-----END {label}-----\n"))
+
+
+_INVISIBLE = "\u00a0\u00ad\u200b-\u200f\u2028-\u202f\u2060-\u2064\u3000\ufeff"
+# What programs make of a text on its way.
+_MISHAPS = (
+    (re.compile(r"\\[nr]"), "has \\n written as two characters; send real line breaks"),
+    (re.compile(r"^[ \t]*>", re.MULTILINE), "is quoted as in a mail; take the > before its lines away"),
+    (re.compile(r"=3D|=\r?\n(?=[A-Za-z0-9+/])"), "is quoted-printable, as mails are; decode it first"),
+    (re.compile(r"%0[AaDd]|%2[BbFf]|BEGIN(?:%20|\+)"), "is percent-encoded; decode it first"),
+    (re.compile(r"&#(?:10|13|x[aAdD]);|<br"), "has HTML in it; send the text alone"),
+    (re.compile("[\u2010-\u2015\u2212]{2,} ?BEGIN"), "has long dashes in its boundaries; they are five hyphens each"),
+    (re.compile("\x00"), "has zero bytes in it, as in UTF-16; send it as UTF-8"),
+)
+
+
+def _garbled(text: str) -> str:
+    for pattern, words in _MISHAPS:
+        if pattern.search(text):
+            return words
+    unseen = re.search(f"[{_INVISIBLE}]", text)
+    if unseen:
+        return f"has the character U+{ord(unseen[0]):04X} in it, which cannot be seen; take it away"
+    return "is encrypted, or has header lines" if re.search(r"^[A-Za-z-]+: ", text, re.MULTILINE) else ""
+
+
+# How things begin in DER; also a length of 80, since PKCS#12 files are often BER.
+_LENGTH = rb"(?:[\x00-\x80]|\x81.|\x82..|\x83...|\x84....)"
+_OUTER = rb"\x30" + _LENGTH
+_BINARY: tuple[tuple[re.Pattern[bytes], Kind | str], ...] = tuple(
+    (re.compile(pattern, re.DOTALL), what)
+    for pattern, what in (
+        (rb"\x1f\x8b", "is gzip; unpack it first"),
+        (rb"PK\x03\x04", "is a ZIP archive; unpack it first"),
+        (rb"\xfe\xed\xfe\xed", "is a Java key store; `keytool -importkeystore` turns it into PKCS#12"),
+        (rb"\xff\xfe|\xfe\xff", "is UTF-16; send it as UTF-8"),
+        (_OUTER + rb"\x02\x01\x03\x30", "PKCS12"),
+        (_OUTER + rb"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x07", "PKCS7"),
+        (_OUTER + rb"\x02\x01[\x00\x01](?:\x02|\x04|\x30" + _LENGTH + rb"\x06)", Kind.KEY),
+        (_OUTER + rb"\x30" + _LENGTH + rb"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x05", "ENCRYPTED"),
+        (_OUTER + rb"\x30" + _LENGTH + rb"\x06", "PUBLIC KEY"),
+        (_OUTER + rb"\x30" + _LENGTH + rb"\x02\x01[\x00-\x02]\x30" + _LENGTH + rb"(?:\x31|\x30\x59)", Kind.REQUEST),
+        (_OUTER + rb"\x30" + _LENGTH + rb"(?:\xa0\x03\x02\x01|\x02)", Kind.CERTIFICATE),
+    )
+)
+_BASE64 = re.compile(r"[A-Za-z0-9+/=\s]{20,}")
+
+
+def instead(text: str, wanted: Kind) -> str:
+    """What was sent where a block of this kind is wanted, as the predicate of a sentence without its full stop."""
+    for block in blocks(text):
+        if block.label not in PASSED_OVER and block.kind is not wanted:
+            return misplaced(block, wanted)
+    plain = text.lstrip(" \t\r\n\ufeff")
+    encoded = _BASE64.fullmatch(plain) is not None
+    what = _recognized(_unbased(plain) if encoded else plain.encode("latin-1", "replace"))
+    if isinstance(what, Kind):
+        turned = f"`openssl {what.value} -inform der` turns it into PEM"
+        return f"is {'DER in base64' if encoded else 'DER'}; {turned}" if what is wanted else _other(what, wanted)
+    if what:
+        return _other(what, wanted)
+    if plain[:2] == "0\ufffd":
+        return "is DER, and was not read as bytes on its way; send PEM"
+    return _garbled(text) or unfinished(text) or _no_block(plain, wanted)
+
+
+def _no_block(plain: str, wanted: Kind) -> str:
+    begins = f"it begins with {_boundary('BEGIN', _BEGINNINGS[wanted])}"
+    if re.search(r"begin", plain, re.IGNORECASE):
+        return f"has boundaries that are not PEM's; {begins}, with five hyphens on each side"
+    if re.fullmatch(r"@?(?:file:|[~.]{0,2}/|[A-Za-z]:\\)?[\w./\\ -]+\.[A-Za-z0-9]{2,4}", plain.strip()[:300]):
+        return f"names a file; send what is in it: {begins}"
+    return f"has no PEM block: {begins}"
+
+
+def misplaced(block: Block, wanted: Kind) -> str:
+    """What a block is that stands where another is wanted, as `instead`."""
+    if block.kind is not None:
+        return _other(block.kind, wanted)
+    return _other({"CMS": "PKCS7", "PKCS #7 SIGNED DATA": "PKCS7"}.get(block.label, block.label), wanted)
+
+
+def _other(what: Kind | str, wanted: Kind) -> str:
+    if what is Kind.KEY:
+        return f"holds a private key; send the {_NOUNS[wanted]} only, and make that key anew if it was in use"
+    if what is Kind.REQUEST and wanted is Kind.CERTIFICATE:
+        return "holds a certificate signing request; send what the CA made of it"
+    if isinstance(what, Kind):
+        return f"holds a {_NOUNS[what]}, and no {_NOUNS[wanted]}"
+    if what == "PKCS12":
+        part = "-nocerts -noenc" if wanted is Kind.KEY else "-nokeys"
+        holds = "" if wanted is Kind.KEY else ", which holds a private key too"
+        return f"is PKCS#12{holds}; `openssl pkcs12 {part}` takes the PEM out of it"
+    if what == "PKCS7":
+        turned = "; `openssl pkcs7 -print_certs` turns it into PEM certificates (`-inform der` if it is binary)"
+        return f"is PKCS#7{turned if wanted is Kind.CERTIFICATE else f', and no {_NOUNS[wanted]}'}"
+    if what == "ENCRYPTED":
+        return "is an encrypted private key; `openssl pkey` writes it without a passphrase"
+    if what.startswith("is "):
+        return what
+    shown = "of another kind" if "PRIVATE" in what else what
+    return f"holds a PEM block {shown}, and no {_NOUNS[wanted]}"
+
+
+def _unbased(plain: str) -> bytes:
+    try:
+        return base64.b64decode("".join(plain.split()), validate=True)
+    except binascii.Error:
+        return b""
+
+
+def _recognized(content: bytes) -> Kind | str | None:
+    return next((what for pattern, what in _BINARY if pattern.match(content)), None)
+
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+
+
+def text(content: bytes) -> str:
+    """A file's bytes as a text, whatever its encoding: PEM is ASCII, and what is around it is not read."""
+    for mark, encoding in _MARKS:
+        if content.startswith(mark):
+            return content[len(mark) :].decode(encoding, "replace")
+    for part, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
+        if content[:40] and not any(content[:40][part::2]):
+            return content.decode(encoding, "replace")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")

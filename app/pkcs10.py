@@ -4,31 +4,22 @@ Written here and not by a library of general use, which takes three times as lon
 is held by tests/test_csr_bytes.py (docs/decisions/0023-a-csr-byte-by-byte.md).
 """
 
-import binascii
 from collections.abc import Iterable
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
+from app import der
+from app.der import BIT_STRING, INTEGER, OCTET_STRING, OID, SEQUENCE, SET, tlv
 from app.keys import KeyPair
 from app.model import PRINTABLE, Subject
+from app.pem import encoded
 
-_INTEGER, _BIT_STRING, _OCTET_STRING, _OID, _UTF8, _PRINTABLE_STRING = 0x02, 0x03, 0x04, 0x06, 0x0C, 0x13
-_SEQUENCE, _SET, _ATTRIBUTES, _DNS_NAME = 0x30, 0x31, 0xA0, 0x82
-
-
-def _tlv(tag: int, content: bytes) -> bytes:
-    """Tag, length in its shortest form, content (X.690 sections 8.1.3 and 10.1)."""
-    length = len(content)
-    if length < 0x80:
-        return bytes((tag, length)) + content
-    octets = length.to_bytes((length.bit_length() + 7) // 8, "big")
-    return bytes((tag, 0x80 | len(octets))) + octets + content
-
+_ATTRIBUTES, _DNS_NAME = 0xA0, 0x82
 
 # X.520 attribute types in the order in which they stand in the subject.
 _ATTRIBUTE_TYPES = tuple(
-    (field, _tlv(_OID, bytes((0x55, 0x04, number))))
+    (field, tlv(OID, bytes((0x55, 0x04, number))))
     for field, number in (
         ("country", 6),
         ("state", 8),
@@ -38,7 +29,7 @@ _ATTRIBUTE_TYPES = tuple(
         ("common_name", 3),
     )
 )
-_VERSION_1 = _tlv(_INTEGER, b"\x00")
+_VERSION_1 = tlv(INTEGER, b"\x00")
 # extensionRequest, 1.2.840.113549.1.9.14 (RFC 2985), and subjectAltName, 2.5.29.17 (RFC 5280 section 4.2.1.6).
 _EXTENSION_REQUEST = bytes.fromhex("06092a864886f70d01090e")
 _SUBJECT_ALT_NAME = bytes.fromhex("0603551d11")
@@ -48,7 +39,6 @@ _ECDSA_SHA256 = bytes.fromhex("300a06082a8648ce3d040302")
 _RSA_SHA256 = bytes.fromhex("300d06092a864886f70d01010b0500")
 _ECDSA = ec.ECDSA(hashes.SHA256())
 _PKCS1, _SHA256 = padding.PKCS1v15(), hashes.SHA256()
-_COLUMNS = 64
 
 
 def custom_csr(pair: KeyPair, subject: Subject, sans: Iterable[str]) -> str:
@@ -57,11 +47,11 @@ def custom_csr(pair: KeyPair, subject: Subject, sans: Iterable[str]) -> str:
     Subject RDNs in the order C, ST, L, O, OU, CN; one extension request with the SANs, in their order, without those
     that differ from an earlier one only in case.
     """
-    extensions = _tlv(_SEQUENCE, _tlv(_SEQUENCE, _SUBJECT_ALT_NAME + _tlv(_OCTET_STRING, _general_names(sans))))
-    attribute = _tlv(_SEQUENCE, _EXTENSION_REQUEST + _tlv(_SET, extensions))
-    info = _tlv(_SEQUENCE, _VERSION_1 + _name(subject) + pair.spki + _tlv(_ATTRIBUTES, attribute))
+    extensions = tlv(SEQUENCE, tlv(SEQUENCE, _SUBJECT_ALT_NAME + tlv(OCTET_STRING, _general_names(sans))))
+    attribute = tlv(SEQUENCE, _EXTENSION_REQUEST + tlv(SET, extensions))
+    info = tlv(SEQUENCE, _VERSION_1 + _name(subject) + pair.spki + tlv(_ATTRIBUTES, attribute))
     algorithm, signature = _signed(pair, info)
-    return _pem(_tlv(_SEQUENCE, info + algorithm + _tlv(_BIT_STRING, b"\x00" + signature)))
+    return encoded("CERTIFICATE REQUEST", tlv(SEQUENCE, info + algorithm + tlv(BIT_STRING, b"\x00" + signature)))
 
 
 def _name(subject: Subject) -> bytes:
@@ -69,16 +59,16 @@ def _name(subject: Subject) -> bytes:
     for field, attribute_type in _ATTRIBUTE_TYPES:
         value: str | None = getattr(subject, field)
         if value:
-            tag = _PRINTABLE_STRING if PRINTABLE.fullmatch(value) else _UTF8
-            rdns.append(_tlv(_SET, _tlv(_SEQUENCE, attribute_type + _tlv(tag, value.encode("utf-8")))))
-    return _tlv(_SEQUENCE, b"".join(rdns))
+            tag = der.PRINTABLE if PRINTABLE.fullmatch(value) else der.UTF8
+            rdns.append(tlv(SET, tlv(SEQUENCE, attribute_type + tlv(tag, value.encode("utf-8")))))
+    return tlv(SEQUENCE, b"".join(rdns))
 
 
 def _general_names(sans: Iterable[str]) -> bytes:
     first_of_each: dict[str, str] = {}
     for san in sans:
         first_of_each.setdefault(san.lower(), san)
-    return _tlv(_SEQUENCE, b"".join(_tlv(_DNS_NAME, san.encode("ascii")) for san in first_of_each.values()))
+    return tlv(SEQUENCE, b"".join(tlv(_DNS_NAME, san.encode("ascii")) for san in first_of_each.values()))
 
 
 def _signed(pair: KeyPair, info: bytes) -> tuple[bytes, bytes]:
@@ -86,9 +76,3 @@ def _signed(pair: KeyPair, info: bytes) -> tuple[bytes, bytes]:
     if isinstance(pair.private_key, rsa.RSAPrivateKey):
         return _RSA_SHA256, pair.private_key.sign(info, _PKCS1, _SHA256)
     return _ECDSA_SHA256, pair.private_key.sign(info, _ECDSA)
-
-
-def _pem(der: bytes) -> str:
-    text = binascii.b2a_base64(der, newline=False).decode("ascii")
-    lines = [text[at : at + _COLUMNS] for at in range(0, len(text), _COLUMNS)]
-    return "\n".join(("-----BEGIN CERTIFICATE REQUEST-----", *lines, "-----END CERTIFICATE REQUEST-----\n"))

@@ -1,9 +1,7 @@
-"""Pure X.509: builds CSRs (RFC 2986), and certificates and CRLs (RFC 5280). No I/O; clock and serials are passed in."""
+"""Pure X.509: builds CSRs (RFC 2986) and certificates (RFC 5280). No I/O; clock and serials are passed in."""
 
-import base64
 import hashlib
-import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
 
 import msgspec
@@ -16,15 +14,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
-from app.keys import MAX_RSA_BITS, MIN_RSA_BITS, PrivateKey
+from app import foreign, weak_keys
+from app.keys import PrivateKey
 from app.model import FORBIDDEN, PRINTABLE, CaSubject
-from app.pem import blocks
-
-# It counts a common name in bytes, where X.520 counts characters, and warns even when it is told not to validate.
-warnings.filterwarnings("ignore", "Attribute's length must be", UserWarning)
+from app.pem import Garbled, Kind, blocks, decoded, instead
 
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
-_REQUEST_LABELS = {"CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST"}
 MAX_CSR = 128 * 1024
 MAX_SUBJECT_BYTES = 4096
 
@@ -117,11 +112,18 @@ class BadCsr(Exception):  # noqa: N818 - it reads as what it says of the CSR
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What is taken from a CSR; `sans` are its names in their order, whatever their type."""
+    """What is taken from a CSR; `sans` are its names in their order, whatever their type.
+
+    `rewritten` when the subject has strings that their types cannot hold: it is signed with others of the same text.
+    The usages are in the words of KEY_USAGES and EXTENDED_KEY_USAGES; a purpose that has none there is its dotted OID.
+    """
 
     subject: x509.Name
     public_key: PublicKey | None
     sans: tuple[x509.GeneralName, ...]
+    key_usages: tuple[str, ...] = ()
+    extended_key_usages: tuple[str, ...] = ()
+    rewritten: bool = False
 
     @property
     def common_name(self) -> str:
@@ -135,56 +137,76 @@ def read_csr(text: str) -> Request:
     """
     if len(text) > MAX_CSR:
         raise BadCsr(f"The CSR has more than {MAX_CSR} characters.")
-    found = [block for block in blocks(text) if block.label in _REQUEST_LABELS]
-    if len(found) != 1:
-        raise BadCsr("The CSR is not one PEM block: it begins with -----BEGIN CERTIFICATE REQUEST-----.")
+    found = [block for block in blocks(text) if block.kind is Kind.REQUEST]
+    if not found:
+        raise BadCsr(f"The CSR {instead(text, Kind.REQUEST)}.")
+    if len(found) > 1:
+        raise BadCsr("The CSR is not one PEM block but several.")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            csr = x509.load_der_x509_csr(base64.b64decode("".join(found[0].body.split()), validate=True))
-            subject, extensions = csr.subject, csr.extensions
-            reproduced = subject.public_bytes() in csr.tbs_certrequest_bytes
-        sans = [e.value for e in extensions if isinstance(e.value, x509.SubjectAlternativeName)]
-    except Exception:  # noqa: BLE001 - whatever the library stumbles over, it is no valid CSR
-        raise BadCsr("The CSR cannot be read: it is no valid PKCS#10.") from None
-    _require_subject(subject, reproduced=reproduced)
+        sent = decoded(found[0])
+    except Garbled as error:
+        raise BadCsr(f"The CSR cannot be read: it {error}.") from None
     try:
-        public_key = csr.public_key()
-        signed = csr.is_signature_valid
+        request = foreign.request(sent)
+        read = request.read
+        sans = [e.value for e in read.extensions if isinstance(e.value, x509.SubjectAlternativeName)]
+        usages = _usages(read.extensions)
+    except foreign.Unreadable as error:
+        whose = foreign.subject_of(sent)
+        raise BadCsr(f"The CSR{f' ({whose})' if whose else ''} cannot be read: {error}.") from None
+    _require_subject(read.subject)
+    rewritten = read.subject.public_bytes() not in request.info
+    names = tuple(sans[0]) if sans else ()
+    return Request(read.subject, _signing_key(request), names, *usages, rewritten)
+
+
+def _signing_key(request: foreign.Request) -> PublicKey | None:
+    read = request.read
+    if request.key_algorithm == weak_keys.RSA_PSS:
+        raise BadCsr(f"The CSR's key {weak_keys.IS_RSA_PSS}.")
+    try:
+        public_key = read.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        return None
+    if not isinstance(public_key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
+        return None
+    try:
+        digest, signed = read.signature_hash_algorithm, request.is_signed()
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        public_key, signed = None, True
+        oid = read.signature_algorithm_oid.dotted_string
+        raise BadCsr(f"The CSR is signed with {oid}, which is broken or not known here.") from None
+    if not signed and isinstance(digest, hashes.SHA1 | hashes.MD5):
+        # The library verifies none of them, so that it is not known whether the signature is wrong as well.
+        raise BadCsr(f"The CSR is signed with {digest.name.upper()}, which is broken.")
     if not signed:
         raise BadCsr("The CSR's signature is not valid: it was changed, or signed with another key.")
-    if not isinstance(public_key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
-        public_key = None
-    return Request(subject, public_key, tuple(sans[0]) if sans else ())
+    return public_key
 
 
-def _require_subject(subject: x509.Name, *, reproduced: bool) -> None:
-    if not reproduced:
-        # Issuer and subject are compared byte for byte by verifiers, so a name that changed would break the chain.
-        raise BadCsr("The CSR's subject is encoded in a way that cannot be written again bit for bit.")
+def _usages(extensions: x509.Extensions) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    key_usage = next((e.value for e in extensions if isinstance(e.value, x509.KeyUsage)), None)
+    extended = next((e.value for e in extensions if isinstance(e.value, x509.ExtendedKeyUsage)), ())
+    # Without keyAgreement these two mean nothing, and the library does not tell them (RFC 5280 section 4.2.1.3).
+    unsaid = set() if key_usage and key_usage.key_agreement else {"encipher_only", "decipher_only"}
+    key_usages = [word for word, name in KEY_USAGES.items() if name not in unsaid and getattr(key_usage, name, False)]
+    words = {oid: word for word, oid in EXTENDED_KEY_USAGES.items()}
+    return tuple(key_usages), tuple(dict.fromkeys(words.get(oid, oid.dotted_string) for oid in extended))
+
+
+def _require_subject(subject: x509.Name) -> None:
     if len(subject.public_bytes()) > MAX_SUBJECT_BYTES:
         raise BadCsr(f"The CSR's subject has more than {MAX_SUBJECT_BYTES} bytes.")
     if any(isinstance(a.value, str) and FORBIDDEN.search(a.value) for a in subject):
         raise BadCsr("The CSR's subject has a control character.")
+    fault = foreign.name_fault(subject)
+    if fault:
+        raise BadCsr(f"The CSR's subject is not valid: {fault}.")
 
 
 def weakness(public_key: PublicKey | None) -> str:
     """Why a public key gets no certificate; empty for a good one."""
-    if isinstance(public_key, rsa.RSAPublicKey):
-        exponent = public_key.public_numbers().e
-        if not MIN_RSA_BITS <= public_key.key_size <= MAX_RSA_BITS:
-            return f"The CSR's key is RSA-{public_key.key_size}; {MIN_RSA_BITS} to {MAX_RSA_BITS} bits are accepted."
-        if exponent < 65537 or exponent % 2 == 0:
-            return "The CSR's RSA exponent is not an odd one from 65537 on."
-        return ""
-    if isinstance(public_key, ec.EllipticCurvePublicKey) and public_key.curve.name in _CURVE_NAMES:
-        return ""
-    return "The CSR's key is neither RSA nor on P-256, P-384 or P-521."
-
-
-_CURVE_NAMES = {"secp256r1", "secp384r1", "secp521r1"}
+    found = weak_keys.weakness(public_key)
+    return f"The CSR's key {found}." if found else ""
 
 
 # The words of RFC 5280 section 4.2.1.3, and the library's.
@@ -277,64 +299,9 @@ def authority_key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdent
     return x509.AuthorityKeyIdentifier(ski, None, None)
 
 
-class Revoked(msgspec.Struct, frozen=True):
-    """An entry of a CRL; `reason` is the number of RFC 5280 section 5.3.1."""
-
-    serial: int
-    revoked_at: datetime
-    reason: int
-
-
-# RFC 5280 section 5.3.1; UNSPECIFIED is left out of an entry, as that section asks.
-REASONS = {
-    1: x509.ReasonFlags.key_compromise,
-    2: x509.ReasonFlags.ca_compromise,
-    3: x509.ReasonFlags.affiliation_changed,
-    4: x509.ReasonFlags.superseded,
-    5: x509.ReasonFlags.cessation_of_operation,
-    6: x509.ReasonFlags.certificate_hold,
-    9: x509.ReasonFlags.privilege_withdrawn,
-    10: x509.ReasonFlags.aa_compromise,
-}
-
-
-def crl(
-    issuer: x509.Certificate,
-    private_key: PrivateKey,
-    number: int,
-    this_update: datetime,
-    next_update: datetime,
-    revoked: Sequence[Revoked],
-) -> bytes:
-    """A CRL of version 2 in DER, with AKI and CRLNumber (RFC 5280 section 5)."""
-    # All entries at once: a builder that is given one at a time copies those it has.
-    entries = [_entry(entry) for entry in revoked]
-    builder = (
-        x509.CertificateRevocationListBuilder(revoked_certificates=entries)
-        .issuer_name(issuer.subject)
-        .last_update(this_update)
-        .next_update(next_update)
-        .add_extension(authority_key_identifier(issuer), critical=False)
-        .add_extension(x509.CRLNumber(number), critical=False)
-    )
-    return builder.sign(private_key, digest_for(private_key)).public_bytes(serialization.Encoding.DER)
-
-
-def _entry(entry: Revoked) -> x509.RevokedCertificate:
-    made = x509.RevokedCertificateBuilder().serial_number(entry.serial).revocation_date(entry.revoked_at)
-    if entry.reason in REASONS:
-        made = made.add_extension(x509.CRLReason(REASONS[entry.reason]), critical=False)
-    return made.build()
-
-
-def crl_pem(der: bytes) -> str:
-    """A CRL of ours in PEM with a trailing newline."""
-    return x509.load_der_x509_crl(der).public_bytes(serialization.Encoding.PEM).decode("ascii")
-
-
 def certificate_der(pem: str) -> bytes:
     """The DER bytes of a certificate that we stored as PEM."""
-    return x509.load_pem_x509_certificate(pem.encode("ascii")).public_bytes(serialization.Encoding.DER)
+    return decoded(next(blocks(pem)))
 
 
 def _point(url: str) -> x509.DistributionPoint:

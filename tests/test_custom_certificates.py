@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 import cloudflare
 import httpx
+import oddities
 import pytest
 from authority import Authority, csr_of, key_pem, openssl, patched, pem, root, rsa_of_known_primes, subject
 from cryptography import x509
@@ -187,6 +188,33 @@ async def test_a_signed_csr_comes_back_and_is_renewed(world: World, ca: Authorit
         assert (await world.http.delete(f"{csr_path}/{csr['id']}", headers=world.a.bearer)).status_code == 200
 
 
+async def test_a_long_name_in_few_characters_comes_back(world: World, ca: Authority) -> None:
+    """A CSR whose common name has 64 characters of two or three bytes is certified and taken back, also by PATCH."""
+    for letter in ("ж", "名"):
+        csr = await world.create(path=world.a.zone_path, sans=[SITE], common_name=letter * 64)
+        made = await uploaded(world, certificate=pem(ca.of_csr(csr["csr"])), custom_csr_id=csr["id"])
+        assert (await edit(world, made, certificate=pem(ca.of_csr(csr["csr"])))).status_code == 200
+
+
+async def test_an_odd_certificate_is_stored_as_it_was_sent(world: World, ca: Authority) -> None:
+    """PrintableString with & comes back bit for bit, also after a change of its bundle_method; so does TRUSTED."""
+    name = oddities.name((oddities.O, oddities.PRINTABLE, b"A&B"))
+    root_der = oddities.root(subject=name, issuer=name)
+    world.trust(chains.anchors([oddities.block(root_der).encode()]))
+    sent = oddities.block(oddities.certificate(subject=name, issuer=name))
+    trusted = openssl("x509", "-trustout", "-addtrust", "serverAuth", text=sent)
+    answer = await upload(world, certificate=trusted, private_key=key_pem(oddities.KEY))
+    assert answer.status_code == 200, answer.text
+    assert "TRUSTED CERTIFICATE" in answer.json()["messages"][0]["message"]
+    made = answer.json()["result"]
+    assert made["issuer"] == "A&B"
+    for method in ("force", "ubiquitous"):
+        assert (await edit(world, made, bundle_method=method)).status_code == 200
+    row = await world.database.fetchrow("SELECT chain FROM custom_certificates WHERE id = $1", UUID(made["id"]))
+    assert row is not None
+    assert row["chain"] == sent
+
+
 # Bad input: nothing of it is stored.
 
 
@@ -203,12 +231,12 @@ async def test_what_is_no_certificate_is_refused_by_its_name(world: World, ca: A
         "empty": ("", "is required"),
         "no PEM": ("hello", "no PEM block"),
         "only white space": (" \n ", "no PEM block"),
-        "a cut block": (pem(leaf)[:-20], "no PEM block"),
-        "a block that is not base64": (pem(leaf).replace("M", "!"), "no valid X.509"),
+        "a cut block": (pem(leaf)[:-20], "without its end"),
+        "a block that is not base64": (pem(leaf).replace("M", "!"), "is not base64"),
         "a block of other DER": (pem(leaf).replace("\nM", "\nA", 1), "no valid X.509"),
-        "an empty block": ("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n", "no valid X.509"),
-        "a lone surrogate": ("-----BEGIN CERTIFICATE-----\n\ud800\n-----END CERTIFICATE-----\n", "no valid X.509"),
-        "NUL": ("\x00", "no PEM block"),
+        "an empty block": ("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n", "it ends too early"),
+        "a lone surrogate": ("-----BEGIN CERTIFICATE-----\n\ud800\n-----END CERTIFICATE-----\n", "is not base64"),
+        "NUL": ("\x00", "as in UTF-16"),
         "DER in base64": (base64_of(der), "is DER"),
         "PKCS#7 in PEM": (
             pkcs7.serialize_certificates([leaf], serialization.Encoding.PEM).decode(),
@@ -229,15 +257,24 @@ async def test_what_is_no_certificate_is_refused_by_its_name(world: World, ca: A
         "a private key of the older form": (key_pem(SITE_KEY, TRADITIONAL), "private key"),
         "a private key behind the certificate": (pem(leaf) + key_pem(SITE_KEY), "private key"),
         "50 certificates": (pem(*(site(ca) for _ in range(50))), "at most 20"),
-        "a serial of zero": (ca.by_openssl(csr["csr"], "-set_serial", "0"), ""),
-        "a negative serial": (ca.by_openssl(csr["csr"], "-set_serial", "-5"), ""),
+        "a serial of zero": (
+            ca.by_openssl(csr["csr"], "-set_serial", "0"),
+            "its serial number is 0, and has to be positive",
+        ),
+        "a negative serial": (ca.by_openssl(csr["csr"], "-set_serial", "-5"), "its serial number is negative"),
         "an end before the beginning": (
             patched(leaf, begin + b"\x17\r" + end, end + b"\x17\r" + begin),
             "ends before it begins",
         ),
-        "a version that nobody has": (patched(leaf, b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x03"), "no valid"),
-        "a SAN that is an X.400 address": (patched(leaf, b"\x82\x11www", b"\xa3\x11www"), "no valid"),
-        "a SAN beyond ASCII": (patched(leaf, b"\x82\x11www", b"\x82\x11\xffww"), "no valid"),
+        "a version that nobody has": (
+            patched(leaf, b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x03"),
+            "its version is 4",
+        ),
+        "a SAN that is an X.400 address": (
+            patched(leaf, b"\x82\x11www", b"\xa3\x11www"),
+            "subjectAltName has an x400Address",
+        ),
+        "a SAN beyond ASCII": (patched(leaf, b"\x82\x11www", b"\x82\x11\xffww"), "subjectAltName holds"),
     }
     before = await stored(world)
     found, expected = {}, {}
@@ -347,10 +384,11 @@ async def test_a_leaf_that_no_server_should_use_is_refused(world: World, ca: Aut
     await judged(world, table)
 
 
-async def test_serverauth_may_be_left_out_or_be_anything(world: World, ca: Authority, csr: Json) -> None:
-    """A leaf without extended key usage, and one with anyExtendedKeyUsage, serve."""
-    for usage in (None, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE):
-        await uploaded(world, certificate=pem(ca.of_csr(csr["csr"], usage=usage)), custom_csr_id=csr["id"])
+async def test_serverauth_may_be_left_out_and_anything_is_not_enough(world: World, ca: Authority, csr: Json) -> None:
+    """A leaf without extended key usage serves; clients of OpenSSL refuse one with anyExtendedKeyUsage alone."""
+    await uploaded(world, certificate=pem(ca.of_csr(csr["csr"], usage=None)), custom_csr_id=csr["id"])
+    anything = pem(ca.of_csr(csr["csr"], usage=ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE))
+    await judged(world, {"anything": ({"certificate": anything, "custom_csr_id": csr["id"]}, [(1460, CERTIFICATE)])})
 
 
 async def test_broken_signatures_are_refused(world: World, csr: Json) -> None:
@@ -603,6 +641,17 @@ async def test_bad_private_keys_are_refused(world: World, ca: Authority) -> None
     await judged(world, table)
 
 
+async def test_an_rsa_pss_key_is_refused_by_name(world: World, ca: Authority) -> None:
+    """It would be exported as rsaEncryption beside a certificate that says id-RSASSA-PSS: a pair that nothing loads."""
+    key = openssl("genpkey", "-algorithm", "RSA-PSS", "-pkeyopt", "rsa_keygen_bits:2048")
+    own = openssl(
+        "req", "-x509", "-key", "/dev/stdin", "-subj", f"/CN={SITE}", "-addext", "basicConstraints=CA:false", text=key
+    )
+    answer = await upload(world, certificate=own, private_key=key, bundle_method="force")
+    assert refusal(answer) == (400, [(2106, KEY)])
+    assert "RSA-PSS" in answer.text
+
+
 async def test_an_rsa_key_with_a_wrong_part_is_refused(world: World, ca: Authority) -> None:
     """A key whose private part does not belong to its public one would sign nothing: OpenSSL's full check finds it."""
     numbers = RSA_KEY.private_numbers()
@@ -632,7 +681,7 @@ _FORMS: list[tuple[str, Callable[[], Any], serialization.PrivateFormat]] = [
     ("P-521", lambda: ec.generate_private_key(ec.SECP521R1()), TRADITIONAL),
     ("RSA-2048 in PKCS#8", lambda: RSA_KEY, serialization.PrivateFormat.PKCS8),
     ("RSA-2048 in PKCS#1", lambda: RSA_KEY, TRADITIONAL),
-    ("RSA-3482", lambda: rsa_of_known_primes(1279, 2203), serialization.PrivateFormat.PKCS8),
+    ("RSA-3072", lambda: rsa.generate_private_key(65537, 3072), serialization.PrivateFormat.PKCS8),
 ]
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, MutableMapping
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -120,7 +120,7 @@ CODES: dict[int, tuple[int, str]] = {
     1455: (400, "A query parameter is out of range, of the wrong form, or given twice."),
     1456: (409, "The Idempotency-Key was used with another body, or is not 1 to 255 printable ASCII characters (400)."),
     1457: (400, "The certificate has expired."),
-    1459: (400, "The certificate, or one of its chain, is signed with MD5 or SHA-1."),
+    1459: (400, "The certificate, or one of its chain, is signed with MD2, MD4, MD5, SHA-1 or RIPEMD-160."),
     1460: (400, "The certificate's extended key usage does not have serverAuth."),
     1461: (409, "The account or zone still holds custom CSRs, certificates, CAs or zones; the text counts them."),
     1462: (409, "The token was changed by somebody else at this moment. Read it, and try again."),
@@ -148,7 +148,7 @@ CODES: dict[int, tuple[int, str]] = {
     2103: (400, "The certificate names no host of the zone. Name policy public."),
     2106: (
         400,
-        "The private key is missing, cannot be read, is encrypted, or is of a kind or size that is not accepted.",
+        "The private key is missing, cannot be read, is encrypted, weak, or of a kind or size that is not accepted.",
     ),
     2200: (400, "The certificate and the key do not match; the text names the custom CSR that does, if there is one."),
     6003: (400, "A header of the credentials is malformed; error_chain names it (6102, 6103 or 6111)."),
@@ -370,13 +370,16 @@ def _pointer(field: str, index: int | None, member: str | None = None) -> str:
 
 async def body(request: AnyRequest, most: int = MAX_BODY) -> bytes:
     """The raw body, bounded in size and time."""
-    return await body_of(request.stream(), request.headers.get("content-length", ""), most)
+    state = request.scope["state"]
+    return await body_of(request.stream(), request.headers.get("content-length", ""), state, most)
 
 
-async def body_of(stream: AsyncIterator[bytes], content_length: str, most: int = MAX_BODY) -> bytes:
-    """As `body`, from its pieces; HTTPException is what these end early with."""
+async def body_of(
+    stream: AsyncIterator[bytes], content_length: str, state: MutableMapping[str, Any], most: int = MAX_BODY
+) -> bytes:
+    """As `body`, from its pieces and the state of the request; HTTPException is what the pieces end early with."""
     try:
-        return await bodies.read(stream, content_length, most, HTTPException)
+        return await bodies.read(stream, content_length, most, HTTPException, state)
     except bodies.TooLarge as error:
         raise Refused(413, 1454, str(error)) from None
     except bodies.Incomplete as error:

@@ -130,8 +130,10 @@ def fields(raw: bytes) -> Fields:
     """The fields of a JSON body; raises 400 for what is no JSON, and Malformed for what is no object."""
     try:
         value = bodies.parse(raw)
+    except bodies.TooMany as error:
+        raise Refused(400, str(error)) from None
     except ValueError:
-        raise Refused(400, "The body is not JSON") from None
+        raise Refused(400, f"The body is not JSON{bodies.instead(raw)}") from None
     if not isinstance(value, dict):
         text = f"Expected object, received {_name(value)}"
         raise Malformed([Issue("invalid_type", [], text, "object", _name(value))])

@@ -4,7 +4,7 @@ Everything is in `<data>/postgres`. Only if PostgreSQL has to run as `nobody` an
 is in another one, named by the file `elsewhere`.
 
     data/            the database cluster (data.new while initdb runs)
-    socket/          mode 0700, because connections are trusted; if its path is too long, `socket-folder` names another one
+    socket/          mode 0700, connections are trusted; if the path is too long, `socket-folder` names another one
     log              the output of the programs
     users.lock       shared flock of every process that uses the cluster; the last one stops it
     turn.lock        exclusive flock around each start and stop

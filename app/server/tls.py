@@ -195,7 +195,7 @@ def main() -> None:
     except OSError as error:
         sys.stderr.write(f"{error}\n")
         os._exit(1)
-    # Skip granian's shutdown, which waits for connections.
+    # Exit without granian's shutdown: there is nothing to finish.
     os._exit(0)
 
 

@@ -291,7 +291,7 @@ def test_a_data_folder_that_may_not_be_written_is_named(home: Home) -> None:
     home.data_dir.chmod(0o700)
     bad = judged(done.returncode, done.stdout, done.stderr).bad
     assert bad.check == "data folder"
-    assert f"{home.data_dir} is not there or cannot be written" in bad.text
+    assert f"{home.data_dir} does not exist or is not writable" in bad.text
     assert "KEYSTEAD_DATA_DIR" in bad.text
 
 

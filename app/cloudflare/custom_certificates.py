@@ -190,12 +190,12 @@ def decode_priorities(raw: bytes) -> dict[UUID, int]:
     fields = reading.json_object(raw)
     if isinstance(fields, Problem):
         raise Invalid((fields,))
-    asked = fields.get("certificates")
-    if not isinstance(asked, list) or len(asked) > MAX_PRIORITIES:
+    entries = fields.get("certificates")
+    if not isinstance(entries, list) or len(entries) > MAX_PRIORITIES:
         text = f"certificates must be a list of at most {MAX_PRIORITIES} objects with id and priority."
         raise Invalid((Problem(Rule.TEXT, "certificates", text),))
     found: dict[UUID, int] = {}
-    for index, entry in enumerate(asked):
+    for index, entry in enumerate(entries):
         certificate_id, priority = _priority(entry, index)
         if certificate_id in found:
             text = "certificates names this certificate twice."

@@ -12,7 +12,7 @@ from app.cloudflare.envelope import JSON, ErrorChainItem, Failure, Item, Source
 from app.errors import Advice, Clash, Denial, Hint, Limit, Problem, Rule, Scheme, Thing
 
 
-class Refused(Exception):  # noqa: N818 - a refusal by the dialect itself, before the core is asked
+class Refused(Exception):  # noqa: N818 - a refusal by the dialect, not an error
     """A refusal with the status, code and text of the contract."""
 
     def __init__(

@@ -48,8 +48,8 @@ def main() -> None:
     except click.Abort:
         sys.exit(130)
     except click.ClickException as error:
-        error.show(said := io.StringIO())
-        print(visible.lines(said.getvalue(), indent=""), end="", file=sys.stderr)
+        error.show(message := io.StringIO())
+        print(visible.lines(message.getvalue(), indent=""), end="", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeysteadError as error:
         # The API hides the cause; the operator needs it.

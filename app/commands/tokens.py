@@ -26,9 +26,7 @@ def token() -> None:
 @terminal.account_option
 @click.option("--user", help="Make it this user's token instead of the account's.")
 @click.option("--zone", "zone_words", multiple=True, help="Zone id or name; default: all zones of the account.")
-@click.option(
-    "--group", "groups", multiple=True, help="Permission group; default: all except those for tokens and private keys."
-)
+@click.option("--group", "groups", multiple=True, help="Permission group; default: all but those for tokens and keys.")
 @click.option("--allow-from", multiple=True, help="Network from which it may be used, such as 10.0.0.0/8.")
 @click.option("--policies", "file", type=click.Path(path_type=Path), help="JSON file of policies, instead of --group.")
 @click.option("--not-before", help="Start of its validity, such as 2027-01-31.")

@@ -95,16 +95,16 @@ def condition_problems(lists: Mapping[str, Sequence[str]]) -> tuple[Problem, ...
     """The problems of the network lists `in` and `not_in` of a condition; fields are JSON pointers."""
     found = []
     for key, networks in lists.items():
-        place = f"request_ip/{key}"
+        pointer = f"request_ip/{key}"
         if len(networks) > MAX_NETWORKS:
             text = f"{key} has {len(networks)} networks; {MAX_NETWORKS} at most."
-            found.append(Problem(Rule.CONDITION, "condition", text, member=place))
+            found.append(Problem(Rule.CONDITION, "condition", text, member=pointer))
         elif key == "in" and not networks:
             text = "in is empty, so that no address would be allowed; leave it out to allow all."
-            found.append(Problem(Rule.CONDITION, "condition", text, member=place))
+            found.append(Problem(Rule.CONDITION, "condition", text, member=pointer))
         else:
             problems = ((index, _network_problem(network)) for index, network in enumerate(networks))
-            found += [Problem(Rule.CONDITION, "condition", t, member=f"{place}/{i}") for i, t in problems if t]
+            found += [Problem(Rule.CONDITION, "condition", t, member=f"{pointer}/{i}") for i, t in problems if t]
     return tuple(found)
 
 
@@ -148,12 +148,14 @@ def drafts(text: bytes | str) -> tuple[tuple[Draft, ...], tuple[Problem, ...]]:
             too_many = f"There are {len(parts)} policies; {MAX_POLICIES} at most."
             return (), (Problem(Rule.POLICY, "policies", too_many),)
         read = [(_misshapen(msgspec.json.decode(part)), part) for part in parts]
-        made = tuple(_draft(part) for shape, part in read if shape is None)
+        parsed = tuple(_draft(part) for shape, part in read if shape is None)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return (), (Problem(Rule.TEXT, "policies", "policies must be a list of policies."),)
     shapes = ((index, shape) for index, (shape, _) in enumerate(read) if shape)
-    problems = tuple(Problem(Rule.TEXT, "policies", why, member=f"{index}{place}") for index, (place, why) in shapes)
-    return made, problems
+    problems = tuple(
+        Problem(Rule.TEXT, "policies", why, member=f"{index}{pointer}") for index, (pointer, why) in shapes
+    )
+    return parsed, problems
 
 
 def _draft(part: msgspec.Raw) -> Draft:
@@ -218,8 +220,8 @@ def problems(drafts: Sequence[Draft], accounts: frozenset[UUID], zones: Mapping[
     return tuple(found)
 
 
-def _problem(index: int, place: str, text: str) -> Problem:
-    return Problem(Rule.POLICY, "policies", text, member=f"{index}/{place}")
+def _problem(index: int, pointer: str, text: str) -> Problem:
+    return Problem(Rule.POLICY, "policies", text, member=f"{index}/{pointer}")
 
 
 def _group_problems(index: int, draft: Draft, levels: set[Level]) -> list[Problem]:
@@ -269,22 +271,22 @@ def _resource_problems(
         return [_problem(index, "resources", "resources is empty; a policy needs at least one.")]
     found = []
     for name, value in resources.items():
-        place = f"resources/{_pointed(name)}"
+        pointer = f"resources/{_pointed(name)}"
         match = _NAME.fullmatch(name)
         if match is None or not _known(match, accounts, zones):
-            found.append(_problem(index, place, _no_resource(name)))
+            found.append(_problem(index, pointer, _no_resource(name)))
         elif isinstance(value, dict) and not match[1]:
-            found += _nested_problems(index, place, match, value, zones)
+            found += _nested_problems(index, pointer, match, value, zones)
         elif value != "*":
-            found.append(_problem(index, place, 'The value of a resource is "*", or zones of an account.'))
+            found.append(_problem(index, pointer, 'The value of a resource is "*", or zones of an account.'))
     return found
 
 
 def _nested_problems(
-    index: int, place: str, outer: re.Match[str], value: dict[str, Any], zones: Mapping[UUID, UUID]
+    index: int, pointer: str, outer: re.Match[str], value: dict[str, Any], zones: Mapping[UUID, UUID]
 ) -> list[Problem]:
     if not value:
-        return [_problem(index, place, "No zones are named; a policy needs at least one.")]
+        return [_problem(index, pointer, "No zones are named; a policy needs at least one.")]
     found = []
     for name, star in value.items():
         match = _NAME.fullmatch(name)
@@ -294,7 +296,7 @@ def _nested_problems(
             or not fits
             or (outer[2] != "*" and match[2] != "*" and zones[UUID(match[2])] != UUID(outer[2]))
         ):
-            found.append(_problem(index, f"{place}/{_pointed(name)}", _no_resource(name)))
+            found.append(_problem(index, f"{pointer}/{_pointed(name)}", _no_resource(name)))
     return found
 
 
@@ -348,7 +350,7 @@ def text(drafts: Sequence[Draft]) -> str:
 
 
 def default_groups(zones: tuple[Zone, ...] = ()) -> tuple[Group, ...]:
-    """The groups of a token for which the operator names none: all except for private keys.
+    """The groups of a token for which the operator names none: all except those for tokens and keys.
 
     A token for certain zones gets zone groups only, because account groups would reach all zones.
     """

@@ -64,7 +64,7 @@ class Denied(ErrorBody, frozen=True, rename="camel"):
     details: list[Detail]
 
 
-class Refused(Exception):  # noqa: N818 - a refusal by the dialect itself, before the core is asked
+class Refused(Exception):  # noqa: N818 - a refusal by the dialect, not an error
     """A refusal by the dialect; `word` is the value of `error`, by default that of the status."""
 
     def __init__(

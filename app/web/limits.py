@@ -63,19 +63,19 @@ class Limiter:
     def _hit(self, digest: bytes, offset: int, limit: RateLimit) -> Verdict:
         now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         window = limit.window * _SECOND
-        place = self._table.find(digest, offset, offset + _BUCKET_BYTES)
-        if place < 0 or (place - offset) % _ENTRY.size:
+        position = self._table.find(digest, offset, offset + _BUCKET_BYTES)
+        if position < 0 or (position - offset) % _ENTRY.size:
             arrivals = [each for _, each in _ENTRY.iter_unpack(self._table[offset : offset + _BUCKET_BYTES])]
-            place, arrival = offset + arrivals.index(min(arrivals)) * _ENTRY.size, now
+            position, arrival = offset + arrivals.index(min(arrivals)) * _ENTRY.size, now
         else:
-            arrival = max(_ENTRY.unpack_from(self._table, place)[1], now)
+            arrival = max(_ENTRY.unpack_from(self._table, position)[1], now)
             if arrival > now + window:
                 # Written before a reboot, since which the clock has restarted: ignore the entry.
                 arrival = now
         next_arrival = arrival + window // limit.quota
         if next_arrival - now > window:
             return Verdict(False, 0, _seconds(arrival - now), _seconds(next_arrival - now - window))
-        _ENTRY.pack_into(self._table, place, digest, next_arrival)
+        _ENTRY.pack_into(self._table, position, digest, next_arrival)
         remaining = (window - (next_arrival - now)) * limit.quota // window
         return Verdict(True, remaining, _seconds(next_arrival - now), 0)
 

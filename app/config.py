@@ -1,4 +1,4 @@
-"""Settings: the only reader of the environment. docs/operations.md explains each of them."""
+"""The settings, from KEYSTEAD_ environment variables (docs/operations.md); no other module reads those."""
 
 import ipaddress
 import os
@@ -15,7 +15,7 @@ from app.errors import Misconfigured
 
 
 class RateLimit(msgspec.Struct, frozen=True):
-    """`quota` requests in `window` seconds: the burst is the quota, the refill is quota / window a second."""
+    """`quota` requests in `window` seconds: a token bucket of `quota` that refills at quota / window a second."""
 
     quota: int
     window: int
@@ -24,7 +24,7 @@ class RateLimit(msgspec.Struct, frozen=True):
 T = TypeVar("T")
 D = TypeVar("D")
 
-# Who is asked for the metrics by default: whoever is on this machine.
+# Who may read the metrics by default.
 LOOPBACK: tuple[Network, ...] = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
 _URL = "an address that begins with http:// or https://, without a query"
 
@@ -39,7 +39,7 @@ class Settings(msgspec.Struct, frozen=True):
     port: int = 8787
     data_dir: Path = Path(".data")
     database_url: str | None = None
-    # Set by `serve` when the address is that of the PostgreSQL which it started itself.
+    # Set by `serve` when `database_url` is the bundled PostgreSQL.
     embedded: bool = False
     statement_cache_size: int = 100
     keyring: Path = Path(".data/keyring.json")
@@ -61,7 +61,7 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 def load(environ: Mapping[str, str]) -> Settings:
-    """Read every KEYSTEAD_ variable; raises Misconfigured with one sentence for a value that makes no sense."""
+    """Read every KEYSTEAD_ variable; raises Misconfigured for an unknown variable or an invalid value."""
     unknown = sorted(name for name in environ if name.startswith("KEYSTEAD_") and name not in _KNOWN)
     if unknown:
         raise Misconfigured(f"{unknown[0]} is not a setting; the settings are {', '.join(sorted(_KNOWN - _IGNORED))}")
@@ -89,7 +89,7 @@ def load(environ: Mapping[str, str]) -> Settings:
             f"{scheme}://{shown}:{port}",
             _URL,
         ),
-        # Only what was set: no address of this machine is to stand in certificates for ten years.
+        # Only an explicit address: certificates keep it for up to ten years.
         pki_url=read("PKI_URL", _url, None, _URL) or read("PUBLIC_URL", _url, None, _URL),
         trusted_proxies=read("TRUSTED_PROXIES", _networks, (), "networks such as 10.0.0.0/8,fd00::/8"),
         trust_dir=read("TRUST_DIR", _folder, None, "a folder with PEM certificates of trusted roots"),
@@ -124,9 +124,9 @@ class _Reader:
         try:
             return parse(text)
         except (ValueError, OSError):
-            # A database address may carry a password: it is the one value that is not repeated.
+            # The database address may hold a password, so it is not repeated.
             shown = "" if name == "DATABASE_URL" else f" is {text!r}, which"
-            raise Misconfigured(f"KEYSTEAD_{name}{shown} makes no sense; it takes {allowed}") from None
+            raise Misconfigured(f"KEYSTEAD_{name}{shown} is not valid; it takes {allowed}") from None
 
 
 def _between(low: int, high: int) -> Callable[[str], int]:

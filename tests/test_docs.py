@@ -694,7 +694,7 @@ def test_the_grants_of_operations_are_those_that_were_tried() -> None:
 def test_each_alert_has_its_row_in_the_runbook() -> None:
     """Whoever is paged finds the words of the alert again, with what to do."""
     text = (ROOT / "docs/operations.md").read_text()
-    alerts = _first_cells(text.partition("What is worth an alert, in PromQL:")[2])
+    alerts = _first_cells(text.partition("Useful alerts, in PromQL:")[2])
     assert len(alerts) >= 8
     assert set(alerts) <= set(_first_cells(text.partition("### Runbook")[2]))
 

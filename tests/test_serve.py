@@ -511,14 +511,14 @@ def test_renewal_with_a_bom_is_served(server: Server) -> None:
 
 
 def test_reload_waits_for_a_worker_that_starts(server: Server) -> None:
-    """With a good pair, but an application that does not start any more, the workers that run stay."""
+    """With a good pair, but an application that no longer starts, the running workers stay."""
     old = write_pair(server.folder, trustme.CA().issue_cert("127.0.0.1"))
     process = server.started_up("fragile", **NO_DATABASE, **pair_settings(server))
     before = workers(process.pid)
     (server.folder / "fails").touch()
     write_pair(server.folder, trustme.CA().issue_cert("127.0.0.1"))
     process.send_signal(signal.SIGHUP)
-    until(lambda: "a worker does not start any more" in server.output())
+    until(lambda: "a new worker does not start" in server.output())
     assert server.shows(old)
     assert workers(process.pid) == before
 

@@ -33,7 +33,7 @@ class GeoRestrictions(msgspec.Struct, frozen=True):
 
 
 class CustomCertificate(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A custom certificate as the SDKs read it; what is not set is absent."""
+    """A custom certificate as the SDKs read it; unset fields are omitted."""
 
     id: str
     zone_id: str
@@ -143,7 +143,7 @@ _FIELDS = frozenset({*_TEXTS, *_NULLABLE, "geo_restrictions"})
 
 
 def decode(raw: bytes) -> tuple[Upload, tuple[Advice, ...]]:
-    """Read a body; what has the wrong shape stands in the upload's `malformed`."""
+    """Decode a body; fields of the wrong JSON type are reported in the upload's `malformed`."""
     fields = reading.json_object(raw)
     if isinstance(fields, Problem):
         raise Invalid((fields,))
@@ -186,16 +186,16 @@ def _geo(fields: dict[str, Any], malformed: list[Problem]) -> str | UnsetType | 
 
 
 def decode_priorities(raw: bytes) -> dict[UUID, int]:
-    """Read the body of prioritize: each certificate once, with a whole number (`1.0` is one) from 0 on."""
+    """Decode the body of prioritize: each certificate once, with an integer (`1.0` is one) of at least 0."""
     fields = reading.json_object(raw)
     if isinstance(fields, Problem):
         raise Invalid((fields,))
-    asked = fields.get("certificates")
-    if not isinstance(asked, list) or len(asked) > MAX_PRIORITIES:
+    entries = fields.get("certificates")
+    if not isinstance(entries, list) or len(entries) > MAX_PRIORITIES:
         text = f"certificates must be a list of at most {MAX_PRIORITIES} objects with id and priority."
         raise Invalid((Problem(Rule.TEXT, "certificates", text),))
     found: dict[UUID, int] = {}
-    for index, entry in enumerate(asked):
+    for index, entry in enumerate(entries):
         certificate_id, priority = _priority(entry, index)
         if certificate_id in found:
             text = "certificates names this certificate twice."
@@ -226,7 +226,7 @@ _KNOWN = frozenset({"page", "per_page", "match", "status"})
 
 
 def parse_query(query_string: bytes) -> CertificateQuery:
-    """The list's parameters; raises 1455. `match` has one filter to combine, so both of its values mean the same."""
+    """Parse the list's parameters; raises 1455. There is only one filter, so both values of `match` mean the same."""
     values = reading.known_values(query_string, _KNOWN)
     reading.one_of(values, "match", ("any", "all"))
     status = reading.one_of(values, "status", tuple(Status))

@@ -35,11 +35,11 @@ class ZoneAccount(msgspec.Struct, frozen=True):
 
 
 class Nothing(msgspec.Struct, frozen=True):
-    """What Cloudflare has and we do not, where clients insist on an object."""
+    """An empty object, for fields of Cloudflare's that clients require and that have no meaning here."""
 
 
 class ZoneObject(msgspec.Struct, frozen=True):
-    """A zone as the SDKs read it: those fields are there that they insist on, and those without meaning are empty."""
+    """A zone as the SDKs read it, with all fields that they require; those without meaning here are empty."""
 
     id: str
     name: str
@@ -162,8 +162,8 @@ def _settings(raw: bytes) -> tuple[zones.Settings, tuple[Advice, ...]]:
 
 
 def parse_query(query_string: bytes) -> tuple[zones.Query, bool]:
-    """The list's parameters, and whether no zone can match them; raises 1455 with what is allowed."""
-    # The SDK repeats what is a list.
+    """Parse the list's parameters; also returns whether no zone can match. Raises 1455 with the allowed values."""
+    # The SDK sends a list as a repeated parameter.
     given = reading.repeated_values(query_string, PARAMETERS, len(ZoneType))
     values = {key: reading.single(given, key) for key in given if key != "type"}
     page, per_page = reading.page_of(values, PER_PAGE, MIN_PER_PAGE, MAX_PER_PAGE)

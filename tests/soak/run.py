@@ -69,7 +69,7 @@ class Server:
         self.ended_by_itself = 0
         self.trust_dir.mkdir()
         (self.trust_dir / "root.pem").write_text(pem(self.ca.certificate))
-        self.cluster = postgres.Cluster(postgres._find_place(self.data_dir))
+        self.cluster = postgres.Cluster(postgres._find_layout(self.data_dir))
         self.process = self._start()
 
     @property
@@ -128,7 +128,7 @@ class Server:
 
     def victims(self, kind: str) -> list[int]:
         """The processes of a kind that run now, all of them ours; what prepares a start counts as a worker."""
-        postmaster = postgres._postmaster(self.cluster._place.data)
+        postmaster = postgres._postmaster(self.cluster._layout.data)
         match kind:
             case "the server":
                 return [self.process.pid]

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench soak faults overload fuzz check lint fmt types clean
+.PHONY: help run test bench soak faults overload costs fuzz check lint fmt types clean
 
 help: ## Print this help.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -28,6 +28,9 @@ faults: $(VENV)/dev ## Break the database in every way and measure the recovery;
 
 overload: $(VENV)/dev ## Send twice what the server can do for a minute; writes docs/reliability.md.
 	@PYTHONPATH=tests $(BIN)/python tests/soak/overload.py --write $(ARGS)
+
+costs: $(VENV)/dev ## Measure the dearest requests of an account that is full, in CPU and memory.
+	@PYTHONPATH=tests $(BIN)/python tests/bench/costs.py $(ARGS)
 
 fuzz: $(VENV)/dev ## Feed every parser with mutations for ten minutes.
 	@FUZZ_SECONDS=600 $(BIN)/python -m pytest tests/test_fuzz.py

@@ -340,6 +340,7 @@ CREATE UNIQUE INDEX certificate_authorities_key_id_key ON certificate_authoritie
 CREATE INDEX certificate_authorities_parent_id_idx ON certificate_authorities (account_id, parent_id);
 CREATE INDEX certificate_authorities_created_at_idx ON certificate_authorities (account_id, created_at, id);
 CREATE INDEX certificate_authorities_id_idx ON certificate_authorities (id);
+CREATE INDEX certificate_authorities_spki_sha256_idx ON certificate_authorities (spki_sha256);
 COMMENT ON TABLE certificate_authorities IS 'CAs of accounts. Without a certificate one is pending; its certificates are versions in ca_certificates.';
 COMMENT ON COLUMN certificate_authorities.parent_id IS 'The CA here that signed it; NULL for roots, and for what was signed outside.';
 COMMENT ON COLUMN certificate_authorities.max_path_length IS 'What was asked for; -1 is no bound. What holds is in the certificate.';
@@ -434,6 +435,7 @@ CREATE TABLE crls (
     CONSTRAINT crls_number_check CHECK (number >= 0),
     CONSTRAINT crls_der_check CHECK (num_nulls(der, this_update, next_update) IN (0, 3))
 );
+ALTER TABLE crls ALTER COLUMN der SET STORAGE EXTERNAL;
 COMMENT ON TABLE crls IS 'The CRL of each CA as it was signed last; a row without der has not been signed yet.';
 COMMENT ON COLUMN crls.number IS 'CRLNumber (RFC 5280 section 5.2.3): each signing takes the next.';
 
@@ -485,4 +487,4 @@ COMMENT ON COLUMN audit_log.result IS 'success, or failure for what was denied.'
 COMMENT ON COLUMN audit_log.status IS 'The HTTP status of the answer; NULL for the command line.';
 COMMENT ON COLUMN audit_log.count IS 'How many attempts the row stands for: failed authentications are one row an address and minute.';
 
-INSERT INTO schema_version (version) VALUES (6);
+INSERT INTO schema_version (version) VALUES (7);

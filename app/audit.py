@@ -6,6 +6,7 @@ from enum import StrEnum
 from ipaddress import ip_interface
 from uuid import UUID, uuid4
 
+from app import visible
 from app.db import Connection, Database, parameters
 from app.model import Actor, Caller, Network, Scope
 
@@ -86,8 +87,11 @@ _BEFOREHAND = {
 def _values(
     caller: Caller, action: Action, resource: Resource, result: Result, status: int | None
 ) -> tuple[object, ...]:
-    who = (caller.actor.value, caller.id, caller.name, caller.email, caller.address)
-    where = (caller.request_id, caller.method, caller.path[:MAX_PATH], caller.user_agent)
+    # Whoever reads the log, also with SQL, is to see what was asked for, not what its characters do to a terminal.
+    name = visible.text(caller.name) if caller.name else caller.name
+    path = visible.text(caller.path[:MAX_PATH])[:MAX_PATH]
+    who = (caller.actor.value, caller.id, name, caller.email, caller.address)
+    where = (caller.request_id, caller.method, path, caller.user_agent)
     return (uuid4(), action.value, resource.value, *who, *where, caller.user_id, status, result.value)
 
 
@@ -101,6 +105,17 @@ async def record(
 ) -> None:
     """Write one row in the transaction of `connection`; `place` is account id, resource id and zone id."""
     await connection.execute(_RECORD, *place, *values(caller, action, resource))
+
+
+async def record_all(
+    connection: Connection,
+    caller: Caller,
+    action: Action,
+    resource: Resource,
+    places: Sequence[tuple[UUID, UUID, UUID | None]],
+) -> None:
+    """As `record`, one row for each place."""
+    await connection.executemany(_RECORD, [(*place, *values(caller, action, resource)) for place in places])
 
 
 async def note(

@@ -160,7 +160,7 @@ _LIST = f"{_LISTED} WHERE c.account_id = $1 ORDER BY c.created_at, c.id LIMIT {M
 
 def certificate_of(authority: Authority) -> x509.Certificate:
     """The latest certificate of a CA; raises Refusal when there is none."""
-    return chains.read(issuing.latest(authority).pem)[0]
+    return chains.stored(issuing.latest(authority).pem)[0]
 
 
 async def viewed(db: Database, caller: Caller, scope: Scope, ca_id: UUID) -> Authority:

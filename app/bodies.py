@@ -1,14 +1,22 @@
-"""What every dialect reads the same way: bodies that are bounded in size and time, and strict JSON (RFC 8259)."""
+"""What every dialect reads the same way: bodies that are bounded in size and time, and strict JSON (RFC 8259).
+
+Only a caller who is known may send more than 8 KiB, and all bodies that a worker holds are bounded together
+(docs/decisions/0027-bodies-of-strangers.md).
+"""
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, MutableMapping
 from typing import Any, NoReturn
 
 from app import bounds
-from app.errors import KeysteadError
+from app.errors import KeysteadError, Unavailable
 
 MAX_DIGITS = 1000
+# An empty list takes thirty times the memory of its text, and each of them time of the garbage collector. The largest
+# body that means something has some 8,000 (policies of a token); what is counted may stand in texts, too.
+MAX_VALUES = 20_000
 
 
 class TooLarge(KeysteadError):  # noqa: N818 - a state of the request, like the kinds of the core
@@ -19,28 +27,108 @@ class Incomplete(KeysteadError):  # noqa: N818
     """The body did not arrive whole, or not in time; the text says which."""
 
 
-async def read(stream: AsyncIterator[bytes], content_length: str, most: int, broken: type[Exception]) -> bytes:
-    """The whole body; `broken` is what the stream raises when it ends early. Raises TooLarge and Incomplete."""
+class TooMany(ValueError):  # noqa: N818
+    """The body has more values than are read."""
+
+
+class Held:
+    """What one body takes of a Space until `give_back`; `reading` is the time-out of a body that is not whole yet."""
+
+    def __init__(self, space: "Space", size: int, reading: asyncio.Timeout) -> None:
+        self.size = size
+        self.reading = reading
+        self.since = time.monotonic()
+        self._space = space
+
+    def give_back(self) -> None:
+        """Once or more often."""
+        self._space.free += self.size
+        self.size = 0
+        self.is_whole()
+
+    def is_whole(self) -> None:
+        self._space.unfinished.pop(self, None)
+
+
+class Space:
+    """Bytes for the bodies that are in this worker at the same time.
+
+    Who sends slowly keeps nobody out: when it is used up, bodies that are not whole after HURRIED_BODY_SECONDS go.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.free = size
+        self.unfinished: dict[Held, None] = {}
+
+    def take(self, size: int, reading: asyncio.Timeout) -> Held:
+        """Raises Unavailable when there is not so much left."""
+        late = time.monotonic() - bounds.HURRIED_BODY_SECONDS
+        while self.free < size and self.unfinished and (oldest := next(iter(self.unfinished))).since <= late:
+            oldest.give_back()
+            oldest.reading.reschedule(0)
+        if self.free < size:
+            raise Unavailable("too many requests are sending their bodies")
+        self.free -= size
+        held = Held(self, size, reading)
+        self.unfinished[held] = None
+        return held
+
+
+class Spaces:
+    """What a worker has for bodies of callers who are not known yet, such as those who log in, and of the others."""
+
+    def __init__(self) -> None:
+        self.unadmitted = Space(bounds.UNADMITTED_BODY_BYTES)
+        self.admitted = Space(bounds.ADMITTED_BODY_BYTES)
+
+
+async def read(
+    stream: AsyncIterator[bytes],
+    content_length: str,
+    most: int,
+    broken: type[Exception],
+    state: MutableMapping[str, Any],
+) -> bytes:
+    """The whole body; `broken` is what the stream raises when it ends early. Raises TooLarge, Incomplete, Unavailable.
+
+    `state` is that of the request: with a caller_id the caller is known. What the body takes is given back by the edge.
+    """
+    known, spaces = "caller_id" in state, state["spaces"]
+    most = most if known else bounds.SMALL_BODY
     too_large = TooLarge(f"The body is larger than {most} bytes.")
-    if content_length.isascii() and content_length.isdigit() and int(content_length[:20]) > most:
+    declared = int(content_length[:20]) if content_length.isascii() and content_length.isdigit() else most
+    if declared > most:
         raise too_large
-    chunks, size = [], 0
+    chunks, size, held = [], 0, None
     try:
-        async with asyncio.timeout(bounds.BODY_SECONDS):
+        async with asyncio.timeout(bounds.BODY_SECONDS) as reading:
+            if not known:
+                held = state["held"] = spaces.unadmitted.take(declared, reading)
             async for chunk in stream:
                 size += len(chunk)
                 if size > most:
                     raise too_large
+                if held is None and size > bounds.SMALL_BODY:
+                    held = state["held"] = spaces.admitted.take(declared, reading)
                 chunks.append(chunk)
     except TimeoutError:
-        raise Incomplete(f"The body did not arrive within {bounds.BODY_SECONDS:.0f} seconds.") from None
+        if held and not held.size:
+            seconds = f"{bounds.HURRIED_BODY_SECONDS:g} second while too many others wait"
+        else:
+            seconds = f"{bounds.BODY_SECONDS:.0f} seconds"
+        raise Incomplete(f"The body did not arrive within {seconds}.") from None
     except broken:
         raise Incomplete("The body ended before it was complete, or is not well chunked.") from None
+    finally:
+        if held:
+            held.is_whole()
     return b"".join(chunks)
 
 
 def parse(raw: bytes) -> Any:  # noqa: ANN401 - JSON
     """The value of a JSON text in UTF-8, also after a BOM; raises ValueError for anything else, and never more."""
+    if sum(map(raw.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        raise TooMany(f"The body has more than {MAX_VALUES} values.")
     try:
         return json.loads(raw.decode("utf-8-sig"), parse_constant=_not_json, parse_int=_integer)
     except RecursionError:

@@ -6,10 +6,20 @@ large a body may be stands with its dialect.
 
 # For the head of a request, and for a connection on which none comes.
 HEAD_SECONDS = 10.0
-HEAD_BYTES = 128 * 1024
+# Each of the connections below may hold so much before anything is known of who sends it.
+HEAD_BYTES = 16 * 1024
 BODY_SECONDS = 10.0
+# What a body may have while its caller is not known, and what of a known caller is not counted below.
+SMALL_BODY = 8 * 1024
+# Bodies of these two kinds of callers that are in a worker at the same time, together.
+UNADMITTED_BODY_BYTES = 2 * 1024 * 1024
+ADMITTED_BODY_BYTES = 32 * 1024 * 1024
+# While these are used up, a body that is not whole by then makes way for the next.
+HURRIED_BODY_SECONDS = 1.0
 # For a client to take what it is sent.
 UNREAD_SECONDS = 10.0
+# What the kernel keeps of it meanwhile; it doubles this, and would go up to some MB by itself.
+UNREAD_BYTES = 64 * 1024
 # For the requests in flight when the server is told to stop: longer than a statement, or a body, may take.
 STOP_SECONDS = 15.0
 # Connections that wait to be accepted, and that are open in a worker; idle ones cost some 2 kB each.
@@ -30,7 +40,9 @@ STATEMENT_SECONDS = 10.0
 # Shorter, so that a locked row does not hold connections for as long as a statement may run.
 LOCK_SECONDS = 5.0
 IDLE_IN_TRANSACTION_SECONDS = 30.0
-# A worker that starts while the database is away waits for it so long.
+# A page of a list that begins further out is a search, of which there is one at a time: see Database.search.
+NEAR = 5000
+# A start waits so long for a database that recovers; a worker that waits for it says so as often.
 DATABASE_PATIENCE_SECONDS = 30.0
 # A migration gives up its lock rather than make every request queue behind it.
 MIGRATION_LOCK_SECONDS = 5.0

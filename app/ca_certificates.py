@@ -106,12 +106,12 @@ async def sign_intermediate(
     authority = await authorities.get(db, scope, ca_id)
     if authority.disabled:
         raise Refusal("CA is disabled")
-    issuer = issuing.installed(authority)
-    issuer_certificate = _read(issuer.pem)
-    request = _acceptable(asked.csr, issuer_certificate)
-    path_length = _path_length((issuer_certificate, *_above(issuer)), asked.max_path_length)
+    issuer = await issuing.installed(db, authority)
+    issuers = chains.stored(issuer.pem + issuer.chain)
+    request = _acceptable(asked.csr, issuers[0])
+    path_length = _path_length(issuers, asked.max_path_length)
     begins, ends = issuing.validity(issuer, asked.not_before, asked.not_after)
-    meant = _intermediate(authority, issuer_certificate, request, path_length, (begins, ends), pki_url)
+    meant = _intermediate(authority, issuers[0], request, path_length, (begins, ends), pki_url)
     certificate = await _sign_ca(db, ring, caller, authority, meant, audit.Action.SIGN_INTERMEDIATE)
     return Signed(f"{meant.serial:040x}", chains.pem([certificate]), issuer.pem, issuer.pem + issuer.chain)
 
@@ -129,31 +129,29 @@ def _acceptable(text: str, issuer: x509.Certificate) -> pkix.Request:
         raise Refusal(
             "The CSR's subject has a string that its type cannot hold; the name of a CA has to stay as it is."
         )
-    if request.subject.public_bytes() == issuer.subject.public_bytes():
-        raise Refusal("The CSR's subject is that of this CA itself.")
-    if request.public_key and chains.spki_of(request.public_key) == chains.spki_digest(issuer):
-        raise Refusal("The CSR's key is that of this CA itself.")
+    issuing.require_other(request.subject, request.public_key, issuer)
     weakness = pkix.weakness(request.public_key)
     if weakness:
         raise Refusal(weakness)
     return request
 
 
-def _above(issuer: CaCertificate) -> tuple[x509.Certificate, ...]:
-    return chains.read(issuer.chain) if issuer.chain else ()
-
-
 def _path_length(issuers: Sequence[x509.Certificate], asked: int) -> int | None:
     """What a new CA gets below these, the nearest first; raises Refusal (RFC 5280 section 6.1.4)."""
-    bounds = [length - depth for depth, c in enumerate(issuers) if (length := chains.path_length(c)) is not None]
+    bounds = [
+        (length - depth, f"{chains.named(c.subject)} has path length {length}")
+        for depth, c in enumerate(issuers)
+        if (length := chains.path_length(c)) is not None
+    ]
     if not bounds:
         return asked if asked >= 0 else None
-    if min(bounds) <= 0:
-        raise Refusal("Failed to issue intermediate certificate due to CA path length constraint")
-    most = min(bounds) - 1
-    if asked > most:
-        raise Refusal("The requested path length constraint exceeds the CA's allowed path length")
-    return asked if asked >= 0 else most
+    most, bound = min(bounds)
+    if most <= 0:
+        raise Refusal(f"Failed to issue intermediate certificate due to CA path length constraint: {bound}")
+    if asked >= most:
+        text = "The requested path length constraint exceeds the CA's allowed path length"
+        raise Refusal(f"{text}: at most {most - 1}, since {bound}")
+    return asked if asked >= 0 else most - 1
 
 
 def _intermediate(
@@ -195,18 +193,21 @@ async def import_certificate(
         raise Refusal(f"Imported certificate does not match CA configuration: {mismatch}")
     try:
         others = [c for c in chains.read(chain) if c != own]
-    except Invalid:
-        raise Refusal("Failed to parse certificate chain") from None
+    except Invalid as error:
+        raise Refusal(f"Failed to parse certificate chain: {error}") from None
     try:
         above = await asyncio.to_thread(chains.ordered, own, others, issuing.now())
     except Invalid as error:
         raise Refusal(f"Invalid certificate chain: {error.problems[0].text}") from None
     if chains.spki_digest(own) != authority.spki_sha256:
-        raise Refusal("CA and certificate public key do not match")
+        raise Refusal("CA and certificate public key do not match: the CA's CSR has another key")
     if authority.spki_sha256 in map(chains.spki_digest, above):
         raise Refusal("The chain comes back to this CA itself")
-    if await _is_revoked(db, authority, own):
-        raise Refusal("The certificate is revoked")
+    revoked = await issuing.revoked_among(db, (own, *above))
+    if revoked:
+        if revoked == own:
+            raise Refusal("The certificate is revoked")
+        raise Refusal(f"Invalid certificate chain: {chains.named(revoked.subject)} is revoked")
     row = await db.fetchrow(_PARENT, authority.account_id, chains.facts(above[0]).sha256)
     parent_id = row["ca_id"] if row and row["ca_id"] != authority.id else None
     await _install(db, caller, authority, own, above, parent_id, audit.Action.IMPORT)
@@ -226,16 +227,6 @@ def _require_open(authority: Authority) -> None:
 def _require_room(authority: Authority) -> None:
     if authority.certificate and authority.certificate.version >= MAX_VERSIONS:
         raise Refusal(f"This CA has had {MAX_VERSIONS} certificates; make a new one")
-
-
-_REVOKED = """
-SELECT id FROM issued_certificates WHERE account_id = $1 AND serial = $2 AND spki_sha256 = $3 AND revoked_at IS NOT NULL
-"""
-
-
-async def _is_revoked(db: Database, authority: Authority, certificate: x509.Certificate) -> bool:
-    values = (authority.account_id, _serial(certificate), authority.spki_sha256)
-    return await db.fetchrow(_REVOKED, *values) is not None
 
 
 _PARENT = "SELECT ca_id FROM ca_certificates WHERE account_id = $1 AND sha256 = $2"
@@ -375,7 +366,7 @@ async def renew(
     if authority.disabled:
         raise Refusal("CA is disabled")
     if current.revoked:
-        raise Refusal("CA certificate is revoked")
+        raise Refusal("CA certificate is revoked: by the CA above it")
     _require_room(authority)
     if not_after.replace(microsecond=0) <= current.not_after:
         raise Refusal("New notAfter date must be after the notAfter date of the current certificate")
@@ -412,9 +403,9 @@ async def _renew_child(
     parent = await authorities.get(db, scope, child.parent_id)
     if parent.disabled:
         raise Refusal("Parent CA is disabled")
-    issuer = issuing.installed(parent)
+    issuer = await issuing.installed(db, parent)
     dates = issuing.validity(issuer, None, not_after)
-    above = (_read(issuer.pem), *_above(issuer))
+    above = chains.stored(issuer.pem + issuer.chain)
     kept = issuing.latest(child).path_length
     path_length = _path_length(above, -1 if kept is None else kept)
     old = authorities.certificate_of(child)
@@ -428,8 +419,3 @@ def _renewed(old: x509.Certificate) -> pkix.Request:
     if not isinstance(public_key, pkix.PublicKey):
         raise TypeError("neither an RSA nor an EC key")
     return pkix.Request(old.subject, public_key, ())
-
-
-def _read(pem: str) -> x509.Certificate:
-    (certificate,) = chains.read(pem)
-    return certificate

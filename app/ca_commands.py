@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from app import accounts, authorities, ca_certificates, console, crls, issuing, leaves, pem, pkix
+from app import accounts, authorities, ca_certificates, console, crl_bytes, crls, issuing, leaves, pem, pkix
 from app.authorities import Changes, NewAuthority
 from app.ca_certificates import IntermediateRequest
 from app.crls import Reason
@@ -167,7 +167,11 @@ def import_(ca: str, files: Sequence[str], as_json: bool) -> None:
 @_not_after
 @click.option("--names", default="", help="Hosts, addresses, emails and URIs, separated by commas; default: the CSR's.")
 @click.option(
-    "--usage", "usages", multiple=True, type=click.Choice([*pkix.EXTENDED_KEY_USAGES]), help="Default: serverAuth."
+    "--usage",
+    "usages",
+    multiple=True,
+    type=click.Choice([*pkix.EXTENDED_KEY_USAGES]),
+    help="Default: the CSR's, or else serverAuth.",
 )
 @_path_length
 @click.option("--chain", is_flag=True, help="Add the chain, from this CA to the root.")
@@ -248,7 +252,7 @@ def delete(ca: str) -> None:
         await authorities.delete(db, console.operator(), scope, found.id)
 
     console.run_with_ring(work)
-    print(f"deleted CA {ca}")
+    console.say(f"deleted CA {ca}")
 
 
 @ca.command("revoke")
@@ -265,7 +269,7 @@ def revoke(ca: str, serial: str, reason: str) -> None:
             raise issuing.not_found(number)
         return await crls.revoke(db, ring, console.operator(), scope, number, Reason[reason])
 
-    print(f"revoked certificate {console.run_with_ring(work).serial}")
+    console.say(f"revoked certificate {console.run_with_ring(work).serial}")
 
 
 @ca.command("crl")
@@ -278,7 +282,7 @@ def crl(ca: str, out: Path | None) -> None:
         _, found = await authorities.find(db, ca)
         return await crls.current(db, ring, found)
 
-    _write(out, pkix.crl_pem(console.run_with_ring(work)))
+    _write(out, crl_bytes.pem(console.run_with_ring(work)))
 
 
 def _end(ttl: str | None, not_after: str | None) -> datetime:
@@ -316,7 +320,7 @@ def _write(out: Path | None, text: str) -> None:
         out.write_text(text, encoding="ascii")
     except OSError as error:
         raise Misconfigured(f"{out} cannot be written ({error.strerror})") from None
-    print(f"wrote {out}")
+    console.say(f"wrote {out}")
 
 
 def _row(authority: Authority) -> dict[str, object]:

@@ -23,10 +23,11 @@ from app import (
     keys_commands,
     tenant_commands,
     token_commands,
+    visible,
     zones,
 )
 from app.db import Database
-from app.errors import KeysteadError, Misconfigured
+from app.errors import KeysteadError, Misconfigured, Unavailable
 from app.keyring import Peppers
 from app.model import Certificate, Superseded
 from app.ringfile import Ring
@@ -37,25 +38,71 @@ FULLCHAIN, PRIVATE_KEY = "fullchain.pem", "privkey.pem"
 
 
 def main() -> None:
-    """Run the command; our own errors are one line on standard error and exit status 1."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # As standard error does: a name that a terminal's encoding has not is no reason to stop.
-        sys.stdout.reconfigure(errors="backslashreplace")
+    """Run the command; our own errors, and what the system refuses, are one line on standard error and status 1."""
+    _open_streams()
     try:
-        cli(standalone_mode=False)
+        _utf8_arguments()
+        try:
+            cli(standalone_mode=False)
+        finally:
+            # Here and not at the end of the process, where a failure could not be told any more.
+            sys.stdout.flush()
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.Abort:
         sys.exit(130)
     except click.ClickException as error:
-        error.show()
+        error.show(said := io.StringIO())
+        print(visible.lines(said.getvalue(), indent=""), end="", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeysteadError as error:
-        _fail(str(error))
+        # The API does not say why; whoever runs a command has to know.
+        why = error.__cause__ if isinstance(error, Unavailable) else None
+        _fail(f"{error}: {why}" if why and f"{why}" else f"{error}")
+    except db.Refused as error:
+        # The lines after the first may show a row.
+        _fail(f"the database refuses it: {str(error).splitlines()[0]}")
+    except BrokenPipeError:
+        # Whoever reads has what they wanted.
+        _drop_output()
+        sys.exit(1)
+    except UnicodeError:
+        # Not what it was: it may be a secret.
+        _fail(f"this locale has no letters for it ({sys.getfilesystemencoding()}): set LC_ALL=C.UTF-8")
+    except OSError as error:
+        _drop_output()
+        _fail(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+
+
+def _open_streams() -> None:
+    # What is opened next would take the number of one that is closed, and be printed to.
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
+    for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _utf8_arguments() -> None:
+    try:
+        sys.argv[1:] = [os.fsencode(word).decode("utf-8") for word in sys.argv[1:]]
+    except UnicodeDecodeError:
+        raise click.UsageError("an argument is not UTF-8") from None
+
+
+def _drop_output() -> None:
+    """What could not be written is not tried again, with a traceback, when the process ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
 
 
 def _fail(text: str) -> NoReturn:
-    print(f"keystead: {text}", file=sys.stderr)
+    console.complain(text)
     sys.exit(1)
 
 
@@ -99,7 +146,8 @@ def check(as_json: bool) -> None:
     if as_json:
         console.show([{"check": f.check, "good": f.good, "text": f.text} for f in findings], as_json)
     else:
-        print("\n".join(f"{'ok ' if f.good else 'BAD'} {f.check}: {f.text}" for f in findings))
+        for f in findings:
+            print(visible.lines(f"{'ok ' if f.good else 'BAD'} {f.check}: {f.text}"))
     if not all(finding.good for finding in findings):
         sys.exit(1)
 
@@ -168,7 +216,7 @@ def certificate_export(certificate: str, out: Path) -> None:
         files.write_together(out, {PRIVATE_KEY: exported.private_key, FULLCHAIN: exported.fullchain})
     except OSError as error:
         raise Misconfigured(f"{out} cannot be written ({error.strerror})") from None
-    print(f"wrote {out / FULLCHAIN} and {out / PRIVATE_KEY}")
+    console.say(f"wrote {out / FULLCHAIN} and {out / PRIVATE_KEY}")
 
 
 def _certificate(certificate: Certificate) -> dict[str, object]:

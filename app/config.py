@@ -59,7 +59,7 @@ def load(environ: Mapping[str, str]) -> Settings:
     if unknown:
         raise Misconfigured(f"{unknown[0]} is not a setting; the settings are {', '.join(sorted(_KNOWN - _IGNORED))}")
     read = _Reader(environ)
-    data_dir = read("DATA_DIR", Path, Path(".data"), "a folder").absolute()
+    data_dir = _absolute(read("DATA_DIR", Path, Path(".data"), "a folder"))
     host = read("HOST", _address, "127.0.0.1", "an IP address to bind, such as 127.0.0.1 or ::1")
     port = read("PORT", _between(1, 65535), 8787, "a port number from 1 to 65535")
     tls_cert = read("TLS_CERT", _readable, None, "a readable file with a PEM certificate chain")
@@ -71,7 +71,7 @@ def load(environ: Mapping[str, str]) -> Settings:
         data_dir=data_dir,
         database_url=read("DATABASE_URL", _database_url, None, "an address such as postgresql://user@host/database"),
         statement_cache_size=read("STATEMENT_CACHE_SIZE", _between(0, 1000), 100, "a number from 0 to 1000"),
-        keyring=read("KEYRING", Path, data_dir / "keyring.json", "a file").absolute(),
+        keyring=_absolute(read("KEYRING", Path, data_dir / "keyring.json", "a file")),
         workers=read("WORKERS", _between(1, 64), min(os.cpu_count() or 1, 4), "a number from 1 to 64"),
         rate_limit=read("RATE_LIMIT", _rate_limit, RateLimit(1200, 300), "off, or requests/window such as 1200/5m"),
         key_pool=read("KEY_POOL", _between(0, 10_000), 64, "a number of keys from 0 to 10000"),
@@ -133,6 +133,13 @@ def _between(low: int, high: int) -> Callable[[str], int]:
 
 def _address(text: str) -> str:
     return str(ipaddress.ip_address("127.0.0.1" if text == "localhost" else text))
+
+
+def _absolute(path: Path) -> Path:
+    try:
+        return path.absolute()
+    except FileNotFoundError:
+        raise Misconfigured(f"{path} is relative to a working directory that does not exist any more") from None
 
 
 def _readable(text: str) -> Path:

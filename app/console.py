@@ -12,8 +12,9 @@ import click
 import msgspec
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from app import config, db, first_start, keyring, ringfile, times
+from app import config, db, first_start, keyring, ringfile, roles, times, visible
 from app.db import Database
 from app.errors import Misconfigured
 from app.keyring import Peppers
@@ -48,7 +49,7 @@ def settings() -> config.Settings:
 
 @contextlib.contextmanager
 def dsn(settings: config.Settings) -> Iterator[str]:
-    """The address of the database, whose own server is started for the while when none runs."""
+    """The address of the database for its owner; the bundled one is started for the while when none runs."""
     if settings.database_url is not None:
         yield settings.database_url
         return
@@ -60,7 +61,8 @@ def dsn(settings: config.Settings) -> Iterator[str]:
     from app import embedded
 
     with embedded.running(settings.data_dir) as cluster:
-        yield cluster.dsn
+        asyncio.run(roles.make(cluster.dsn))
+        yield cluster.owner
 
 
 def run(work: Callable[[Database, Peppers], Awaitable[T]]) -> T:
@@ -128,10 +130,20 @@ def span_of(text: str | None, option: str) -> timedelta | None:
     return span
 
 
+def say(line: str) -> None:
+    """Print a line with whatever somebody named in it."""
+    print(visible.text(line))
+
+
+def complain(text: str) -> None:
+    """The same on standard error, where a reason may have lines of its own."""
+    print(f"keystead: {visible.lines(text)}", file=sys.stderr)
+
+
 def show(rows: Sequence[dict[str, object]], as_json: bool) -> None:
     """Show the rows as a table, as one list of name and value for a single row that may be long, or as JSON."""
     if as_json:
-        print(msgspec.json.format(msgspec.json.encode(rows)).decode("utf-8"))
+        print(visible.json(msgspec.json.format(msgspec.json.encode(rows)).decode("utf-8")))
         return
     if not rows:
         print("none")
@@ -144,12 +156,13 @@ def show(rows: Sequence[dict[str, object]], as_json: bool) -> None:
     for name in rows[0]:
         table.add_column(name, no_wrap=True)
     for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
+        # As Text, so that rich finds neither markup nor emoji in it.
+        table.add_row(*(Text(_cell(value)) for value in row.values()))
     # A pipe is as wide as its text: a cut id would be of no use to grep.
-    Console(width=None if sys.stdout.isatty() else 1000, highlight=False, markup=False).print(table)
+    Console(width=None if sys.stdout.isatty() else 20_000, highlight=False).print(table)
 
 
 def _cell(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{role} in {account}" for account, role in value.items()) or "-"
-    return "-" if value is None else str(value)
+    return "-" if value is None else visible.text(str(value))

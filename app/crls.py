@@ -1,20 +1,25 @@
 """Revocation: which certificates are, and the CRL that says so (RFC 5280 section 5, contract-infisical)."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from enum import IntEnum
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 import asyncpg
+import msgspec
 
-from app import audit, authorities, issuing, keyring, pkix
+from app import audit, authorities, crl_bytes, issuing, keyring
 from app.db import Connection, Database
-from app.errors import KeyDamaged, NotFound, Refusal, Unavailable
+from app.errors import KeyDamaged, KeysteadError, NotFound, Refusal, Unavailable
 from app.keys import PrivateKey
 from app.model import Authority, Caller, Issued, Profile, Scope
 from app.ringfile import Ring
 
 LIFETIME = timedelta(days=7)
+# Revocations of one transaction.
+MAX_AT_ONCE = 100
 
 
 class Reason(IntEnum):
@@ -31,39 +36,113 @@ class Reason(IntEnum):
     A_A_COMPROMISE = 10
 
 
-_REVOKE = """
-UPDATE issued_certificates SET revoked_at = $3, revocation_reason = $4, modified_at = now()
-WHERE account_id = $1 AND serial = $2 AND revoked_at IS NULL RETURNING id
-"""
+class _Asked(msgspec.Struct, eq=False):
+    """A revocation that waits for its CRL."""
+
+    caller: Caller
+    serial: str
+    reason: Reason
+    outcome: Issued | KeysteadError | None = None
+
+
+class _Line(msgspec.Struct, eq=False, weakref=True):
+    """Who waits in this worker for the next CRL of a CA: whoever has the turn signs it for all of them."""
+
+    turn: asyncio.Lock
+    asked: list[_Asked]
+
+
+# Gone with the last who waits.
+_lines: WeakValueDictionary[tuple[Database, UUID], _Line] = WeakValueDictionary()
+
+
+def _line(db: Database, authority: Authority) -> _Line:
+    return _lines.setdefault((db, authority.id), _Line(asyncio.Lock(), []))
 
 
 async def revoke(db: Database, ring: Ring, caller: Caller, scope: Scope, serial: str, reason: Reason) -> Issued:
-    """Revoke a certificate that a CA of this account signed, and sign its CRL anew in the same transaction.
+    """Revoke a certificate that a CA of this account signed; it is on the CA's CRL when this returns.
 
-    Raises NotFound, and Refusal for one that is revoked already, or is a root's own.
+    Both are one transaction. Raises NotFound, Unavailable, KeyDamaged, and Refusal for one that is revoked already or
+    is a root's own.
     """
     certificate = await issuing.get(db, scope.account_id, serial)
     if certificate.profile is Profile.ROOT:
         raise Refusal("The certificate of a root cannot be revoked: nobody would believe it")
     authority = await authorities.get(db, scope, certificate.ca_id)
-    private_key = await issuing.ca_key(db, ring, caller, authority)
+    line, asked = _line(db, authority), _Asked(caller, serial, reason)
+    line.asked.append(asked)
+    try:
+        async with line.turn:
+            if asked.outcome is None:
+                await _take_turn(db, ring, authority, line)
+    finally:
+        if asked in line.asked:
+            line.asked.remove(asked)
+    if not isinstance(asked.outcome, Issued):
+        raise asked.outcome or TypeError("a turn without an outcome")
+    return asked.outcome
 
-    async def work(connection: Connection) -> None:
+
+async def _take_turn(db: Database, ring: Ring, authority: Authority, line: _Line) -> None:
+    """Revoke what those who wait have asked for, and tell each of them what became of it."""
+    batch = line.asked[:MAX_AT_ONCE]
+    del line.asked[:MAX_AT_ONCE]
+    try:
+        outcomes = await _revoke_all(db, ring, authority, batch)
+    except KeysteadError as error:
+        outcomes = [error] * len(batch)
+    except BaseException:
+        # This request was cancelled, or met a bug: the others shall not be lost with it.
+        line.asked[:0] = batch
+        raise
+    for asked, outcome in zip(batch, outcomes, strict=True):
+        asked.outcome = outcome
+
+
+_REVOKE = f"""
+WITH revoked AS (
+    UPDATE issued_certificates SET revoked_at = $4, revocation_reason = $5, modified_at = now()
+    WHERE account_id = $1 AND ca_id = $2 AND serial = $3 AND revoked_at IS NULL
+    RETURNING {issuing.ISSUED}, NULL::uuid AS zone_id
+),
+audit AS ({audit.insert(6, "revoked")})
+SELECT {issuing.ISSUED} FROM revoked
+"""
+
+
+async def _revoke_all(
+    db: Database, ring: Ring, authority: Authority, batch: Sequence[_Asked]
+) -> list[Issued | KeysteadError]:
+    private_key = await issuing.ca_key(db, ring, batch[0].caller, authority)
+    state = await db.fetchrow(_STATE, authority.account_id, authority.id)
+    anew = await _anew(db, authority, state) if state and _is_due(state) else None
+
+    async def work(connection: Connection) -> list[Issued | KeysteadError]:
         # The CRL first: it puts revocations in a row, and the number of the later one is the higher.
         state = await connection.fetchrow(_LOCK, authority.account_id, authority.id)
+        entries = await _entries(connection, authority, state, anew)
         now = issuing.now()
-        row = await connection.fetchrow(_REVOKE, scope.account_id, serial, now, reason.value)
-        if row is None:
-            raise Refusal("Certificate is already revoked")
-        place = (scope.account_id, row["id"], None)
-        await audit.record(connection, caller, audit.Action.REVOKE, audit.Resource.ISSUED_CERTIFICATE, place)
-        await _sign(connection, authority, private_key, state, now)
+        outcomes = [await _revoke(connection, authority, asked, now) for asked in batch]
+        revoked = [each for each in outcomes if isinstance(each, Issued)]
+        if revoked:
+            entries += b"".join(_entry(each.serial, now, each.revocation_reason) for each in revoked)
+            await _sign(connection, authority, private_key, state, entries, now)
+        return outcomes
 
-    await db.transaction(work)
-    return await issuing.get(db, scope.account_id, serial)
+    return await db.transaction(work)
 
 
-_GET = "SELECT number, der, this_update, next_update FROM crls WHERE account_id = $1 AND ca_id = $2"
+async def _revoke(connection: Connection, authority: Authority, asked: _Asked, now: datetime) -> Issued | KeysteadError:
+    audited = audit.values(asked.caller, audit.Action.REVOKE, audit.Resource.ISSUED_CERTIFICATE)
+    place = (authority.account_id, authority.id)
+    row = await connection.fetchrow(_REVOKE, *place, asked.serial, now, asked.reason.value, *audited)
+    return issuing.issued(row) if row else Refusal("Certificate is already revoked")
+
+
+_PLACE = "FROM crls WHERE account_id = $1 AND ca_id = $2"
+_STATE = f"SELECT number, der IS NULL AS unsigned, this_update, next_update {_PLACE}"
+_GET = f"SELECT number, der, this_update, next_update {_PLACE}"
 _LOCK = f"{_GET} FOR UPDATE"
 _LOCK_UNLESS_BUSY = f"{_LOCK} SKIP LOCKED"
 
@@ -79,10 +158,14 @@ async def current(db: Database, ring: Ring, authority: Authority) -> bytes:
         raise issuing.no_ca(str(authority.id))
     if _is_fresh(row):
         return bytes(row["der"])
+    line, is_valid = _line(db, authority), row["der"] is not None and issuing.now() < row["next_update"]
+    if is_valid and line.turn.locked():
+        return bytes(row["der"])
     try:
-        return await _refreshed(db, ring, authority, row)
+        async with line.turn:
+            return await _refreshed(db, ring, authority)
     except (Unavailable, KeyDamaged):
-        if row["der"] and issuing.now() < row["next_update"]:
+        if is_valid:
             return bytes(row["der"])
         raise
 
@@ -91,25 +174,62 @@ def _is_fresh(row: asyncpg.Record) -> bool:
     return row["der"] is not None and issuing.now() < row["this_update"] + LIFETIME / 2
 
 
-async def _refreshed(db: Database, ring: Ring, authority: Authority, row: asyncpg.Record) -> bytes:
+def _is_due(state: asyncpg.Record) -> bool:
+    """Whether the entries are read anew for a revocation, which leaves out those that may go: once a day (UTC)."""
+    return bool(state["unsigned"] or state["this_update"].date() != issuing.now().date())
+
+
+async def _refreshed(db: Database, ring: Ring, authority: Authority) -> bytes:
+    row = await db.fetchrow(_GET, authority.account_id, authority.id)
+    if row is not None and _is_fresh(row):
+        return bytes(row["der"])
     private_key = await issuing.ca_key(db, ring, keyring.SYSTEM, authority)
+    if row is None:
+        raise issuing.no_ca(str(authority.id))
+    anew = await _anew(db, authority, row)
 
     async def work(connection: Connection) -> bytes:
         lock = _LOCK_UNLESS_BUSY if row["der"] else _LOCK
         state = await connection.fetchrow(lock, authority.account_id, authority.id)
-        if state is None:
-            return bytes(row["der"] or b"")
-        if _is_fresh(state):
+        if state is None and row["der"]:
+            return bytes(row["der"])
+        if state is not None and _is_fresh(state):
             return bytes(state["der"])
+        entries = await _entries(connection, authority, state, anew)
         place = (authority.account_id, authority.id, None)
         resource = audit.Resource.CERTIFICATE_AUTHORITY
         await audit.record(connection, keyring.SYSTEM, audit.Action.SIGN, resource, place)
-        return await _sign(connection, authority, private_key, state, issuing.now())
+        return await _sign(connection, authority, private_key, state, entries, issuing.now())
 
-    der = await db.transaction(work)
-    if not der:
+    return await db.transaction(work)
+
+
+class _Entries(msgspec.Struct, frozen=True):
+    """All entries as they were when the CRL had this number, in DER."""
+
+    number: int
+    der: bytes
+
+
+async def _anew(db: Database, authority: Authority, state: asyncpg.Record) -> _Entries:
+    """Read before the lock is taken: what is revoked meanwhile raises the number."""
+    async with db.connection() as connection, connection.transaction(readonly=True):
+        return _Entries(state["number"], await _read(connection, authority, state))
+
+
+async def _entries(
+    connection: Connection, authority: Authority, state: asyncpg.Record | None, anew: _Entries | None
+) -> bytes:
+    """What the next CRL begins with, while it is locked: the entries anew, or else those of the last one."""
+    if state is None:
         raise issuing.no_ca(str(authority.id))
-    return der
+    if anew and anew.number == state["number"]:
+        return anew.der
+    try:
+        return crl_bytes.entries_of(state["der"] or b"")
+    except ValueError:
+        # It was never signed, or is damaged.
+        return await _read(connection, authority, state)
 
 
 # An entry stays until one CRL that was signed past its certificate's end (RFC 5280 section 3.3).
@@ -117,22 +237,42 @@ _REVOKED = """
 SELECT serial, revoked_at, revocation_reason FROM issued_certificates
 WHERE account_id = $1 AND ca_id = $2 AND revoked_at IS NOT NULL AND not_after >= $3 ORDER BY revoked_at, serial
 """
+# So that others are answered between them.
+_ROWS = 1000
+
+
+async def _read(connection: Connection, authority: Authority, state: asyncpg.Record) -> bytes:
+    since = state["this_update"] or issuing.now() - LIFETIME
+    cursor = await connection.cursor(_REVOKED, authority.account_id, authority.id, since)
+    parts = []
+    while rows := await cursor.fetch(_ROWS):
+        parts.append(await asyncio.to_thread(lambda rows: b"".join(_entry(*row) for row in rows), rows))
+    return b"".join(parts)
+
+
+def _entry(serial: str, revoked_at: datetime, reason: int | None) -> bytes:
+    return crl_bytes.entry(int(serial, 16), revoked_at, reason or 0)
+
+
 _KEEP = "UPDATE crls SET number = $3, der = $4, this_update = $5, next_update = $6 WHERE account_id = $1 AND ca_id = $2"
 
 
 async def _sign(
-    connection: Connection, authority: Authority, private_key: PrivateKey, state: asyncpg.Record | None, now: datetime
+    connection: Connection,
+    authority: Authority,
+    private_key: PrivateKey,
+    state: asyncpg.Record | None,
+    entries: bytes,
+    now: datetime,
 ) -> bytes:
     if state is None:
         raise issuing.no_ca(str(authority.id))
     place = (authority.account_id, authority.id)
-    rows = await connection.fetch(_REVOKED, *place, state["this_update"] or now)
-    entries = [pkix.Revoked(int(r["serial"], 16), r["revoked_at"], r["revocation_reason"]) for r in rows]
+    # As it is now: it may have been renewed since it was read.
+    issuer = authorities.certificate_of(await authorities.read(connection, *place))
     number, ends = state["number"] + 1, now + LIFETIME
-    # Long lists take seconds, which others must not wait for.
-    der = await asyncio.to_thread(
-        pkix.crl, authorities.certificate_of(authority), private_key, number, now, ends, entries
-    )
+    # A long one takes milliseconds, which others must not wait for.
+    der = await asyncio.to_thread(crl_bytes.signed, issuer, private_key, number, now, ends, entries)
     await connection.execute(_KEEP, *place, number, der, now, ends)
     return der
 

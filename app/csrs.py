@@ -1,11 +1,12 @@
 """Custom CSRs: their rules and their SQL (contract-cloudflare sections 2 and 3)."""
 
+import contextlib
 import random
 from uuid import UUID, uuid4
 
 import asyncpg
 
-from app import audit, idempotency, keyring, names, pkcs10, x520
+from app import audit, bounds, idempotency, keyring, names, pkcs10, x520
 from app.db import Connection, Database, parameters
 from app.errors import (
     Advice,
@@ -39,6 +40,7 @@ from app.model import (
 from app.ringfile import Ring
 
 MAX_SANS = 150
+MAX_SUGGESTED = 10
 # Characters (code points), not bytes.
 MAX_LENGTHS = {**x520.UPPER_BOUNDS, "name": 255, "description": 1024}
 _KEY_TYPES = frozenset(KeyType)
@@ -88,9 +90,9 @@ def _sans(sans: tuple[str, ...], policy: NamePolicy) -> list[Problem]:
     if len(sans) > MAX_SANS:
         text = f"sans has {len(sans)} names; at most {MAX_SANS} are allowed."
         return [Problem(Rule.TOO_MANY_NAMES, "sans", text)]
-    found = []
+    found: list[Problem] = []
     for index, san in enumerate(sans):
-        problem = names.broken(san, policy)
+        problem = names.broken(san, policy, suggest=len(found) < MAX_SUGGESTED)
         if problem:
             found.append(Problem(problem[0], "sans", problem[1], index))
     return found
@@ -296,15 +298,14 @@ def _not_found(csr_id: UUID) -> NotFound:
     return NotFound(f"There is no custom CSR {csr_id} here.", Thing.CSR)
 
 
-_FILTERS = """
-FROM custom_csrs
-WHERE account_id = $1 AND scope_id = $2
-  AND ($3::text IS NULL OR common_name = $3)
-  AND ($4::text IS NULL OR $4 = ANY(sans))
-  AND ($5::text IS NULL OR name = $5)
-  AND ($6::text IS NULL OR key_type = $6)
-"""
-_COUNT = f"SELECT count(*) AS total {_FILTERS}"
+# Only those that are asked for stand in the statement, so that an index can serve them. That of names is in the order
+# of bytes; what is equal is the same in either order.
+_FILTERS = {
+    "common_name": "common_name = ${}",
+    "san": "${} = ANY(sans)",
+    "name": 'name COLLATE "C" = ${}',
+    "key_type": "key_type = ${}",
+}
 _KEPT = "SELECT coalesce(sum(count), 0)::bigint AS total FROM csr_counts WHERE account_id = $1 AND scope_id = $2"
 # All rows of a list have the same account, so that order is the order of the tie-break.
 _ORDERS = {
@@ -315,19 +316,28 @@ _ORDERS = {
     (Order.CREATED_AT, Direction.ASC): "created_at ASC, id ASC",
     (Order.CREATED_AT, Direction.DESC): "created_at DESC, id DESC",
 }
-_LISTS = {key: f"SELECT {_COLUMNS} {_FILTERS} ORDER BY {order} LIMIT $7 OFFSET $8" for key, order in _ORDERS.items()}
 # OFFSET is a signed 64-bit number; a page that far out is empty all the same.
 _MAX_OFFSET = 2**62
 
 
 async def list_(db: Database, scope: Scope, query: CsrQuery) -> Page:
     """One page of this scope's CSRs, empty past the end."""
-    filters = (scope.account_id, scope.id, query.common_name, query.san, query.name, query.key_type)
+    wanted = {name: value for name in _FILTERS if (value := getattr(query, name)) is not None}
+    conditions = ("account_id = $1", "scope_id = $2", *(_FILTERS[name].format(n) for n, name in enumerate(wanted, 3)))
+    found = f"FROM custom_csrs WHERE {' AND '.join(conditions)}"
+    values = (scope.account_id, scope.id, *wanted.values())
     offset = min((query.page - 1) * query.per_page, _MAX_OFFSET)
-    rows = await db.fetch(_LISTS[query.order, query.direction], *filters, query.per_page, offset)
-    filtered = any(each is not None for each in filters[2:])
-    total = await (db.fetchrow(_COUNT, *filters) if filtered else db.fetchrow(_KEPT, *filters[:2]))
-    return Page(tuple(_csr(row) for row in rows), total["total"] if total else 0)
+    order = f"ORDER BY {_ORDERS[query.order, query.direction]}"
+    # The pages that are skipped are skipped in the index, which is much smaller than what it is of.
+    ids = f"SELECT id {found} {order} LIMIT ${len(values) + 1} OFFSET ${len(values) + 2}"
+    listed = f"SELECT {_COLUMNS} FROM custom_csrs WHERE account_id = $1 AND id = ANY(ARRAY({ids})) {order}"
+    async with db.search(scope.account_id) if wanted or offset > bounds.NEAR else contextlib.nullcontext():
+        row = await db.fetchrow(f"SELECT count(*) AS total {found}" if wanted else _KEPT, *values)
+        total = row["total"] if row else 0
+        # Where none is left, to look for them would be to look through all of the list once more.
+        empty = wanted and offset >= total
+        rows = [] if empty else await db.fetch(listed, *values, query.per_page, offset)
+    return Page(tuple(_csr(row) for row in rows), total)
 
 
 _DELETE = f"""
@@ -342,7 +352,11 @@ SELECT id FROM csr
 """
 
 
-_USED_BY = "SELECT id FROM custom_certificates WHERE account_id = $1 AND custom_csr_id = $2 ORDER BY id LIMIT 20"
+# By the key, which has an index.
+_USED_BY = """
+SELECT id FROM custom_certificates WHERE account_id = $1 AND custom_csr_id = $2
+    AND key_id = (SELECT key_id FROM custom_csrs WHERE account_id = $1 AND id = $2) LIMIT 20
+"""
 
 
 async def delete(db: Database, caller: Caller, scope: Scope, csr_id: UUID) -> None:
@@ -356,7 +370,7 @@ async def delete(db: Database, caller: Caller, scope: Scope, csr_id: UUID) -> No
     except Conflict as error:
         if error.clash is not Clash.IN_USE:
             raise
-        users = [row["id"] for row in await db.fetch(_USED_BY, scope.account_id, csr_id)]
+        users = sorted(row["id"] for row in await db.fetch(_USED_BY, scope.account_id, csr_id))
         named = ", ".join(map(str, users)) or "one that was deleted just now; try again"
         raise Conflict(f"The key of this CSR is used by custom certificates: {named}.", Clash.IN_USE) from None
     if row is None:

@@ -5,14 +5,18 @@ the queries here do (docs/decisions/0004-held-connections.md). Statements leave 
 """
 
 import asyncio
+import contextlib
+import os
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from enum import Enum, auto
 from importlib import resources
 from typing import TYPE_CHECKING, NoReturn, TypeAlias, TypeVar
+from uuid import UUID
+from weakref import WeakValueDictionary
 
 import asyncpg
 import msgspec
@@ -63,6 +67,8 @@ _LOST = (
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
 )
+# What PostgreSQL says that is none of our kinds, such as that the role may not.
+Refused = asyncpg.PostgresError
 _TRY_AGAIN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 _UNAVAILABLE = (
     OSError,  # TimeoutError is one
@@ -100,6 +106,8 @@ class Database:
         # The one that was used last is taken first, so that no more are open than are needed.
         self._idle: list[Connection | None] = [None] * size
         self._waiting: deque[tuple[float, asyncio.Future[Connection | None]]] = deque()
+        self._searches: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
+        self._searching = asyncio.Semaphore(max(size // 2, 1))
 
     async def close(self) -> None:
         while self._idle:
@@ -152,6 +160,22 @@ class Database:
 
     async def execute(self, sql: str, *args: object) -> str:
         return await self._run(lambda connection: connection.execute(sql, *args), writes=_writes(sql))
+
+    @asynccontextmanager
+    async def search(self, owner: UUID) -> AsyncIterator[None]:
+        """For statements that may look through a long list: one of an owner at a time, and of all half the connections.
+
+        Raises Unavailable for who waits too long.
+        """
+        lock = self._searches.setdefault(owner, asyncio.Lock())
+        async with contextlib.AsyncExitStack() as turns:
+            try:
+                async with asyncio.timeout(bounds.WAIT_SECONDS):
+                    await turns.enter_async_context(lock)
+                    await turns.enter_async_context(self._searching)
+            except TimeoutError:
+                raise _unavailable("other searches of long lists are running") from None
+            yield
 
     async def transaction(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """Run `work` in one transaction; it may run again after a serialization failure or a deadlock."""
@@ -253,7 +277,7 @@ class Database:
             if self._statement_cache_size
             else {}
         )
-        try:
+        with _readable():
             return await asyncpg.connect(
                 self._dsn,
                 timeout=bounds.CONNECT_SECONDS,
@@ -261,8 +285,6 @@ class Database:
                 statement_cache_size=self._statement_cache_size,
                 server_settings={"application_name": "keystead", "TimeZone": "UTC", **limits},
             )
-        except ValueError:
-            raise _unreadable() from None
 
 
 def _give_up(waiter: asyncio.Future[Connection | None]) -> None:
@@ -278,7 +300,7 @@ def _leave(error: BaseException, connection: Connection | None, *, writes: bool)
         _drop(connection)
         if writes and connection is not None and isinstance(error, _LOST):
             raise _unavailable("the database was lost while it wrote", in_doubt=True) from error
-        raise _unavailable("the database is not available") from error
+        raise _unavailable(_reason(error)) from error
     if isinstance(error, asyncpg.IntegrityConstraintViolationError):
         if isinstance(error, asyncpg.NotNullViolationError) and error.column_name == "kek_id":
             raise Unavailable("the ring of this server is not known here, or its KEK was retired") from None
@@ -291,6 +313,16 @@ def _leave(error: BaseException, connection: Connection | None, *, writes: bool)
         # its answer.
         _drop(connection)
     raise error
+
+
+def _reason(error: BaseException) -> str:
+    match error:
+        case asyncpg.LockNotAvailableError():
+            return "other requests are changing the same thing, and have not finished in time"
+        case asyncpg.QueryCanceledError() | TimeoutError():
+            return "the database has not answered in time"
+        case _:
+            return "the database is not available"
 
 
 def _writes(sql: str) -> bool:
@@ -364,19 +396,28 @@ async def state_at(dsn: str) -> SchemaState:
 
 async def _connect_once(dsn: str) -> Connection:
     try:
-        return await asyncpg.connect(dsn, timeout=bounds.CONNECT_SECONDS)
-    except ValueError:
-        raise _unreadable() from None
+        with _readable():
+            return await asyncpg.connect(dsn, timeout=bounds.CONNECT_SECONDS)
     except _UNAVAILABLE as error:
         raise Unavailable(f"the database cannot be reached: {error}") from None
     except asyncpg.PostgresError as error:
         raise Misconfigured(f"the database cannot be reached: {error}") from None
 
 
-def _unreadable() -> Misconfigured:
-    # The cause would quote parts of the address, and there may be a password in it.
-    text = "KEYSTEAD_DATABASE_URL cannot be read; in a password write / # ? @ : and % percent-encoded, / as %2F"
-    return Misconfigured(text)
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, OverflowError) as error:
+        # Of all that it may say only this quotes nothing of the address, and there may be a password in it.
+        if "root certificate file" in str(error):
+            raise Misconfigured(f"KEYSTEAD_DATABASE_URL asks for TLS: {str(error).splitlines()[0]}") from None
+        text = "KEYSTEAD_DATABASE_URL cannot be read; in a password write / # ? @ : and % percent-encoded, / as %2F"
+        raise Misconfigured(text) from None
+    except KeyError:
+        # Of the system's user, whom PostgreSQL's rules take where the address names none.
+        text = f"KEYSTEAD_DATABASE_URL names no user, and the uid {os.geteuid()} has no name here"
+        raise Misconfigured(f"{text}: write postgresql://user@host/database") from None
 
 
 _FOREIGN_TABLES = (
@@ -398,8 +439,18 @@ async def _version(connection: Connection) -> int:
 async def migrate(dsn: str) -> list[str]:
     """Bring an empty or older database to this program's schema; names what was applied, nothing if it was current.
 
-    One transaction for each step, under an advisory lock, with a short lock time-out: a migration that cannot have its
-    lock gives up rather than making every request of the serving release queue behind it.
+    One transaction for each step.
+    """
+    async with changing(dsn) as connection:
+        return [name async for name in _apply(connection, await _version(connection))]
+
+
+@asynccontextmanager
+async def changing(dsn: str) -> AsyncIterator[Connection]:
+    """A connection for what one process at a time changes: the schema, and who may do what with it.
+
+    Under an advisory lock, with a short lock time-out: what cannot have its lock gives up rather than making every
+    request of the serving release queue behind it. Raises Misconfigured then, and Unavailable when it is broken off.
     """
     connection = await _connect_once(dsn)
     try:
@@ -407,11 +458,12 @@ async def migrate(dsn: str) -> list[str]:
         limits = bounds.MIGRATION_LOCK_SECONDS, bounds.MIGRATION_SECONDS
         await connection.execute(set_, *map(_milliseconds, limits))
         await connection.execute("SELECT pg_advisory_lock($1)", _MIGRATION_LOCK)
-        return [name async for name in _apply(connection, await _version(connection))]
+        yield connection
     except asyncpg.LockNotAvailableError:
         raise Misconfigured("another migration is running, or a table is in use; try again in a moment") from None
     except (*_UNAVAILABLE, asyncpg.PostgresError) as error:
-        raise Unavailable(f"the migration was broken off; run it again, it goes on where it was: {error}") from None
+        text = "the change of the schema or its roles was broken off; run it again, it goes on where it was"
+        raise Unavailable(f"{text}: {error}") from None
     finally:
         await connection.close()
 

@@ -1,9 +1,10 @@
-"""DER (X.690), one value after the other: what app/pkcs10.py writes with, and app/foreign.py looks into. Pure."""
+"""DER (X.690), one value after the other: pkcs10.py and crl_bytes.py write with it, foreign.py looks into it. Pure."""
 
 import msgspec
 
 INTEGER, BIT_STRING, OCTET_STRING, NULL, OID = 0x02, 0x03, 0x04, 0x05, 0x06
-BOOLEAN, SEQUENCE, SET = 0x01, 0x30, 0x31
+BOOLEAN, ENUMERATED, SEQUENCE, SET = 0x01, 0x0A, 0x30, 0x31
+UTC_TIME, GENERALIZED_TIME = 0x17, 0x18
 UTF8, NUMERIC, PRINTABLE, TELETEX, IA5, UNIVERSAL, BMP = 0x0C, 0x12, 0x13, 0x14, 0x16, 0x1C, 0x1E
 
 MAX_OID = 64
@@ -31,6 +32,11 @@ def tlv(tag: int, content: bytes) -> bytes:
         return bytes((tag, length)) + content
     octets = length.to_bytes((length.bit_length() + 7) // 8, "big")
     return bytes((tag, 0x80 | len(octets))) + octets + content
+
+
+def integer(value: int) -> bytes:
+    """An INTEGER that is not negative."""
+    return tlv(INTEGER, value.to_bytes(value.bit_length() // 8 + 1, "big"))
 
 
 def first(data: bytes, begin: int = 0) -> Value:

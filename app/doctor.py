@@ -52,7 +52,7 @@ def examine(environ: Mapping[str, str]) -> list[Finding]:
             findings += asyncio.run(_database(settings, dsn))
     except (KeysteadError, OSError, asyncpg.PostgresError) as error:
         findings.append(Finding("database", False, _unreachable(settings, error)))
-    return [*findings, *_server(settings)]
+    return [*findings, *_tls(settings), *_server(settings)]
 
 
 def _unreachable(settings: config.Settings, error: Exception) -> str:
@@ -65,7 +65,7 @@ def _unreachable(settings: config.Settings, error: Exception) -> str:
 
 
 def _folder(path: Path) -> Finding:
-    if not path.is_dir() or not os.access(path, os.W_OK):
+    if not os.access(path, os.W_OK) or not path.is_dir():
         text = f"{path} is not there or cannot be written: set KEYSTEAD_DATA_DIR to a folder"
         return Finding("data folder", False, text)
     free = shutil.disk_usage(path).free
@@ -205,6 +205,18 @@ async def _custody(settings: config.Settings, database: Database) -> list[Findin
     return [Finding("custody", True, "the ring has every KEK that the database needs")]
 
 
+def _tls(settings: config.Settings) -> list[Finding]:
+    if settings.tls_cert is None or settings.tls_key is None:
+        return []
+    from app import tls
+
+    try:
+        os.close(tls.copied(settings.tls_cert, settings.tls_key))
+    except KeysteadError as error:
+        return [Finding("tls", False, f"{error}")]
+    return [Finding("tls", True, f"{settings.tls_cert} and its key can be served")]
+
+
 def _server(settings: config.Settings) -> list[Finding]:
     cores = os.cpu_count() or 1
     findings = []
@@ -214,20 +226,44 @@ def _server(settings: config.Settings) -> list[Finding]:
     parent = _parent(settings.data_dir)
     where = f"{settings.host}:{settings.port}"
     if parent is None:
-        return [
-            *findings,
-            Finding("server", True, f"none runs from this folder; `keystead serve` starts it on {where}"),
-        ]
+        return [*findings, _port(settings, where)]
     running = _workers(parent)
     if running < settings.workers:
         text = f"{running} of {settings.workers} workers run: look at the log of process {parent} for why they end"
         findings.append(Finding("workers", False, text))
     else:
         findings.append(Finding("workers", True, f"{running} of {settings.workers} run"))
+    if not _holds_port(parent, settings):
+        text = f"process {parent} of this folder does not serve on {where}"
+        text += ", where another server answers" if _answers(settings) else ""
+        return [*findings, Finding("server", False, f"{text}: give this command the environment of that server")]
     if not _answers(settings):
         text = f"process {parent} does not answer on {where}: look at its log, and restart it"
         return [*findings, Finding("server", False, text)]
     return [*findings, Finding("server", True, f"process {parent} answers on {where}")]
+
+
+def _port(settings: config.Settings, where: str) -> Finding:
+    from app import serve
+
+    try:
+        serve.check_port(settings)
+    except KeysteadError as error:
+        return Finding("server", False, f"none runs from this folder, and {error}")
+    return Finding("server", True, f"none runs from this folder; `keystead serve` starts it on {where}")
+
+
+def _holds_port(parent: int, settings: config.Settings) -> bool:
+    """Whether the port is this server's; also true where its files are another user's and cannot be looked at."""
+    from app import serve
+
+    try:
+        lines = Path(f"/proc/{parent}/net/unix").read_text().splitlines()
+        held = {os.readlink(file) for file in Path(f"/proc/{parent}/fd").iterdir()}  # noqa: PTH115 - it names no path
+    except OSError:
+        return True
+    sockets = (line.split(maxsplit=7) for line in lines if line.endswith(f"@{serve.port_name(settings)}"))
+    return any(f"socket:[{fields[6]}]" in held for fields in sockets)
 
 
 def _parent(folder: Path) -> int | None:

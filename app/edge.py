@@ -17,7 +17,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from app import bounds, db, metrics
+from app import bodies, bounds, db, metrics
 from app.limits import RateLimit, Verdict
 from app.model import Address, Network, Visit
 from app.request_log import RequestLog
@@ -35,6 +35,10 @@ _NOWHERE = "/-"
 # What decodes to itself, without an empty segment.
 _PLAIN = re.compile(r"(?:/[A-Za-z0-9_.-]+)+/?")
 _ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+
+# The server reads the file as fast as the client does; a body would be in its memory until the last byte was taken.
+_PATHSEND = "http.response.pathsend"
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -66,6 +70,7 @@ class Edge:
         self._short_road = short_road
         self._door = door
         self._log = log
+        self._spaces = bodies.Spaces()
         self._trusted = trusted_proxies
         self._policy = f'"default";q={rate_limit.quota};w={rate_limit.window}' if rate_limit else ""
 
@@ -81,7 +86,7 @@ class Edge:
         db.begin(reads=scope["method"] in {"GET", "HEAD"})
         visit = self._visit(scope)
         state = scope.setdefault("state", {})
-        state["visit"] = visit
+        state["visit"], state["spaces"] = visit, self._spaces
         status = 0
 
         async def answer(message: Message) -> None:
@@ -92,6 +97,8 @@ class Edge:
                 message["headers"] = [*_allow(message["headers"]), *own]
             elif visit.method == "HEAD":
                 message = {**message, "body": b""}
+            elif "file" in state and _PATHSEND in scope.get("extensions", ()):
+                message = {"type": _PATHSEND, "path": state["file"]}
             await send(message)
 
         try:
@@ -103,6 +110,8 @@ class Edge:
                 await send(self._start(short, visit.request_id, state.get("verdict")))
                 await send({"type": "http.response.body", "body": short.body})
         finally:
+            if "held" in state:
+                state["held"].give_back()
             seconds = time.perf_counter() - started
             route = _route(scope)
             metrics.answered(_dialect(visit.path), visit.method, route, status, seconds)

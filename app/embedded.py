@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from app import files
+from app import files, visible
 from app.errors import Misconfigured
 
 _log = logging.getLogger(__name__)
@@ -78,12 +78,23 @@ class Cluster:
 
     @property
     def dsn(self) -> str:
+        """The superuser's, as which roles.make makes the other two."""
         return self.address("keystead")
 
-    def address(self, database: str) -> str:
+    @property
+    def owner(self) -> str:
+        """For commands and migrations."""
+        return self.address("keystead", "keystead_owner")
+
+    @property
+    def servers(self) -> str:
+        """For what answers requests."""
+        return self.address("keystead", "keystead_api")
+
+    def address(self, database: str, role: str = "keystead") -> str:
         """Only `keystead`, `postgres` and the templates exist; `postgres` is where to connect to create others."""
         folder = quote(os.fsencode(_socket_folder(self._place.home)), safe="")
-        return f"postgresql:///{quote(database, safe='')}?host={folder}&port={_PORT}&user=keystead&sslmode=disable"
+        return f"postgresql:///{quote(database, safe='')}?host={folder}&port={_PORT}&user={role}&sslmode=disable"
 
     def alive(self) -> bool:
         return _postmaster(self._place.data) is not None
@@ -137,11 +148,27 @@ def _find_place(data_dir: Path) -> _Place:
     home.mkdir(mode=0o700, exist_ok=True)
     place = _Place(home, package / "pginstall" / "bin", version.partition(".")[0])
     if os.geteuid() != 0:
-        return place
+        return _place_of_user(place, os.geteuid())
     roots = not (home / "elsewhere").exists() and (not place.data.exists() or place.data.stat().st_uid == 0)
     if roots and _namespace_works(place):
         return place._replace(prefix=_UNSHARE)
     return _place_of_nobody(place, package, version)
+
+
+def _place_of_user(place: _Place, uid: int) -> _Place:
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        # PostgreSQL asks for the name, and has one in a namespace in which it is nobody.
+        if not os.access(place.home, os.W_OK):
+            return place  # that is said first
+        if _namespace_works(place):
+            return place._replace(prefix=_UNSHARE)
+        raise Misconfigured(
+            f"PostgreSQL does not run as the uid {uid}, which has no name in /etc/passwd, where user namespaces are "
+            "refused: give it one, or set KEYSTEAD_DATABASE_URL"
+        ) from None
+    return place
 
 
 def _namespace_works(place: _Place) -> bool:
@@ -171,7 +198,8 @@ def _place_of_nobody(place: _Place, package: Path, version: str) -> _Place:
     else:
         home = _SHARED / hashlib.sha256(os.fsencode(inside)).hexdigest()[:16]
         _make_folder(home, 0o711)
-        _log.warning("the user nobody cannot reach %s, so the database is in %s: back that up too", inside, home)
+        text = "the user nobody cannot reach %s, so the database is in %s: back that up too"
+        _log.warning(text, *(visible.text(str(path)) for path in (inside, home)))
     return place._replace(home=home, programs=programs, note=note)
 
 
@@ -285,7 +313,7 @@ def _stop(place: _Place) -> None:
                     os.kill(pid, how)
                 told = pid
             time.sleep(0.01)
-    _log.error("PostgreSQL in %s does not stop", place.home)
+    _log.error("PostgreSQL in %s does not stop", visible.text(str(place.home)))
 
 
 def _postmaster(data: Path, status: str | None = None) -> int | None:

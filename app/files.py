@@ -47,3 +47,8 @@ def sync(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_read_only(path: Path) -> bool:
+    """Whether it lies on a mount where nobody can change its mode, such as one with secrets."""
+    return bool(os.statvfs(path).f_flag & os.ST_RDONLY)

@@ -1,21 +1,25 @@
 """What `keystead serve` does before it serves: schema, ring, first account, credentials file."""
 
 import asyncio
-import getpass
 import os
+import pwd
 import re
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import msgspec
 
-from app import __version__, accounts, db, files, keyring, policies, ringfile, tokens, zones
+from app import __version__, accounts, db, files, keyring, policies, ringfile, roles, tokens, visible, zones
 from app.config import Settings
 from app.errors import KeyDamaged, Misconfigured, NotFound
 from app.keyring import Peppers
 from app.model import Account, Actor, Caller, Role
 from app.ringfile import Ring
+
+if TYPE_CHECKING:
+    from app.embedded import Cluster
 
 FIRST_SLUG = "default"
 FIRST_ZONE = "example.com"
@@ -23,22 +27,38 @@ FIRST_EMAIL = "admin@example.com"
 
 
 def operator() -> Caller:
-    """The command line acts in nobody's scope: it is audited by the operating system's user."""
+    """The command line acts in nobody's scope: it is audited by the operating system's user.
+
+    That is who the process runs as, never what LOGNAME or USER say. What sudo says stands beside it, since whoever is
+    not root can say it too.
+    """
+    uid = os.getuid()
     try:
-        name = getpass.getuser()
-    except (KeyError, OSError):
-        name = f"uid {os.getuid()}"
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        name = f"uid {uid}"
+    before = os.environ.get("SUDO_UID", "")
+    if re.fullmatch("[0-9]{1,10}", before):
+        name = f"{name} (SUDO_UID={before})"
     return Caller(actor=Actor.OPERATOR, id=UUID(int=0), reach={}, name=name, method="CLI")
 
 
-def prepare(settings: Settings) -> str:
-    """Make the installation ready to serve, and say in a banner what it is; raises Misconfigured."""
-    return asyncio.run(_prepare(settings))
+def prepare(settings: Settings, cluster: "Cluster | None" = None) -> str:
+    """Make the installation ready to serve, and say in a banner what it is; raises Misconfigured.
+
+    In the bundled PostgreSQL, its `cluster`, the servers' role is made ready too.
+    """
+    return asyncio.run(_prepare(settings, cluster))
 
 
-async def _prepare(settings: Settings) -> str:
+async def _prepare(settings: Settings, cluster: "Cluster | None" = None) -> str:
+    if cluster is not None:
+        await roles.make(cluster.dsn)
+        settings = msgspec.structs.replace(settings, database_url=cluster.owner)
     dsn = settings.database_url or ""
     await _schema(settings, dsn)
+    if cluster is not None:
+        await roles.grant(dsn)
     database = db.Database(dsn, 1, settings.statement_cache_size)
     try:
         await db.require_current(database)
@@ -156,18 +176,18 @@ def _banner(settings: Settings, credentials: Path | None) -> str:
     lines = [
         f"Keystead {__version__} serves on {settings.public_url}",
         "",
-        f"  back up      {settings.keyring}",
+        f"  back up      {visible.text(str(settings.keyring))}",
         "               together with the database: without this ring no private key can ever be opened again",
     ]
     if credentials is None:
         return "\n".join([*lines, "", "  credentials  `keystead token create` makes a token", ""])
     lines += [
-        f"  credentials  {credentials}",
+        f"  credentials  {visible.text(str(credentials))}",
         f"  reference    {settings.public_url}/docs",
         "",
         "Make a first CSR by pasting this line; it prints the PEM:",
         "",
-        _TRY.format(credentials=shlex.quote(str(credentials))),
+        _TRY.format(credentials=visible.text(shlex.quote(str(credentials)))),
         "",
     ]
     return "\n".join(lines)

@@ -374,7 +374,9 @@ def _attributes(content: bytes) -> bytes:
     made = []
     for attribute in attributes:
         parts = values(_content(attribute, SEQUENCE, "an attribute"))
-        if len(parts) == 2 and dotted(parts[0].content) in _EXTENSION_REQUESTS:
+        if [part.tag for part in parts] != [OID, SET]:
+            raise Malformed("an attribute is not a type and a SET of values")
+        if dotted(parts[0].content) in _EXTENSION_REQUESTS:
             lists = values(_content(parts[1], SET, "its extension request"))
             if len(lists) > 1:
                 raise Malformed("it has more than one extension request")

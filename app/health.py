@@ -17,6 +17,8 @@ from app.model import Visit
 
 AnyRequest = Request[Any, Any, Any]
 METRICS = "/metrics"
+# What proxies add to a request, and scrapers do not send.
+_FORWARDED = frozenset({"forwarded", "via", "x-real-ip"})
 READY_SECONDS = 1.0
 EXPIRY_SECONDS = 60.0
 
@@ -65,9 +67,12 @@ async def metrics_(request: AnyRequest) -> Response[bytes]:
 
 
 def _may_see(request: AnyRequest, house: House, visit: Visit) -> bool:
-    # A proxy on this machine that is not said to be one must not open it to its clients.
+    # A proxy on this machine that is not said to be one, or that does not say for whom it asks, must not open it to its
+    # clients.
     peer = edge.parsed(request.client.host) if request.client else None
-    if "x-forwarded-for" in request.headers and visit.address == peer:
+    names = request.headers.keys()
+    forwarded = any(name in _FORWARDED or name.startswith("x-forwarded") for name in names)
+    if forwarded and visit.address == peer:
         return False
     return visit.address is not None and any(visit.address in network for network in house.metrics_from)
 

@@ -5,7 +5,9 @@ revoked like any other.
 """
 
 import secrets
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -49,16 +51,20 @@ def validity(
     if issuer is None and not_before is None and ends <= today:
         raise Refusal("notAfter date is in the past")
     if issuer and begins < issuer.not_before:
-        raise Refusal("notBefore date is before CA certificate's notBefore date")
+        raise Refusal(f"notBefore date is before CA certificate's notBefore date: that is {_shown(issuer.not_before)}")
     if begins >= ends:
-        raise Refusal("notBefore date is after notAfter date")
+        raise Refusal(f"notBefore date is after notAfter date: they are {_shown(begins)} and {_shown(ends)}")
     if issuer and ends > issuer.not_after:
-        raise Refusal("notAfter date is after CA certificate's notAfter date")
+        raise Refusal(f"notAfter date is after CA certificate's notAfter date: that is {_shown(issuer.not_after)}")
     if not_before and begins < today - MAX_BACKDATED:
         raise Refusal("notBefore date is more than 48 hours in the past")
     if ends <= today:
         raise Refusal("notAfter date is in the past")
     return begins, ends
+
+
+def _shown(time: datetime) -> str:
+    return f"{time:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def latest(authority: Authority) -> CaCertificate:
@@ -68,14 +74,50 @@ def latest(authority: Authority) -> CaCertificate:
     return authority.certificate
 
 
-def installed(authority: Authority) -> CaCertificate:
-    """The certificate that a CA signs under; raises Refusal for a CA without one, or with one expired or revoked."""
+async def installed(db: Database, authority: Authority) -> CaCertificate:
+    """The certificate that a CA signs under.
+
+    Raises Refusal for a CA without one, with one that has expired, or with one that a CA of this server has revoked,
+    itself or above it.
+    """
     certificate = latest(authority)
     if certificate.not_after <= now():
-        raise Refusal("CA is expired")
-    if certificate.revoked:
-        raise Refusal("CA certificate is revoked")
+        raise Refusal(f"CA is expired: its certificate ended on {_shown(certificate.not_after)}")
+    path = chains.stored(certificate.pem + certificate.chain)
+    revoked = path[0] if certificate.revoked else await revoked_among(db, path)
+    if revoked:
+        text = "by the CA above it" if revoked == path[0] else f"{chains.named(revoked.subject)} above it"
+        raise Refusal(f"CA certificate is revoked: {text}")
     return certificate
+
+
+# The accounts are those whose CA's key has signed a certificate of the path: a parent may be another account's. All of
+# them are fetched, as a plan for the revoked ones alone might go through all that are.
+_SIGNED_HERE = """
+SELECT signed.place, i.revoked_at
+FROM unnest($1::integer[], $2::bytea[], $3::text[]) AS signed (place, spki_sha256, serial)
+JOIN certificate_authorities c ON c.spki_sha256 = signed.spki_sha256
+JOIN issued_certificates i ON i.account_id = c.account_id AND i.ca_id = c.id AND i.serial = signed.serial
+ORDER BY signed.place
+"""
+
+
+async def revoked_among(db: Database, path: Sequence[x509.Certificate]) -> x509.Certificate | None:
+    """The first certificate of a path, each one signed by the next, that its issuer has revoked, if that is here."""
+    places = [
+        (place, chains.spki_digest(issuer), f"{certificate.serial_number:040x}")
+        for place, (certificate, issuer) in enumerate(pairwise(path))
+    ]
+    rows = await db.fetch(_SIGNED_HERE, *map(list, zip(*places, strict=True))) if places else []
+    return next((path[row["place"]] for row in rows if row["revoked_at"]), None)
+
+
+def require_other(subject: x509.Name, public_key: pkix.PublicKey | None, issuer: x509.Certificate) -> None:
+    """Raise Refusal for the name or the key of the CA itself: nobody could tell the two apart."""
+    if subject.public_bytes() == issuer.subject.public_bytes():
+        raise Refusal("The subject is that of this CA itself.")
+    if public_key and chains.spki_of(public_key) == chains.spki_digest(issuer):
+        raise Refusal("The CSR's key is that of this CA itself.")
 
 
 def new_serial() -> int:
@@ -173,7 +215,7 @@ async def _unwilling(db: Database, authority: Authority, meant: pkix.ToSign) -> 
     """Why a CA that was there and active signs no more."""
     if await db.fetchrow(_IS_THERE, authority.account_id, authority.id) is None:
         return no_ca(str(authority.id))
-    return Refusal("CA is disabled" if meant.ca else "CA is not active")
+    return Refusal("CA is disabled" if meant.ca else "CA is not active: it is disabled")
 
 
 def _profile(meant: pkix.ToSign) -> Profile:
@@ -182,10 +224,9 @@ def _profile(meant: pkix.ToSign) -> Profile:
     return Profile.INTERMEDIATE if meant.ca else Profile.LEAF
 
 
-_GET = f"""
-SELECT account_id, ca_id, {_COLUMNS}, pem, revoked_at, revocation_reason, created_at, modified_at
-FROM issued_certificates WHERE account_id = $1 AND serial = $2
-"""
+# As `issued` takes them.
+ISSUED = f"account_id, ca_id, {_COLUMNS}, pem, revoked_at, revocation_reason, created_at, modified_at"
+_GET = f"SELECT {ISSUED} FROM issued_certificates WHERE account_id = $1 AND serial = $2"
 
 
 async def get(db: Database, account_id: UUID, serial: str) -> Issued:
@@ -226,8 +267,7 @@ async def signed(db: Database, certificate: Issued) -> Signed:
 
 
 _FOR_OPERATOR = f"""
-SELECT account_id, ca_id, {_COLUMNS}, pem, revoked_at, revocation_reason, created_at, modified_at
-FROM issued_certificates WHERE account_id = $1 AND ca_id = $2 ORDER BY created_at, id LIMIT $3
+SELECT {ISSUED} FROM issued_certificates WHERE account_id = $1 AND ca_id = $2 ORDER BY created_at, id LIMIT $3
 """
 MAX_LISTED = 1000
 

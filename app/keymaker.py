@@ -19,13 +19,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from app import keys
+from app import child, keys
 from app.model import KeyType
 
 _LENGTH = struct.Struct(">I")
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
-# Where this package is, wherever and however the worker was started.
-_HOME = str(Path(__file__).parent.parent)
 
 
 class Maker:
@@ -48,15 +46,14 @@ class Maker:
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                # Not what the current folder has under this name.
                 turns = [str(self._turns)] if self._turns else []
-                command = [sys.executable, "-P", "-m", "app.keymaker", str(theirs.fileno()), str(os.getpid()), *turns]
+                command = child.command("app.keymaker", str(theirs.fileno()), str(os.getpid()), *turns)
                 self._process = subprocess.Popen(  # noqa: ASYNC220, S603 - our own interpreter; it takes a millisecond
                     command,
                     pass_fds=(theirs.fileno(),),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
-                    env={**os.environ, "PYTHONPATH": _HOME},
+                    env=child.environ(),
                 )
             self._streams = await asyncio.open_connection(sock=ours)
         except BaseException:

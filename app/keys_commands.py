@@ -33,11 +33,11 @@ def init() -> None:
     path = console.settings().keyring
     try:
         ringfile.create(path)
-    except FileExistsError:
-        raise Misconfigured(f"there is a ring already: {path}") from None
     except OSError as error:
+        if path.exists():
+            raise Misconfigured(f"there is a ring already: {path}") from None
         raise Misconfigured(f"the ring {path} cannot be written ({error.strerror})") from None
-    print(f"made the ring {path}: back it up, apart from the database")
+    console.say(f"made the ring {path}: back it up, apart from the database")
 
 
 @keys.command("add")
@@ -55,7 +55,7 @@ def add(pepper: bool) -> None:
         await keyring.note(db, console.operator(f"keys add {entry.id}"), audit.Action.CREATE, audit.Resource.RING)
         return entry.id
 
-    print(f"added KEK {console.run_with_ring(work)}, not yet current: {BACK_UP}, then run `keystead keys rotate`")
+    console.say(f"added KEK {console.run_with_ring(work)}, not yet current: {BACK_UP}, then run `keystead keys rotate`")
 
 
 @keys.command("status")
@@ -149,7 +149,7 @@ def retire(id_: str, revoke: bool) -> None:
         await keyring.retire(db, ring, caller, console.settings().keyring, id_)
         return f"retired KEK {id_}: what is left of it are the copies of the ring that you keep"
 
-    print(console.run_with_ring(work))
+    console.say(console.run_with_ring(work))
 
 
 def _uuid(text: str) -> UUID | None:
@@ -181,7 +181,7 @@ def verify(rate: int | None) -> None:
 
 def _report(damaged: list[Damage]) -> None:
     for damage in damaged:
-        print(f"keystead: {damage.reason}", file=sys.stderr)
+        console.complain(damage.reason)
     if damaged:
         sys.exit(1)
 

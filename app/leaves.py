@@ -19,6 +19,7 @@ from app.ringfile import Ring
 
 MAX_NAMES = 150
 MAX_URI = 2048
+_SHOWN = 5
 # What a key of each kind can be used for in a certificate that is no CA's (RFC 4055 section 1.2, RFC 8813 section 3).
 _ALLOWED = {
     True: {"digitalSignature", "nonRepudiation", "keyEncipherment", "dataEncipherment"},
@@ -26,6 +27,9 @@ _ALLOWED = {
 }
 # RFC 3161 section 2.3, and what verifiers take beside it.
 _FOR_TIME_STAMPS = {"digitalSignature", "nonRepudiation"}
+# What a CSR gets by asking for it; time stamps too, when it asks for nothing else.
+_FROM_CSR = {"serverAuth", "clientAuth", "codeSigning", "emailProtection"}
+_ANY_PURPOSE = "2.5.29.37.0"
 _EMAIL = re.compile(r"[\x21-\x3f\x41-\x7e]{1,64}@[A-Za-z0-9.-]{1,253}")
 # With an authority there is a host in it (RFC 5280 section 4.2.1.6).
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?://[\x21-\x2e\x30-\x7e][\x21-\x7e]*|(?!//)[\x21-\x7e]+)")
@@ -70,17 +74,22 @@ def problems(asked: LeafRequest) -> tuple[Problem, ...]:
 async def sign(
     db: Database, ring: Ring, caller: Caller, scope: Scope, ca_id: UUID, asked: LeafRequest, pki_url: str | None
 ) -> Signed:
-    """Sign a CSR; its subject, key and names are taken, and nothing else. Raises Invalid, NotFound, Refusal."""
+    """Sign a CSR: its subject and key are taken, and its names and usages unless others are asked for.
+
+    Raises Invalid, NotFound, Refusal.
+    """
     authority, issuer = await _signer(db, scope, ca_id, asked)
     try:
         request = pkix.read_csr(asked.csr)
     except pkix.BadCsr as error:
         raise Refusal(str(error)) from None
+    issuing.require_other(request.subject, request.public_key, *chains.stored(issuer.pem))
     weakness = pkix.weakness(request.public_key)
     if weakness or request.public_key is None:
         raise Refusal(weakness)
     common_name = asked.common_name or request.common_name
     sans = _given(asked.alt_names) or tuple(dict.fromkeys(request.sans))
+    asked = _with_usages(asked, request, rsa_key=isinstance(request.public_key, rsa.RSAPublicKey))
     meant = _leaf(authority, issuer, asked, request.subject, request.public_key, pki_url)
     meant = msgspec.structs.replace(meant, sans=_judged(sans or _from(common_name), scope.name_policy))
     return await _sign(db, ring, caller, authority, issuer, meant, asked, common_name, audit.Action.SIGN)
@@ -104,7 +113,9 @@ async def issue(
     sans = _judged(_given(asked.alt_names) or _from(asked.common_name), scope.name_policy)
     subject = pkix.common_name(asked.common_name)
     # Whatever is wrong is found before a key is made for it.
-    stand_in = chains.read(issuer.pem)[0].public_key()
+    (issuer_certificate,) = chains.stored(issuer.pem)
+    issuing.require_other(subject, None, issuer_certificate)
+    stand_in = issuer_certificate.public_key()
     if not isinstance(stand_in, pkix.PublicKey):
         raise TypeError("neither an RSA nor an EC key")
     meant = msgspec.structs.replace(_leaf(authority, issuer, asked, subject, stand_in, pki_url), sans=sans)
@@ -121,8 +132,8 @@ async def _signer(db: Database, scope: Scope, ca_id: UUID, asked: LeafRequest) -
         raise Invalid(found)
     authority = await authorities.get(db, scope, ca_id)
     if authority.disabled or authority.certificate is None:
-        raise Refusal("CA is not active")
-    issuer = issuing.installed(authority)
+        raise Refusal(f"CA is not active: {'it is disabled' if authority.disabled else 'it has no certificate yet'}")
+    issuer = await issuing.installed(db, authority)
     if authority.requires_template:
         raise Refusal("Certificate template or subscriber is required for issuance")
     return authority, issuer
@@ -137,7 +148,7 @@ def _leaf(
     pki_url: str | None,
 ) -> pkix.ToSign:
     begins, ends = issuing.validity(issuer, asked.not_before, _ends(asked))
-    (issuer_certificate,) = chains.read(issuer.pem)
+    (issuer_certificate,) = chains.stored(issuer.pem)
     return pkix.ToSign(
         issuer=issuer_certificate,
         subject=subject,
@@ -161,7 +172,23 @@ def _ends(asked: LeafRequest) -> datetime:
     try:
         return (asked.not_before or issuing.now()) + asked.ttl
     except OverflowError:
-        raise Refusal("notAfter date is after CA certificate's notAfter date") from None
+        raise Refusal("notAfter date is after CA certificate's notAfter date: X.509 ends with the year 9999") from None
+
+
+def _with_usages(asked: LeafRequest, request: pkix.Request, *, rsa_key: bool) -> LeafRequest:
+    """With the CSR's usages where the request names none, as far as they can be given.
+
+    Raises Refusal for a CSR that asks for purposes of which none is given: it would come out for another one.
+    """
+    extended = asked.extended_key_usages or request.extended_key_usages
+    if not asked.extended_key_usages and extended not in {(), ("timeStamping",)}:
+        extended = tuple(usage for usage in extended if usage in _FROM_CSR)
+        if not extended and _ANY_PURPOSE not in request.extended_key_usages:
+            wanted = ", ".join(request.extended_key_usages[:_SHOWN])
+            raise Refusal(f"The CSR asks for extended key usages that are not given ({wanted}); name extendedKeyUsages")
+    allowed = _FOR_TIME_STAMPS if "timeStamping" in extended else _ALLOWED[rsa_key]
+    usages = asked.key_usages or tuple(usage for usage in request.key_usages if usage in allowed)
+    return msgspec.structs.replace(asked, key_usages=usages, extended_key_usages=extended)
 
 
 def _asked_usages(asked: LeafRequest) -> tuple[str, ...]:

@@ -175,9 +175,10 @@ async def _patiently(work: Callable[[], Awaitable[T]]) -> T:
     while True:
         try:
             return await work()
-        except Unavailable:
+        except Unavailable as error:
             if time.monotonic() > deadline:
-                raise
+                _log.warning("a worker waits for the database before it serves", reason=str(error))
+                deadline = time.monotonic() + bounds.DATABASE_PATIENCE_SECONDS
             await asyncio.sleep(0.2)
 
 

@@ -33,6 +33,8 @@ TYPES = ("legacy_custom", "sni_custom")
 DEPLOYS = ("staging", "production")
 GEO_LABELS = ("us", "eu", "highest_security")
 MAX_POLICY = 1024
+# Each list of certificates shows them all, fifty certificates a page.
+MAX_HOSTS = 2000
 MAX_PRIORITY = 2**31 - 1
 SOON = timedelta(days=14)
 ROOTS_OF_ONE_NAME = 10
@@ -169,6 +171,9 @@ async def judged(
     leaf = chains.facts(bundle.leaf)
     if leaf.spki_sha256 != key.spki_sha256:
         raise Invalid((Problem(Rule.KEY_MISMATCH, "certificate", await _mismatch(db, caller, scope, leaf, key)),))
+    if len(leaf.hosts) > MAX_HOSTS:
+        text = f"certificate names {len(leaf.hosts)} hosts; at most {MAX_HOSTS} are allowed."
+        raise Invalid((Problem(Rule.CERTIFICATE, "certificate", text),))
     chains.judge_leaf(bundle.leaf, now)
     await _require_host(db, scope, leaf)
     if method is BundleMethod.FORCE:

@@ -36,10 +36,13 @@ def icann_suffixes() -> PublicSuffixList:
     return PublicSuffixList(only_icann=True, accept_unknown=False)
 
 
-def broken(name: str, policy: NamePolicy) -> tuple[Rule, str] | None:
-    """The first rule that `name` breaks as a SAN, with a sentence for the caller; None when it breaks none."""
+def broken(name: str, policy: NamePolicy, *, suggest: bool = True) -> tuple[Rule, str] | None:
+    """The first rule that `name` breaks as a SAN, with a sentence for the caller; None when it breaks none.
+
+    To suggest an A-label takes some milliseconds, so who has many names asks for few.
+    """
     if not name.isascii():
-        return Rule.NAME_NOT_ASCII, _not_ascii(name)
+        return Rule.NAME_NOT_ASCII, _not_ascii(name, suggest=suggest)
     problem = _syntax(name)
     if problem:
         return Rule.NAME_SYNTAX, f"{quoted(name)} is not a hostname: {problem}."
@@ -134,7 +137,9 @@ def _is_a_label(encoded: str) -> bool:
         return False
 
 
-def _not_ascii(name: str) -> str:
+def _not_ascii(name: str, *, suggest: bool) -> str:
+    if not suggest:
+        return f"{quoted(name)} has non-ASCII characters; write it in its A-label form (xn--…)."
     try:
         wildcard = "*." if name.startswith("*.") else ""
         a_label = wildcard + idna.encode(name.removeprefix("*."), uts46=True).decode("ascii")

@@ -1,6 +1,9 @@
 """Pages for people: the API to read and try, and the reference of the errors. Nothing is loaded from elsewhere."""
 
+import hashlib
 import html
+import os
+from functools import cache, lru_cache
 from importlib import resources
 from typing import Any
 
@@ -16,6 +19,7 @@ _ASSETS = {
     "swagger-ui.css": "text/css",
     "swagger-ui-bundle.js": "text/javascript",
     "favicon-32x32.png": "image/png",
+    "start.js": "text/javascript",
 }
 _POLICY = {
     "Content-Security-Policy": (
@@ -44,9 +48,41 @@ _START = """window.addEventListener("load", () => {
 """
 
 
+class Page(msgspec.Struct, frozen=True):
+    """A document that stays the same while the server runs; its ETag is a strong one (RFC 9110 section 8.8.3)."""
+
+    body: bytes
+    media_type: str
+    headers: dict[str, str]
+    file: str
+
+
+def _page(body: bytes, media_type: str, policy: dict[str, str] = _POLICY) -> Page:
+    etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    file = os.memfd_create(media_type)
+    os.write(file, body)
+    # It may be kept, but is to be asked about each time: another release has another one.
+    headers = {"ETag": etag, "Cache-Control": "no-cache", **policy}
+    return Page(body, media_type, headers, f"/proc/{os.getpid()}/fd/{file}")
+
+
+def _answer(request: AnyRequest, page: Page) -> Response[bytes]:
+    """The page, or 304 for whoever has it (RFC 9110 section 13.1.2)."""
+    known = ",".join(request.headers.getall("if-none-match", []))
+    if any(tag.strip().removeprefix("W/") in (page.headers["ETag"], "*") for tag in known.split(",")):
+        return Response(b"", status_code=304, headers=page.headers)
+    request.scope["state"]["file"] = page.file
+    return Response(page.body, media_type=page.media_type, headers=page.headers)
+
+
 @get("/openapi.json")
 async def openapi_json(request: AnyRequest) -> Response[bytes]:
-    return Response(msgspec.json.encode(document(wire.house(request).public_url)), media_type="application/json")
+    return _answer(request, _openapi(wire.house(request).public_url))
+
+
+@lru_cache(maxsize=1)
+def _openapi(public_url: str) -> Page:
+    return _page(msgspec.json.encode(document(public_url)), "application/json", {})
 
 
 def document(public_url: str) -> dict[str, Any]:
@@ -58,15 +94,15 @@ def document(public_url: str) -> dict[str, Any]:
 
 
 @get("/docs")
-async def docs() -> Response[bytes]:
+async def docs(request: AnyRequest) -> Response[bytes]:
+    return _answer(request, _docs())
+
+
+@cache
+def _docs() -> Page:
     head = '<link rel="icon" href="/docs/favicon-32x32.png">\n<link rel="stylesheet" href="/docs/swagger-ui.css">'
     scripts = '<script src="/docs/swagger-ui-bundle.js"></script>\n<script src="/docs/start.js"></script>'
     return _html("Keystead API", f'<div id="api"></div>\n{scripts}', head)
-
-
-@get("/docs/start.js")
-async def start() -> Response[bytes]:
-    return Response(_START.encode(), media_type="text/javascript", headers=_POLICY)
 
 
 @get("/docs/{name:str}")
@@ -74,13 +110,25 @@ async def asset(request: AnyRequest) -> Response[bytes]:
     name: str = request.path_params["name"]
     if name not in _ASSETS:
         raise NotFoundException
+    return _answer(request, _asset(name))
+
+
+@cache
+def _asset(name: str) -> Page:
+    if name == "start.js":
+        return _page(_START.encode(), _ASSETS[name])
     vendor = resources.files("swagger_ui_bundle").joinpath("vendor")
     folder = next(entry for entry in vendor.iterdir() if entry.name.startswith("swagger-ui-"))
-    return Response(folder.joinpath(name).read_bytes(), media_type=_ASSETS[name], headers=_POLICY)
+    return _page(folder.joinpath(name).read_bytes(), _ASSETS[name])
 
 
 @get("/docs/errors")
-async def errors() -> Response[bytes]:
+async def errors(request: AnyRequest) -> Response[bytes]:
+    return _answer(request, _errors())
+
+
+@cache
+def _errors() -> Page:
     rows = "\n".join(
         f'<tr id="{code}"><td><a href="#{code}">{code}</a></td><td>{status}</td><td>{html.escape(text)}</td></tr>'
         for code, (status, text) in sorted(wire.CODES.items())
@@ -93,9 +141,8 @@ async def errors() -> Response[bytes]:
     return _html("Keystead error reference", f"<h1>Error reference</h1>\n{head}\n{rows}\n</tbody></table>", style)
 
 
-HANDLERS = [openapi_json, docs, start, asset, errors]
+HANDLERS = [openapi_json, docs, asset, errors]
 
 
-def _html(title: str, body: str, head: str) -> Response[bytes]:
-    page = _PAGE.format(title=title, head=head, body=body)
-    return Response(page.encode(), media_type="text/html", headers=_POLICY)
+def _html(title: str, body: str, head: str) -> Page:
+    return _page(_PAGE.format(title=title, head=head, body=body).encode(), "text/html")

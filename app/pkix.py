@@ -1,7 +1,7 @@
-"""Pure X.509: builds CSRs (RFC 2986), and certificates and CRLs (RFC 5280). No I/O; clock and serials are passed in."""
+"""Pure X.509: builds CSRs (RFC 2986) and certificates (RFC 5280). No I/O; clock and serials are passed in."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
 
 import msgspec
@@ -115,11 +115,14 @@ class Request(msgspec.Struct, frozen=True):
     """What is taken from a CSR; `sans` are its names in their order, whatever their type.
 
     `rewritten` when the subject has strings that their types cannot hold: it is signed with others of the same text.
+    The usages are in the words of KEY_USAGES and EXTENDED_KEY_USAGES; a purpose that has none there is its dotted OID.
     """
 
     subject: x509.Name
     public_key: PublicKey | None
     sans: tuple[x509.GeneralName, ...]
+    key_usages: tuple[str, ...] = ()
+    extended_key_usages: tuple[str, ...] = ()
     rewritten: bool = False
 
     @property
@@ -147,13 +150,14 @@ def read_csr(text: str) -> Request:
         request = foreign.request(sent)
         read = request.read
         sans = [e.value for e in read.extensions if isinstance(e.value, x509.SubjectAlternativeName)]
-        subject = read.subject
+        usages = _usages(read.extensions)
     except foreign.Unreadable as error:
         whose = foreign.subject_of(sent)
         raise BadCsr(f"The CSR{f' ({whose})' if whose else ''} cannot be read: {error}.") from None
-    _require_subject(subject)
-    rewritten = subject.public_bytes() not in request.info
-    return Request(subject, _signing_key(request), tuple(sans[0]) if sans else (), rewritten)
+    _require_subject(read.subject)
+    rewritten = read.subject.public_bytes() not in request.info
+    names = tuple(sans[0]) if sans else ()
+    return Request(read.subject, _signing_key(request), names, *usages, rewritten)
 
 
 def _signing_key(request: foreign.Request) -> PublicKey | None:
@@ -177,6 +181,16 @@ def _signing_key(request: foreign.Request) -> PublicKey | None:
     if not signed:
         raise BadCsr("The CSR's signature is not valid: it was changed, or signed with another key.")
     return public_key
+
+
+def _usages(extensions: x509.Extensions) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    key_usage = next((e.value for e in extensions if isinstance(e.value, x509.KeyUsage)), None)
+    extended = next((e.value for e in extensions if isinstance(e.value, x509.ExtendedKeyUsage)), ())
+    # Without keyAgreement these two mean nothing, and the library does not tell them (RFC 5280 section 4.2.1.3).
+    unsaid = set() if key_usage and key_usage.key_agreement else {"encipher_only", "decipher_only"}
+    key_usages = [word for word, name in KEY_USAGES.items() if name not in unsaid and getattr(key_usage, name, False)]
+    words = {oid: word for word, oid in EXTENDED_KEY_USAGES.items()}
+    return tuple(key_usages), tuple(dict.fromkeys(words.get(oid, oid.dotted_string) for oid in extended))
 
 
 def _require_subject(subject: x509.Name) -> None:
@@ -283,61 +297,6 @@ def authority_key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdent
     except x509.ExtensionNotFound:
         ski = x509.SubjectKeyIdentifier.from_public_key(issuer.public_key()).digest
     return x509.AuthorityKeyIdentifier(ski, None, None)
-
-
-class Revoked(msgspec.Struct, frozen=True):
-    """An entry of a CRL; `reason` is the number of RFC 5280 section 5.3.1."""
-
-    serial: int
-    revoked_at: datetime
-    reason: int
-
-
-# RFC 5280 section 5.3.1; UNSPECIFIED is left out of an entry, as that section asks.
-REASONS = {
-    1: x509.ReasonFlags.key_compromise,
-    2: x509.ReasonFlags.ca_compromise,
-    3: x509.ReasonFlags.affiliation_changed,
-    4: x509.ReasonFlags.superseded,
-    5: x509.ReasonFlags.cessation_of_operation,
-    6: x509.ReasonFlags.certificate_hold,
-    9: x509.ReasonFlags.privilege_withdrawn,
-    10: x509.ReasonFlags.aa_compromise,
-}
-
-
-def crl(
-    issuer: x509.Certificate,
-    private_key: PrivateKey,
-    number: int,
-    this_update: datetime,
-    next_update: datetime,
-    revoked: Sequence[Revoked],
-) -> bytes:
-    """A CRL of version 2 in DER, with AKI and CRLNumber (RFC 5280 section 5)."""
-    # All entries at once: a builder that is given one at a time copies those it has.
-    entries = [_entry(entry) for entry in revoked]
-    builder = (
-        x509.CertificateRevocationListBuilder(revoked_certificates=entries)
-        .issuer_name(issuer.subject)
-        .last_update(this_update)
-        .next_update(next_update)
-        .add_extension(authority_key_identifier(issuer), critical=False)
-        .add_extension(x509.CRLNumber(number), critical=False)
-    )
-    return builder.sign(private_key, digest_for(private_key)).public_bytes(serialization.Encoding.DER)
-
-
-def _entry(entry: Revoked) -> x509.RevokedCertificate:
-    made = x509.RevokedCertificateBuilder().serial_number(entry.serial).revocation_date(entry.revoked_at)
-    if entry.reason in REASONS:
-        made = made.add_extension(x509.CRLReason(REASONS[entry.reason]), critical=False)
-    return made.build()
-
-
-def crl_pem(der: bytes) -> str:
-    """A CRL of ours in PEM with a trailing newline."""
-    return x509.load_der_x509_crl(der).public_bytes(serialization.Encoding.PEM).decode("ascii")
 
 
 def certificate_der(pem: str) -> bytes:

@@ -39,7 +39,8 @@ MAX_NAMES = 300
 MAX_TEXT = 48_000
 
 
-@lru_cache(maxsize=1024)
+# What is remembered of policies takes their text and as much again: with MAX_TEXT, 100 kB each.
+@lru_cache(maxsize=128)
 def read(text: str) -> tuple[Policy, ...]:
     """Read the policies of a token from the JSON text that we stored."""
     return tuple(
@@ -65,7 +66,7 @@ def _id_or_all(text: str) -> UUID | None:
     return None if text == "*" else UUID(text)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=128)
 def networks(condition: str) -> tuple[tuple[Network, ...], tuple[Network, ...]]:
     ip = (json.loads(condition) or {}).get("request_ip") or {}
     allowed, refused = (tuple(map(ipaddress.ip_network, ip.get(key) or ())) for key in ("in", "not_in"))
@@ -212,17 +213,18 @@ def problems(drafts: Sequence[Draft], accounts: frozenset[UUID], zones: Mapping[
         return (Problem(Rule.POLICY, "policies", "policies is empty; a token needs at least one."),)
     if len(drafts) > MAX_POLICIES:
         return (Problem(Rule.POLICY, "policies", f"There are {len(drafts)} policies; {MAX_POLICIES} at most."),)
-    names = sum(len(_all_names(_resources(draft))) for draft in drafts)
+    named = [_resources(draft) for draft in drafts]
+    names = sum(map(len, map(_all_names, named)))
     if names > MAX_NAMES:
         text = f"The policies name {names} resources; {MAX_NAMES} at most: name an account with all its zones."
         return (Problem(Rule.POLICY, "policies", text),)
     found: list[Problem] = []
-    for index, draft in enumerate(drafts):
+    for index, (draft, resources) in enumerate(zip(drafts, named, strict=True)):
         if draft.effect not in set(Effect):
             text = f"effect {quoted(draft.effect)} is neither allow nor deny."
             found.append(_problem(index, "effect", text))
-        found += _group_problems(index, draft)
-        found += _resource_problems(index, draft, accounts, zones)
+        found += _group_problems(index, draft, _levels(resources))
+        found += _resource_problems(index, resources, accounts, zones)
     return tuple(found)
 
 
@@ -230,7 +232,7 @@ def _problem(index: int, place: str, text: str) -> Problem:
     return Problem(Rule.POLICY, "policies", text, member=f"{index}/{place}")
 
 
-def _group_problems(index: int, draft: Draft) -> list[Problem]:
+def _group_problems(index: int, draft: Draft, levels: set[Level]) -> list[Problem]:
     if not 1 <= len(draft.groups) <= MAX_GROUPS:
         text = f"permission_groups has {len(draft.groups)} groups; a policy needs 1 to {MAX_GROUPS}."
         return [_problem(index, "permission_groups", text)]
@@ -240,7 +242,7 @@ def _group_problems(index: int, draft: Draft) -> list[Problem]:
         if group is None:
             text = f"There is no permission group {quoted(group_id)}; tokens/permission_groups lists them."
             found.append(_problem(index, f"permission_groups/{number}/id", text))
-        elif group.level not in _levels(draft):
+        elif group.level not in levels:
             # A policy that means nothing is a trap, most of all one that denies.
             example = f"{_ZONE}*" if group.level is Level.ZONE else f"{_ACCOUNT}<id>"
             text = (
@@ -263,17 +265,16 @@ def _resources(draft: Draft) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _levels(draft: Draft) -> set[Level]:
-    levels = set()
-    for name, value in _resources(draft).items():
-        levels.add(Level.ZONE if name.startswith(_ZONE) or isinstance(value, dict) else Level.ACCOUNT)
-    return levels
+def _levels(resources: dict[str, Any]) -> set[Level]:
+    return {
+        Level.ZONE if name.startswith(_ZONE) or isinstance(value, dict) else Level.ACCOUNT
+        for name, value in resources.items()
+    }
 
 
 def _resource_problems(
-    index: int, draft: Draft, accounts: frozenset[UUID], zones: Mapping[UUID, UUID]
+    index: int, resources: dict[str, Any], accounts: frozenset[UUID], zones: Mapping[UUID, UUID]
 ) -> list[Problem]:
-    resources = _resources(draft)
     if not resources:
         return [_problem(index, "resources", "resources is empty; a policy needs at least one.")]
     found = []

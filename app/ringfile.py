@@ -199,7 +199,7 @@ def read(path: Path) -> Content:
         raise Misconfigured(f"the ring {path} cannot be read ({error.strerror}); restore it from your backup") from None
     if mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise Misconfigured(f"others can write the ring {path}: run `chmod 600 {path}`, or mend its mount")
-    if mode & (stat.S_IRWXG | stat.S_IRWXO) and not _read_only(path):
+    if mode & (stat.S_IRWXG | stat.S_IRWXO) and not files.is_read_only(path):
         raise Misconfigured(f"others can read the ring {path}: run `chmod 600 {path}`")
     content = _decoded(body)
     if content is None:
@@ -238,14 +238,9 @@ def _unbase64(text: str) -> bytes | None:
         return None
 
 
-def _read_only(path: Path) -> bool:
-    # A secrets mount has the modes it has, and nobody can change them there.
-    return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
-
-
 def can_change(path: Path) -> bool:
     """Whether the ring is a file that a command can rewrite, and no secrets mount."""
-    return not _read_only(path.parent) and not _read_only(path)
+    return not files.is_read_only(path.parent) and not files.is_read_only(path)
 
 
 def add(path: Path) -> Entry:

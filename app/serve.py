@@ -17,7 +17,6 @@ import resource
 import shutil
 import signal
 import socket
-import ssl
 import sys
 import threading
 import time
@@ -28,12 +27,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
-from granian.constants import HTTPModes, Interfaces, Loops, SSLProtocols
+from granian.constants import HTTPModes, Interfaces, Loops
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.mp import MPServer
 
-from app import bounds, config, metrics
+from app import bounds, child, config, metrics, tls
 from app.errors import Misconfigured, Unavailable
 
 if TYPE_CHECKING:
@@ -48,26 +47,27 @@ GARBAGE_THRESHOLD = 20_000
 _GRACE = 2
 # What a worker has open beside its clients, with room.
 _OWN_FILES = 256
-# A worker that ends so often within so many seconds does not start at all.
+# A worker that ends so often before it listens, or within so many seconds, is not started again.
 _LOOP_ENDS = 5
 _LOOP_SECONDS = 30
-# Seconds in which a worker that cannot start has ended.
-_TRIAL = 5
 
 
 def serve(settings: config.Settings) -> int:
     """Serve until SIGTERM or Ctrl-C and give the exit status; raises Misconfigured if it cannot start."""
     # Keys are in the memory of what this process starts.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # What it starts gets the module path that it has itself; how it came by that is not to be decided again.
+    for name in os.environ.keys() - child.environ().keys():
+        del os.environ[name]
     # granian's own handlers come only when it serves; until then SIGTERM must unwind as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with _alone(settings.data_dir), _port_name(settings):
-            _check_port(settings)
+        with _alone(settings.data_dir), _named(settings):
+            check_port(settings)
             server = _Server(settings)
-            with _database(settings) as complete:
-                return _run(server, complete, _prepared(complete))
+            with _database(settings) as (complete, cluster):
+                return _run(server, complete, _prepared(complete, cluster))
     except KeyboardInterrupt:
         return 0
     finally:
@@ -76,14 +76,14 @@ def serve(settings: config.Settings) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _prepared(settings: config.Settings) -> str:
+def _prepared(settings: config.Settings, cluster: "Cluster | None") -> str:
     """The banner of an installation that is ready; raises Misconfigured.
 
     A bundled PostgreSQL that is just recovering is waited for: to end now would stop it in the middle of that.
     """
     deadline = time.monotonic() + bounds.DATABASE_PATIENCE_SECONDS
     while True:
-        outcome = _preparation(settings)
+        outcome = _preparation(settings, cluster)
         if isinstance(outcome, str):
             return outcome
         if isinstance(outcome, Misconfigured):
@@ -93,11 +93,11 @@ def _prepared(settings: config.Settings) -> str:
         time.sleep(0.5)
 
 
-def _preparation(settings: config.Settings) -> str | Misconfigured | Unavailable:
+def _preparation(settings: config.Settings, cluster: "Cluster | None") -> str | Misconfigured | Unavailable:
     """A process of its own does it: it opens the ring, and this one stays one whose files its workers may read."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_prepare, args=(sender, settings), daemon=True)
+    child = context.Process(target=_prepare, args=(sender, settings, cluster), daemon=True)
     child.start()
     sender.close()
     try:
@@ -110,13 +110,15 @@ def _preparation(settings: config.Settings) -> str | Misconfigured | Unavailable
     return outcome
 
 
-def _prepare(sender: "Connection[Any, Any]", settings: config.Settings) -> None:
-    from app import first_start
+def _prepare(sender: "Connection[Any, Any]", settings: config.Settings, cluster: "Cluster | None") -> None:
+    from app import db, first_start
 
     try:
-        sender.send(first_start.prepare(settings))
+        sender.send(first_start.prepare(settings, cluster))
     except (Misconfigured, Unavailable) as error:
         sender.send(error)
+    except (OSError, db.Refused) as error:
+        sender.send(Misconfigured(str(error).splitlines()[0]))
 
 
 @contextlib.contextmanager
@@ -124,12 +126,12 @@ def _alone(data_dir: Path) -> Iterator[None]:
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(data_dir / "serve.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise Misconfigured(f"the data folder {data_dir} cannot be used ({error}): set KEYSTEAD_DATA_DIR") from None
-    try:
         _claim(lock, data_dir)
         os.ftruncate(lock, 0)
         os.pwrite(lock, str(os.getpid()).encode(), 0)
+    except OSError as error:
+        raise Misconfigured(f"the data folder {data_dir} cannot be used ({error}): set KEYSTEAD_DATA_DIR") from None
+    try:
         yield
     finally:
         os.close(lock)
@@ -150,15 +152,20 @@ def _claim(lock: int, data_dir: Path) -> None:
             time.sleep(0.02)
 
 
+def port_name(settings: config.Settings) -> str:
+    """The abstract socket that the server of this port holds."""
+    return f"keystead {settings.host} {settings.port}"
+
+
 @contextlib.contextmanager
-def _port_name(settings: config.Settings) -> Iterator[None]:
+def _named(settings: config.Settings) -> Iterator[None]:
     # Between the check of the port and granian's listening another start could pass its own check: this name, which
     # ends with its process, is taken before and kept.
     with socket.socket(socket.AF_UNIX) as name:
         deadline = time.monotonic() + _GRACE
         while True:
             try:
-                name.bind(f"\0keystead {settings.host} {settings.port}")
+                name.bind(f"\0{port_name(settings)}")
                 break
             except OSError:
                 if time.monotonic() > deadline:
@@ -170,7 +177,8 @@ def _port_name(settings: config.Settings) -> Iterator[None]:
         yield
 
 
-def _check_port(settings: config.Settings) -> None:
+def check_port(settings: config.Settings) -> None:
+    """Raises Misconfigured for a port that cannot be had."""
     deadline = time.monotonic() + _GRACE
     where = f"port {settings.port} on {settings.host}"
     while True:
@@ -195,9 +203,10 @@ def _bind(settings: config.Settings) -> None:
 
 
 @contextlib.contextmanager
-def _database(settings: config.Settings) -> Iterator[config.Settings]:
+def _database(settings: config.Settings) -> "Iterator[tuple[config.Settings, Cluster | None]]":
+    """The settings of the workers, and the bundled PostgreSQL if that is what they use."""
     if settings.database_url is not None:
-        yield settings
+        yield settings, None
         return
     from app import embedded
 
@@ -206,7 +215,7 @@ def _database(settings: config.Settings) -> Iterator[config.Settings]:
         watcher = threading.Thread(target=_watch, args=(cluster, leaving), name="watch-postgres", daemon=True)
         watcher.start()
         try:
-            yield msgspec.structs.replace(settings, database_url=cluster.dsn, embedded=True)
+            yield msgspec.structs.replace(settings, database_url=cluster.servers, embedded=True), cluster
         finally:
             leaving.set()
             watcher.join()
@@ -240,7 +249,8 @@ def _run(server: "_Server", settings: config.Settings, banner: str) -> int:
     multiprocessing.set_start_method("spawn", force=True)
     # It exits with 1 also when a worker ended at the moment of a regular stop.
     with contextlib.suppress(SystemExit):
-        server.serve(target_loader=functools.partial(_load, settings, os.getpid()), wrap_loader=False)
+        load = functools.partial(_load, settings, os.getpid(), server.listens)
+        server.serve(target_loader=load, wrap_loader=False)
     if server.interrupt_signal:
         return 0
     _log.error("the workers end as soon as they are started, so the server ends too; the lines above say why")
@@ -259,7 +269,7 @@ def _announce(settings: config.Settings, banner: str) -> None:
         time.sleep(0.02)
 
 
-def _load(settings: config.Settings, parent: int) -> Callable[..., object]:
+def _load(settings: config.Settings, parent: int, listens: "Connection[Any, Any]") -> Callable[..., object]:
     """Make the application, in the worker."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
@@ -269,7 +279,7 @@ def _load(settings: config.Settings, parent: int) -> Callable[..., object]:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     # A closing terminal sends it to the whole group, and to the parent it means something.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    threading.Thread(target=_bound_writes, name="bound-writes", daemon=True).start()
+    threading.Thread(target=_when_it_listens, args=(listens,), name="when-it-listens", daemon=True).start()
     from app import main
 
     app = main.create_app(settings)
@@ -280,26 +290,18 @@ def _load(settings: config.Settings, parent: int) -> Callable[..., object]:
     return app
 
 
-def _bound_writes() -> None:
-    """Give up clients that do not take what they are sent: granian waits for ever, and has no setting for it.
+def _when_it_listens(listens: "Connection[Any, Any]") -> None:
+    """Tell the parent, and give up clients that do not take what they are sent: granian waits for them for ever.
 
     It makes the socket that it listens on when the application has started; what that accepts inherits the option.
     """
-    deadline = time.monotonic() + 2 * bounds.DATABASE_PATIENCE_SECONDS
-    while time.monotonic() < deadline:
-        for path in Path("/proc/self/fd").iterdir():
-            # It may be closed by now, or be no socket.
-            with contextlib.suppress(OSError), socket.socket(fileno=_duplicate(path)) as ours:
-                if ours.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                    ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(bounds.UNREAD_SECONDS * 1000))
-                    return
+    while True:
+        for ours in tls.listening():
+            ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(bounds.UNREAD_SECONDS * 1000))
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, bounds.UNREAD_BYTES)
+            listens.send(os.getpid())
+            return
         time.sleep(0.02)
-
-
-def _duplicate(path: Path) -> int:
-    if not path.is_socket():
-        raise OSError(errno.ENOTSOCK, "no socket")
-    return os.dup(int(path.name))
 
 
 def _formatter(log: config.LogFormat) -> logging.Formatter:
@@ -361,19 +363,17 @@ class _Server(MPServer):
             workers_kill_timeout=int(bounds.STOP_SECONDS),
         )
         self.ends: dict[int, list[float]] = {}
-        self.pair = (settings.tls_cert, settings.tls_key)
+        # How often in a row a worker has ended before it listened; the pids of those that did come through a pipe.
+        self.failures: dict[int, int] = {}
+        self.listeners: set[int] = set()
+        self.heard, self.listens = multiprocessing.get_context("spawn").Pipe(duplex=False)
         # In memory: the pair that is served, and the one before it, which a worker that just starts may still read.
         self.copies: list[int] = []
-        try:
-            self.take_pair()
-        except OSError as error:
-            raise Misconfigured(
-                f"KEYSTEAD_TLS_CERT and KEYSTEAD_TLS_KEY do not work together ({error}): they take a PEM chain, the "
-                "server's certificate first, and its unencrypted private key"
-            ) from None
+        self.pair = (settings.tls_cert, settings.tls_key)
+        self.take_pair()
 
     def take_pair(self) -> None:
-        """Copy certificate and key to memory and check the copy, which is what each later worker reads.
+        """Copy certificate and key to memory, which is what each later worker reads; raises Misconfigured.
 
         A worker that starts between two reloads would end at once if it read a pair that is half renewed by then; and
         granian resolves symbolic links only once, where renewals put a new one in place.
@@ -381,34 +381,33 @@ class _Server(MPServer):
         certificate, key = self.pair
         if certificate is None or key is None:
             return
-        copy = os.memfd_create("keystead-tls")
-        try:
-            parts = certificate.read_bytes(), key.read_bytes()
-            Path(_path(copy)).write_bytes(b"\n".join(dict.fromkeys(parts)))  # one file may hold both
-            # The empty password keeps OpenSSL from asking for one at the terminal.
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(_path(copy), password="")
-        except OSError:
-            os.close(copy)
-            raise
+        copy = tls.copied(certificate, key)
         for old in self.copies[:-1]:
             os.close(old)
         self.copies = [*self.copies[-1:], copy]
         self.use(copy)
 
     def use(self, copy: int) -> None:
-        path = _path(copy)
-        self.ssl_ctx = (True, path, path, None, str(SSLProtocols.tls12), None, [], False)  # type: ignore[assignment]
+        self.ssl_ctx = tls.context(tls.path(copy))  # type: ignore[assignment]
+
+    def listened(self, pid: int | None) -> bool:
+        while self.heard.poll():
+            self.listeners.add(self.heard.recv())
+        return pid in self.listeners
 
     def _respawn_workers(
         self, workers: list[int], spawn_target: object, target_loader: object, delay: float = 0
     ) -> None:
         """Give up a worker only when it ends again and again: granian takes the second end for a crash loop."""
+        ended = {index: self.wrks[index].inner.pid for index in workers}
         super()._respawn_workers(workers, spawn_target, target_loader, delay)
         now = time.monotonic()
-        for index in workers:
+        for index, pid in ended.items():
+            self.failures[index] = 0 if self.listened(pid) else self.failures.get(index, 0) + 1
+            self.listeners.discard(pid)
             recent = [end for end in self.ends.get(index, []) if end > now - _LOOP_SECONDS]
             self.ends[index] = [*recent, now]
-            if len(self.ends[index]) < _LOOP_ENDS:
+            if max(len(self.ends[index]), self.failures[index]) < _LOOP_ENDS:
                 self.respawned_wrks.pop(index, None)
             else:
                 # Its next round takes this for one more end.
@@ -416,40 +415,42 @@ class _Server(MPServer):
                 self.main_loop_interrupt.set()
 
     def signal_handler_reload(self, *_args: object, **_kwargs: object) -> None:
-        if self.pair == (None, None):
-            return
-        try:
-            self.take_pair()
-        except OSError as error:
-            _log.error("the new certificate and key do not work together (%s); the old ones stay", error)
-        else:
+        if self.pair != (None, None):
             super().signal_handler_reload()  # type: ignore[no-untyped-call]
 
     def _reload(self, spawn_target: object, target_loader: object) -> None:
-        """Replace the workers only after one more has shown that it starts: its TLS takes fewer kinds of key than ours.
+        """Replace the workers only when the new pair can be served, and one more worker has shown that it starts.
 
         Without that, granian would stop every old worker, see all the new ones fail, and end.
         """
         self.reload_signal = False
         self.main_loop_interrupt.clear()
+        try:
+            self.take_pair()
+        except Misconfigured as error:
+            _log.error("%s; the old ones stay", error)
+        else:
+            self._replace(spawn_target, target_loader)
+        # granian's own reload may have cleared what came meanwhile.
+        if self.interrupt_signal or self.interrupt_children or self.reload_signal:
+            self.main_loop_interrupt.set()
+
+    def _replace(self, spawn_target: object, target_loader: object) -> None:
         trial = self._spawn_worker(0, spawn_target, target_loader).inner
         trial.start()
-        trial.join(_TRIAL)
-        if trial.is_alive():
+        deadline = time.monotonic() + 2 * bounds.DATABASE_PATIENCE_SECONDS
+        while trial.is_alive() and not self.listened(trial.pid) and time.monotonic() < deadline:
+            if self.interrupt_signal:
+                break
+            trial.join(0.05)
+        if trial.is_alive() and self.listened(trial.pid):
             trial.terminate()
             # Those that this ends are ended on purpose.
             self.ends.clear()
             super()._reload(spawn_target, target_loader)  # type: ignore[no-untyped-call]
             trial.join(self.workers_kill_timeout)
-            trial.kill()
         else:
-            _log.error("a worker does not start with the new certificate and key; the old ones stay")
+            _log.error("a worker does not start any more, so those that run stay, with their certificate and key")
             os.close(self.copies.pop())
             self.use(self.copies[-1])
-        # granian's own reload may have cleared what came meanwhile.
-        if self.interrupt_signal or self.interrupt_children:
-            self.main_loop_interrupt.set()
-
-
-def _path(copy: int) -> str:
-    return f"/proc/{os.getpid()}/fd/{copy}"
+        trial.kill()

@@ -90,7 +90,7 @@ def account_delete(account: str) -> None:
         await accounts.delete_account(d, console.operator(), await accounts.find_account(d, account))
 
     console.run(work)
-    print(f"deleted account {account}")
+    console.say(f"deleted account {account}")
 
 
 @click.group()
@@ -171,7 +171,7 @@ def zone_delete(zone: str) -> None:
         await zones.delete(d, console.operator(), Scope(found.account_id, found.id))
 
     console.run(work)
-    print(f"deleted zone {zone}")
+    console.say(f"deleted zone {zone}")
 
 
 @click.group()
@@ -234,7 +234,7 @@ def user_delete(user: str) -> None:
         await accounts.delete_user(d, console.operator(), await accounts.find_user(d, user))
 
     console.run(work)
-    print(f"deleted user {user}")
+    console.say(f"deleted user {user}")
 
 
 def _account(account: Account) -> dict[str, object]:

@@ -126,7 +126,7 @@ def token_revoke(token: str) -> None:
         await tokens.revoke(d, console.operator(), await tokens.find(d, token))
 
     console.run(work)
-    print(f"revoked token {token}")
+    console.say(f"revoked token {token}")
 
 
 def _read(file: Path) -> bytes:

@@ -1,5 +1,6 @@
 """Zones: the domains of an account, each with a list of custom CSRs and certificates. Every change is audited."""
 
+import contextlib
 from collections.abc import Mapping
 from uuid import UUID, uuid4
 
@@ -193,27 +194,42 @@ class Page(msgspec.Struct, frozen=True):
     total: int
 
 
+# Each account is looked up by itself (OFFSET 0 keeps it so): a plan for any number of accounts would read all zones
+# that there are, or all of the caller's once for each account that there is. $2 are the zones that policies name, and
+# $3 those of them that may be read.
 _VISIBLE = """
-FROM zones JOIN accounts o ON o.id = zones.account_id
-WHERE deleted_at IS NULL
-    AND ((account_id = ANY($1::uuid[]) AND zones.id <> ALL($2::uuid[])) OR zones.id = ANY($3::uuid[]))
-    AND ($4::text IS NULL OR zones.name = $4) AND ($5::uuid IS NULL OR account_id = $5)
-    AND ($6::text IS NULL OR o.name = $6) AND ($7::text[] IS NULL OR type = ANY($7))
+FROM (
+    SELECT z.*, o.name AS account_name FROM unnest($1::uuid[]) AS whole (id) JOIN accounts o ON o.id = whole.id
+    CROSS JOIN LATERAL (SELECT * FROM zones WHERE account_id = whole.id AND {which} OFFSET 0) z
+    WHERE NOT EXISTS (SELECT FROM unnest($2::uuid[]) AS named (id) WHERE named.id = z.id)
+    UNION ALL
+    SELECT z.*, o.name AS account_name FROM unnest($3::uuid[]) AS readable (id)
+    CROSS JOIN LATERAL (SELECT * FROM zones WHERE id = readable.id AND {which} OFFSET 0) z
+    JOIN accounts o ON o.id = z.account_id
+) AS zones
 """
-_QUALIFIED = (
-    "zones.id, account_id, o.name AS account_name, zones.name, type, paused, zones.csrs_enabled, zones.csr_quota, "
-    "certificate_quota, zones.created_at, zones.modified_at"
+_SHOWN = (
+    "id, account_id, account_name, name, type, paused, csrs_enabled, csr_quota, certificate_quota, created_at, "
+    "modified_at"
 )
-ORDERS: Mapping[str, str] = {"name": "zones.name", "account.id": "account_id", "account.name": "o.name"}
-_LIST = {
-    (order, direction): (
-        f"SELECT {_QUALIFIED} {_VISIBLE} ORDER BY {column} {direction}, zones.name, zones.id LIMIT $8 OFFSET $9"
-    )
-    for order, column in ORDERS.items()
-    for direction in Direction
-}
-_TOTAL = f"SELECT count(*) AS total {_VISIBLE}"
+# Only those that are asked for stand in the statement, so that an index can serve them.
+_FILTERS = {"name": "name = ${}", "account_id": "account_id = ${}", "types": "type = ANY(${}::text[])"}
+ORDERS: Mapping[str, str] = {"name": "name", "account.id": "account_id", "account.name": "account_name"}
 _MAX_OFFSET = 2**62
+# The zones of more accounts are so many that to list them is a search: see Database.search.
+_FEW_ACCOUNTS = 3
+
+
+def _statement(query: Query) -> tuple[str, list[object]]:
+    """From FROM on, without the page; and the values of the filters."""
+    wanted = {name: value for name in _FILTERS if (value := getattr(query, name)) is not None}
+    which = ("deleted_at IS NULL", *(_FILTERS[name].format(number) for number, name in enumerate(wanted, 4)))
+    visible = _VISIBLE.format(which=" AND ".join(which))
+    values = [list(value) if isinstance(value, tuple) else value for value in wanted.values()]
+    if query.account_name is not None:
+        values.append(query.account_name)
+        visible += f"WHERE account_name = ${len(values) + 3}"
+    return visible, values
 
 
 async def list_page(db: Database, caller: Caller, query: Query) -> Page:
@@ -225,11 +241,14 @@ async def list_page(db: Database, caller: Caller, query: Query) -> Page:
     reading = (Area.ZONE, Access.READ)
     readable = [z for z, account in known.items() if reading in rights.of(caller, said, Scope(account, z))]
     whole = [account for account in caller.reach if reading in rights.of(caller, said, Scope(account, uuid4()))]
-    types = None if query.types is None else [kind.value for kind in query.types]
-    filters = (whole, list(known), readable, query.name, query.account_id, query.account_name, types)
+    visible, filters = _statement(query)
+    values = (whole, list(known), readable, *filters)
     offset = min((query.page - 1) * query.per_page, _MAX_OFFSET)
-    rows = await db.fetch(_LIST[query.order, query.direction], *filters, query.per_page, offset)
-    total = await db.fetchrow(_TOTAL, *filters)
+    order = f"ORDER BY {ORDERS[query.order]} {query.direction}, name, id"
+    place = f"LIMIT ${len(values) + 1} OFFSET ${len(values) + 2}"
+    async with db.search(caller.id) if len(whole) > _FEW_ACCOUNTS else contextlib.nullcontext():
+        rows = await db.fetch(f"SELECT {_SHOWN} {visible} {order} {place}", *values, query.per_page, offset)
+        total = await db.fetchrow(f"SELECT count(*) AS total {visible}", *values)
     return Page(tuple(_zone(row) for row in rows), total["total"] if total else 0)
 
 

@@ -123,7 +123,7 @@ def block(der: bytes, label: str = "CERTIFICATE") -> str:
 def openssl_verifies(folder: Path, leaf: bytes, anchor: bytes) -> bool:
     (folder / "leaf.pem").write_text(block(leaf))
     (folder / "root.pem").write_text(block(anchor))
-    command = ["openssl", "verify", "-CAfile", folder / "root.pem", folder / "leaf.pem"]
+    command = ["openssl", "verify", "-CAfile", str(folder / "root.pem"), str(folder / "leaf.pem")]
     return subprocess.run(command, capture_output=True, timeout=30, check=False).returncode == 0
 
 

@@ -342,3 +342,19 @@ def test_a_ca_is_switched_off_and_on_renewed_and_deleted(keystead: Run) -> None:
     assert (first["expires_on"][:4], renewed["expires_on"][:4]) == ("2040", "2041")
     assert keystead("ca", "delete", "Short") == "deleted CA Short\n"
     assert first["id"] not in keystead("ca", "list")
+
+
+# Last, since the tests above count what there is.
+
+
+def test_the_command_writes_and_reads_in_any_encoding(keystead: Run, live: Live, road: Road, tmp_path: Path) -> None:
+    """A name that the terminal's encoding has not is escaped, and a CSR in UTF-16 with a mark is read."""
+    keystead("ca", "create", "Журавль", "--account", "road")
+    command = [sys.executable, "-m", "app", "ca", "list"]
+    env = {**settings(live), "PATH": "/usr/bin:/bin", "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, env=env, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\\u0416" in done.stdout
+    file = tmp_path / "csr"
+    file.write_bytes((road.folder / "leaf.csr").read_text().encode("utf-16"))
+    assert certificates(keystead("ca", "sign", "Road CA", file, "--ttl", "1d"))

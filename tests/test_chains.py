@@ -178,7 +178,7 @@ def bare(issuer: Authority, key: Any, name: x509.Name, *extensions: x509.Extensi
     )
     for extension in extensions:
         builder = builder.add_extension(extension, critical=False)
-    return builder.sign(issuer.key, hashes.SHA256())  # type: ignore[arg-type]
+    return builder.sign(issuer.key, hashes.SHA256())
 
 
 def search(trusted: chains.Anchors | None, *others: x509.Certificate) -> chains.Search:

@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 import cloudflare
 import httpx
+import oddities
 import pytest
 from authority import Authority, csr_of, key_pem, openssl, patched, pem, root, rsa_of_known_primes, subject
 from cryptography import x509
@@ -185,6 +186,33 @@ async def test_a_signed_csr_comes_back_and_is_renewed(world: World, ca: Authorit
         assert blocked.headers["x-should-retry"] == "false"
         assert (await world.http.delete(one, headers=world.a.bearer)).json()["result"] == {"id": result["id"]}
         assert (await world.http.delete(f"{csr_path}/{csr['id']}", headers=world.a.bearer)).status_code == 200
+
+
+async def test_a_long_name_in_few_characters_comes_back(world: World, ca: Authority) -> None:
+    """A CSR whose common name has 64 characters of two or three bytes is certified and taken back, also by PATCH."""
+    for letter in ("ж", "名"):
+        csr = await world.create(path=world.a.zone_path, sans=[SITE], common_name=letter * 64)
+        made = await uploaded(world, certificate=pem(ca.of_csr(csr["csr"])), custom_csr_id=csr["id"])
+        assert (await edit(world, made, certificate=pem(ca.of_csr(csr["csr"])))).status_code == 200
+
+
+async def test_an_odd_certificate_is_stored_as_it_was_sent(world: World, ca: Authority) -> None:
+    """PrintableString with & comes back bit for bit, also after a change of its bundle_method; so does TRUSTED."""
+    name = oddities.name((oddities.O, oddities.PRINTABLE, b"A&B"))
+    root_der = oddities.root(subject=name, issuer=name)
+    world.trust(chains.anchors([oddities.block(root_der).encode()]))
+    sent = oddities.block(oddities.certificate(subject=name, issuer=name))
+    trusted = openssl("x509", "-trustout", "-addtrust", "serverAuth", text=sent)
+    answer = await upload(world, certificate=trusted, private_key=key_pem(oddities.KEY))
+    assert answer.status_code == 200, answer.text
+    assert "TRUSTED CERTIFICATE" in answer.json()["messages"][0]["message"]
+    made = answer.json()["result"]
+    assert made["issuer"] == "A&B"
+    for method in ("force", "ubiquitous"):
+        assert (await edit(world, made, bundle_method=method)).status_code == 200
+    row = await world.database.fetchrow("SELECT chain FROM custom_certificates WHERE id = $1", UUID(made["id"]))
+    assert row is not None
+    assert row["chain"] == sent
 
 
 # Bad input: nothing of it is stored.
@@ -611,6 +639,17 @@ async def test_bad_private_keys_are_refused(world: World, ca: Authority) -> None
     another = ec.generate_private_key(ec.SECP256R1())
     table["another key"] = ({**leaf, "private_key": key_pem(another)}, [(2200, CERTIFICATE)])
     await judged(world, table)
+
+
+async def test_an_rsa_pss_key_is_refused_by_name(world: World, ca: Authority) -> None:
+    """It would be exported as rsaEncryption beside a certificate that says id-RSASSA-PSS: a pair that nothing loads."""
+    key = openssl("genpkey", "-algorithm", "RSA-PSS", "-pkeyopt", "rsa_keygen_bits:2048")
+    own = openssl(
+        "req", "-x509", "-key", "/dev/stdin", "-subj", f"/CN={SITE}", "-addext", "basicConstraints=CA:false", text=key
+    )
+    answer = await upload(world, certificate=own, private_key=key, bundle_method="force")
+    assert refusal(answer) == (400, [(2106, KEY)])
+    assert "RSA-PSS" in answer.text
 
 
 async def test_an_rsa_key_with_a_wrong_part_is_refused(world: World, ca: Authority) -> None:
@@ -1397,5 +1436,5 @@ def _without_key_id(issuer: Authority, of: Authority, leaf_key: Any = None) -> x
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=30))
         .add_extension(x509.BasicConstraints(leaf_key is None, None), critical=True)
-        .sign(issuer.key, hashes.SHA256())  # type: ignore[arg-type]
+        .sign(issuer.key, hashes.SHA256())
     )

@@ -484,7 +484,7 @@ def test_the_bundled_postgresql_runs_for_as_long_as_it_takes(ask: Ask, own: Own)
         ("full_page_writes", "ALTER SYSTEM SET full_page_writes = off"),
         ("synchronous_commit", "ALTER SYSTEM SET synchronous_commit = off"),
         ("synchronous_commit", "ALTER DATABASE keystead SET synchronous_commit = off"),
-        ("synchronous_commit", "ALTER ROLE keystead SET synchronous_commit = off"),
+        ("synchronous_commit", "ALTER ROLE keystead_owner SET synchronous_commit = off"),
     ],
     ids=["fsync", "full_page_writes", "of the system", "of the database", "of the role"],
 )
@@ -503,7 +503,7 @@ async def test_what_makes_postgresql_lose_data_is_named_with_what_mends_it(
         said = ask(own.environ)
         assert said.is_good(), said.printed
     finally:
-        resets = ("SYSTEM", "DATABASE keystead", "ROLE keystead")
+        resets = ("SYSTEM", "DATABASE keystead", "ROLE keystead_owner")
         await own.alter(*(f"ALTER {what} RESET ALL" for what in resets))
 
 
@@ -705,12 +705,44 @@ async def test_a_server_is_judged_by_its_workers_and_its_answer(
             assert "restart" in bad.text
             until(lambda: ask(environ_of(live)).is_good())
 
-            # Where nobody listens is no answer either.
+            # Where nobody listens is no answer either, and another's answer is not its own.
             bad = ask(environ_of(live), PORT=free_port()).bad
             assert bad.check == "server"
+            with socket.create_server(("127.0.0.1", 0)) as other:
+                threading.Thread(target=answer_once, args=(other,), daemon=True).start()
+                bad = ask(environ_of(live), PORT=other.getsockname()[1]).bad
+            assert bad.check == "server"
+            assert f"process {live.pid} of this folder does not serve on" in bad.text
+            assert "another server answers" in bad.text
         said = ask(environ_of(live))
         assert said.is_good(), said.printed
         assert said.lines[-1].text.startswith("none runs")
+
+
+def answer_once(listener: socket.socket) -> None:
+    connection, _ = listener.accept()
+    with connection:
+        connection.recv(4096)
+        connection.sendall(b"HTTP/1.0 200 OK\r\n\r\n")
+
+
+def test_a_port_that_another_program_has_is_named(ask: Ask, home: Home) -> None:
+    """Where no server runs from the folder, one would not start on a port that somebody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        bad = ask(home.environ, PORT=other.getsockname()[1]).bad
+    assert bad.check == "server"
+    assert "is taken by another program: stop it, or set KEYSTEAD_PORT" in bad.text
+
+
+def test_a_pair_that_cannot_be_served_is_named(ask: Ask, home: Home, tmp_path: Path) -> None:
+    """It is judged as `serve` does, and the line is the same sentence."""
+    for name in ("cert.pem", "key.pem"):
+        (tmp_path / name).write_text("nothing")
+    files = {"TLS_CERT": str(tmp_path / "cert.pem"), "TLS_KEY": str(tmp_path / "key.pem")}
+    bad = ask(home.environ, **files).bad
+    assert (bad.check, bad.text) == (
+        "tls", f"KEYSTEAD_TLS_CERT {tmp_path / 'cert.pem'}: it holds no certificate in PEM"
+    )  # fmt: skip
 
 
 async def test_a_lock_file_that_names_nobody_is_no_server(ask: Ask, home: Home) -> None:

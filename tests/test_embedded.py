@@ -334,6 +334,33 @@ def test_ordinary_user_runs_it_as_himself() -> None:
         assert has_ended(data_dir)
 
 
+@as_root
+def test_a_uid_without_a_name_runs_it_in_a_namespace() -> None:
+    """PostgreSQL asks for the name of its user; one without is nobody in a namespace, and its data stay its own."""
+    uid = 54321
+    if subprocess.run(
+        ["unshare", "--user", "true"], user=uid, group=uid, check=False, stderr=subprocess.DEVNULL
+    ).returncode:
+        pytest.skip("user namespaces are refused here")
+    python = python_for(uid)
+    with short_folder() as folder:
+        os.chown(folder, uid, uid)
+        user = User(folder / "data", python, uid)
+        assert user.dsn()
+        assert (folder / "data" / "postgres" / "data").stat().st_uid == uid
+        user.leave()
+        assert has_ended(folder / "data")
+
+
+def test_a_uid_without_a_name_is_refused_without_namespaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sentence comes before anything of a cluster is made."""
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    monkeypatch.setattr(embedded, "_namespace_works", lambda _place: False)
+    with pytest.raises(Misconfigured, match="uid 54321, which has no name"), embedded.running(tmp_path / "data"):
+        pass
+    assert not list((tmp_path / "data" / "postgres").iterdir())
+
+
 def python_for(uid: int) -> str:
     """A Python that this user can run, with our packages; skips if there is none."""
     paths = os.pathsep.join((str(ROOT), *(path for path in sys.path if "site-packages" in path)))

@@ -495,7 +495,10 @@ async def test_a_world_without_certificates_says_so(world: World) -> None:
 
 async def seen(world: World, peer: str, *forwarded: str) -> bool:
     """Whether the metrics are shown; to others /metrics is answered as a path that is not there."""
-    headers = [("X-Forwarded-For", each) for each in forwarded]
+    return await shown_with(world, peer, [("X-Forwarded-For", each) for each in forwarded])
+
+
+async def shown_with(world: World, peer: str, headers: list[tuple[str, str]]) -> bool:
     async with from_address(world, peer) as http:
         answer, head = await http.get("/metrics", headers=headers), await http.head("/metrics", headers=headers)
         assert head.status_code == answer.status_code
@@ -557,6 +560,59 @@ async def test_metrics_are_for_the_addresses_of_the_setting(database_url: str, t
     async with new_world(database_url, tmp_path, metrics_from=networks, trusted_proxies=proxies) as world:
         for peer, forwarded, shown in cases:
             assert await seen(world, peer, *forwarded) == shown, (peer, forwarded)
+
+
+# Whatever a proxy adds that does not say for whom it asks, or is not believed.
+FORWARDED: list[list[tuple[str, str]]] = [
+    [("Forwarded", "for=192.0.2.1")],
+    [("Forwarded", 'for="[2001:db8::1]:4711";proto=https, for=127.0.0.1')],
+    [("Forwarded", "")],
+    [("Via", "1.1 proxy")],
+    [("via", "")],
+    [("X-Real-IP", "192.0.2.1")],
+    [("x-REAL-ip", "127.0.0.1")],
+    [("X-Real-IP", "")],
+    [("X-Real-IP", "127.0.0.1"), ("X-Real-IP", "192.0.2.1")],
+    [("Via", "1.1 a"), ("Via", "1.1 b")],
+    [("X-Forwarded-For", "")],
+    [("X-Forwarded-For", ""), ("x-forwarded-for", "")],
+    [("X-Forwarded-Proto", "https")],
+    [("X-Forwarded-Host", "keystead.example.com")],
+]
+
+
+@pytest.mark.parametrize("peer", ["127.0.0.1", "::1"])
+async def test_a_proxy_that_is_not_declared_does_not_open_the_metrics(world: World, peer: str) -> None:
+    """A request from this machine that says in any header that it was forwarded is not this machine's own."""
+    assert await shown_with(world, peer, [])
+    for headers in FORWARDED:
+        assert not await shown_with(world, peer, headers), headers
+
+
+async def test_a_trusted_proxy_opens_the_metrics_by_the_clients_address_only(database_url: str, tmp_path: Path) -> None:
+    """It must say in X-Forwarded-For for whom it asks; its own address does not count, whatever else it adds."""
+    proxies = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("10.0.0.0/8"))
+    networks = (*proxies, ipaddress.ip_network("198.51.100.0/24"))
+    async with new_world(database_url, tmp_path, metrics_from=networks, trusted_proxies=proxies) as world:
+        for headers in FORWARDED:
+            assert not await shown_with(world, "127.0.0.1", headers), headers
+            if all(name.lower() != "x-forwarded-for" for name, _ in headers):
+                scraper, stranger = ("X-Forwarded-For", "198.51.100.7"), ("X-Forwarded-For", "203.0.113.7")
+                assert await shown_with(world, "127.0.0.1", [*headers, scraper]), headers
+                assert not await shown_with(world, "127.0.0.1", [*headers, stranger]), headers
+                assert not await shown_with(world, "198.51.100.7", [*headers, scraper]), headers
+
+
+async def test_the_spelling_of_a_header_on_the_wire_makes_no_difference(live: Live) -> None:
+    """Names of headers come to the real server in any case, and each of them closes the metrics."""
+    port = int(live.url.rpartition(":")[2])
+    cases = [(b"", b"200"), *((name + b": x\r\n", b"404") for name in (b"FORWARDED", b"vIA", b"X-real-IP"))]
+    for header, status in cases:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + header + b"\r\n")
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n"), DEADLINE)
+        writer.close()
+        assert head.split()[1] == status, header
 
 
 async def test_other_methods_do_not_tell_that_metrics_are_there(world: World) -> None:

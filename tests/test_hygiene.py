@@ -163,6 +163,7 @@ def test_an_ordinary_user_serves_with_tls(empty_database: str, tmp_path: Path) -
     """That nobody can look into the processes with the ring does not keep the workers from the certificate."""
     issued = trustme.CA().issue_cert("127.0.0.1")
     issued.private_key_pem.write_to_path(tmp_path / "key.pem")
+    (tmp_path / "key.pem").chmod(0o600)
     for each in issued.cert_chain_pems:
         each.write_to_path(tmp_path / "cert.pem", append=True)
     port = free_port()

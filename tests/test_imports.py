@@ -17,25 +17,25 @@ LEVELS = (
     {"pages", "first_start"},
     {"cloudflare", "infisical"},
     {"edge"},
-    {"house", "config", "embedded", "trust"},
+    {"house", "config", "embedded", "trust", "tls"},
     {"admission", "delegation"},
     {"csrs", "certificates", "tokens", "ca_certificates", "leaves", "crls", "zones", "containment"},
     {"accounts", "matching", "policies", "authorities"},
     {"issuing"},
     {"proof", "rights"},
     {"keyring", "keypool", "idempotency", "failures", "audit_log"},
-    {"audit", "ringfile", "limits", "keymaker", "metrics", "request_log"},
-    {"db", "keys", "pkix", "pkcs10", "seal", "names", "chains", "x520", "bodies", "times"},
+    {"audit", "ringfile", "roles", "limits", "keymaker", "metrics", "request_log"},
+    {"db", "keys", "pkix", "pkcs10", "crl_bytes", "seal", "names", "chains", "x520", "bodies", "times"},
     {"foreign", "weak_keys"},
-    {"pem", "files", "der"},
+    {"pem", "files", "child", "der"},
     {"model"},
-    {"errors", "bounds"},
+    {"errors", "bounds", "visible"},
 )
 # Subjects and what serves them may use their neighbours only where it is written here.
-NEIGHBOURS = {("pkix", "keys"), ("pkcs10", "keys")}
+NEIGHBOURS = {("pkix", "keys"), ("pkcs10", "keys"), ("crl_bytes", "pkix"), ("crl_bytes", "keys")}
 LIBRARIES = {
     "litestar": {"cloudflare", "infisical", "main", "pages", "health"},
-    "granian": {"serve"},
+    "granian": {"serve", "tls"},
     "asyncpg": {
         *(
             "db",
@@ -55,6 +55,7 @@ LIBRARIES = {
         "keys",
         "pkix",
         "pkcs10",
+        "crl_bytes",
         "seal",
         "chains",
         "authorities",
@@ -81,6 +82,7 @@ PURE = {
     "rights",
     "pkix",
     "pkcs10",
+    "crl_bytes",
     "chains",
     "seal",
     "names",
@@ -88,6 +90,7 @@ PURE = {
     "times",
     "model",
     "errors",
+    "visible",
 }
 IMPURE = {"asyncio", "os.environ", "logging", "socket", "pathlib", "asyncpg", "litestar", "structlog"}
 

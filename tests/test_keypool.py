@@ -526,6 +526,16 @@ def test_a_maker_is_this_program_wherever_it_is_started(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "rsa2048\n"), done.stderr
 
 
+def test_a_maker_heeds_no_pythonpath(tmp_path: Path) -> None:
+    """What PYTHONPATH names comes no sooner in the maker than in the worker, and runs nothing when it starts."""
+    for name in ("logging", "sitecustomize"):
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name} of somebody else')\n")
+    program = f"import os\nos.environ['PYTHONPATH'] = {str(tmp_path)!r}\n{RUNS_A_MAKER}"
+    command = [sys.executable, "-P", "-c", program]
+    done = subprocess.run(command, cwd="/", env=environ(), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "rsa2048\n"), done.stderr
+
+
 async def test_what_holds_keys_does_not_show_them(pool: KeyPool) -> None:
     """The pool, the maker and a pair name what is public of them."""
     await full(pool)

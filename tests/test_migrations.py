@@ -28,6 +28,11 @@ _CATALOGUE = {
                col_description(format('%I', table_name)::regclass, ordinal_position) AS comment
         FROM information_schema.columns WHERE table_schema = 'public' ORDER BY 1, 2
     """,
+    "storage": """
+        SELECT attrelid::regclass::text AS on_table, attname, attstorage FROM pg_attribute
+        WHERE attrelid IN (SELECT oid FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace)
+          AND attnum > 0 AND NOT attisdropped ORDER BY 1, 2
+    """,
     "constraints": """
         SELECT conrelid::regclass::text AS on_table, conname, pg_get_constraintdef(oid) AS definition
         FROM pg_constraint WHERE connamespace = 'public'::regnamespace ORDER BY 1, 2

@@ -585,13 +585,13 @@ async def test_the_path_length_of_an_issuer_bounds_what_is_below(pki: Pki) -> No
         assert extensions(made.leaf)[BASIC] == (True, f"30060101ff0201{expected:02x}")
         assert extensions(await pki.certificate(root))[BASIC] == (True, "30060101ff020102")
     body = {"csr": csr, "notAfter": in_days(9), "maxPathLength": 2}
-    exceeds = "The requested path length constraint exceeds the CA's allowed path length"
-    assert await pki.refused("POST", f"/ca/{root}/sign-intermediate", body) == exceeds
+    exceeds = "The requested path length constraint exceeds the CA's allowed path length: at most 1, since "
+    assert (await pki.refused("POST", f"/ca/{root}/sign-intermediate", body)).startswith(exceeds)
     last = await pki.intermediate(root, {"maxPathLength": 0}, commonName="Last")
-    refused = "Failed to issue intermediate certificate due to CA path length constraint"
+    refused = "Failed to issue intermediate certificate due to CA path length constraint: "
     for length in (-1, 0, 1):
         body["maxPathLength"] = length
-        assert await pki.refused("POST", f"/ca/{last}/sign-intermediate", body) == refused
+        assert (await pki.refused("POST", f"/ca/{last}/sign-intermediate", body)).startswith(refused)
     free = await pki.root(commonName="Free")
     for asked, value in {-1: CA_TRUE, 0: "30060101ff020100", 100: "30060101ff020164"}.items():
         made = await pki.sign_intermediate(free, csr, maxPathLength=asked)
@@ -643,13 +643,13 @@ async def test_a_validity_is_nested_in_its_issuers(pki: Pki) -> None:
     for tail in ("sign-certificate", "sign-intermediate"):
         text = csr_of(EC_KEY, HOST) if tail == "sign-certificate" else csr
         table = {
-            (begins - second, ends): "notBefore date is before CA certificate's notBefore date",
-            (ends, begins): "notBefore date is after notAfter date",
-            (begins, ends + second): "notAfter date is after CA certificate's notAfter date",
+            (begins - second, ends): "notBefore date is before CA certificate's notBefore date: that is ",
+            (ends, begins): "notBefore date is after notAfter date: they are ",
+            (begins, ends + second): "notAfter date is after CA certificate's notAfter date: that is ",
         }
         for (first, last), said in table.items():
             body = {"csr": text, "notBefore": first.isoformat(), "notAfter": last.isoformat()}
-            assert await pki.refused("POST", f"/ca/{root}/{tail}", body) == said
+            assert (await pki.refused("POST", f"/ca/{root}/{tail}", body)).startswith(said)
         body = {"csr": text, "notBefore": begins.isoformat(), "notAfter": ends.isoformat()}
         leaf = signed(await pki.told("POST", f"/ca/{root}/{tail}", body)).leaf
         assert (leaf.not_valid_before_utc, leaf.not_valid_after_utc) == (begins, ends)
@@ -680,7 +680,7 @@ async def test_dates_after_2049_work(pki: Pki) -> None:
 
 
 async def test_what_else_a_csr_asks_for_is_ignored(pki: Pki) -> None:
-    """A leaf's CSR with CA:TRUE, CA usages, a path length, another EKU and a key id of its own gets a plain leaf."""
+    """A leaf's CSR with CA:TRUE, CA usages, a path length and a key id of its own gets a plain leaf."""
     root = await pki.root()
     usage = x509.KeyUsage(**{word: word in {"key_cert_sign", "crl_sign"} for word in pkix.KEY_USAGES.values()})
     csr = request(
@@ -688,7 +688,6 @@ async def test_what_else_a_csr_asks_for_is_ignored(pki: Pki) -> None:
         common_name(HOST),
         x509.BasicConstraints(True, 3),
         usage,
-        x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]),
         x509.SubjectKeyIdentifier(b"chosen"),
         x509.OCSPNoCheck(),
         names(x509.DNSName(HOST)),
@@ -1349,7 +1348,7 @@ async def test_a_disabled_ca_still_publishes(pki: Pki, world: World) -> None:
     await pki.revoke(first.serial)
     await pki.told("PATCH", f"/ca/{root}", {"status": "disabled"})
     body = {"csr": csr_of(EC_KEY, HOST), "ttl": "1d"}
-    assert await pki.refused("POST", f"/ca/{root}/sign-certificate", body) == "CA is not active"
+    assert await pki.refused("POST", f"/ca/{root}/sign-certificate", body) == "CA is not active: it is disabled"
     old = await pki.crl(root)
     await days_pass(world, root, 4)
     new = await pki.crl(root)
@@ -1410,7 +1409,7 @@ async def test_a_renewal_is_to_a_later_end_within_the_parents(pki: Pki) -> None:
     await said(root, "2060")
     await said(root, "2059")
     await said(ca_id, "2050")
-    assert await said(ca_id, "2061") == "notAfter date is after CA certificate's notAfter date"
+    assert (await said(ca_id, "2061")).startswith("notAfter date is after CA certificate's notAfter date: that is 20")
     pending = await pki.make("intermediate")
     assert await said(pending, "2060") == "CA does not have a certificate installed"
     await pki.told("PATCH", f"/ca/{ca_id}", {"status": "disabled"})
@@ -1624,18 +1623,19 @@ async def test_one_of_many_revocations_of_the_same_certificate_is_done(pki: Pki)
 
 
 async def test_revocations_at_once_are_all_on_the_crl(pki: Pki) -> None:
-    """Ten certificates that are revoked at once, amid fetches, are all there, and each took a number."""
+    """Twenty certificates that are revoked at once, amid fetches, are all there, on a few CRLs and not on twenty."""
     root = await pki.root()
-    made = [(await pki.sign(root)).serial for _ in range(10)]
+    made = [(await pki.sign(root)).serial for _ in range(20)]
     before = number_of(await pki.crl(root))
     fetched, _ = await asyncio.gather(
         all_of(*(pki.crl(root) for _ in range(10))), all_of(*(pki.revoke(serial) for serial in made))
     )
     crl = await pki.crl(root)
     assert sorted(serials_of(crl)) == sorted(made)
-    assert number_of(crl) == before + 10
+    assert before < number_of(crl) <= before + 5
     # A later number never has fewer entries.
-    assert all(len([*each]) == number_of(each) - before for each in fetched)
+    held = sorted((number_of(each), len(each)) for each in (*fetched, crl))
+    assert [count for _, count in held] == sorted(count for _, count in held)
 
 
 async def kept_or_gone(world: World, ca_id: str) -> tuple[int, ...]:

@@ -321,8 +321,7 @@ def test_what_was_sent_instead_is_named(text: str, words: str) -> None:
 
 def test_requests_and_keys_have_the_same_hints() -> None:
     """One table serves all three; a key's content, and what looks like one, is never quoted."""
-    for make, wanted in ((lambda: block(request(), "CERTIFICATE REQUEST"), "csr"), (lambda: key_pem(KEY), "key")):
-        good = make()
+    for good, wanted in ((block(request(), "CERTIFICATE REQUEST"), "csr"), (key_pem(KEY), "key")):
         der = base64.b64decode("".join(good.splitlines()[1:-1]))
         for text, words in (
             (good.replace("\n", "\\n"), "\\n written as two characters"),
@@ -533,7 +532,8 @@ def test_small_private_numbers_are_found(curve: ec.EllipticCurve) -> None:
 
 def test_good_keys_have_no_weakness() -> None:
     """No check finds anything in keys that OpenSSL made."""
-    for key in (RSA_KEY, KEY, *(ec.generate_private_key(ec.SECP256R1()) for _ in range(20))):
+    made: list[Any] = [RSA_KEY, KEY, *(ec.generate_private_key(ec.SECP256R1()) for _ in range(20))]
+    for key in made:
         assert not weak_keys.weakness(key.public_key())
         assert not weak_keys.private_weakness(key)
 

@@ -23,10 +23,10 @@ from app import serve
 ROOT = Path(serve.__file__).parents[1]
 # Workers import this file again, so what it replaces is replaced in them too.
 RUNNER = """
-import json, os, sys, time, types
+import asyncio, json, os, sys, time, types
 
 import app
-from app import config, errors, serve
+from app import config, errors, roles, serve
 
 
 async def application(scope, receive, send):
@@ -58,10 +58,19 @@ def create_app(settings):
     DSN = settings.database_url
     if "broken" in sys.argv:
         raise RuntimeError("the application cannot be made")
+    if "late" in sys.argv:
+        time.sleep(1)
+        raise RuntimeError("the application cannot be made")
+    if "fragile" in sys.argv and os.path.exists(os.path.join(os.path.dirname(__file__), "fails")):
+        # As on a busy machine: it is long before it fails.
+        time.sleep(6)
+        raise RuntimeError("the application cannot be made")
     return application
 
 
-def prepare(settings):
+def prepare(settings, cluster):
+    if cluster is not None:
+        asyncio.run(roles.make(cluster.dsn))
     print("preparing", flush=True)
     if "slow" in sys.argv:
         time.sleep(60)
@@ -73,6 +82,8 @@ app.main.create_app, app.first_start.prepare = create_app, prepare
 sys.modules |= {"app.main": app.main, "app.first_start": app.first_start}
 
 if __name__ == "__main__":
+    if "late" in sys.argv:
+        serve._LOOP_SECONDS = 2
     try:
         sys.exit(serve.serve(config.load(os.environ)))
     except errors.Misconfigured as error:
@@ -235,7 +246,7 @@ def test_certificate_of_another_key_is_refused(server: Server) -> None:
     authority = trustme.CA()
     write_pair(server.folder, authority.issue_cert("a.example"), authority.issue_cert("b.example"))
     assert server.start(**NO_DATABASE, **pair_settings(server)).wait(30) == 1
-    assert "refused: KEYSTEAD_TLS_CERT and KEYSTEAD_TLS_KEY do not work together" in server.output()
+    assert re.search("refused: KEYSTEAD_TLS_CERT .* the key is not that of the first certificate", server.output())
 
 
 @pytest.mark.parametrize("log", ["console", "json"])
@@ -246,6 +257,12 @@ def test_application_that_cannot_be_made_ends_it(server: Server, log: str) -> No
     last = server.output().splitlines()[-1]
     assert "the workers end as soon as they are started" in last
     assert last.startswith("{") == (log == "json")
+
+
+def test_workers_that_fail_late_end_it_too(server: Server) -> None:
+    """On a busy machine a worker takes long to fail: five that never listened end the server, however long it took."""
+    assert server.start("late", **NO_DATABASE).wait(60) == 1
+    assert "so the server ends too" in server.output()
 
 
 @pytest.mark.parametrize("log", ["console", "json"])
@@ -272,6 +289,15 @@ def test_workers_dump_no_core(server: Server) -> None:
     assert re.search(r"Max core file size +0 +0 ", limits)
 
 
+def test_what_it_starts_heeds_no_python_variables(server: Server) -> None:
+    """Neither PYTHONPATH nor any other of them is in the environment of a worker, which serves all the same."""
+    process = server.started_up(**NO_DATABASE)
+    (worker,) = workers(process.pid)
+    names = {entry.partition(b"=")[0] for entry in Path(f"/proc/{worker}/environ").read_bytes().split(b"\0")}
+    assert b"KEYSTEAD_PORT" in names
+    assert not [name for name in names if name.startswith(b"PYTHON")]
+
+
 def test_several_workers_share_the_port(server: Server) -> None:
     """As many workers as the settings say answer on the one port."""
     server.started_up(**NO_DATABASE, WORKERS=2)
@@ -283,7 +309,7 @@ def test_several_workers_share_the_port(server: Server) -> None:
 def test_stops_cleanly(server: Server, stop: str) -> None:
     """SIGTERM and Ctrl-C let the workers close their house, stop PostgreSQL, and give status 0."""
     process = server.started_up()
-    assert "keystead" in server.get("/database")
+    assert "keystead_api" in server.get("/database")
     worker, postmaster = server.worker(), server.postmaster()
     if stop == "SIGTERM to the parent":
         process.send_signal(signal.SIGTERM)
@@ -334,7 +360,7 @@ def test_start_after_a_kill_joins_the_running_postgres(server: Server) -> None:
     postmaster = server.postmaster()
     process.kill()
     again = server.started_up()
-    assert "keystead" in server.get("/database")
+    assert "keystead_api" in server.get("/database")
     assert server.postmaster() == postmaster
     again.send_signal(signal.SIGTERM)
     assert again.wait(30) == 0
@@ -347,7 +373,7 @@ def test_start_after_everything_was_killed(server: Server) -> None:
     for pid in (server.postmaster(), server.worker(), process.pid):
         os.kill(pid, signal.SIGKILL)
     server.started_up()
-    assert "keystead" in server.get("/database")
+    assert "keystead_api" in server.get("/database")
 
 
 def test_killed_worker_is_replaced(server: Server) -> None:
@@ -390,6 +416,7 @@ def write_pair(folder: Path, certificate: trustme.LeafCert, key: trustme.LeafCer
     pem: bytes = certificate.cert_chain_pems[0].bytes()
     (target / "cert.pem").write_bytes(pem)
     (target / "key.pem").write_bytes((key or certificate).private_key_pem.bytes())
+    (target / "key.pem").chmod(0o600)
     (target / "link").symlink_to(target)
     (target / "link").rename(folder / "live")
     return pem
@@ -448,23 +475,60 @@ def test_worker_started_later_serves_the_pair_that_was_checked(server: Server) -
     until(lambda: server.shows(old))
 
 
-def test_key_that_only_the_check_takes_leaves_the_old_pair_served(server: Server) -> None:
-    """OpenSSL takes keys that granian's TLS does not, and a reload with one does not end the server."""
+def test_key_that_only_openssl_takes_leaves_the_old_pair_served(server: Server) -> None:
+    """OpenSSL takes keys that granian's TLS does not; a reload with one, and workers that start later, keep the old."""
     old = write_pair(server.folder, trustme.CA().issue_cert("127.0.0.1"))
     process = server.started_up(**NO_DATABASE, **pair_settings(server))
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-521 -nodes -subj /CN=127.0.0.1 -days 1"
-    live = server.folder / "live"
-    command += f" -keyout {live / 'key.pem'} -out {live / 'cert.pem'}"
+    before = workers(process.pid)
+    write_p521(server.folder / "live")
+    process.send_signal(signal.SIGHUP)
+    until(lambda: "the old ones stay" in server.output())
+    assert server.shows(old)
+    assert workers(process.pid) == before
+    os.kill(before[0], signal.SIGKILL)
+    until(lambda: is_gone(before[0]))
+    until(lambda: server.shows(old))
+
+
+def test_key_that_only_openssl_takes_stops_the_start(server: Server) -> None:
+    """The start ends with one sentence before anything is started, and no worker dies of the key."""
+    write_pair(server.folder, trustme.CA().issue_cert("127.0.0.1"))
+    write_p521(server.folder / "live")
+    assert server.start(**NO_DATABASE, **pair_settings(server)).wait(30) == 1
+    assert re.fullmatch("refused: .*: the key is damaged or of a kind that is not served.*\n", server.output())
+
+
+def test_renewal_with_a_bom_is_served(server: Server) -> None:
+    """An editor's BOM before both blocks, and text around them, change nothing of what is served after a reload."""
+    write_pair(server.folder, trustme.CA().issue_cert("127.0.0.1"))
+    process = server.started_up(**NO_DATABASE, **pair_settings(server))
+    new = write_pair(server.folder, trustme.CA().issue_cert("127.0.0.1"))
+    for name in ("cert.pem", "key.pem"):
+        file = server.folder / "live" / name
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n") + "Grüße".encode())
+    process.send_signal(signal.SIGHUP)
+    until(lambda: server.shows(new))
+
+
+def test_reload_waits_for_a_worker_that_starts(server: Server) -> None:
+    """With a good pair, but an application that does not start any more, the workers that run stay."""
+    old = write_pair(server.folder, trustme.CA().issue_cert("127.0.0.1"))
+    process = server.started_up("fragile", **NO_DATABASE, **pair_settings(server))
+    before = workers(process.pid)
+    (server.folder / "fails").touch()
+    write_pair(server.folder, trustme.CA().issue_cert("127.0.0.1"))
+    process.send_signal(signal.SIGHUP)
+    until(lambda: "a worker does not start any more" in server.output())
+    assert server.shows(old)
+    assert workers(process.pid) == before
+
+
+def write_p521(folder: Path) -> None:
     if shutil.which("openssl") is None:
         pytest.skip("the openssl command makes the key")
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-521 -nodes -subj /CN=127.0.0.1 -days 1"
+    command += f" -keyout {folder / 'key.pem'} -out {folder / 'cert.pem'}"
     subprocess.run(command.split(), check=True, capture_output=True)
-    process.send_signal(signal.SIGHUP)
-    until(lambda: "does not start with the new certificate" in server.output())
-    assert server.shows(old)
-    (worker,) = workers(process.pid)
-    os.kill(worker, signal.SIGKILL)
-    until(lambda: is_gone(worker))
-    until(lambda: server.shows(old))
 
 
 def workers(parent: int) -> list[int]:

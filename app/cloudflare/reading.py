@@ -32,6 +32,8 @@ def json_object(raw: bytes) -> dict[str, Any] | Problem:
     """The object of a body, or the problem that it is none."""
     try:
         fields = bodies.parse(raw)
+    except bodies.TooMany as error:
+        return Problem(Rule.BODY, "", str(error))
     except ValueError:
         return Problem(Rule.BODY, "", f"The body is not JSON{bodies.instead(raw)}.")
     return fields if isinstance(fields, dict) else Problem(Rule.BODY, "", "The body is not a JSON object.")

@@ -5,9 +5,10 @@ answered as there, byte for byte, which tests/test_short_road.py holds (docs/dec
 """
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
 from datetime import UTC, datetime
 from http import HTTPStatus
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -68,7 +69,7 @@ def road(state: State) -> ShortRoad:
                 message["state"]["verdict"] = verdict
             if access is Access.READ:
                 return await _get(house, answers, passed, UUID(match[3]))
-            return await _create(house, answers, passed, told, receive, visit)
+            return await _create(house, answers, passed, told, message["state"], receive, visit)
         except Exception as error:  # noqa: BLE001 - as the handler of the long road has it
             refused = answers.failure(error, visit)
             if refused.status_code == HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -97,7 +98,15 @@ async def _get(house: House, answers: Answers, passed: Pass, csr_id: UUID) -> An
     return Answer(200, answers.body(custom_csrs.object_(csr), advice))
 
 
-async def _create(house: House, answers: Answers, passed: Pass, told: _Told, receive: Receive, visit: Visit) -> Answer:
+async def _create(
+    house: House,
+    answers: Answers,
+    passed: Pass,
+    told: _Told,
+    state: MutableMapping[str, Any],
+    receive: Receive,
+    visit: Visit,
+) -> Answer:
     caller = msgspec.structs.replace(
         passed.caller,
         address=visit.address,
@@ -107,7 +116,7 @@ async def _create(house: House, answers: Answers, passed: Pass, told: _Told, rec
         user_agent=visit.user_agent,
         status=201,
     )
-    raw = await wire.body_of(_chunks(receive), told.content_length)
+    raw = await wire.body_of(_chunks(receive), told.content_length, state)
     once = wire.idempotency_of(told.idempotency_keys, raw)
     csr, advice = await custom_csrs.made(house, caller, passed.scope, raw, once)
     return Answer(201, answers.body(custom_csrs.object_(csr), advice))

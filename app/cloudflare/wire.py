@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, MutableMapping
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -370,13 +370,16 @@ def _pointer(field: str, index: int | None, member: str | None = None) -> str:
 
 async def body(request: AnyRequest, most: int = MAX_BODY) -> bytes:
     """The raw body, bounded in size and time."""
-    return await body_of(request.stream(), request.headers.get("content-length", ""), most)
+    state = request.scope["state"]
+    return await body_of(request.stream(), request.headers.get("content-length", ""), state, most)
 
 
-async def body_of(stream: AsyncIterator[bytes], content_length: str, most: int = MAX_BODY) -> bytes:
-    """As `body`, from its pieces; HTTPException is what these end early with."""
+async def body_of(
+    stream: AsyncIterator[bytes], content_length: str, state: MutableMapping[str, Any], most: int = MAX_BODY
+) -> bytes:
+    """As `body`, from its pieces and the state of the request; HTTPException is what the pieces end early with."""
     try:
-        return await bodies.read(stream, content_length, most, HTTPException)
+        return await bodies.read(stream, content_length, most, HTTPException, state)
     except bodies.TooLarge as error:
         raise Refused(413, 1454, str(error)) from None
     except bodies.Incomplete as error:

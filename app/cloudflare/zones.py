@@ -188,7 +188,7 @@ def parse_query(query_string: bytes) -> tuple[zones.Query, bool]:
 def _types(given: list[str] | None) -> tuple[ZoneType, ...] | None:
     if given is None:
         return None
-    wanted = ",".join(given).split(",")
+    wanted = sorted(set(",".join(given).split(",")))
     for each in wanted:
         reading.one_of({"type": each}, "type", tuple(ZoneType))
     return tuple(ZoneType(each) for each in wanted)

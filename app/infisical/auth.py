@@ -3,10 +3,15 @@
 import msgspec
 from litestar import Response, post
 
-from app import admission, tokens
+from app import admission, bodies, tokens
 from app.errors import Forbidden, Unauthenticated
+from app.house import House
 from app.infisical import gate, reading, wire
-from app.infisical.wire import AnyRequest, Refused
+from app.infisical.wire import AnyRequest, Malformed, Refused
+from app.model import Visit
+
+# Whatever is wrong with a login, it counts against its address.
+_REFUSED = (bodies.TooLarge, bodies.Incomplete, Refused, Malformed, Unauthenticated, Forbidden)
 
 
 class AccessToken(msgspec.Struct, frozen=True, rename="camel"):
@@ -24,6 +29,24 @@ class AccessToken(msgspec.Struct, frozen=True, rename="camel"):
 @post("/auth/universal-auth/login", status_code=200)
 async def login(request: AnyRequest) -> Response[bytes]:
     house, visit = wire.house(request), msgspec.structs.replace(wire.visit(request), status=200, denied_status=401)
+    try:
+        client_id, secret = await _credentials(request)
+        token_id = tokens.id_of(client_id)
+        caller = await admission.authenticate_login(house.db, house.peppers, house.memory, token_id, secret, visit)
+    except _REFUSED as error:
+        raise await _refused(house, visit, error) from None
+    gate.count(request, caller)
+    try:
+        value = await admission.log_in(house.db, house.peppers, caller, secret)
+    except Unauthenticated as error:
+        raise await _refused(house, visit, error) from None
+    return wire.answer(AccessToken(value, tokens.ACCESS_SECONDS, tokens.ACCESS_SECONDS))
+
+
+HANDLERS = [login]
+
+
+async def _credentials(request: AnyRequest) -> tuple[str, str]:
     raw = await wire.body(request)
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     # curl -d declares a form whatever it sends.
@@ -31,16 +54,11 @@ async def login(request: AnyRequest) -> Response[bytes]:
     fields = reading.form(raw) if is_form else reading.fields(raw)
     client_id, secret = fields.text("clientId", required=True), fields.text("clientSecret", required=True)
     fields.done()
-    try:
-        token_id = tokens.id_of(client_id)
-        caller = await admission.authenticate_login(house.db, house.peppers, house.memory, token_id, secret, visit)
-        gate.count(request, caller)
-        value = await admission.log_in(house.db, house.peppers, caller, secret)
-    except (Unauthenticated, Forbidden) as error:
-        gate.count_failure(house, visit)
-        await admission.write_down(house.db, error)
-        raise Refused(401, "Invalid credentials") from None
-    return wire.answer(AccessToken(value, tokens.ACCESS_SECONDS, tokens.ACCESS_SECONDS))
+    return client_id, secret
 
 
-HANDLERS = [login]
+async def _refused(house: House, visit: Visit, error: Exception) -> Exception:
+    """What a login is refused with, once that is counted; raises 429 above the limit."""
+    gate.count_failure(house, visit)
+    await admission.write_down(house.db, error)
+    return Refused(401, "Invalid credentials") if isinstance(error, Unauthenticated | Forbidden) else error

@@ -332,8 +332,12 @@ def dn(subject: CaSubject) -> str:
     return ", ".join(f"{word}={_escaped(value)}" for word, value in values if value)
 
 
+# A regular expression takes a thousand times as long where every character is one of these.
+_ESCAPES = str.maketrans({character: f"\\{character}" for character in ',+"\\<>;'})
+
+
 def _escaped(value: str) -> str:
-    text = re.sub(r'([,+"\\<>;])', r"\\\1", value)
+    text = value.translate(_ESCAPES)
     if text[:1] in {" ", "#"}:
         text = "\\" + text
     return text[:-1] + "\\ " if text.endswith(" ") and len(value) > 1 else text

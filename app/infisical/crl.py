@@ -3,7 +3,7 @@
 import msgspec
 from litestar import Response, get
 
-from app import authorities, crls, pkix
+from app import authorities, crl_bytes, crls
 from app.errors import NotFound
 from app.infisical import gate, wire
 from app.infisical.gate import Action
@@ -48,4 +48,4 @@ PUBLIC = [der]
 async def _pem(request: AnyRequest) -> str:
     house = wire.house(request)
     authority = await authorities.viewed(house.db, wire.caller(request), wire.scope(request), wire.ca_id(request))
-    return wire.shown(pkix.crl_pem(await crls.current(house.db, house.ring, authority)))
+    return wire.shown(crl_bytes.pem(await crls.current(house.db, house.ring, authority)))

@@ -130,6 +130,8 @@ def fields(raw: bytes) -> Fields:
     """The fields of a JSON body; raises 400 for what is no JSON, and Malformed for what is no object."""
     try:
         value = bodies.parse(raw)
+    except bodies.TooMany as error:
+        raise Refused(400, str(error)) from None
     except ValueError:
         raise Refused(400, f"The body is not JSON{bodies.instead(raw)}") from None
     if not isinstance(value, dict):

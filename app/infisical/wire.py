@@ -221,7 +221,8 @@ def serial_of(text: str) -> str:
 
 async def body(request: AnyRequest) -> bytes:
     """The raw body, bounded in size and time."""
-    return await bodies.read(request.stream(), request.headers.get("content-length", ""), MAX_BODY, HTTPException)
+    length = request.headers.get("content-length", "")
+    return await bodies.read(request.stream(), length, MAX_BODY, HTTPException, request.scope["state"])
 
 
 def instant(time: datetime) -> str:

@@ -1,17 +1,17 @@
-"""Where the command begins."""
+"""Entry point of the `keystead` command."""
 
 import signal
 
 
 def main() -> None:
     """Run the command."""
-    by_python = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if by_python:
-        # Ctrl-C while the modules are read has nothing to undo, and is not worth a traceback.
+    default_handler = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if default_handler:
+        # Importing takes a moment. Ctrl-C during it should exit quietly, without a KeyboardInterrupt traceback.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from app.commands import cli
 
-    if by_python:
+    if default_handler:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     cli.main()
 

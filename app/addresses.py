@@ -1,4 +1,4 @@
-"""IP addresses and networks as peers, proxies and settings write them."""
+"""Parsing of client IP addresses, and how clients are grouped by network. Pure."""
 
 import ipaddress
 import re
@@ -9,17 +9,20 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def network_of(address: Address) -> Network:
-    """What counts as one client: the address, or the /64 of an IPv6 one."""
+    """The network that counts as one client: the /32 of an IPv4 address, the /64 of an IPv6 address."""
     return ipaddress.ip_network((address, 32 if address.version == 4 else 64), strict=False)
 
 
-_PORT = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<v4>[0-9.]+))(?::[0-9]{1,5})?")
+_WITH_PORT = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<v4>[0-9.]+))(?::[0-9]{1,5})?")
 
 
 @lru_cache(maxsize=4096)
 def parsed(text: str) -> Address | None:
-    """An address as peers and proxies write it, also with a port; None for what is none."""
-    match = _PORT.fullmatch(text)
+    """The IP address in `192.0.2.1`, `192.0.2.1:443`, `2001:db8::1` or `[2001:db8::1]:443`; None if there is none.
+
+    IPv4-mapped IPv6 addresses are returned as IPv4.
+    """
+    match = _WITH_PORT.fullmatch(text)
     try:
         address = ipaddress.ip_address((match["v6"] or match["v4"]) if match else text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Who asks, where, and what they may: Caller, Scope, Policy, Group and the request's facts. Pure data."""
+"""Callers, scopes, policies and permission groups, and the permission check itself. Pure data, no I/O."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -13,7 +13,7 @@ from app.x509.names import NamePolicy
 
 
 class Role(StrEnum):
-    """What a user is in an account."""
+    """Role of a member of an account."""
 
     ADMINISTRATOR = "administrator"
     READ = "read"
@@ -25,7 +25,7 @@ class Effect(StrEnum):
 
 
 class Area(Enum):
-    """What a permission is about."""
+    """Kind of resource a permission applies to."""
 
     SSL = auto()
     ZONE = auto()
@@ -42,7 +42,7 @@ class Access(Enum):
     ISSUE_KEY = auto()
 
 
-# Whoever may change a thing may read it; so whoever is denied reading is denied the rest too.
+# Write, sign and issue-key permissions include read. Denying read therefore denies all of them.
 _IMPLIES = {
     Access.READ: {Access.READ},
     Access.WRITE: {Access.READ, Access.WRITE},
@@ -57,7 +57,7 @@ class Level(Enum):
 
 
 class Group(msgspec.Struct, frozen=True):
-    """A permission group; the ids are Cloudflare's published ones where Cloudflare has the group."""
+    """A permission group. Groups that Cloudflare has too use Cloudflare's published ids."""
 
     id: UUID
     name: str
@@ -93,7 +93,10 @@ GROUPS = _groups()
 
 
 class Scope(msgspec.Struct, frozen=True):
-    """Where a call works: an account, or one zone of it, with the rules that the operator set there."""
+    """An account, or a zone of it when `zone_id` is set, with the settings that apply there.
+
+    Quotas are None when unlimited.
+    """
 
     account_id: UUID
     zone_id: UUID | None = None
@@ -109,13 +112,13 @@ class Scope(msgspec.Struct, frozen=True):
         return self.zone_id or self.account_id
 
     def gone(self) -> KeysteadError:
-        """What to say when the account or zone was deleted while the request was on its way."""
+        """The error for an account or zone that was deleted while the request was running."""
         if self.zone_id is None:
             return Forbidden(Denial.RESOURCE, "Unauthorized to access requested resource")
         return NotFound(f"The zone {self.zone_id.hex} was deleted.", Thing.SCOPE)
 
     def age_advice(self, created_at: datetime, now: datetime) -> tuple[Advice, ...]:
-        """What to say of a key that is older than the account allows."""
+        """A warning if a key from `created_at` is older than `key_max_age_days`; empty otherwise."""
         days, most = (now - created_at).days, self.key_max_age_days
         if days <= most:
             return ()
@@ -124,7 +127,10 @@ class Scope(msgspec.Struct, frozen=True):
 
 
 class Target(msgspec.Struct, frozen=True):
-    """One resource of a policy. `id` None is all of them; with `within` it is all zones of that account."""
+    """A resource of a policy.
+
+    With `id` None it covers every resource of this level; with `within` set, every zone of that account.
+    """
 
     level: Level
     id: UUID | None = None
@@ -146,7 +152,7 @@ class Policy(msgspec.Struct, frozen=True):
     groups: tuple[Group, ...]
 
     def means(self, group: Group, access: Access) -> bool:
-        """Whether the group is about this access: who may change a thing may read it, who may not read may nothing."""
+        """Whether this policy allows or denies `access` for a resource of the group; see _IMPLIES."""
         if self.effect is Effect.ALLOW:
             return access in _IMPLIES[group.access]
         return group.access in _IMPLIES[access]
@@ -161,7 +167,7 @@ class Policy(msgspec.Struct, frozen=True):
 
 
 class Actor(StrEnum):
-    """Who acts, as the audit log names them."""
+    """Kind of actor in the audit log."""
 
     TOKEN = "token"  # noqa: S105 - a kind of actor, not a secret
     USER = "user"
@@ -171,13 +177,13 @@ class Actor(StrEnum):
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Who asks, what they reach, and from where; built once a request.
+    """An authenticated caller and the request's metadata; built once per request.
 
-    `reach` bounds everything by tenant: the account of an account's token, or the memberships of a user. `policies`
-    None means that the membership alone decides (a global key). `account_id` is whose token it is, or `user_id` whose
-    token or global key; `condition` (JSON text) and `expires_on` bound a token. `status` is what the HTTP answer of a
-    success will be, `denied_status` that of a denial. `proof` tells whether the
-    credential has changed since: see proof.py.
+    `reach` maps each account the caller can access to their role: the account of an account token, or a user's
+    memberships. `policies` None means that only the role decides (global API keys). `account_id` owns an account token,
+    `user_id` a user token or global key. `condition` (JSON) and `expires_on` restrict a token. `status` and
+    `denied_status` are the HTTP statuses to audit for success and denial. `proof` identifies the version of the
+    credential that was checked (app/identity/proof.py).
     """
 
     actor: Actor
@@ -211,10 +217,7 @@ class Caller(msgspec.Struct, frozen=True):
 
 
 class Visit(msgspec.Struct, frozen=True):
-    """Where a request comes from and what it asks: the audit log's share of it.
-
-    `status` and `denied_status` as in Caller.
-    """
+    """The request metadata that the audit log stores; fields as in Caller."""
 
     address: Address | None
     request_id: str

@@ -1,6 +1,6 @@
-"""A module of ours in a fresh interpreter, which finds what this one finds and heeds nothing else.
+"""Running one of our modules in a child Python process with the same module path as this one.
 
-Neither the folder it is started in nor PYTHONPATH decides what it runs: both may hold another `app`, or a `logging`.
+The working directory and PYTHONPATH are ignored: either could contain another `app` or `logging` module.
 """
 
 import json
@@ -9,16 +9,16 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-_HOME = str(Path(__file__).parent.parent)
+_ROOT = str(Path(__file__).parent.parent)
 _RUN = "import json, runpy, sys; sys.path[:] = json.loads(sys.argv.pop(1)); runpy.run_module({!r}, run_name='__main__')"
 
 
 def command(module: str, *words: str) -> list[str]:
-    """The command that runs this module with these arguments; it takes `environ()`."""
-    path = json.dumps([folder or _HOME for folder in sys.path])
+    """The argv that runs `module` as `__main__` with these arguments. Pass `environ()` as its environment."""
+    path = json.dumps([folder or _ROOT for folder in sys.path])
     return [sys.executable, "-P", "-c", _RUN.format(module), path, *words]
 
 
 def environ(ours: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Ours, without what Python reads; PYTHONHOME stays, as without it a moved interpreter does not start at all."""
+    """The environment without PYTHON* variables. PYTHONHOME stays: a relocated interpreter cannot start without it."""
     return {name: text for name, text in ours.items() if not name.startswith("PYTHON") or name == "PYTHONHOME"}

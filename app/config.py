@@ -1,4 +1,4 @@
-"""The settings, from KEYSTEAD_ environment variables (docs/operations.md); no other module reads those."""
+"""Settings from KEYSTEAD_* environment variables, which only this module reads; see docs/operations.md."""
 
 import ipaddress
 import os
@@ -15,7 +15,7 @@ from app.errors import Misconfigured
 
 
 class RateLimit(msgspec.Struct, frozen=True):
-    """`quota` requests in `window` seconds: a token bucket of `quota` that refills at quota / window a second."""
+    """A token bucket: `quota` requests in a burst, refilled at `quota / window` per second; `window` is in seconds."""
 
     quota: int
     window: int
@@ -24,7 +24,7 @@ class RateLimit(msgspec.Struct, frozen=True):
 T = TypeVar("T")
 D = TypeVar("D")
 
-# Who may read the metrics by default.
+# Default of KEYSTEAD_METRICS_FROM: only this machine can read the metrics.
 LOOPBACK: tuple[Network, ...] = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
 _URL = "an address that begins with http:// or https://, without a query"
 
@@ -39,7 +39,7 @@ class Settings(msgspec.Struct, frozen=True):
     port: int = 8787
     data_dir: Path = Path(".data")
     database_url: str | None = None
-    # Set by `serve` when `database_url` is the bundled PostgreSQL.
+    # True when `serve` runs its own PostgreSQL, and `database_url` points to it.
     embedded: bool = False
     statement_cache_size: int = 100
     keyring: Path = Path(".data/keyring.json")
@@ -56,12 +56,12 @@ class Settings(msgspec.Struct, frozen=True):
     log: LogFormat = LogFormat.CONSOLE
 
     def __repr__(self) -> str:
-        # The database address may hold a password, and settings end up in tracebacks.
+        # Settings show up in tracebacks, and database_url may contain a password.
         return f"Settings({self.host}:{self.port}, data_dir={str(self.data_dir)!r})"
 
 
 def load(environ: Mapping[str, str]) -> Settings:
-    """Read every KEYSTEAD_ variable; raises Misconfigured for an unknown variable or an invalid value."""
+    """Parse the KEYSTEAD_* variables. Raises Misconfigured for unknown names and invalid values."""
     unknown = sorted(name for name in environ if name.startswith("KEYSTEAD_") and name not in _KNOWN)
     if unknown:
         raise Misconfigured(f"{unknown[0]} is not a setting; the settings are {', '.join(sorted(_KNOWN - _IGNORED))}")
@@ -89,7 +89,7 @@ def load(environ: Mapping[str, str]) -> Settings:
             f"{scheme}://{shown}:{port}",
             _URL,
         ),
-        # Only an explicit address: certificates keep it for up to ten years.
+        # Only an address that was configured: it goes into certificates that are valid for years.
         pki_url=read("PKI_URL", _url, None, _URL) or read("PUBLIC_URL", _url, None, _URL),
         trusted_proxies=read("TRUSTED_PROXIES", _networks, (), "networks such as 10.0.0.0/8,fd00::/8"),
         trust_dir=read("TRUST_DIR", _folder, None, "a folder with PEM certificates of trusted roots"),
@@ -124,7 +124,7 @@ class _Reader:
         try:
             return parse(text)
         except (ValueError, OSError):
-            # The database address may hold a password, so it is not repeated.
+            # The database URL may contain a password, so its value is not shown.
             shown = "" if name == "DATABASE_URL" else f" is {text!r}, which"
             raise Misconfigured(f"KEYSTEAD_{name}{shown} is not valid; it takes {allowed}") from None
 
@@ -191,7 +191,7 @@ def _networks(text: str) -> tuple[Network, ...]:
     return tuple(ipaddress.ip_network(part.strip()) for part in text.split(","))
 
 
-# KEYSTEAD_PROJECT_SLUG stands in credentials.env for clients; a shell that has sourced that file must still serve.
+# Clients read KEYSTEAD_PROJECT_SLUG from credentials.env. `serve` must work in a shell that has sourced that file.
 _IGNORED = frozenset({"KEYSTEAD_PROJECT_SLUG"})
 _KNOWN = _IGNORED | {
     "KEYSTEAD_" + name

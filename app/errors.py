@@ -1,7 +1,6 @@
-"""The kinds of failure that the core knows.
+"""Errors of the core, without HTTP statuses or API error codes: each dialect maps them to its own responses.
 
-No HTTP status and no wire code appears here: each dialect has one table from these kinds to its own answers.
-Texts are for the caller of the API, so they may quote what that caller sent, and nothing else.
+Texts are shown to the API caller, so they may quote the caller's own input and nothing else.
 """
 
 import json
@@ -11,12 +10,12 @@ import msgspec
 
 
 def quoted(value: str) -> str:
-    """The caller's own value for a sentence: ASCII escapes only, cut at 64 characters."""
+    """`value` in double quotes for an error text: ASCII only, with JSON escapes, cut at 64 characters."""
     return json.dumps(value) if len(value) <= 64 else json.dumps(value[:64])[:-1] + '…"'
 
 
 class Rule(Enum):
-    """Which rule a value broke. A dialect turns (rule, field) into its code."""
+    """A validation rule. Dialects map (rule, field) to their error codes."""
 
     BODY = auto()
     MISSING = auto()
@@ -49,7 +48,7 @@ class Rule(Enum):
 
 
 class Hint(Enum):
-    """What a request that is accepted should still be told. A dialect turns it into its code."""
+    """Kind of warning about an accepted request. Dialects map it to their codes."""
 
     UNKNOWN_FIELD = auto()
     COMMON_NAME_NOT_IN_SANS = auto()
@@ -61,9 +60,10 @@ class Hint(Enum):
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """One broken rule; `text` is a sentence for the caller.
+    """A validation error; `text` is a full sentence for the caller.
 
-    `field` and its `index` or `member` say where; a member further down is written as JSON pointers are (RFC 6901).
+    `index` is the position in a list field, `member` the key in an object field. Deeper members are JSON pointers
+    without the leading slash (RFC 6901).
     """
 
     rule: Rule
@@ -74,7 +74,7 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class Advice(msgspec.Struct, frozen=True):
-    """A remark about a request that was accepted; places as in Problem."""
+    """A warning about an accepted request; `field` and `index` as in Problem."""
 
     hint: Hint
     field: str
@@ -83,14 +83,14 @@ class Advice(msgspec.Struct, frozen=True):
 
 
 class Scheme(Enum):
-    """How a caller says who they are."""
+    """Authentication scheme."""
 
     TOKEN = auto()
     GLOBAL_KEY = auto()
 
 
 class Denial(Enum):
-    """Why a known caller may not: the thing is not theirs, the address is not allowed, or it is more than they have."""
+    """Why an authenticated caller is denied: no permission, a blocked IP address, or a token with wider permissions."""
 
     RESOURCE = auto()
     ADDRESS = auto()
@@ -98,7 +98,7 @@ class Denial(Enum):
 
 
 class Thing(Enum):
-    """What is not there."""
+    """Kind of resource that was not found."""
 
     CSR = auto()
     CERTIFICATE = auto()
@@ -109,7 +109,7 @@ class Thing(Enum):
 
 
 class Limit(Enum):
-    """What ran out or is switched off; LIST is the bound that every list has."""
+    """A quota that is used up, or a feature that is switched off. LIST is the maximum length of any list."""
 
     CSR_QUOTA = auto()
     CERTIFICATE_QUOTA = auto()
@@ -118,11 +118,11 @@ class Limit(Enum):
 
 
 class KeysteadError(Exception):
-    """The root of our kinds; anything else that is raised is a bug or a broken world."""
+    """Base class of expected errors. Any other exception is a bug or a failure of the environment."""
 
 
-class Invalid(KeysteadError):  # noqa: N818 - the kinds read as states of the world, not as suffixes
-    """The request's content breaks rules; nothing was changed."""
+class Invalid(KeysteadError):  # noqa: N818 - these names describe a state and need no Error suffix
+    """The request is invalid; nothing was changed."""
 
     def __init__(self, problems: tuple[Problem, ...]) -> None:
         super().__init__("; ".join(problem.text for problem in problems))
@@ -130,7 +130,7 @@ class Invalid(KeysteadError):  # noqa: N818 - the kinds read as states of the wo
 
 
 class NotFound(KeysteadError):  # noqa: N818
-    """There is no such thing in the caller's scope."""
+    """The resource does not exist in the caller's scope."""
 
     def __init__(self, text: str, thing: Thing = Thing.OTHER) -> None:
         super().__init__(text)
@@ -138,7 +138,7 @@ class NotFound(KeysteadError):  # noqa: N818
 
 
 class Clash(Enum):
-    """What a request contradicts."""
+    """Kind of conflict."""
 
     IDEMPOTENCY_KEY = auto()
     IN_USE = auto()
@@ -151,7 +151,7 @@ class Clash(Enum):
 
 
 class Conflict(KeysteadError):  # noqa: N818
-    """What was asked contradicts what is stored; repeating it unchanged will not help."""
+    """The request conflicts with stored data; retrying it unchanged fails again."""
 
     def __init__(self, text: str, clash: Clash = Clash.STORED) -> None:
         super().__init__(text)
@@ -159,11 +159,11 @@ class Conflict(KeysteadError):  # noqa: N818
 
 
 class Refusal(KeysteadError):  # noqa: N818
-    """A CA does not do what was asked: its state, its certificate or what was sent forbids it. Nothing was changed."""
+    """A CA cannot fulfil the request because of its state, its certificate or the input; nothing was changed."""
 
 
 class Unauthenticated(KeysteadError):  # noqa: N818
-    """The credential is not known, or is no longer valid; `expired` is one whose time is over."""
+    """The credential is unknown or no longer valid; `expired` if only its expiry date has passed."""
 
     def __init__(self, scheme: Scheme, *, expired: bool = False) -> None:
         super().__init__("the credential is not known or no longer valid")
@@ -172,7 +172,7 @@ class Unauthenticated(KeysteadError):  # noqa: N818
 
 
 class Forbidden(KeysteadError):  # noqa: N818
-    """The caller is known and may not do this, or the thing is not there for this caller."""
+    """The caller is authenticated but not allowed to do this, or to know whether the resource exists."""
 
     def __init__(self, denial: Denial, text: str) -> None:
         super().__init__(text)
@@ -180,7 +180,7 @@ class Forbidden(KeysteadError):  # noqa: N818
 
 
 class Wider(Forbidden):
-    """A token would be allowed more than whoever makes it; the problems say in what. Nothing was changed."""
+    """A token would have more permissions than its creator; `problems` lists them. Nothing was changed."""
 
     def __init__(self, problems: tuple[Problem, ...]) -> None:
         super().__init__(Denial.WIDER, "; ".join(problem.text for problem in problems))
@@ -188,7 +188,7 @@ class Wider(Forbidden):
 
 
 class LimitReached(KeysteadError):  # noqa: N818
-    """A quota is used up, or the operator has switched the feature off."""
+    """A quota is used up, or the operator has disabled the feature."""
 
     def __init__(self, limit: Limit, text: str) -> None:
         super().__init__(text)
@@ -196,9 +196,9 @@ class LimitReached(KeysteadError):  # noqa: N818
 
 
 class Unavailable(KeysteadError):  # noqa: N818
-    """The database, the ring or the key queue cannot serve now; `retry_after` is in whole seconds.
+    """The database, the keyring or a queue is temporarily unavailable; `retry_after` is in seconds.
 
-    `in_doubt` when what was asked may have been done all the same.
+    `in_doubt` is True if the change may have been committed.
     """
 
     def __init__(self, text: str, retry_after: int = 1, *, in_doubt: bool = False) -> None:
@@ -208,7 +208,7 @@ class Unavailable(KeysteadError):  # noqa: N818
 
 
 class KeyDamaged(KeysteadError):  # noqa: N818
-    """A sealed value does not open, or opens to a key that is not its row's; `key_id` names the row."""
+    """A sealed value cannot be decrypted, or decrypts to another key; `key_id` is the id of its row."""
 
     def __init__(self, key_id: str, text: str) -> None:
         super().__init__(text)
@@ -216,4 +216,4 @@ class KeyDamaged(KeysteadError):  # noqa: N818
 
 
 class Misconfigured(KeysteadError):  # noqa: N818
-    """The installation cannot start as it is; the text says what would make it start."""
+    """The installation is misconfigured; the text tells the operator how to fix it."""

@@ -1,4 +1,4 @@
-"""Files that hold secrets on the operator's host: whole or not at all, and nobody else's to read."""
+"""Atomic writing of files that hold secrets, readable only by their owner."""
 
 import errno
 import os
@@ -7,12 +7,15 @@ from pathlib import Path
 
 
 def write_private(path: Path, text: str) -> None:
-    """A file of mode 0600."""
+    """Write one file of mode 0600 atomically; see write_together."""
     write_together(path.parent, {path.name: text})
 
 
 def write_together(folder: Path, texts: Mapping[str, str]) -> None:
-    """Files of mode 0600 in one folder; all of them are complete on disk before the first takes its name."""
+    """Write files of mode 0600 in one folder; all are synced to disk before the first is renamed into place.
+
+    Raises OSError, and IsADirectoryError before anything is written.
+    """
     for name in texts:
         if (folder / name).is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(folder / name))
@@ -34,14 +37,14 @@ def write_together(folder: Path, texts: Mapping[str, str]) -> None:
 
 
 def _keep_owner(path: Path, draft: int) -> None:
-    """A file that root rewrites stays its owner's: a service that could read it before still must."""
+    """Keep the owner of a file that root rewrites, so that the service can still read it."""
     if os.geteuid() == 0 and path.exists():
         state = path.stat()
         os.fchown(draft, state.st_uid, state.st_gid)
 
 
 def sync(folder: Path) -> None:
-    """Make the names in a folder as durable as the files behind them."""
+    """Sync a folder, so that new and renamed files in it survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -50,5 +53,5 @@ def sync(folder: Path) -> None:
 
 
 def is_read_only(path: Path) -> bool:
-    """Whether it lies on a mount where nobody can change its mode, such as one with secrets."""
+    """Whether the file is on a read-only mount, such as a Kubernetes secret, where its mode cannot be changed."""
     return bool(os.statvfs(path).f_flag & os.ST_RDONLY)

@@ -1,6 +1,6 @@
-"""What is counted for Prometheus: in memory, or with several workers in small files that all of them map.
+"""Prometheus metrics: in memory, or with several workers in memory-mapped files that they share.
 
-`keystead serve` sets the folder of these files before it starts the workers, which is when the library looks for it.
+`keystead serve` sets FOLDER before it starts the workers, because prometheus_client reads it at import.
 """
 
 import os
@@ -13,35 +13,35 @@ from prometheus_client.registry import REGISTRY, Collector
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 # The framework adds the charset.
 CONTENT_TYPE = "text/plain; version=0.0.4"
-_HEADER = 8
+_HEADER_BYTES = 8
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _requests = Counter("keystead_requests", "Requests answered.", ["dialect", "method", "route", "status"])
 _seconds = Histogram(
     "keystead_request_seconds",
     "From the beginning of a request to the last byte of its answer.",
     ["dialect", "route"],
-    buckets=_SECONDS,
+    buckets=_BUCKETS,
 )
 _pool = Gauge("keystead_key_pool_keys", "RSA-2048 keys that are ready.", multiprocess_mode="livesum")
 _generation = Histogram(
-    "keystead_key_generation_seconds", "Making an RSA key on demand.", ["key_type"], buckets=_SECONDS
+    "keystead_key_generation_seconds", "Making an RSA key on demand.", ["key_type"], buckets=_BUCKETS
 )
 _connections = Gauge(
     "keystead_database_connections", "Places for connections that workers have.", ["state"], multiprocess_mode="livesum"
 )
-# Labels are looked up once: a lookup costs more than the counting.
-_known: dict[tuple[str, str, str, int], tuple[Counter, Histogram]] = {}
+# Cache of labelled metrics: `labels()` costs more than the increment.
+_labelled: dict[tuple[str, str, str, int], tuple[Counter, Histogram]] = {}
 
 
 def answered(dialect: str, method: str, route: str, status: int, seconds: float) -> None:
-    """Count a request; `route` is the template of its path, so that there are as many as there are routes."""
+    """Record a request. `route` is the path template, which keeps the number of label values small."""
     key = (dialect, method, route, status)
-    children = _known.get(key)
+    children = _labelled.get(key)
     if children is None:
         word = method if method in _METHODS else "other"
         counter = _requests.labels(dialect, word, route, str(status))
-        children = _known[dialect, word, route, status] = (counter, _seconds.labels(dialect, route))
+        children = _labelled[dialect, word, route, status] = (counter, _seconds.labels(dialect, route))
     children[0].inc()
     children[1].observe(seconds)
 
@@ -60,22 +60,22 @@ def connections(in_use: int, idle: int) -> None:
 
 
 def text(*more: Collector) -> bytes:
-    """All metrics of all workers in Prometheus's text format, and what `more` collects at this moment."""
+    """The metrics of all workers, and those of the collectors `more`, in Prometheus text format."""
     folder = os.environ.get(FOLDER)
     registry = CollectorRegistry()
     if folder:
-        _forget_the_dead(Path(folder))
+        _remove_dead_workers(Path(folder))
         MultiProcessCollector(registry, folder)  # type: ignore[no-untyped-call]
     for each in more:
         registry.register(each)
     return generate_latest(registry) + (b"" if folder else generate_latest(REGISTRY))
 
 
-def _forget_the_dead(folder: Path) -> None:
-    """What a worker holds ends with it, also when it was killed; what it has counted stays."""
+def _remove_dead_workers(folder: Path) -> None:
+    """Remove the live gauges of workers that have exited; their counters stay."""
     for path in folder.glob("*.db"):
         if Path(f"/proc/{path.stem.rpartition('_')[2]}").exists():
             continue
-        # One that was killed as it began leaves files without a header.
-        if path.name.startswith("gauge_live") or not path.read_bytes()[:_HEADER].strip(b"\0"):
+        # A worker killed during start leaves files without a header, which the collector cannot read.
+        if path.name.startswith("gauge_live") or not path.read_bytes()[:_HEADER_BYTES].strip(b"\0"):
             path.unlink(missing_ok=True)

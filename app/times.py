@@ -1,14 +1,14 @@
-"""Dates and spans as people and Infisical's clients write them (contract-infisical, "CAs" and "Leaves"). Pure."""
+"""Parsing of dates and durations (contract-infisical, "CAs" and "Leaves"), and allowed clock skew. Pure."""
 
 import re
 from datetime import UTC, datetime, timedelta
 
-# Of certificates: a CA's clock may be ahead of ours.
+# A CA's clock may be this far ahead of ours.
 CLOCK_SKEW = timedelta(minutes=5)
 
 
 def has_begun(not_before: datetime, now: datetime) -> bool:
-    """Whether a certificate counts as valid already, as far as its notBefore goes."""
+    """Whether notBefore has passed, with CLOCK_SKEW allowed."""
     return not_before <= now + CLOCK_SKEW
 
 
@@ -18,12 +18,12 @@ _DATE = re.compile(
 )
 _SPAN = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?([smhdwy])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800, "y": 31_536_000}
-# Past any certificate, and well within what a timedelta holds.
-_MOST_SECONDS = 10**11
+# About 3000 years: beyond any certificate, and within the range of timedelta.
+_MAX_SECONDS = 10**11
 
 
 def date(text: str) -> datetime | None:
-    """`2029`, `2029-06`, `2029-06-12` or ISO 8601, in UTC unless it says otherwise; None for anything else."""
+    """Parse `2029`, `2029-06`, `2029-06-12` or an ISO 8601 date and time, UTC by default; None if invalid."""
     match = _DATE.fullmatch(text)
     if match is None:
         return None
@@ -36,7 +36,7 @@ def date(text: str) -> datetime | None:
 
 
 def span(text: str) -> timedelta | None:
-    """A number and s, m, h, d, w or y (of 365 days), in whole seconds from one on; None for anything else."""
+    """Parse a duration such as `90d` or `1.5 h`; units are s, m, h, d, w, y (365 days). None if invalid or < 1 s."""
     match = _SPAN.fullmatch(text)
     seconds = int(float(match[1]) * _SECONDS[match[2]]) if match else 0
-    return timedelta(seconds=min(seconds, _MOST_SECONDS)) if seconds else None
+    return timedelta(seconds=min(seconds, _MAX_SECONDS)) if seconds else None

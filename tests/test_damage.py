@@ -196,7 +196,7 @@ async def whole(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFact
 async def scene(whole: Scene) -> AsyncIterator[Scene]:
     """The same, whole again after the test."""
     # What the program itself has noted is noted again only after a minute.
-    keyring._NOTED.clear()
+    keyring._AUDITED_AT.clear()
     yield whole
     await whole.put_back()
     assert await whole.verified() == {}

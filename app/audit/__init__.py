@@ -1,1 +1,1 @@
-"""The audit log: writing it in the transaction of the change, reading it, and failed authentications."""
+"""The audit log: writing entries in the transaction of the change, reading it, and failed authentications."""

@@ -1,4 +1,4 @@
-"""Reading and pruning the audit log, in the words of Cloudflare's (contract-cloudflare section 7)."""
+"""Reading and pruning the audit log, with Cloudflare's field names (contract-cloudflare section 7)."""
 
 import base64
 import binascii
@@ -22,7 +22,7 @@ MAX_VALUES = 100
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One row; ids of accounts, zones, tokens and users are 32 hex digits, others UUIDs with hyphens."""
+    """One entry. String ids of accounts, zones, tokens and users are 32 hex digits; others are UUIDs with hyphens."""
 
     id: UUID
     at: datetime
@@ -53,14 +53,14 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Filter(msgspec.Struct, frozen=True):
-    """Rows whose field is one of `only` (None: any), and none of `none_of`."""
+    """Entries whose field is in `only` (None: any value) and not in `none_of`."""
 
     only: tuple[str, ...] | None = None
     none_of: tuple[str, ...] = ()
 
 
 class Query(msgspec.Struct, frozen=True):
-    """`since` is included, `before` is not; `after` is where the page before ended."""
+    """Entries with since <= at < before; `after` is the position of the last entry of the previous page."""
 
     since: datetime
     before: datetime
@@ -71,7 +71,7 @@ class Query(msgspec.Struct, frozen=True):
 
 
 class Page(msgspec.Struct, frozen=True):
-    """`cursor` is where the next page begins; None on the last."""
+    """`cursor` leads to the next page; None on the last one."""
 
     items: tuple[Entry, ...]
     cursor: str | None
@@ -93,11 +93,11 @@ _PRODUCTS = {
 }
 _HEX = f"'{Resource.ACCOUNT}', '{Resource.ZONE}', '{Resource.TOKEN}', '{Resource.USER}'"
 _PRODUCT_CASES = " ".join(f"WHEN '{resource}' THEN '{product}'" for resource, product in _PRODUCTS.items())
-# What each field is in the database; the names are the wire's parameters.
+# SQL expression of each filter; the keys are the names of the query parameters.
 FIELDS = {
     "id": "l.id::text",
     "audit_log_id": "l.id::text",
-    # All rows of a page have the same account.
+    # Queries are limited to one account.
     "account_name": "(SELECT a.name FROM accounts a WHERE a.id = $1)",
     "action_result": "l.result",
     "action_type": f"CASE l.action WHEN '{Action.READ}' THEN 'view' ELSE l.action END",
@@ -146,11 +146,11 @@ _BEYOND = {Direction.ASC: (">", ">="), Direction.DESC: ("<", "<=")}
 
 
 def _statement(query: Query) -> tuple[str, list[object]]:
-    """The SELECT for the filters that are asked for, whose expressions are ours, and the values of its parameters."""
+    """The SELECT and its parameters from $5 on; only expressions of FIELDS become part of the SQL."""
     conditions, values = [], list[object]()
     beyond, bound = _BEYOND[query.direction]
     if query.after:
-        # The first comparison is what the index can use.
+        # The first comparison is redundant, but can use the index.
         conditions.append(f"l.at {bound} $5 AND (l.at, l.id) {beyond} ($5, $6)")
         values += query.after
     for field, wanted in query.filters.items():
@@ -170,7 +170,7 @@ ORDER BY l.at {query.direction}, l.id {query.direction} LIMIT $4
 
 
 async def list_(db: Database, scope: Scope, query: Query) -> Page:
-    """One page of an account's log."""
+    """One page of the audit log of an account."""
     return await _list(db, scope.account_id, query)
 
 
@@ -193,7 +193,7 @@ def _cursor(entry: Entry) -> str:
 
 
 def position(cursor: str) -> tuple[datetime, UUID] | None:
-    """Where a page ended, from its cursor; None for what is no cursor of ours."""
+    """The position in a cursor of `list_`; None if it is invalid."""
     try:
         microseconds, entry_id = _CURSOR.unpack(base64.b64decode(cursor, b"-_", validate=True))
         return _EPOCH + microseconds * _MICROSECOND, UUID(bytes=entry_id)
@@ -202,7 +202,7 @@ def position(cursor: str) -> tuple[datetime, UUID] | None:
 
 
 async def latest(db: Database, account_id: UUID, since: datetime, limit: int) -> tuple[Entry, ...]:
-    """The last rows of an account, or of what belongs to none, for the operator; the newest first."""
+    """The newest entries of an account, or of NO_ACCOUNT, newest first; for the operator."""
     return (await _list(db, account_id, Query(since, datetime.now(UTC) + timedelta(days=1), limit))).items
 
 
@@ -213,7 +213,7 @@ PRUNED_AT_ONCE = 10_000
 
 
 async def prune(db: Database, caller: Caller, before: datetime) -> int:
-    """Delete what is older, in batches that are each written down; how many rows are gone."""
+    """Delete entries before a time, in batches that are each audited; returns the number of deleted entries."""
 
     async def batch(connection: Connection) -> int:
         done = await connection.execute(_PRUNE, before, PRUNED_AT_ONCE)

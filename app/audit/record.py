@@ -1,4 +1,4 @@
-"""What the audit log gets: a row for each change, in its transaction, and for each attempt that was denied."""
+"""Writing audit log entries: for each change, in its transaction, and for each denied attempt."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -52,9 +52,9 @@ class Result(StrEnum):
     FAILURE = "failure"
 
 
-# What belongs to no account, such as a user, is filed under this one.
+# Account id of entries about resources without an account, such as users.
 NO_ACCOUNT = UUID(int=0)
-# Characters: whoever is denied writes a row for each request.
+# In characters. Denied requests add entries too, so callers must not control their size.
 MAX_PATH = 1024
 
 _COLUMNS = (
@@ -65,7 +65,7 @@ PARAMETERS = 15
 
 
 def insert(first: int, source: str) -> str:
-    """CTE body that writes a row for the one of `source`, which has the columns account_id, id and zone_id."""
+    """CTE body that inserts an entry for each row of `source`, which has the columns account_id, id and zone_id."""
     return (
         f"INSERT INTO audit_log (account_id, resource_id, zone_id, {_COLUMNS}) "
         f"SELECT {source}.account_id, {source}.id, {source}.zone_id, {parameters(first, PARAMETERS)} FROM {source}"
@@ -73,13 +73,13 @@ def insert(first: int, source: str) -> str:
 
 
 def values(caller: Caller, action: Action, resource: Resource) -> tuple[object, ...]:
-    """The PARAMETERS values of `insert`."""
-    status = None if action in _BEFOREHAND else caller.status
+    """Values for the PARAMETERS parameters of `insert`."""
+    status = None if action in _AUDITED_BEFORE_OUTCOME else caller.status
     return _values(caller, action, resource, Result.SUCCESS, status)
 
 
-# Written down before it is known how the request will end.
-_BEFOREHAND = {
+# Actions that are audited before the outcome of the request is known, so without a status.
+_AUDITED_BEFORE_OUTCOME = {
     *(Action.READ, Action.GET_CSR, Action.SIGN, Action.SIGN_INTERMEDIATE, Action.ISSUE_KEY, Action.RENEW),
     Action.KEY_DAMAGED,
 }
@@ -88,12 +88,12 @@ _BEFOREHAND = {
 def _values(
     caller: Caller, action: Action, resource: Resource, result: Result, status: int | None
 ) -> tuple[object, ...]:
-    # Whoever reads the log, also with SQL, is to see what was asked for, not what its characters do to a terminal.
+    # Escaped at write time, because operators also read the table with psql.
     name = visible.text(caller.name) if caller.name else caller.name
     path = visible.text(caller.path[:MAX_PATH])[:MAX_PATH]
-    who = (caller.actor.value, caller.id, name, caller.email, caller.address)
-    where = (caller.request_id, caller.method, path, caller.user_agent)
-    return (uuid4(), action.value, resource.value, *who, *where, caller.user_id, status, result.value)
+    actor = (caller.actor.value, caller.id, name, caller.email, caller.address)
+    request = (caller.request_id, caller.method, path, caller.user_agent)
+    return (uuid4(), action.value, resource.value, *actor, *request, caller.user_id, status, result.value)
 
 
 _RECORD = (
@@ -104,7 +104,7 @@ _RECORD = (
 async def record(
     connection: Connection, caller: Caller, action: Action, resource: Resource, place: tuple[UUID, UUID, UUID | None]
 ) -> None:
-    """Write one row in the transaction of `connection`; `place` is account id, resource id and zone id."""
+    """Insert an entry in the transaction of `connection`; `place` is (account id, resource id, zone id)."""
     await connection.execute(_RECORD, *place, *values(caller, action, resource))
 
 
@@ -115,14 +115,14 @@ async def record_all(
     resource: Resource,
     places: Sequence[tuple[UUID, UUID, UUID | None]],
 ) -> None:
-    """As `record`, one row for each place."""
+    """As `record`, for several resources."""
     await connection.executemany(_RECORD, [(*place, *values(caller, action, resource)) for place in places])
 
 
 async def note(
     db: Database, caller: Caller, action: Action, resource: Resource, place: tuple[UUID, UUID, UUID | None]
 ) -> None:
-    """Write one row of its own, for what changes nothing; `place` as in `record`."""
+    """Insert an entry outside of a transaction, for actions that change nothing; `place` as in `record`."""
     await db.execute(_RECORD, *place, *values(caller, action, resource))
 
 
@@ -132,10 +132,10 @@ _ATTEMPTS = {"POST": Action.CREATE, "PUT": Action.UPDATE, "PATCH": Action.UPDATE
 async def denied(
     db: Database, caller: Caller, resource: Resource, resource_id: UUID, scope: Scope | None = None
 ) -> None:
-    """Write down what a known caller tried and may not.
+    """Insert an entry for a denied attempt of an authenticated caller.
 
-    It is filed under the account that was meant where the caller reaches it, else under the caller's own: nobody fills
-    another tenant's log, or shows up in it.
+    It goes to the account of `scope` if the caller is a member, else to the caller's own account: callers must not be
+    able to write to the log of another tenant.
     """
     own = caller.account_id or NO_ACCOUNT
     account_id = scope.account_id if scope and scope.account_id in caller.reach else own
@@ -151,11 +151,11 @@ _AGGREGATED = (
 
 
 async def record_failures(connection: Connection, failures: Sequence[tuple[Network, datetime, int]]) -> None:
-    """Write one row for all the failed authentications of an address in a minute, which is told in place of a path."""
+    """Insert an entry per (network, minute, count) of failed authentications; `path` holds the minute."""
     rows = []
     for network, minute, count in failures:
-        nobody = Caller(Actor.UNKNOWN, NO_ACCOUNT, {}, path=minute.strftime("%Y-%m-%dT%H:%MZ"))
-        values = list(_values(nobody, Action.LOGIN, Resource.TOKEN, Result.FAILURE, None))
+        unknown = Caller(Actor.UNKNOWN, NO_ACCOUNT, {}, path=minute.strftime("%Y-%m-%dT%H:%MZ"))
+        values = list(_values(unknown, Action.LOGIN, Resource.TOKEN, Result.FAILURE, None))
         values[_ADDRESS] = ip_interface(str(network))
         rows.append((NO_ACCOUNT, NO_ACCOUNT, None, *values, count))
     await connection.executemany(_AGGREGATED, rows)

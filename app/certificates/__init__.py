@@ -1,1 +1,1 @@
-"""Custom certificates: matching them to their keys, judging their chains, and keeping them."""
+"""Custom certificates: matching to keys, validation of chains, and storage."""

@@ -1,6 +1,6 @@
-"""What is asked of a certificate, which key it belongs to, and whether its chain is fit; before anything is stored.
+"""Validation of certificate uploads: fields, the key a certificate belongs to, and its chain.
 
-Contract-cloudflare section 6. A stored key is recognized by its public key and is not opened for that.
+Contract-cloudflare section 6. Stored keys are matched by public key, without decrypting them.
 """
 
 import re
@@ -28,7 +28,7 @@ TYPES = ("legacy_custom", "sni_custom")
 DEPLOYS = ("staging", "production")
 GEO_LABELS = ("us", "eu", "highest_security")
 MAX_POLICY = 1024
-# Each list of certificates shows them all, fifty certificates a page.
+# Lists return all hosts of up to fifty certificates per page.
 MAX_HOSTS = 2000
 MAX_PRIORITY = 2**31 - 1
 SOON = timedelta(days=14)
@@ -38,7 +38,7 @@ TextOrNone: TypeAlias = str | UnsetType | None
 
 
 class Upload(msgspec.Struct, frozen=True):
-    """What is asked of a certificate: UNSET leaves a field as it is, None takes it away. `private_key` is secret."""
+    """The input for a certificate: UNSET keeps a field, None clears it. `private_key` is secret; the repr is empty."""
 
     certificate: Text = UNSET
     private_key: Text = UNSET
@@ -55,7 +55,7 @@ class Upload(msgspec.Struct, frozen=True):
 
 
 class Key(msgspec.Struct, frozen=True):
-    """The key that a certificate is to have: one that is stored, or a new one on its way in."""
+    """The key of a certificate: a stored one, or one to insert (`new`). CSR fields are None for uploaded keys."""
 
     id: UUID
     spki_sha256: bytes
@@ -66,7 +66,7 @@ class Key(msgspec.Struct, frozen=True):
 
 
 def problems(upload: Upload) -> tuple[Problem, ...]:
-    """The rules that single fields break; pure."""
+    """Problems of single fields, including `malformed`; pure."""
     found = list(upload.malformed)
     choices: tuple[tuple[str, TextOrNone, tuple[str, ...]], ...] = (
         ("bundle_method", upload.bundle_method, tuple(BundleMethod)),
@@ -101,7 +101,7 @@ def no_csr(csr_id: UUID | None) -> NotFound:
     return NotFound(text, Thing.CSR_OF_CERTIFICATE)
 
 
-# A zone's own CSRs, and those of its account's list.
+# CSRs of the zone, and of its account.
 _CSR_KEY = """
 SELECT id, key_id, csr, sans, created_at FROM custom_csrs
 WHERE account_id = $1 AND scope_id = ANY(ARRAY[$1, $2]) AND id = $3
@@ -111,7 +111,7 @@ WHERE account_id = $1 AND scope_id = ANY(ARRAY[$1, $2]) AND id = $3
 async def key_for(
     db: Database, ring: Ring, pool: KeyPool, scope: Scope, upload: Upload, current: Key | None = None
 ) -> tuple[Key, tuple[Advice, ...]]:
-    """The key that an upload names: its CSR's, an uploaded one, or the one that the certificate has."""
+    """The key for an upload, with warnings: the CSR's, an uploaded one, or `current`; raises Invalid and NotFound."""
     offered = upload.private_key if isinstance(upload.private_key, str) else ""
     pair = await _read_key(pool, offered) if keys.holds_pem(offered) else None
     key = current
@@ -160,7 +160,7 @@ async def judged(
     method: BundleMethod,
     key: Key,
 ) -> tuple[Leaf, str]:
-    """Match and judge a chain; gives the leaf's facts and the PEM to keep."""
+    """Validate certificates against a key; returns the leaf's facts and the PEM chain to store. Raises Invalid."""
     now = datetime.now(UTC)
     bundle = chains.arrange(sent, key.spki_sha256)
     leaf = chains.facts(bundle.leaf)
@@ -178,7 +178,7 @@ async def judged(
     return leaf, chains.pem([bundle.leaf, *above])
 
 
-# Of each name a few, first those with a key id that is asked for. A row of an earlier release may lack its root's name.
+# At most $4 roots per name, those with a matching key id first. Rows of earlier releases may lack the root's name.
 _OWN_ROOTS = """
 SELECT root FROM (
     SELECT root, root_subject_sha256, row_number() OVER (
@@ -193,7 +193,7 @@ SELECT root FROM (
 
 
 async def _own_roots(db: Database, scope: Scope, sent: Certificates) -> list[str]:
-    """The roots of the account's own CAs, also from outside, that may have signed one of these."""
+    """Roots in PEM, above CAs of this account, that may have issued one of these certificates."""
     names = {chains.name_sha256(certificate.issuer) for certificate in sent}
     key_ids = {chains.issuer_key_id(certificate) for certificate in sent} - {None}
     rows = await db.fetch(_OWN_ROOTS, scope.account_id, list(names), list(key_ids), ROOTS_OF_ONE_NAME)
@@ -204,7 +204,7 @@ _BY_KEY = "SELECT id, zone_id FROM custom_csrs WHERE account_id = $1 AND key_id 
 
 
 async def _mismatch(db: Database, caller: Caller, scope: Scope, leaf: Leaf, key: Key) -> str:
-    """Say which CSR does match, if there is one that this caller may read."""
+    """The error text for a key mismatch; names the matching CSR if the caller may read it."""
     expected = f"the custom CSR {key.custom_csr_id}" if key.custom_csr_id else "the private key"
     text = f"the certificate's public key is not that of {expected}"
     key_id = await keyring.find_key(db, scope.account_id, leaf.spki_sha256)

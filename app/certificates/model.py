@@ -1,4 +1,4 @@
-"""What a custom certificate is, what it was before a renewal, and a page of them."""
+"""Types of custom certificates: the stored certificate, its earlier versions, list queries and pages."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -10,7 +10,7 @@ from app.times import has_begun
 
 
 class BundleMethod(StrEnum):
-    """How the chain above a leaf is chosen: `force` keeps it as it was sent."""
+    """How the chain above the leaf is built; `force` stores it as sent."""
 
     UBIQUITOUS = "ubiquitous"
     OPTIMAL = "optimal"
@@ -18,7 +18,7 @@ class BundleMethod(StrEnum):
 
 
 class Status(StrEnum):
-    """Cloudflare's states of a custom certificate; `deleted` and `initializing` never last here."""
+    """Cloudflare's statuses; certificates here are never `deleted` or `initializing`."""
 
     ACTIVE = "active"
     EXPIRED = "expired"
@@ -28,7 +28,7 @@ class Status(StrEnum):
 
 
 class Certificate(msgspec.Struct, frozen=True):
-    """A custom certificate as it is now; `chain` is PEM, the leaf first, and `sha256` the digest of the leaf's DER."""
+    """A stored custom certificate. `chain` is PEM, leaf first; `sha256` is the digest of the leaf's DER."""
 
     id: UUID
     account_id: UUID
@@ -52,14 +52,14 @@ class Certificate(msgspec.Struct, frozen=True):
     modified_at: datetime
 
     def status(self, now: datetime) -> Status:
-        """True at any moment, without a job that has to have run."""
+        """The status at `now`; computed, so that no job has to update it."""
         if now >= self.not_after:
             return Status.EXPIRED
         return Status.ACTIVE if has_begun(self.not_before, now) else Status.PENDING
 
 
 class Superseded(msgspec.Struct, frozen=True):
-    """What a certificate was before a renewal."""
+    """A version of a certificate before a renewal."""
 
     id: UUID
     custom_csr_id: UUID | None
@@ -72,7 +72,7 @@ class Superseded(msgspec.Struct, frozen=True):
 
 
 class CertificateQuery(msgspec.Struct, frozen=True):
-    """Which page of a zone's certificates; `page` counts from 1."""
+    """A page of a zone's certificates; `page` starts at 1."""
 
     page: int
     per_page: int

@@ -1,8 +1,7 @@
 """Custom certificates: stored, listed, renewed in place, deleted, exported.
 
-Contract-cloudflare section 6; matching.py judges what comes in. The private key is that of a CSR, or one that was
-uploaded and is the certificate's own.
-Deletion of a key that a certificate uses is refused by the database: its foreign key decides every race.
+Contract-cloudflare section 6; matching.py validates uploads. The private key belongs to a CSR, or was uploaded with
+the certificate and is deleted with it. A foreign key prevents deletion of a key in use, also under concurrency.
 """
 
 import contextlib
@@ -40,7 +39,7 @@ from app.x509.chains import Anchors
 
 
 class Told(msgspec.Struct, frozen=True):
-    """A certificate with what the caller should know about it."""
+    """A certificate with warnings for the caller."""
 
     certificate: Certificate
     advice: tuple[Advice, ...] = ()
@@ -65,7 +64,7 @@ _INSERT_KEY = keyring.insert_key(1)
 async def create(
     db: Database, ring: Ring, pool: KeyPool, trusted: Anchors, caller: Caller, scope: Scope, upload: matching.Upload
 ) -> Told:
-    """Take a signed certificate back; raises Invalid, NotFound(CSR_OF_CERTIFICATE), Conflict and LimitReached."""
+    """Store a certificate in a zone; raises Invalid, NotFound(CSR_OF_CERTIFICATE), Conflict and LimitReached."""
     found = list(matching.problems(upload))
     if not upload.certificate and not any(p.field == "certificate" for p in found):
         found.append(Problem(Rule.CERTIFICATE, "certificate", "certificate is required: the PEM that the CA gave."))
@@ -103,7 +102,7 @@ async def create(
     return Told(stored, (*advice, *matching.advice(stored, scope, key)))
 
 
-# The zone's deletion waits for our commit, and we for its.
+# Locked, so that the zone cannot be deleted before we commit.
 _LIVE = "SELECT id FROM zones WHERE account_id = $1 AND id = $2 AND deleted_at IS NULL FOR KEY SHARE"
 
 
@@ -156,7 +155,7 @@ _IN_STATUS = f"""
 {_OF_ZONE} AND $3 = CASE
     WHEN not_after <= now() THEN 'expired' WHEN not_before > now() + $4 THEN 'pending' ELSE 'active' END
 """
-# Lists show no PEM, and a thousand chains are long.
+# Lists do not return the PEM.
 _LISTED = _COLUMNS.replace("chain", "'' AS chain")
 _ORDER = "ORDER BY priority DESC, uploaded_at DESC, id"
 _COUNT_ALL = f"SELECT count(*) {_OF_ZONE}"
@@ -164,13 +163,13 @@ _MAX_OFFSET = 2**62
 
 
 async def list_(db: Database, scope: Scope, query: CertificateQuery) -> CertificatePage:
-    """One page of this zone's certificates, the highest priority first; empty past the end."""
+    """One page of this zone's certificates, highest priority first; empty past the end."""
     values: tuple[object, ...] = (scope.account_id, scope.id)
     found = _OF_ZONE
     if query.status:
         values, found = (*values, query.status.value, CLOCK_SKEW), _IN_STATUS
     offset = min((query.page - 1) * query.per_page, _MAX_OFFSET)
-    # The pages that are skipped are skipped in the index, which is much smaller than what it is of.
+    # The subquery skips rows in the index, which is much smaller than the table.
     ids = f"SELECT id {found} {_ORDER} LIMIT ${len(values) + 1} OFFSET ${len(values) + 2}"
     listed = f"SELECT {_LISTED} FROM custom_certificates WHERE account_id = $1 AND id = ANY(ARRAY({ids})) {_ORDER}"
     async with db.search(scope.account_id) if query.status or offset > bounds.NEAR else contextlib.nullcontext():
@@ -214,7 +213,7 @@ async def update(
     certificate_id: UUID,
     upload: matching.Upload,
 ) -> Told:
-    """Renew or change a certificate in place: the id stays, and what it was goes into its history.
+    """Renew or change a certificate: it keeps its id, and the previous version goes to its history.
 
     Raises as `create`, and NotFound(CERTIFICATE).
     """
@@ -226,7 +225,7 @@ async def update(
         told = await _update_once(db, ring, pool, trusted, caller, scope, before, upload)
         if told is not None:
             return told
-        # Another request changed it meanwhile: this one is judged anew against what is there now.
+        # It was changed concurrently: validate again against the current version.
         before = await get(db, scope, certificate_id)
     raise Unavailable("this certificate is being changed by many requests at once")
 
@@ -244,7 +243,7 @@ async def _update_once(
     try:
         current = await matching.current_key(db, scope, before)
     except NotFound:
-        # Another request gave it a new CSR and deleted this one.
+        # A concurrent request gave the certificate another CSR and deleted this one.
         return None
     key, advice = await matching.key_for(db, ring, pool, scope, upload, current)
     advice += chains.remarks(upload.certificate or "")
@@ -282,7 +281,7 @@ async def _update_once(
 
 
 def _is_old_news(upload: matching.Upload, before: Certificate) -> bool:
-    """Whether an upload brings no other certificate; one that has expired since is not judged again."""
+    """Whether the upload has no certificate, or repeats the stored one after its expiry, which is then not rejected."""
     if not upload.certificate:
         return True
     expired = before.status(datetime.now(UTC)) is Status.EXPIRED
@@ -308,7 +307,7 @@ async def _replace(
     except asyncpg.ForeignKeyViolationError:
         raise matching.no_csr(after.custom_csr_id) from None
     if before.custom_csr_id is None and before.key_id != after.key_id:
-        # An uploaded key belongs to its certificate alone.
+        # An uploaded key is used by its certificate only.
         await connection.execute(_DELETE_KEY, scope.account_id, before.key_id)
     return _certificate(stored)
 
@@ -326,11 +325,11 @@ SELECT id FROM certificate
 
 
 async def delete(db: Database, caller: Caller, scope: Scope, certificate_id: UUID) -> None:
-    """Delete a certificate with its history, and an uploaded key with it; raises NotFound."""
+    """Delete a certificate with its history and, if it was uploaded, its key; raises NotFound."""
     values = audit.values(caller, audit.Action.DELETE, audit.Resource.CUSTOM_CERTIFICATE)
 
     async def work(connection: Connection) -> asyncpg.Record | None:
-        # First the lock, and then a statement that sees the key which a renewal before us has brought.
+        # Lock first, in a statement of its own: the DELETE must see the key of a renewal that commits meanwhile.
         await connection.fetchrow(_LOCK, scope.account_id, scope.id, certificate_id)
         return await connection.fetchrow(_DELETE, scope.account_id, scope.id, certificate_id, *values)
 
@@ -356,7 +355,7 @@ ORDER BY priority DESC, uploaded_at DESC, id LIMIT 1000
 async def prioritize(
     db: Database, caller: Caller, scope: Scope, priorities: dict[UUID, int]
 ) -> tuple[Certificate, ...]:
-    """Set the priorities of certificates of this zone, all or none; gives the zone's certificates, highest first."""
+    """Set priorities, all or none; returns the zone's certificates, highest priority first. Raises NotFound."""
 
     async def work(connection: Connection) -> list[asyncpg.Record]:
         rows = await connection.fetch(_HERE, scope.account_id, scope.id, list(priorities))
@@ -383,12 +382,12 @@ ORDER BY not_after, id
 async def for_operator(
     db: Database, zone_id: UUID | None = None, before: datetime | None = None, certificate_id: UUID | None = None
 ) -> tuple[Certificate, ...]:
-    """Certificates of all accounts, the first to expire first; of a zone, or those that expire before a time."""
+    """Certificates of all accounts by expiry, optionally of a zone, expiring before a time, or with an id."""
     return tuple(_certificate(row) for row in await db.fetch(_FOR_OPERATOR, zone_id, before, certificate_id))
 
 
 async def find(db: Database, word: str) -> Certificate:
-    """By id, for the operator; raises NotFound."""
+    """The certificate with this id in any account, for the operator; raises NotFound."""
     found = await for_operator(db, certificate_id=UUID(word)) if matching.uuid_or_none(word) else ()
     if not found:
         raise NotFound(f"there is no certificate {quoted(word)}; `keystead certificate list` shows their ids")
@@ -402,13 +401,13 @@ FROM certificate_history WHERE account_id = $1 AND certificate_id = $2 ORDER BY 
 
 
 async def history(db: Database, certificate: Certificate) -> tuple[Superseded, ...]:
-    """What a certificate was before its renewals, the latest first; for the operator."""
+    """The earlier versions of a certificate, newest first; for the operator."""
     rows = await db.fetch(_HISTORY, certificate.account_id, certificate.id)
     return tuple(msgspec.convert(dict(row), Superseded) for row in rows)
 
 
 class Exported(msgspec.Struct, frozen=True):
-    """What a web server needs, in PEM; `private_key` is PKCS#8."""
+    """Certificate chain and private key (PKCS#8) in PEM, for a web server. The repr is empty."""
 
     fullchain: str
     private_key: str
@@ -418,9 +417,9 @@ class Exported(msgspec.Struct, frozen=True):
 
 
 async def export(db: Database, ring: Ring, caller: Caller, certificate: Certificate) -> Exported:
-    """Open the private key of a certificate for the operator's own host; audited before anything is handed out.
+    """The chain and the decrypted private key, for the operator; audited before it returns.
 
-    Raises KeyDamaged when the key does not open, or is not the certificate's.
+    Raises KeyDamaged if the key cannot be decrypted or is not that of the certificate.
     """
     (leaf, *_) = chains.stored(certificate.chain)
     digest = chains.spki_digest(leaf)
@@ -449,6 +448,6 @@ FROM (SELECT not_after - now() AS left_over FROM custom_certificates) AS certifi
 
 
 async def by_expiry(db: Database) -> dict[str, int]:
-    """How many certificates have expired (0), or expire within 7, 30 and 90 days, or later (more); all accounts."""
+    """Counts of all certificates by expiry: expired (0), within 7, 30 or 90 days, later (more)."""
     row = await db.fetchrow(_BY_EXPIRY)
     return {days: int(count) for days, count in row.items()} if row else {}

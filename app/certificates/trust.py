@@ -1,4 +1,4 @@
-"""Which roots certificates are checked against: the system's, and the operator's own."""
+"""Trust anchors: the system's trust store, and the operator's KEYSTEAD_TRUST_DIR."""
 
 import ssl
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ _log = structlog.get_logger("keystead.trust")
 
 
 class Trust(msgspec.Struct, frozen=True):
-    """The anchors, how many they are, and each that was skipped: a file, and the reason with its place there."""
+    """Trust anchors, their number, and what was skipped as (file, reason with position)."""
 
     anchors: chains.Anchors
     count: int
@@ -21,7 +21,7 @@ class Trust(msgspec.Struct, frozen=True):
 
 
 def load(trust_dir: Path | None) -> chains.Anchors:
-    """Read the system's trust store, and every file of the operator's folder; what is skipped is logged."""
+    """Load the system's trust store and every file in `trust_dir`; skipped certificates are logged."""
     found = read(trust_dir)
     for file, reason in found.skipped:
         _log.warning("a trust anchor was skipped", file=file, reason=reason)
@@ -29,7 +29,7 @@ def load(trust_dir: Path | None) -> chains.Anchors:
 
 
 def read(trust_dir: Path | None) -> Trust:
-    """The same, with what was skipped."""
+    """As `load`, but returns what was skipped instead of logging it."""
     certificates, skipped = [], []
     for path in _files(trust_dir):
         try:
@@ -45,6 +45,6 @@ def read(trust_dir: Path | None) -> Trust:
 def _files(trust_dir: Path | None) -> Iterator[Path]:
     paths = ssl.get_default_verify_paths()
     system = [Path(name) for name in (paths.cafile, "/etc/ssl/certs/ca-certificates.crt") if name]
-    # One of the two is enough.
+    # Missing files are skipped; on most systems both names lead to the same store.
     yield from (path for path in dict.fromkeys(system) if path.exists())
     yield from sorted(path for path in trust_dir.iterdir() if path.is_file()) if trust_dir else ()

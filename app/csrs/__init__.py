@@ -1,1 +1,1 @@
-"""Custom CSRs: their rules, and how they are made and kept."""
+"""Custom CSRs: validation, creation and storage."""

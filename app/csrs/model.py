@@ -1,4 +1,4 @@
-"""What a custom CSR is, what is asked of one, and a page of them."""
+"""Types of custom CSRs: the request, the stored CSR, list queries and pages."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -13,9 +13,10 @@ from app.x509.subjects import Subject
 
 
 class CsrRequest(msgspec.Struct, frozen=True):
-    """What is asked of a CSR, kept byte for byte; `key_type` is the caller's text until it is checked.
+    """The input for a CSR, kept byte for byte; `key_type` is not validated yet.
 
-    `malformed` is what a dialect could not read: such a field stands here empty, and is not judged a second time.
+    `malformed` has the problems of fields that the dialect could not parse; these are empty here, and not validated
+    again.
     """
 
     subject: Subject
@@ -27,7 +28,7 @@ class CsrRequest(msgspec.Struct, frozen=True):
 
 
 class Csr(msgspec.Struct, frozen=True):
-    """A custom CSR as it is stored; `pem` ends with a newline."""
+    """A stored custom CSR; `pem` ends with a newline."""
 
     id: UUID
     account_id: UUID
@@ -43,7 +44,7 @@ class Order(StrEnum):
 
 
 class CsrQuery(msgspec.Struct, frozen=True):
-    """Which page of a scope's CSRs; filters are exact and combined with AND. `page` counts from 1."""
+    """A page of a scope's CSRs. Filters match exactly and are combined with AND; `page` starts at 1."""
 
     page: int
     per_page: int

@@ -45,7 +45,7 @@ _REQUIRED = ("country", "state", "locality", "organization", "common_name")
 
 
 def problems(request: CsrRequest, policy: NamePolicy) -> tuple[Problem, ...]:
-    """Every rule that the request breaks, what the dialect could not read included; pure."""
+    """All problems of a request, including `malformed`; pure."""
     if any(problem.rule is Rule.BODY for problem in request.malformed):
         return request.malformed
     fields = _fields(request)
@@ -113,7 +113,7 @@ def _texts(fields: dict[str, str | None]) -> list[Problem]:
 
 
 def advice(request: CsrRequest, policy: NamePolicy) -> tuple[Advice, ...]:
-    """What the caller of an accepted request should know; pure."""
+    """Warnings about an accepted request; pure."""
     subject = request.subject
     found = []
     lower = [san.lower() for san in request.sans]
@@ -159,14 +159,14 @@ _INPUTS = (
 _INPUT_PARAMETERS = 12
 
 
-# A row while the list exists; its deletion waits for our commit, and we for its.
+# A row if the account or zone exists; locked, so that it cannot be deleted before we commit.
 _LIVE = {
     False: "SELECT id FROM accounts WHERE id = $1 FOR KEY SHARE",
     True: "SELECT id FROM zones WHERE account_id = $1 AND id = {zone} AND deleted_at IS NULL FOR KEY SHARE",
 }
 
 
-# One of many rows of each list, since writers of one and the same would queue up.
+# Counter rows per scope: concurrent writers of a single row would wait for each other.
 SLOTS = 64
 _COUNTED = """
     INSERT INTO csr_counts AS known (account_id, scope_id, slot, count)
@@ -211,10 +211,10 @@ async def create(
     request: CsrRequest,
     once: Idempotency | None = None,
 ) -> Csr:
-    """Make a key pair and its CSR; with `once`, at most one for this caller, path and key.
+    """Create a key pair and its CSR. With `once`, repeated calls return the CSR of the first one.
 
-    Raises Invalid, Conflict (the key of `once` was used with another body), LimitReached, Unavailable, and NotFound
-    when what `once` made before is deleted.
+    Raises Invalid, LimitReached, Unavailable, Conflict if the key of `once` was used with another body, and NotFound if
+    the CSR of the first call has been deleted.
     """
     made = await idempotency.find(db, caller, scope.account_id, once) if once else None
     if made:
@@ -222,7 +222,7 @@ async def create(
     found = problems(request, scope.name_policy)
     if found:
         raise Invalid(found)
-    # Before the work that would be for nothing.
+    # Before the expensive work.
     db.require_room()
     pair = await pool.take(KeyType(request.key_type))
     csr_id = uuid4()
@@ -239,7 +239,7 @@ async def create(
     )
     row = await _insert(db, scope, _CREATES[scope.zone_id is not None, once is not None], values)
     if row is None:
-        # Another request with the same key was faster, and the key pair made here is dropped; or the list is gone.
+        # A concurrent request claimed the key of `once`, and its CSR is returned; or the account or zone was deleted.
         made = await idempotency.find(db, caller, scope.account_id, once) if once else None
         if made is None:
             raise scope.gone()
@@ -248,7 +248,7 @@ async def create(
 
 
 def _slot() -> int:
-    return random.randrange(SLOTS)  # noqa: S311 - it spreads writers, and is no secret
+    return random.randrange(SLOTS)  # noqa: S311 - not security-relevant
 
 
 async def _insert(db: Database, scope: Scope, sql: str, values: tuple[object, ...]) -> asyncpg.Record | None:
@@ -257,7 +257,7 @@ async def _insert(db: Database, scope: Scope, sql: str, values: tuple[object, ..
     quota = scope.csr_quota
 
     async def work(connection: Connection) -> asyncpg.Record | None:
-        # Creators in a scope with a quota queue up here: each counts what the one before it has committed.
+        # Serializes creation in this scope, so that the count includes all committed rows.
         await connection.execute(_LOCK_ZONE if scope.zone_id else _LOCK_ACCOUNT, scope.id)
         row = await connection.fetchrow(sql, *values)
         if row is not None and await connection.fetchval(_COUNT_ALL, scope.account_id, scope.id) > quota:
@@ -284,7 +284,7 @@ _GET = f"SELECT {_COLUMNS} FROM custom_csrs WHERE account_id = $1 AND scope_id =
 
 
 async def get(db: Database, scope: Scope, csr_id: UUID) -> Csr:
-    """One CSR of this scope; raises NotFound."""
+    """A CSR of this scope; raises NotFound and Unavailable."""
     row = await db.fetchrow(_GET, scope.account_id, scope.id, csr_id)
     if row is None:
         raise _not_found(csr_id)
@@ -295,8 +295,8 @@ def _not_found(csr_id: UUID) -> NotFound:
     return NotFound(f"There is no custom CSR {csr_id} here.", Thing.CSR)
 
 
-# Only those that are asked for stand in the statement, so that an index can serve them. That of names is in the order
-# of bytes; what is equal is the same in either order.
+# Only the given filters become part of the SQL, so that an index can be used. The index on names has the collation "C",
+# which does not change equality.
 _FILTERS = {
     "common_name": "common_name = ${}",
     "san": "${} = ANY(sans)",
@@ -304,7 +304,7 @@ _FILTERS = {
     "key_type": "key_type = ${}",
 }
 _KEPT = "SELECT coalesce(sum(count), 0)::bigint AS total FROM csr_counts WHERE account_id = $1 AND scope_id = $2"
-# All rows of a list have the same account, so that order is the order of the tie-break.
+# All rows of a list have the same account_tag, so that order is by id.
 _ORDERS = {
     (Order.NAME, Direction.ASC): 'name COLLATE "C" ASC NULLS LAST, id ASC',
     (Order.NAME, Direction.DESC): 'name COLLATE "C" DESC NULLS LAST, id DESC',
@@ -313,25 +313,25 @@ _ORDERS = {
     (Order.CREATED_AT, Direction.ASC): "created_at ASC, id ASC",
     (Order.CREATED_AT, Direction.DESC): "created_at DESC, id DESC",
 }
-# OFFSET is a signed 64-bit number; a page that far out is empty all the same.
+# OFFSET is a signed 64-bit number; larger offsets give an empty page too.
 _MAX_OFFSET = 2**62
 
 
 async def list_(db: Database, scope: Scope, query: CsrQuery) -> Page:
-    """One page of this scope's CSRs, empty past the end."""
+    """One page of this scope's CSRs; empty past the end. Raises Unavailable."""
     wanted = {name: value for name in _FILTERS if (value := getattr(query, name)) is not None}
     conditions = ("account_id = $1", "scope_id = $2", *(_FILTERS[name].format(n) for n, name in enumerate(wanted, 3)))
     found = f"FROM custom_csrs WHERE {' AND '.join(conditions)}"
     values = (scope.account_id, scope.id, *wanted.values())
     offset = min((query.page - 1) * query.per_page, _MAX_OFFSET)
     order = f"ORDER BY {_ORDERS[query.order, query.direction]}"
-    # The pages that are skipped are skipped in the index, which is much smaller than what it is of.
+    # The subquery skips rows in the index, which is much smaller than the table.
     ids = f"SELECT id {found} {order} LIMIT ${len(values) + 1} OFFSET ${len(values) + 2}"
     listed = f"SELECT {_COLUMNS} FROM custom_csrs WHERE account_id = $1 AND id = ANY(ARRAY({ids})) {order}"
     async with db.search(scope.account_id) if wanted or offset > bounds.NEAR else contextlib.nullcontext():
         row = await db.fetchrow(f"SELECT count(*) AS total {found}" if wanted else _KEPT, *values)
         total = row["total"] if row else 0
-        # Where none is left, to look for them would be to look through all of the list once more.
+        # Past the end of a filtered list the query would scan the whole list again.
         empty = wanted and offset >= total
         rows = [] if empty else await db.fetch(listed, *values, query.per_page, offset)
     return Page(tuple(_csr(row) for row in rows), total)
@@ -349,7 +349,7 @@ SELECT id FROM csr
 """
 
 
-# By the key, which has an index.
+# Searches by key_id, which has an index.
 _USED_BY = """
 SELECT id FROM custom_certificates WHERE account_id = $1 AND custom_csr_id = $2
     AND key_id = (SELECT key_id FROM custom_csrs WHERE account_id = $1 AND id = $2) LIMIT 20
@@ -357,9 +357,9 @@ SELECT id FROM custom_certificates WHERE account_id = $1 AND custom_csr_id = $2
 
 
 async def delete(db: Database, caller: Caller, scope: Scope, csr_id: UUID) -> None:
-    """Delete a CSR and destroy its private key, in one statement.
+    """Delete a CSR and its private key, in one statement.
 
-    Raises NotFound, and Conflict(IN_USE) that names the certificates while any uses the key.
+    Raises NotFound, and Conflict(IN_USE) with the ids of the certificates that use the key.
     """
     values = audit.values(caller, audit.Action.DELETE, audit.Resource.CUSTOM_CSR)
     try:
@@ -374,7 +374,7 @@ async def delete(db: Database, caller: Caller, scope: Scope, csr_id: UUID) -> No
         raise _not_found(csr_id)
 
 
-# An arbitrary number that only this locks.
+# Arbitrary advisory lock id.
 _RECOUNT_LOCK = 0x6B657974
 _RECOUNT = """
 WITH actual AS (SELECT account_id, scope_id, count(*) AS held FROM custom_csrs GROUP BY account_id, scope_id),
@@ -387,13 +387,13 @@ ON CONFLICT (account_id, scope_id, slot) DO UPDATE SET count = known.count + exc
 
 
 async def recount(db: Database) -> None:
-    """Mend the lengths of lists after a release that did not keep them has written, as it may during an upgrade.
+    """Correct csr_counts after an older release, which does not update it, has written during an upgrade.
 
-    Both sides of the difference are of one moment, and it is added, so that writers may go on meanwhile.
+    Adds the difference of two counts from one snapshot, so that concurrent writers need not wait.
     """
 
     async def work(connection: Connection) -> None:
-        # Two at once would mend the same difference twice.
+        # Two concurrent recounts would add the difference twice.
         if await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", _RECOUNT_LOCK):
             await connection.execute(_RECOUNT)
 

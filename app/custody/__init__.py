@@ -1,4 +1,4 @@
-"""Private keys: making, sealing, storing and rotating them. The only room that sees one.
+"""Private keys: generating, sealing, storing and rotating them. Only this package decrypts private keys.
 
-Other rooms pass keys on only to sign with them at once; nothing here is logged but ids.
+Other packages may use a returned key to sign or export at once, and must not keep it. Logs contain ids only.
 """

@@ -1,9 +1,9 @@
-"""A process that makes RSA keys when the machine has nothing better to do, and hands them over a socket pair.
+"""A child process that generates RSA keys at idle priority, and sends them to its worker over a socket pair.
 
-Those of one data folder take turns, so that at most one core is busy with it: two would be noticed by who is served.
+The processes of one data folder share a lock file, so that they use at most one core; more would slow down requests.
 
-A process and not a thread: a thread at low priority that holds, or waits for, the interpreter's lock makes every
-request wait until the scheduler is kind to it (docs/decisions/0019-ready-rsa-keys.md). The keys are never on disk.
+A process and not a thread, because a low-priority thread that holds the GIL blocks every request until it is scheduled
+again (docs/decisions/0019-ready-rsa-keys.md). Keys are never written to disk.
 """
 
 import asyncio
@@ -28,15 +28,15 @@ _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 
 
 class Maker:
-    """The worker's end; the process ends with the socket."""
+    """The worker's side. The child process is started on first use, and exits when the socket closes."""
 
     def __init__(self, turns: Path | None = None) -> None:
-        self._turns = turns
+        self._lock_file = turns
         self._process: subprocess.Popen[bytes] | None = None
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def make(self) -> keys.KeyPair:
-        """One RSA-2048 key, however long it takes while others need the machine; raises OSError and EOFError."""
+        """A new RSA-2048 key pair; waits as long as the machine is busy. Raises OSError, EOFError and ValueError."""
         reader, writer = self._streams or await self._start()
         writer.write(b"k")
         (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
@@ -47,7 +47,7 @@ class Maker:
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                turns = [str(self._turns)] if self._turns else []
+                turns = [str(self._lock_file)] if self._lock_file else []
                 command = child.command("app.custody.keymaker", str(theirs.fileno()), str(os.getpid()), *turns)
                 self._process = subprocess.Popen(  # noqa: ASYNC220, S603 - our own interpreter; it takes a millisecond
                     command,
@@ -73,29 +73,29 @@ class Maker:
 
 
 def main() -> None:
-    """Make keys as long as somebody asks for them."""
-    asking_fd, parent, turns = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
-    _step_back()
+    """Generate one key per byte received, until the socket closes; argv: socket fd, parent pid, optional lock file."""
+    socket_fd, parent, turns = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+    _isolate()
     if os.getppid() != parent:
         return
-    turn = os.open(turns[0], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) if turns else None
-    with socket.socket(fileno=asking_fd) as asking:
-        while asking.recv(1):
-            if turn is not None:
-                fcntl.flock(turn, fcntl.LOCK_EX)
+    lock = os.open(turns[0], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) if turns else None
+    with socket.socket(fileno=socket_fd) as requests:
+        while requests.recv(1):
+            if lock is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX)
             der = keys.pkcs8(keys.generate(KeyType.RSA2048).private_key)
-            if turn is not None:
-                fcntl.flock(turn, fcntl.LOCK_UN)
-            asking.sendall(_LENGTH.pack(len(der)) + der)
+            if lock is not None:
+                fcntl.flock(lock, fcntl.LOCK_UN)
+            requests.sendall(_LENGTH.pack(len(der)) + der)
 
 
-def _step_back() -> None:
+def _isolate() -> None:
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    # What it holds is as secret as a worker's memory.
+    # Its memory holds private keys: no core dumps, and no access for other processes.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-    # Ctrl-C reaches the whole group, and the worker ends it in its turn.
+    # Ctrl-C goes to the whole process group; the worker stops this process itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(19)
     with contextlib.suppress(OSError, AttributeError):

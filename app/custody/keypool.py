@@ -1,4 +1,7 @@
-"""Where key pairs come from: EC ones at once, RSA-2048 ready-made or on threads; uploads are checked; all bounded."""
+"""Key generation and the validation of uploads, with bounded queues.
+
+EC keys are generated at once, RSA-2048 keys taken from a pool of ready ones, other RSA keys generated on threads.
+"""
 
 import asyncio
 import os
@@ -18,7 +21,7 @@ from app.errors import Unavailable
 from app.x509 import keys
 from app.x509.keys import CaKeyType, KeyType
 
-# A key that nobody wanted for so long is made anew.
+# Ready keys older than this are replaced.
 MAX_AGE_SECONDS = 24 * 3600
 RETRY_SECONDS = 5.0
 T = TypeVar("T")
@@ -26,9 +29,9 @@ _log = structlog.get_logger("keystead.keypool")
 
 
 class KeyPool:
-    """`ready` RSA-2048 keys are held in memory, once it is started; each is handed out once, and sealed only then.
+    """Generates key pairs; after `start` it keeps `ready` RSA-2048 keys in memory, each of which is used once.
 
-    `turns` is a file by which the makers of several workers take turns; without it they do not.
+    `turns` is a lock file that limits the key makers of all workers to one at a time; None for no limit.
     """
 
     def __init__(self, ready: int = 0, turns: Path | None = None) -> None:
@@ -37,24 +40,25 @@ class KeyPool:
         self._taken = asyncio.Event()
         self._filler: asyncio.Task[None] | None = None
         self._maker = keymaker.Maker(turns)
-        # Making a key releases the interpreter's lock, so threads use all cores.
+        # Key generation releases the GIL, so threads use all cores.
         self._makers = _Queue("keygen", os.cpu_count() or 1, bounds.KEYS_WAITING)
         self._checkers = _Queue("keycheck", 1, bounds.CHECKS_WAITING)
         self._judges = _Queue("chains", 1, bounds.CHAINS_WAITING)
-        # Two processes must not hand out the same keys.
+        # A forked child must not use the same ready keys.
         forget = weakref.WeakMethod(self.forget)
         os.register_at_fork(after_in_child=lambda: (method := forget()) and method())
 
     def start(self) -> None:
-        """Begin to fill the pool, in this process and on its event loop."""
+        """Start filling the pool in a task of the running event loop."""
         if self._size:
             self._filler = asyncio.create_task(self._fill())
 
     def forget(self) -> None:
+        """Drop all ready keys."""
         self._ready.clear()
 
     async def take(self, key_type: KeyType | CaKeyType) -> keys.KeyPair:
-        """A new key pair that nobody else gets; raises Unavailable when too many callers wait for RSA keys."""
+        """A new key pair; raises Unavailable if too many callers are waiting for RSA keys."""
         if keys.is_elliptic(key_type):
             return keys.generate(key_type)
         if key_type.value == KeyType.RSA2048.value and (ready := self._pop()):
@@ -84,7 +88,7 @@ class KeyPool:
             self._drop_old()
             if len(self._ready) >= self._size:
                 self._taken.clear()
-                # Also without a taker: to replace what has become old.
+                # Wakes up at times even if no key is taken, to replace old keys.
                 try:
                     async with asyncio.timeout(MAX_AGE_SECONDS / 24):
                         await self._taken.wait()
@@ -101,11 +105,11 @@ class KeyPool:
             metrics.pool_level(len(self._ready))
 
     async def read(self, pem: str) -> keys.KeyPair:
-        """An uploaded private key, checked; raises keys.Unusable, or Unavailable when too many are waiting."""
+        """Load and validate an uploaded private key; raises keys.Unusable, or Unavailable if too many are waiting."""
         return await self._checkers.run(lambda: keys.read_pem(pem))
 
     async def judge(self, work: Callable[[], T]) -> T:
-        """Do what verifies the signatures of an upload, off the event loop; raises Unavailable when too many wait."""
+        """Run chain verification on a thread; returns its result. Raises Unavailable if too many are waiting."""
         return await self._judges.run(work)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""All SQL on what the ring seals: private_keys and peppers."""
+"""All SQL on sealed values: the tables private_keys and peppers, and the KEKs that they need."""
 
 import asyncio
 import hmac
@@ -21,10 +21,10 @@ from app.errors import Invalid, KeyDamaged, Misconfigured, NotFound, quoted
 from app.store.database import Connection, Database, parameters
 from app.x509 import chains, keys, pkix
 
-# Who opens what nobody asked for in person: the program itself.
+# The caller for work that the program does by itself.
 SYSTEM = Caller(actor=Actor.SYSTEM, id=audit.NO_ACCOUNT, reach={})
 
-# One row for each distinct KEK id, found by hopping along the index instead of reading every key.
+# The distinct KEK ids, with one index lookup per id (loose index scan); SELECT DISTINCT would read every key.
 _KEK_IDS = """
 WITH RECURSIVE hop AS (
     (SELECT kek_id FROM private_keys ORDER BY kek_id LIMIT 1)
@@ -39,12 +39,12 @@ SELECT kek_id FROM peppers
 
 
 async def is_unused(db: Database) -> bool:
-    """Whether nothing in the database is sealed yet."""
+    """Whether the database contains no sealed values."""
     return not await db.fetch(_KEK_IDS)
 
 
 async def require_all_keks(db: Database, ring: Ring) -> None:
-    """Raises Misconfigured that names the first KEK which the database needs and the ring lacks."""
+    """Raise Misconfigured if the ring lacks a KEK that sealed values in the database need."""
     known = {kek.id for kek in ring.keks}
     missing = sorted(row["kek_id"] for row in await db.fetch(_KEK_IDS) if row["kek_id"] not in known)
     if missing:
@@ -59,7 +59,7 @@ _REGISTER = "INSERT INTO keks (id) SELECT unnest($1::text[]) ON CONFLICT (id) DO
 
 
 async def register(db: Database, ring: Ring) -> None:
-    """Tell the database of the KEKs of a ring; raises Misconfigured when the current one was retired, or it may not."""
+    """Add the ring's KEKs to the database; raises Misconfigured if the current one is retired."""
     known = {row["id"]: row["retired_at"] for row in await db.fetch(_REGISTERED)}
     current = ring.keks[0].id
     if known.get(current):
@@ -77,12 +77,12 @@ _MAY_SEAL = "SELECT retired_at IS NULL AS good FROM keks WHERE id = $1"
 
 
 async def may_seal(connection: Connection, ring: Ring) -> bool:
-    """Whether the database takes what is sealed under the ring's first KEK."""
+    """Whether the database accepts values sealed under the ring's current KEK."""
     return bool(await connection.fetchval(_MAY_SEAL, ring.keks[0].id))
 
 
 class NewKey(msgspec.Struct, frozen=True):
-    """A key pair on its way into the database: the pair itself, and the values of `insert_key`."""
+    """A sealed key pair to insert; `row` has the parameters of `insert_key`."""
 
     id: UUID
     pair: keys.KeyPair
@@ -97,19 +97,19 @@ KEY_PARAMETERS = 8
 
 
 def _usable(parameter: str) -> str:
-    """A KEK id, or NULL where it was retired: then the row is refused, as nobody could open it."""
+    """SQL for a KEK id, or NULL if it is unknown or retired: then the NOT NULL constraint rejects the row."""
     return f"(SELECT id FROM keks WHERE id = {parameter} AND retired_at IS NULL)"
 
 
 def insert_key(first: int, condition: str = "") -> str:
-    """CTE body that inserts one private key from KEY_PARAMETERS parameters, of which the first two are its key."""
+    """CTE body that inserts a private key from KEY_PARAMETERS parameters, numbered from `first`; see `NewKey.row`."""
     before, after = parameters(first, 5), parameters(first + 6, 2)
     values = f"{before}, {_usable(f'${first + 5}')}, {after}"
     return f"INSERT INTO private_keys ({_KEY_COLUMNS}) SELECT {values} {condition}"
 
 
 def delete_key(source: str) -> str:
-    """CTE body that destroys the private keys which `source` names in its columns account_id and key_id."""
+    """CTE body that deletes the private keys in the columns account_id and key_id of `source`."""
     return (
         f"DELETE FROM private_keys USING {source} "
         f"WHERE private_keys.account_id = {source}.account_id AND private_keys.id = {source}.key_id"
@@ -117,7 +117,7 @@ def delete_key(source: str) -> str:
 
 
 def new_key(ring: Ring, account_id: UUID, pair: keys.KeyPair, *, generated: bool = True) -> NewKey:
-    """Seal a pair, made here or uploaded, for its row in this account."""
+    """Seal a key pair for this account; `generated` is False for an uploaded one. Raises Unavailable."""
     key_id = uuid4()
     context = seal.private_key_context(key_id, account_id, pair.key_type, pair.spki_sha256)
     sealed = ring.sealed(context, keys.pkcs8(pair.private_key))
@@ -131,9 +131,9 @@ _GET_KEY = f"SELECT {_KEY_COLUMNS} FROM private_keys WHERE account_id = $1 AND i
 async def open_key(
     db: Database, ring: Ring, caller: Caller, account_id: UUID, key_id: UUID, spki_sha256: bytes
 ) -> keys.PrivateKey:
-    """The private key of a row, only if it is the one of the public key that the caller's subject carries.
+    """Decrypt a private key. `spki_sha256` is the digest of the public key that it must belong to.
 
-    Raises NotFound, or KeyDamaged when the row does not open or holds another key; that is audited.
+    Raises NotFound, and KeyDamaged if it cannot be decrypted or belongs to another public key, which is also audited.
     """
     row = await db.fetchrow(_GET_KEY, account_id, key_id)
     if row is None:
@@ -141,30 +141,30 @@ async def open_key(
     try:
         return _open_row(ring, row, spki_sha256)
     except KeyDamaged:
-        if caller is not SYSTEM or _is_news(key_id):
+        if caller is not SYSTEM or _should_audit(key_id):
             await note_damage(db, caller, account_id, key_id)
         raise
 
 
-# What anybody can ask for is noted once in a while, and not once for each asking.
-_NOTED: dict[UUID, float] = {}
-NEWS_SECONDS = 60.0
+# Unauthenticated requests can trigger these entries (a CRL is public), so each key gets at most one per AUDIT_SECONDS.
+_AUDITED_AT: dict[UUID, float] = {}
+AUDIT_SECONDS = 60.0
 
 
-def _is_news(key_id: UUID) -> bool:
+def _should_audit(key_id: UUID) -> bool:
     now = time.monotonic()
-    if now - _NOTED.get(key_id, -NEWS_SECONDS) < NEWS_SECONDS:
+    if now - _AUDITED_AT.get(key_id, -AUDIT_SECONDS) < AUDIT_SECONDS:
         return False
-    if len(_NOTED) >= 1000:
-        _NOTED.clear()
-    _NOTED[key_id] = now
+    if len(_AUDITED_AT) >= 1000:
+        _AUDITED_AT.clear()
+    _AUDITED_AT[key_id] = now
     return True
 
 
 async def note_damage(
     db: Database, caller: Caller, account_id: UUID, row_id: UUID, resource: audit.Resource = audit.Resource.PRIVATE_KEY
 ) -> None:
-    """Write into the audit log that a key or pepper did not open, or was not the one of its row."""
+    """Audit that a private key or pepper could not be decrypted, or did not belong to its row."""
     await audit.note(db, caller, audit.Action.KEY_DAMAGED, resource, (account_id, row_id, None))
 
 
@@ -172,7 +172,7 @@ _FIND_KEY = "SELECT id FROM private_keys WHERE account_id = $1 AND spki_sha256 =
 
 
 async def find_key(db: Database, account_id: UUID, spki_sha256: bytes) -> UUID | None:
-    """The id of the key that was made here for this public key, without opening it."""
+    """The id of the key generated here for this public key, without decrypting it; None if there is none."""
     row = await db.fetchrow(_FIND_KEY, account_id, spki_sha256)
     return row["id"] if row else None
 
@@ -191,9 +191,9 @@ def _context(row: asyncpg.Record) -> tuple[bytes, ...]:
 
 
 class Peppers:
-    """HMAC keys of tokens and global keys by id, the newest first; read again every PEPPER_SECONDS.
+    """HMAC keys for the digests of tokens and global keys, newest first; reloaded every PEPPER_SECONDS.
 
-    New digests are made with `current`: the newest that all processes know by now.
+    New digests use `current`: the newest pepper that all processes have loaded.
     """
 
     def __init__(self, by_id: dict[UUID, bytes], current: UUID | None = None) -> None:
@@ -204,23 +204,23 @@ class Peppers:
         return f"Peppers({', '.join(map(str, self.by_id))})"
 
     def digests(self, secret: str) -> list[bytes]:
-        """What this secret would be stored as, under each pepper."""
+        """The HMAC-SHA256 digests of a secret under every pepper, newest first."""
         return [_digest(pepper, secret) for pepper in self.by_id.values()]
 
     def newest(self, secret: str) -> tuple[UUID, bytes]:
-        """The id of the current pepper, and the digest that a new secret is stored as."""
+        """The id of the current pepper, and the digest of `secret` under it; raises LookupError without peppers."""
         if self._current is None:
             raise LookupError("there is no pepper")
         return self._current, _digest(self.by_id[self._current], secret)
 
     async def refresh(self, db: Database, ring: Ring) -> None:
-        """Take over what was added or retired meanwhile; raises KeyDamaged and Unavailable, and stays as it was."""
+        """Reload the peppers; raises KeyDamaged and Unavailable, and then keeps the old ones."""
         read = await load_peppers(db, ring)
-        self.by_id, self._current = read.by_id, read._current  # noqa: SLF001 - another of the same class
+        self.by_id, self._current = read.by_id, read._current  # noqa: SLF001 - same class
 
 
 PEPPER_SECONDS = 1.0
-# By then every process has read it, and a token that is digested with it is known everywhere.
+# Age at which every process has loaded a pepper, so that tokens digested with it work everywhere.
 SETTLED_SECONDS = 5.0
 
 
@@ -233,19 +233,19 @@ SELECT id, kek_id, wrapped_key, ciphertext, created_at < now() - interval '{SETT
 FROM peppers ORDER BY created_at DESC, id
 """
 _INSERT_PEPPER = "INSERT INTO peppers (id, kek_id, wrapped_key, ciphertext)"
-# At two first starts at once the second one's pepper is not needed, and must not become a second valid one by chance.
+# NOT EXISTS: of two concurrent first starts only one inserts a pepper.
 _FIRST_PEPPER = f"{_INSERT_PEPPER} SELECT $1, {_usable('$2')}, $3, $4 WHERE NOT EXISTS (SELECT FROM peppers)"
 _ADD_PEPPER = f"{_INSERT_PEPPER} VALUES ($1, {_usable('$2')}, $3, $4)"
 
 
 async def ensure_pepper(db: Database, ring: Ring) -> None:
-    """Make the first pepper of a new database."""
+    """Create the first pepper of a new database."""
     if await db.fetchrow("SELECT id FROM peppers LIMIT 1") is None:
         await db.execute(_FIRST_PEPPER, *_new_pepper(ring))
 
 
 async def add_pepper(db: Database, ring: Ring, caller: Caller) -> UUID:
-    """A new pepper, which digests new tokens once all processes have read it; audited."""
+    """Create a pepper, which digests new tokens after SETTLED_SECONDS; audited. Returns its id."""
     pepper_id, *sealed = _new_pepper(ring)
     await db.execute(_ADD_PEPPER, pepper_id, *sealed)
     await note(db, caller, audit.Action.CREATE, audit.Resource.PEPPER, pepper_id)
@@ -261,17 +261,17 @@ def _new_pepper(ring: Ring) -> tuple[UUID, str, bytes, bytes]:
 async def note(
     db: Database, caller: Caller, action: audit.Action, resource: audit.Resource, thing: UUID = audit.NO_ACCOUNT
 ) -> None:
-    """Write into the audit log what was done with the ring or a pepper, which belong to no account."""
+    """Audit an action on the ring or a pepper, which belong to no account."""
     await audit.note(db, caller, action, resource, (audit.NO_ACCOUNT, thing, None))
 
 
 async def load_peppers(db: Database, ring: Ring) -> Peppers:
-    """Open every pepper; raises KeyDamaged when one does not open, and that is audited."""
+    """Decrypt all peppers; raises KeyDamaged if one fails, which is also audited."""
     rows = await db.fetch(_PEPPERS)
     try:
         by_id = {row["id"]: _open_pepper(ring, row) for row in rows}
     except KeyDamaged as error:
-        if _is_news(UUID(error.key_id)):
+        if _should_audit(UUID(error.key_id)):
             await note_damage(db, SYSTEM, audit.NO_ACCOUNT, UUID(error.key_id), audit.Resource.PEPPER)
         raise
     settled = next((row["id"] for row in rows if row["is_settled"]), rows[-1]["id"] if rows else None)
@@ -293,7 +293,7 @@ SELECT kek_id, sum(private_keys)::bigint AS private_keys, sum(peppers)::bigint A
 
 
 async def counts(db: Database) -> dict[str, tuple[int, int]]:
-    """How many private keys and peppers each KEK wraps."""
+    """Numbers of private keys and of peppers, by KEK id."""
     return {row["kek_id"]: (row["private_keys"], row["peppers"]) for row in await db.fetch(_COUNTS)}
 
 
@@ -304,16 +304,16 @@ SELECT (SELECT count(*) FROM private_keys WHERE kek_id = $1) AS private_keys,
 
 
 async def retire(db: Database, ring: Ring, caller: Caller, path: Path, kek_id: str) -> None:
-    """Take a KEK out of the ring; raises Misconfigured with the count of what still needs it.
+    """Retire a KEK and remove it from the ring; raises Misconfigured while anything is sealed under it.
 
-    From the moment of the count on the database refuses new rows under it, from any machine.
+    From then on the database rejects rows sealed under it by any machine.
     """
     if kek_id not in {kek.id for kek in ring.keks}:
         raise Misconfigured(f"there is no KEK {quoted(kek_id)} in the ring; `keystead keys status` shows their ids")
     ringfile.require_earlier(path, kek_id)
 
     async def work(connection: Connection) -> None:
-        # Whoever inserts a key reads this table: those on their way are waited for, and later ones see what we do.
+        # Inserting a key reads this table: the lock waits for running inserts, and later ones see the KEK as retired.
         await connection.execute("SET LOCAL lock_timeout = '5s'")
         await connection.execute("LOCK TABLE keks IN ACCESS EXCLUSIVE MODE")
         held = await connection.fetchrow(_NEEDED, kek_id)
@@ -333,7 +333,7 @@ async def retire(db: Database, ring: Ring, caller: Caller, path: Path, kek_id: s
 
 
 class PepperUse(msgspec.Struct, frozen=True):
-    """A pepper, and what still needs it."""
+    """A pepper, with the numbers of tokens and of users whose digests use it."""
 
     id: UUID
     created_at: datetime
@@ -349,12 +349,12 @@ FROM peppers p ORDER BY p.created_at DESC, p.id
 
 
 async def pepper_uses(db: Database) -> tuple[PepperUse, ...]:
-    """Every pepper, the newest first."""
+    """All peppers, newest first."""
     return tuple(msgspec.convert(dict(row), PepperUse) for row in await db.fetch(_PEPPER_USES))
 
 
 class Damage(msgspec.Struct, frozen=True):
-    """A row that does not open, or holds another key than it should; `reason` is a sentence with nothing secret."""
+    """A row that cannot be decrypted or holds the wrong key; `reason` is a sentence without secrets."""
 
     account_id: UUID
     id: UUID
@@ -362,7 +362,7 @@ class Damage(msgspec.Struct, frozen=True):
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """What was done since the last one: rows that were read, those that were changed, and those that are damaged."""
+    """Progress since the last batch: numbers of rows read and changed, and the damaged rows."""
 
     read: int
     changed: int = 0
@@ -371,11 +371,11 @@ class Batch(msgspec.Struct, frozen=True):
 
 BATCH = 1000
 _FIRST = (UUID(int=0), UUID(int=0))
-_OTHERS = """
+_UNDER_OTHER_KEKS = """
 SELECT account_id, id, key_type, spki_sha256, kek_id, wrapped_key FROM private_keys
 WHERE kek_id = ANY($1::text[]) AND (account_id, id) > ($2, $3) ORDER BY account_id, id LIMIT $4
 """
-# A row that was deleted or re-wrapped by another meanwhile is left as it is.
+# Rows that were deleted or re-wrapped concurrently are not updated.
 _REWRAP = f"""
 UPDATE private_keys k SET kek_id = {_usable("$1")}, wrapped_key = v.new
 FROM unnest($2::uuid[], $3::uuid[], $4::bytea[], $5::bytea[]) AS v (account_id, id, old, new)
@@ -385,9 +385,9 @@ PASSES = 3
 
 
 async def rewrap(db: Database, ring: Ring) -> AsyncIterator[Batch]:
-    """Wrap every data key under the current KEK, a batch at a time; what was done so far stays done.
+    """Re-wrap every data key under the current KEK; each batch is committed separately.
 
-    Others may seal under an earlier KEK meanwhile, so it goes over the rows again, at most PASSES times.
+    Other processes may still seal under an earlier KEK, so the rows are scanned up to PASSES times.
     """
     target = ring.keks[0]
     yield await _rewrap_peppers(db, ring, target)
@@ -396,7 +396,7 @@ async def rewrap(db: Database, ring: Ring) -> AsyncIterator[Batch]:
         if not others:
             return
         place, changed = _FIRST, 0
-        while rows := await db.fetch(_OTHERS, others, *place, BATCH):
+        while rows := await db.fetch(_UNDER_OTHER_KEKS, others, *place, BATCH):
             place = (rows[-1]["account_id"], rows[-1]["id"])
             batch = await _rewrap_rows(db, ring, target, rows)
             changed += batch.changed
@@ -438,7 +438,7 @@ async def _rewrap_peppers(db: Database, ring: Ring, target: seal.Kek) -> Batch:
     return Batch(changed + len(damaged), changed, tuple(damaged))
 
 
-# Every key with all that it belongs to: its CSR or CA, and the certificates that carry its public key.
+# Every key with its CSR, its CA, and the certificates that contain its public key.
 _WITH_SUBJECTS = """
 SELECT k.account_id, k.id, k.key_type, k.spki_sha256, k.kek_id, k.wrapped_key, k.ciphertext,
        c.id AS csr_id, c.csr, a.id AS ca_id, a.spki_sha256 AS ca_spki_sha256,
@@ -454,7 +454,7 @@ WHERE (k.account_id, k.id) > ($1, $2) ORDER BY k.account_id, k.id LIMIT $3
 
 
 async def verify(db: Database, ring: Ring, rate: int | None = None) -> AsyncIterator[Batch]:
-    """Open every sealed value, and compare each key with all that it belongs to; at most `rate` keys a second."""
+    """Decrypt every sealed value, and compare each key with its CSR, CA and certificates; at most `rate` keys/s."""
     yield await _verify_peppers(db, ring)
     place, size = _FIRST, min(BATCH, rate or BATCH)
     while True:
@@ -471,7 +471,7 @@ async def verify(db: Database, ring: Ring, rate: int | None = None) -> AsyncIter
     yield Batch(0, 0, tuple(Damage(row["account_id"], row["key_id"], _missing(row)) for row in missing))
 
 
-# Foreign keys forbid it, but a restore may have been made without them.
+# Foreign keys prevent this, unless the database was restored without them.
 _WITHOUT_KEYS = """
 SELECT s.account_id, s.key_id, s.what, s.id FROM (
     SELECT account_id, key_id, 'custom CSR' AS what, id FROM custom_csrs
@@ -487,7 +487,7 @@ def _missing(row: asyncpg.Record) -> str:
 
 
 def _fault(ring: Ring, row: asyncpg.Record) -> str:
-    """What is wrong with a key; empty when it opens and is the one of all that it belongs to."""
+    """Why a key is damaged, as a sentence; empty if it decrypts and matches its CSR, CA and certificates."""
     try:
         _open_row(ring, row, row["spki_sha256"])
     except KeyDamaged as error:
@@ -495,17 +495,17 @@ def _fault(ring: Ring, row: asyncpg.Record) -> str:
     except (ValueError, TypeError):
         return f"row {row['id']} opens to something that is no key"
     try:
-        owners = _owners(row)
+        subjects = _subjects(row)
     except (Invalid, ValueError):
         return f"row {row['id']} belongs to a CSR or certificate that cannot be read"
-    strange = next((owner for owner, digest in owners if digest != row["spki_sha256"]), None)
-    if strange:
-        return f"row {row['id']} is not the key of {strange}"
-    return "" if owners else f"row {row['id']} belongs to no CSR, certificate or CA"
+    mismatch = next((owner for owner, digest in subjects if digest != row["spki_sha256"]), None)
+    if mismatch:
+        return f"row {row['id']} is not the key of {mismatch}"
+    return "" if subjects else f"row {row['id']} belongs to no CSR, certificate or CA"
 
 
-def _owners(row: asyncpg.Record) -> list[tuple[str, bytes]]:
-    """What a key belongs to, and the digest of the public key there."""
+def _subjects(row: asyncpg.Record) -> list[tuple[str, bytes]]:
+    """The CSR, CA and certificates of a key, each with its SPKI digest; raises Invalid, ValueError."""
     found = []
     if row["csr_id"]:
         found.append((f"the custom CSR {row['csr_id']}", pkix.spki_sha256(row["csr"])))

@@ -1,7 +1,7 @@
-"""The ring: a file with the key-encryption keys, the current one first. It alone opens what the database holds.
+"""The keyring file with the key-encryption keys (KEKs), the current one first.
 
-It is a file of its own, so that neither the database nor a backup of it opens anything by itself. `add` puts a new KEK
-at the end, so that all machines can be given the file before `promote` makes it the current one.
+Everything sealed in the database needs this file to be decrypted, so a copy of the database alone is useless. `add`
+appends a new KEK, so that the file can be copied to all machines before `promote` makes it the current one.
 """
 
 import base64
@@ -28,38 +28,38 @@ from app import files
 from app.custody import seal
 from app.errors import KeyDamaged, Misconfigured
 
-# A start that writes a ring is through in a moment; an older draft is nobody's.
+# Drafts older than this were left by a process that was killed.
 DRAFT_SECONDS = 60
-# A key that was sealed under the earlier KEK is in the database by then, or its request was given up.
+# Requests that sealed a key under the previous KEK have committed or timed out by then.
 SETTLED = timedelta(seconds=60)
 _PR_SET_DUMPABLE = 4
 _log = structlog.get_logger("keystead.ring")
 
 
 class Ring:
-    """The KEKs that a process has: the first seals, all open. It follows its file when that changes."""
+    """The loaded KEKs: the first one seals, all of them open. Reloads its file when that changes."""
 
     def __init__(self, keks: tuple[seal.Kek, ...], path: Path | None = None, stamp: "Stamp | None" = None) -> None:
         self.keks = keks
         self._path = path
-        # What the file was before it was read, so that a change meanwhile is noticed.
+        # Taken before the file was read, so that a change during reading is noticed.
         self._stamp = stamp
 
     def __repr__(self) -> str:
         return f"Ring({', '.join(kek.id for kek in self.keks)})"
 
     def sealed(self, context: tuple[bytes, ...], secret: bytes) -> seal.Sealed:
-        """Seal under the current KEK, also when it has become the current one just now."""
+        """Seal under the current KEK, after checking the file for a new one."""
         self.follow()
         return seal.seal(self.keks[0], context, secret)
 
     def follow(self) -> None:
-        """Read the file again if it has changed."""
+        """Reload the file if it has changed; a file that cannot be read is logged and ignored."""
         if self._path and _stamp(self._path) != self._stamp:
             self._follow()
 
     def open_(self, row_id: UUID, context: tuple[bytes, ...], sealed: seal.Sealed) -> bytes:
-        """The secret of the row `row_id`; raises KeyDamaged when it does not open."""
+        """Decrypt the secret of the row `row_id`; raises KeyDamaged."""
         kek = self.kek(row_id, sealed.kek_id)
         with _damaged(row_id):
             return seal.open_(kek, context, sealed)
@@ -67,13 +67,13 @@ class Ring:
     def rewrapped(
         self, row_id: UUID, context: tuple[bytes, ...], kek_id: str, wrapped_key: bytes, target: seal.Kek
     ) -> bytes:
-        """The wrapped data key under `target` instead; raises KeyDamaged when it does not open."""
+        """Re-wrap the data key of the row `row_id` under `target`; raises KeyDamaged."""
         kek = self.kek(row_id, kek_id)
         with _damaged(row_id):
             return seal.rewrap(kek, target, context, wrapped_key)
 
     def kek(self, row_id: UUID, kek_id: str) -> seal.Kek:
-        """A KEK by its id; reads the file again before it gives up with KeyDamaged for the row `row_id`."""
+        """The KEK with this id, after a reload if necessary; raises KeyDamaged for the row `row_id`."""
         for again in (True, False):
             for kek in self.keks:
                 if kek.id == kek_id:
@@ -88,11 +88,11 @@ class Ring:
         try:
             read = load(self._path)
         except Misconfigured as error:
-            # It may be broken or away for a moment only: what is open stays open.
+            # Possibly temporary, so keep the loaded KEKs.
             _log.warning("the ring cannot be followed", reason=str(error))
             return
-        # Were it another installation's, the database would refuse what is sealed under it.
-        self.keks, self._stamp = read.keks, read._stamp  # noqa: SLF001 - another of the same class
+        # Not checked against the old KEKs: the database rejects rows sealed under a KEK that it does not know.
+        self.keks, self._stamp = read.keks, read._stamp  # noqa: SLF001 - same class
 
 
 @contextlib.contextmanager
@@ -115,7 +115,7 @@ def _stamp(path: Path | None) -> Stamp | None:
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """A KEK in the file; `secret` is base64 of 32 bytes."""
+    """A KEK in the file; `secret` is 32 bytes in base64."""
 
     id: str
     secret: str
@@ -126,7 +126,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Content(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The whole file. `current_since` is when the first KEK became it, where that was not at once."""
+    """Content of the file. `current_since` is when the first KEK was promoted; None for the KEK of a new ring."""
 
     version: int
     keks: tuple[Entry, ...]
@@ -144,16 +144,16 @@ def _new_entry(after: Content | None = None) -> Entry:
     secret = base64.b64encode(secrets.token_bytes(seal.KEY_BYTES)).decode("ascii")
     made = datetime.now(UTC).replace(microsecond=0)
     if after:
-        # Later than all others, whatever the clock says: which is the newest must not change.
+        # Strictly later than all others even if the clock was set back, because `newest` compares these times.
         made = max(made, newest(after).created_at + timedelta(seconds=1))
     return Entry(secrets.token_hex(8), secret, made)
 
 
 def create(path: Path) -> Ring:
-    """A new ring in a new file of mode 0600; raises FileExistsError when there is one."""
+    """Create the file with one new KEK, mode 0600; raises FileExistsError."""
     content = Content(1, (_new_entry(),))
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Written whole under another name first: a crash in between must not leave half a ring that looks like one.
+    # A draft and a hard link: a crash must not leave a partial file, and an existing ring must not be replaced.
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -163,13 +163,13 @@ def create(path: Path) -> Ring:
         os.link(draft, path)
     finally:
         draft.unlink(missing_ok=True)
-        # Rows that are sealed with this ring may be on disk before its name is.
+        # The name must be on disk before rows sealed with this ring are.
         files.sync(path.parent)
     return load(path)
 
 
 def sweep(path: Path) -> None:
-    """Remove what killed starts left behind: a draft is either no ring at all or a second copy of this one."""
+    """Remove drafts that killed processes left behind; none of them is needed, since `create` links the ring itself."""
     for draft in path.parent.glob(f".{path.name}.*"):
         with contextlib.suppress(FileNotFoundError):
             if time.time() - draft.stat().st_mtime > DRAFT_SECONDS:
@@ -177,9 +177,9 @@ def sweep(path: Path) -> None:
 
 
 def load(path: Path) -> Ring:
-    """Read the ring; raises Misconfigured with what to do about a file that is missing, open to others or broken.
+    """Load the ring, and protect this process: no core dumps, and no access to its memory except for root.
 
-    From here on this process leaves no core dump, and only root can look into its memory.
+    Raises Misconfigured for a file that is missing, damaged, or accessible to other users.
     """
     _hide_memory()
     stamp = _stamp(path)
@@ -192,7 +192,7 @@ def _hide_memory() -> None:
 
 
 def read(path: Path) -> Content:
-    """What the file says; raises Misconfigured as `load`."""
+    """Parse and validate the file; raises Misconfigured as `load` does."""
     try:
         mode = path.stat().st_mode
         body = path.read_bytes()
@@ -211,7 +211,7 @@ def read(path: Path) -> Content:
 
 
 def _decoded(body: bytes) -> Content | None:
-    # What is raised here holds the file, and must not be in the chain of what we raise.
+    # These exceptions contain the file content, so they must not become the context of ours.
     try:
         return msgspec.json.decode(body, type=Content)
     except (msgspec.DecodeError, ValueError, UnicodeDecodeError, RecursionError):
@@ -240,12 +240,12 @@ def _unbase64(text: str) -> bytes | None:
 
 
 def can_change(path: Path) -> bool:
-    """Whether the ring is a file that a command can rewrite, and no secrets mount."""
+    """Whether commands can rewrite the file; False on a read-only mount."""
     return not files.is_read_only(path.parent) and not files.is_read_only(path)
 
 
 def add(path: Path) -> Entry:
-    """A new KEK at the end of the ring: it opens, and seals once it is promoted."""
+    """Append a new KEK, which only opens until it is promoted; raises Misconfigured."""
     with _changing(path) as content:
         entry = _new_entry(content)
         _write(path, msgspec.structs.replace(content, keks=(*content.keks, entry)))
@@ -253,12 +253,12 @@ def add(path: Path) -> Entry:
 
 
 def newest(content: Content) -> Entry:
-    """The KEK that was made last: the one to be current."""
+    """The most recently created KEK, which `promote` makes the current one."""
     return max(reversed(content.keks), key=lambda entry: entry.created_at)
 
 
 def promote(path: Path) -> Entry:
-    """Make the newest KEK the current one, if it is not already."""
+    """Make the newest KEK the current one and return it; raises Misconfigured."""
     with _changing(path) as content:
         entry = newest(content)
         if content.keks[0] != entry:
@@ -269,7 +269,7 @@ def promote(path: Path) -> Entry:
 
 
 def require_earlier(path: Path, kek_id: str) -> None:
-    """Raises Misconfigured for the current KEK, and for all while a new one has not settled."""
+    """Raise Misconfigured if `kek_id` is the current KEK, or the last promotion is less than SETTLED ago."""
     content = read(path)
     if content.keks[0].id == kek_id:
         raise Misconfigured(f"the KEK {kek_id} is the current one: `keystead keys add` and rotate first")
@@ -281,7 +281,7 @@ def require_earlier(path: Path, kek_id: str) -> None:
 
 
 def remove(path: Path, kek_id: str) -> None:
-    """Take a KEK out of the ring, which nothing must need any more; raises Misconfigured as `require_earlier`."""
+    """Remove a KEK from the file; nothing may be sealed under it. Raises Misconfigured as `require_earlier` does."""
     with _changing(path) as content:
         require_earlier(path, kek_id)
         _write(path, msgspec.structs.replace(content, keks=tuple(kek for kek in content.keks if kek.id != kek_id)))
@@ -289,7 +289,7 @@ def remove(path: Path, kek_id: str) -> None:
 
 @contextlib.contextmanager
 def _changing(path: Path) -> Iterator[Content]:
-    """One change at a time on this machine."""
+    """The content of the file, locked against other commands on this machine; raises Misconfigured."""
     try:
         folder = os.open(path.parent, os.O_RDONLY)
     except OSError as error:
@@ -304,7 +304,7 @@ def _changing(path: Path) -> Iterator[Content]:
 
 
 def _write(path: Path, content: Content) -> None:
-    # A link to the ring stays one.
+    # Resolved, so that a symbolic link stays one.
     files.write_private(path.resolve(), _text(content))
 
 

@@ -1,6 +1,6 @@
-"""The only AEAD calls of the program: AES-256-GCM (NIST SP 800-38D), a data key for each secret, wrapped by a KEK.
+"""Envelope encryption with AES-256-GCM (NIST SP 800-38D): a data key per secret, wrapped by a KEK.
 
-Byte format, version 1. The wrapped data key and the sealed secret have the same shape:
+The wrapped data key and the sealed secret have the same format, version 1:
 
     offset  0         1                13                     len-16        len
             +---------+----------------+----------------------+-------------+
@@ -8,15 +8,15 @@ Byte format, version 1. The wrapped data key and the sealed secret have the same
             | 0x01    | 12 random bytes| as long as the input | 16 bytes    |
             +---------+----------------+----------------------+-------------+
 
-The associated data of both is the context, so that a value opens only in the row it was made for:
+The associated data of both is the context, so that a value only decrypts in its own row:
 
     "keystead" 0x00 | version 0x01 | each field as a 2-byte big-endian length and its bytes
 
-The first field is the purpose, "wrap" or "seal". Those of a private key go on with the word "private-key", key id (16
-bytes), account id (16 bytes), key type (ASCII) and SHA-256 of the SubjectPublicKeyInfo (32 bytes); those of a pepper
-with the word "pepper" and its id. "wrap" ends with one more field, the KEK id. docs/custody.md has a worked example.
+The first field is the purpose, "wrap" or "seal". For a private key the next fields are "private-key", key id (16
+bytes), account id (16 bytes), key type (ASCII) and SHA-256 of the SubjectPublicKeyInfo (32 bytes); for a pepper,
+"pepper" and its id (16 bytes). "wrap" has the KEK id as its last field. docs/custody.md has a worked example.
 
-A data key seals one secret once. A KEK wraps with random 96-bit nonces and stays far below their bound of 2^32.
+A data key encrypts one secret once. A KEK uses random 96-bit nonces, for far fewer than the allowed 2^32 encryptions.
 """
 
 import os
@@ -33,7 +33,7 @@ _TAG_BYTES = 16
 
 
 class Kek(msgspec.Struct, frozen=True):
-    """A key-encryption key: `id` is public and stands in each row, `secret` is 32 random bytes."""
+    """A key-encryption key: `id` is public and stored in each row, `secret` is 32 random bytes."""
 
     id: str
     secret: bytes
@@ -43,15 +43,15 @@ class Kek(msgspec.Struct, frozen=True):
 
 
 class Sealed(msgspec.Struct, frozen=True):
-    """A secret at rest: nothing in it is secret without the KEK."""
+    """An encrypted secret and its wrapped data key; not confidential without the KEK."""
 
     kek_id: str
     wrapped_key: bytes
     ciphertext: bytes
 
 
-class Broken(Exception):  # noqa: N818 - it reads as what it says of the value
-    """The value is not one that this KEK sealed for this context."""
+class Broken(Exception):  # noqa: N818 - the name describes the input
+    """The value was not sealed by this KEK for this context, or was modified."""
 
 
 def private_key_context(key_id: UUID, account_id: UUID, key_type: str, spki_sha256: bytes) -> tuple[bytes, ...]:
@@ -63,14 +63,14 @@ def pepper_context(pepper_id: UUID) -> tuple[bytes, ...]:
 
 
 def seal(kek: Kek, context: tuple[bytes, ...], secret: bytes) -> Sealed:
-    """Seal `secret` under a new data key, and wrap that under `kek`."""
+    """Encrypt `secret` with a new data key, and wrap the data key with `kek`."""
     data_key = os.urandom(KEY_BYTES)
     wrapped = _encrypt(kek.secret, _associated(b"wrap", (*context, kek.id.encode())), data_key)
     return Sealed(kek.id, wrapped, _encrypt(data_key, _associated(b"seal", context), secret))
 
 
 def open_(kek: Kek, context: tuple[bytes, ...], sealed: Sealed) -> bytes:
-    """The secret again; raises Broken when any bit of it, its row or its KEK is another."""
+    """Decrypt a sealed secret; raises Broken if the value, the context or the KEK differs."""
     data_key = _decrypt(kek.secret, _associated(b"wrap", (*context, kek.id.encode())), sealed.wrapped_key)
     if len(data_key) != KEY_BYTES:
         raise Broken("the data key has the wrong length")
@@ -78,7 +78,7 @@ def open_(kek: Kek, context: tuple[bytes, ...], sealed: Sealed) -> bytes:
 
 
 def rewrap(old: Kek, new: Kek, context: tuple[bytes, ...], wrapped_key: bytes) -> bytes:
-    """The same data key under another KEK: what it seals stays as it is. Raises Broken."""
+    """Wrap the data key with another KEK; the ciphertext of the secret does not change. Raises Broken."""
     data_key = _decrypt(old.secret, _associated(b"wrap", (*context, old.id.encode())), wrapped_key)
     return _encrypt(new.secret, _associated(b"wrap", (*context, new.id.encode())), data_key)
 

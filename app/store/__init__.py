@@ -1,4 +1,4 @@
 """PostgreSQL: connections, transactions, the schema and its migrations, paging, idempotency keys.
 
-Knows no subject's tables but its own; subjects hand it their SQL.
+Contains SQL for its own tables only; other packages pass in theirs.
 """

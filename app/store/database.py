@@ -1,7 +1,7 @@
-"""Connections, transactions, the mapping of database errors to our kinds, and the schema's version.
+"""Database connections, transactions, and the mapping of database errors to KeysteadError.
 
-Connections are held, not borrowed from asyncpg's pool: its acquire and the reset round trip at release cost more than
-the queries here do (docs/decisions/0004-held-connections.md). Statements leave no session state behind.
+Not asyncpg's pool: its acquire, and the reset round trip on release, cost more than our queries
+(docs/decisions/0004-held-connections.md). Statements must therefore leave no session state behind.
 """
 
 import asyncio
@@ -22,11 +22,11 @@ from app import bounds
 from app.errors import Clash, Conflict, KeysteadError, Misconfigured, Unavailable
 
 T = TypeVar("T")
-# Whether this request has committed anything: whatever fails later in it may not say that nothing was done. None for
-# one that only reads, whose rows in the audit log are no change that anybody asked for.
+# Whether the current request has committed a change; errors after that must not claim that nothing was done. None for
+# read requests, which write to the audit log only.
 _wrote: ContextVar[bool | None] = ContextVar("wrote", default=False)
 if TYPE_CHECKING:
-    # Generic in its published types, not at run time.
+    # Generic in the type stubs only.
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
 else:
     Connection = asyncpg.Connection
@@ -53,7 +53,7 @@ _CONFLICTS: dict[str, str | tuple[str, Clash]] = {
     "memberships_pkey": "the user is a member of this account already",
     "private_keys_generated_key": "this key pair was handed out before",
 }
-# What may also come after a commit that nobody heard of: the connection went, or nothing came in time.
+# The commit may have happened: the connection was lost or timed out.
 _LOST = (
     OSError,
     asyncpg.InterfaceError,
@@ -62,13 +62,13 @@ _LOST = (
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
 )
-# What PostgreSQL says that is none of our kinds, such as that the role may not.
+# Errors of PostgreSQL that are not mapped to a KeysteadError, such as a missing privilege.
 Refused = asyncpg.PostgresError
 _TRY_AGAIN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 UNAVAILABLE = (
     OSError,  # TimeoutError is one
     asyncpg.InterfaceError,
-    # A statement given to a connection that the server is just closing.
+    # The server was closing the connection when the statement was sent.
     asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError,
     asyncpg.InsufficientResourcesError,
@@ -82,7 +82,7 @@ UNAVAILABLE = (
 
 
 def begin(*, reads: bool) -> None:
-    """A request begins."""
+    """Start of a request in this task; `reads` if the caller asked for no change."""
     _wrote.set(None if reads else False)
 
 
@@ -92,13 +92,13 @@ def _has_written() -> None:
 
 
 class Database:
-    """`size` held connections to one PostgreSQL; every call is bounded in time."""
+    """Up to `size` connections to one PostgreSQL. Every call has a time limit and raises Unavailable after it."""
 
     def __init__(self, dsn: str, size: int, statement_cache_size: int = 100) -> None:
         self._dsn = dsn
         self._statement_cache_size = statement_cache_size
         self._size = size
-        # The one that was used last is taken first, so that no more are open than are needed.
+        # A stack: the last used is reused first, so that no more are opened than needed. None is not connected.
         self._idle: list[Connection | None] = [None] * size
         self._waiting: deque[tuple[float, asyncio.Future[Connection | None]]] = deque()
         self._searches: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
@@ -119,19 +119,19 @@ class Database:
         return self._size
 
     def has_room(self) -> bool:
-        """Whether one more may come: not while more wait than are served soon."""
+        """Whether another request may wait for a connection; see the bounds WAITING, FEW_WAITING and OLDEST_SECONDS."""
         waiting = len(self._waiting)
         if waiting <= bounds.FEW_WAITING:
             return True
         return waiting < bounds.WAITING and time.monotonic() - self._waiting[0][0] < bounds.OLDEST_SECONDS
 
     def require_room(self) -> None:
-        """Raises Unavailable without it, before anything is done for nothing."""
+        """Raise Unavailable unless `has_room`; call it before expensive work."""
         if not self.has_room():
             raise Unavailable(CROWDED)
 
     async def fetchrow(self, sql: str, *args: object) -> asyncpg.Record | None:
-        # The common case, without the closures and contexts of the general one, which cost more than a SELECT.
+        # Repeats `_once` without closures and context managers, which cost more than a simple SELECT.
         connection = self._idle.pop() if self._idle else await self._wait()
         try:
             if connection is None or connection.is_closed():
@@ -141,7 +141,7 @@ class Database:
         except _TRY_AGAIN:
             pass
         except BaseException as error:  # noqa: BLE001 - it leaves as one of our kinds, or as it is
-            _leave(error, connection, writes=_writes(sql))
+            _raise_mapped(error, connection, writes=_writes(sql))
         else:
             if _writes(sql):
                 _has_written()
@@ -158,9 +158,9 @@ class Database:
 
     @asynccontextmanager
     async def search(self, owner: UUID) -> AsyncIterator[None]:
-        """For statements that may look through a long list: one of an owner at a time, and of all half the connections.
+        """Limit statements that may scan a long list: one per owner at a time, and half of the connections in total.
 
-        Raises Unavailable for who waits too long.
+        Raises Unavailable after WAIT_SECONDS.
         """
         lock = self._searches.setdefault(owner, asyncio.Lock())
         async with contextlib.AsyncExitStack() as turns:
@@ -213,9 +213,10 @@ class Database:
 
     @asynccontextmanager
     async def connection(self, *, writes: bool = False, first: bool = False) -> AsyncIterator[Connection]:
-        """One connection for a while, before all who wait if `first`; database errors leave as our kinds.
+        """A connection for the duration of the block, ahead of other waiters if `first`; raises KeysteadError.
 
-        They are in doubt if its one statement `writes`.
+        Set `writes` if the block runs a single statement that writes: then Unavailable is `in_doubt` after a lost
+        connection.
         """
         connection = self._idle.pop() if self._idle else await self._wait(first=first)
         try:
@@ -224,7 +225,7 @@ class Database:
                 connection = await self._connect()
             yield connection
         except BaseException as error:  # noqa: BLE001 - it leaves as one of our kinds, or as it is
-            _leave(error, connection, writes=writes)
+            _raise_mapped(error, connection, writes=writes)
         finally:
             self._give(connection)
 
@@ -233,27 +234,27 @@ class Database:
             raise _unavailable(CROWDED)
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[Connection | None] = loop.create_future()
-        # Whoever comes first is not what the others are judged by.
+        # `has_room` reads the age of the first waiter, which a waiter that jumps the queue must not reset.
         since = self._waiting[0][0] if first and self._waiting else time.monotonic()
-        place = (since, waiter)
-        (self._waiting.appendleft if first else self._waiting.append)(place)
-        patience = loop.call_later(bounds.WAIT_SECONDS, _give_up, waiter)
+        entry = (since, waiter)
+        (self._waiting.appendleft if first else self._waiting.append)(entry)
+        timer = loop.call_later(bounds.WAIT_SECONDS, _time_out, waiter)
         try:
             return await waiter
         except BaseException as error:
-            if place in self._waiting:
-                self._waiting.remove(place)
+            if entry in self._waiting:
+                self._waiting.remove(entry)
             if isinstance(error, TimeoutError):
                 raise _unavailable("all database connections are busy") from None
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                # It was handed one at the very moment in which its request was cancelled.
+                # Cancelled after a connection was assigned: pass it on.
                 self._give(waiter.result())
             raise
         finally:
-            patience.cancel()
+            timer.cancel()
 
     def _give(self, connection: Connection | None) -> None:
-        """To whoever waits longest, or back to its place."""
+        """Hand the connection to the first waiter, or return it to the idle ones."""
         while self._waiting:
             _, waiter = self._waiting.popleft()
             if not waiter.done():
@@ -262,7 +263,7 @@ class Database:
         self._idle.append(connection)
 
     async def _connect(self) -> Connection:
-        # Without prepared statements there is a PgBouncer in between, which refuses to pass these on.
+        # A statement cache of 0 means PgBouncer, which rejects these startup parameters.
         limits = (
             {
                 "statement_timeout": milliseconds(bounds.STATEMENT_SECONDS),
@@ -282,13 +283,13 @@ class Database:
             )
 
 
-def _give_up(waiter: asyncio.Future[Connection | None]) -> None:
+def _time_out(waiter: asyncio.Future[Connection | None]) -> None:
     if not waiter.done():
         waiter.set_exception(TimeoutError())
 
 
-def _leave(error: BaseException, connection: Connection | None, *, writes: bool) -> NoReturn:
-    """Raise a database error as our kind, and drop a connection that may not be used again."""
+def _raise_mapped(error: BaseException, connection: Connection | None, *, writes: bool) -> NoReturn:
+    """Raise the KeysteadError for a database error, and close a connection that cannot be reused."""
     if isinstance(error, _TRY_AGAIN):
         raise error
     if isinstance(error, UNAVAILABLE):
@@ -304,13 +305,14 @@ def _leave(error: BaseException, connection: Connection | None, *, writes: bool)
             raise error
         raise Conflict(*((clash,) if isinstance(clash, str) else clash)) from None
     if not isinstance(error, asyncpg.PostgresError | KeysteadError):
-        # Cancelled, or worse: the server may be in the middle of our statement, and whoever came next would read
-        # its answer.
+        # Cancelled, for example. The server may still be running our statement, and the next user of the connection
+        # would get its result.
         _drop(connection)
     raise error
 
 
 def reason(error: BaseException) -> str:
+    """Why the database is unavailable, for error texts; `error` is one of UNAVAILABLE."""
     match error:
         case asyncpg.LockNotAvailableError():
             return "other requests are changing the same thing, and have not finished in time"
@@ -336,27 +338,28 @@ def milliseconds(seconds: float) -> str:
 
 
 def _drop(connection: Connection | None) -> None:
-    # It goes back to its place closed, and the next to take it connects anew.
+    # The next user finds it closed and reconnects.
     if connection is not None:
         connection.terminate()
 
 
 def parameters(first: int, count: int) -> str:
-    """`$first, …` for `count` parameters: how the named fragments of a statement number theirs."""
+    """`$first, $first+1, …` for `count` parameters, used by SQL fragments that are composed into one statement."""
     return ", ".join(f"${first + i}" for i in range(count))
 
 
 @contextmanager
 def readable() -> Iterator[None]:
+    """Turn asyncpg's errors about the database URL into Misconfigured, without quoting the URL."""
     try:
         yield
     except (ValueError, OverflowError) as error:
-        # Of all that it may say only this quotes nothing of the address, and there may be a password in it.
+        # The only text of asyncpg here that never quotes the URL, which may contain a password.
         if "root certificate file" in str(error):
             raise Misconfigured(f"KEYSTEAD_DATABASE_URL asks for TLS: {str(error).splitlines()[0]}") from None
         text = "KEYSTEAD_DATABASE_URL cannot be read; in a password write / # ? @ : and % percent-encoded, / as %2F"
         raise Misconfigured(text) from None
     except KeyError:
-        # Of the system's user, whom PostgreSQL's rules take where the address names none.
+        # From getpass: without a user in the URL, asyncpg uses the name of the system user.
         text = f"KEYSTEAD_DATABASE_URL names no user, and the uid {os.geteuid()} has no name here"
         raise Misconfigured(f"{text}: write postgresql://user@host/database") from None

@@ -1,7 +1,7 @@
-"""Idempotency-Key: what a request made, remembered for 24 hours without its answer (contract-cloudflare section 2).
+"""Idempotency-Key: the id of the resource that a request created, kept for 24 hours (contract-cloudflare section 2).
 
-The claim is inserted by the statement that makes the thing, so there is no pending state: of two requests at once one
-claims the key, and the other one's statement makes nothing.
+The statement that creates the resource also claims the key, so there is no pending state: of two concurrent requests
+one claims the key, and the other one creates nothing.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from app.store.database import Connection, Database
 
 
 class Idempotency(msgspec.Struct, frozen=True):
-    """A caller's promise that requests with this key are one request; `body_sha256` tells a different body."""
+    """An Idempotency-Key, and the digest of the request body, which must be the same for every use of the key."""
 
     key: str
     body_sha256: bytes
@@ -26,7 +26,7 @@ PRUNED_AT_ONCE = 10_000
 
 
 def claim(first: int, source: str) -> str:
-    """CTE body that returns a row when `source` has one, and the key is free or its claim is over 24 hours old."""
+    """CTE body that claims the key; returns a row if `source` has one and the key is unused or over 24 hours old."""
     account, caller, digest, body, resource = (f"${first + i}" for i in range(PARAMETERS))
     return (
         "INSERT INTO idempotency_keys AS old (account_id, caller_id, digest, body_sha256, resource_id) "
@@ -38,7 +38,7 @@ def claim(first: int, source: str) -> str:
 
 
 def values(caller: Caller, scope: Scope, idempotency: Idempotency, resource_id: UUID) -> tuple[object, ...]:
-    """The PARAMETERS values of `claim`."""
+    """Values for the PARAMETERS parameters of `claim`."""
     return (scope.account_id, caller.id, _digest(caller, idempotency), idempotency.body_sha256, resource_id)
 
 
@@ -49,7 +49,7 @@ WHERE account_id = $1 AND caller_id = $2 AND digest = $3 AND created_at > now() 
 
 
 async def find(db: Database, caller: Caller, account_id: UUID, idempotency: Idempotency) -> UUID | None:
-    """The id of what an earlier request with this key made; raises Conflict when its body was another."""
+    """The id of the resource that an earlier request with this key created; Conflict if its body was different."""
     row = await db.fetchrow(_FIND, account_id, caller.id, _digest(caller, idempotency))
     if row is None:
         return None
@@ -65,12 +65,12 @@ _CLAIM = claim(1, "(VALUES (1)) AS one")
 async def claimed(
     connection: Connection, caller: Caller, account_id: UUID, idempotency: Idempotency, resource_id: UUID
 ) -> bool:
-    """Claim the key for what this transaction makes; False when an earlier request has it. See `find`."""
+    """Claim the key for a resource created in this transaction; False if an earlier request has claimed it."""
     values = (account_id, caller.id, _digest(caller, idempotency), idempotency.body_sha256, resource_id)
     return await connection.fetchrow(_CLAIM, *values) is not None
 
 
-# Bounded, so that a prune after a long pause does not hold the table.
+# In batches, so that a large backlog does not block other statements.
 _PRUNE = """
 DELETE FROM idempotency_keys WHERE ctid = ANY(ARRAY(
     SELECT ctid FROM idempotency_keys WHERE created_at <= now() - interval '24 hours' LIMIT $1
@@ -79,7 +79,7 @@ DELETE FROM idempotency_keys WHERE ctid = ANY(ARRAY(
 
 
 async def prune(db: Database) -> None:
-    """Forget claims that are over 24 hours old, in batches."""
+    """Delete claims that are over 24 hours old."""
     while await db.execute(_PRUNE, PRUNED_AT_ONCE) == f"DELETE {PRUNED_AT_ONCE}":
         pass
 

@@ -1,4 +1,4 @@
-"""Pages of lists: their order and bounds."""
+"""Sort direction of lists."""
 
 from enum import StrEnum
 

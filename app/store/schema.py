@@ -1,4 +1,4 @@
-"""The version of the schema, and the migrations that bring an older database to it."""
+"""Schema version and migrations."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,7 +12,7 @@ from app import bounds
 from app.errors import Misconfigured, Unavailable
 from app.store.database import UNAVAILABLE, Connection, Database, milliseconds, readable
 
-# An arbitrary number that only Keystead's migrations lock.
+# Arbitrary advisory lock id.
 _MIGRATION_LOCK = 0x6B657973
 
 
@@ -30,13 +30,14 @@ class Migration(msgspec.Struct, frozen=True):
 
 
 def migrations() -> tuple[Migration, ...]:
-    """All changes since the first schema, in order; `NNNN_what.sql` brings a database to version NNNN."""
+    """All migrations in order; `NNNN_name.sql` upgrades a database to version NNNN."""
     folder = resources.files("app.store.migrations")
     names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
     return tuple(Migration(int(name[:4]), name, (folder / name).read_text("utf-8")) for name in names)
 
 
 def version_of_this_program() -> int:
+    """The schema version of this release."""
     return max((migration.version for migration in migrations()), default=1)
 
 
@@ -51,7 +52,7 @@ async def schema_state(connection: Connection) -> SchemaState:
 
 
 async def state_at(dsn: str) -> SchemaState:
-    """The state of a database that nothing is connected to yet; raises Unavailable and Misconfigured."""
+    """The schema state of the database at `dsn`, over a new connection; raises Unavailable and Misconfigured."""
     connection = await _connect_once(dsn)
     try:
         return await schema_state(connection)
@@ -86,9 +87,9 @@ async def _version(connection: Connection) -> int:
 
 
 async def migrate(dsn: str) -> list[str]:
-    """Bring an empty or older database to this program's schema; names what was applied, nothing if it was current.
+    """Upgrade an empty or older database to this release's schema, in one transaction per migration.
 
-    One transaction for each step.
+    Returns the names of the applied migrations. Raises Misconfigured and Unavailable.
     """
     async with changing(dsn) as connection:
         return [name async for name in _apply(connection, await _version(connection))]
@@ -96,10 +97,10 @@ async def migrate(dsn: str) -> list[str]:
 
 @asynccontextmanager
 async def changing(dsn: str) -> AsyncIterator[Connection]:
-    """A connection for what one process at a time changes: the schema, and who may do what with it.
+    """A connection with an exclusive advisory lock, for changes to the schema and to roles.
 
-    Under an advisory lock, with a short lock time-out: what cannot have its lock gives up rather than making every
-    request of the serving release queue behind it. Raises Misconfigured then, and Unavailable when it is broken off.
+    The lock timeout is short, because requests of the running release queue behind a waiting ALTER TABLE. Raises
+    Misconfigured when it expires, and Unavailable for other database errors.
     """
     connection = await _connect_once(dsn)
     try:
@@ -147,7 +148,7 @@ async def _step(connection: Connection, name: str, sql: str, version: int | None
 
 
 async def require_current(database: Database) -> None:
-    """Raises Misconfigured unless the schema is this program's."""
+    """Raise Misconfigured unless the schema has the version of this release."""
     async with database.connection() as connection:
         state = await schema_state(connection)
     if state is SchemaState.OLDER:

@@ -1,4 +1,4 @@
-"""Keys, names, PEM, CSRs, certificates and chains: pure functions of bytes.
+"""Keys, names, PEM, CSRs, certificates, chains and CRLs as pure functions.
 
-No async, database, HTTP, settings, logs or clock; times are passed in. Every room may import it.
+No async, I/O, settings, logs or clock: times are parameters. Every package may import this one.
 """

@@ -1,6 +1,6 @@
-"""Certificates as they come back from a CA: reads the PEM, finds the leaf, orders the chain, and says what is wrong.
+"""Reads uploaded certificates, validates the leaf, and builds chains to a trust anchor.
 
-Pure: the clock and the trust anchors are passed in. Sources: RFC 7468 (PEM), RFC 5280 sections 4 and 6.
+Pure: the time and the trust anchors are parameters. Sources: RFC 7468 (PEM), RFC 5280 sections 4 and 6.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from app.x509.pem import text as file_text
 
 MAX_CERTIFICATES = 20
 MAX_DEPTH = 10
-# Of signatures, for all that one upload needs.
+# Signature verifications for one upload.
 MAX_CHECKS = 200
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
@@ -34,7 +34,7 @@ Certificates: TypeAlias = tuple[x509.Certificate, ...]
 
 
 class Leaf(msgspec.Struct, frozen=True):
-    """What we keep of a leaf beside its bytes; `sha256` and `spki_sha256` are 32-byte digests of its DER and key."""
+    """The fields of a leaf that we store; `sha256` and `spki_sha256` are 32-byte digests of its DER and its key."""
 
     hosts: tuple[str, ...]
     issuer: str
@@ -46,14 +46,14 @@ class Leaf(msgspec.Struct, frozen=True):
 
 
 class Bundle(msgspec.Struct, frozen=True):
-    """A leaf, and what was sent with it, in that order."""
+    """A leaf, and the other certificates of the upload in their order."""
 
     leaf: x509.Certificate
     others: tuple[x509.Certificate, ...]
 
 
 class Anchors(msgspec.Struct, frozen=True):
-    """Trusted certificates by the DER of their subject."""
+    """Trusted certificates, by the DER of their subject."""
 
     by_name: dict[bytes, tuple[x509.Certificate, ...]]
 
@@ -62,7 +62,7 @@ class Anchors(msgspec.Struct, frozen=True):
 
 
 def anchored(certificates: Iterable[x509.Certificate]) -> Anchors:
-    """These certificates as trust anchors."""
+    """Index certificates by subject, without duplicates."""
     by_name: dict[bytes, tuple[x509.Certificate, ...]] = {}
     for anchor in certificates:
         name = anchor.subject.public_bytes()
@@ -72,15 +72,14 @@ def anchored(certificates: Iterable[x509.Certificate]) -> Anchors:
 
 
 def anchors(pems: Iterable[bytes]) -> Anchors:
-    """Trust anchors from PEM files' contents; what is no certificate in them is left out."""
+    """Trust anchors from the contents of PEM files; blocks that cannot be read are skipped."""
     return anchored(anchor for content in pems for anchor in read_anchors(content)[0])
 
 
 def read_anchors(content: bytes) -> tuple[list[x509.Certificate], list[str]]:
-    """The certificates of a PEM file, and why others in it are none, each with its place.
+    """The certificates of a PEM file, and for each unreadable block the reason with its position.
 
-    Whoever trusts one knows best: the rules for what strangers send are not asked. Roots with the serial number 0 or
-    names that are too long have been in stores for decades.
+    Rules for uploads (`_fault`) do not apply: some widely trusted roots have the serial number 0 or overlong names.
     """
     text = file_text(content)
     found, skipped = [], []
@@ -96,64 +95,64 @@ def read_anchors(content: bytes) -> tuple[list[x509.Certificate], list[str]]:
 
 
 def with_roots(trusted: Anchors, roots: Iterable[str]) -> Anchors:
-    """The anchors, and the certificates of these PEM texts of ours beside them; one that cannot be read is left out."""
+    """The anchors plus stored roots in PEM; roots that cannot be read are skipped."""
     by_name = dict(trusted.by_name)
     for text in roots:
         try:
             (root,) = stored(text)
             name = root.subject.public_bytes()
             _ = root.extensions
-        except Exception:  # noqa: BLE001, S112 - one damaged row must not spoil the answer for whom it does not concern
+        except Exception:  # noqa: BLE001, S112 - one damaged row must not fail unrelated uploads
             continue
         if root not in by_name.get(name, ()):
             by_name[name] = (*by_name.get(name, ()), root)
     return Anchors(by_name)
 
 
-def _refuse(rule: Rule, text: str) -> Invalid:
+def _invalid(rule: Rule, text: str) -> Invalid:
     return Invalid((Problem(rule, "certificate", text),))
 
 
 def read(text: str) -> tuple[x509.Certificate, ...]:
-    """The certificates of a PEM text in their order, each once; other text is ignored. Raises Invalid.
+    """The certificates of an uploaded PEM text in their order, without duplicates; text around PEM is ignored.
 
-    What is not a certificate is refused by its name and never quoted: it may be a private key.
+    Raises Invalid, whose text never quotes a block, because it may be a private key.
     """
     sent = [block for block in blocks(text) if block.label not in PASSED_OVER]
     broken = unfinished(text)
     if broken or not sent or any(block.kind is not Kind.CERTIFICATE for block in sent):
         what = instead(text, Kind.CERTIFICATE)
-        raise _refuse(Rule.CERTIFICATE, f"certificate {broken if broken and sent else what}.")
+        raise _invalid(Rule.CERTIFICATE, f"certificate {broken if broken and sent else what}.")
     found: dict[bytes, x509.Certificate] = {}
     for number, block in enumerate(sent, 1):
         place = f"block {number} of {len(sent)}"
         try:
             certificate = _certificate(block, place)
         except foreign.Unreadable as error:
-            raise _refuse(Rule.CERTIFICATE, f"certificate cannot be read: {error}.") from None
+            raise _invalid(Rule.CERTIFICATE, f"certificate cannot be read: {error}.") from None
         fault = _fault(certificate)
         if fault:
             whose = f"{place} ({named(certificate.subject)})"
-            raise _refuse(Rule.CERTIFICATE, f"certificate is not accepted: {whose}: {fault}.")
+            raise _invalid(Rule.CERTIFICATE, f"certificate is not accepted: {whose}: {fault}.")
         found.setdefault(certificate.public_bytes(serialization.Encoding.DER), certificate)
         if len(found) > MAX_CERTIFICATES:
             text = f"certificate has more than {MAX_CERTIFICATES} certificates; at most {MAX_CERTIFICATES} are allowed."
-            raise _refuse(Rule.CERTIFICATE, text)
+            raise _invalid(Rule.CERTIFICATE, text)
     return tuple(found.values())
 
 
 def stored(text: str) -> tuple[x509.Certificate, ...]:
-    """The certificates of PEM that we stored ourselves: no rule for foreign input is asked again. Raises ValueError."""
+    """The certificates of stored PEM, without the checks for uploads; raises ValueError."""
     return tuple(foreign.certificate(decoded(block)) for block in blocks(text))
 
 
 def _certificate(block: Block, place: str) -> x509.Certificate:
-    """Raises Unreadable, whose text begins with the place, and the subject as far as it can be read."""
+    """Parse a block; raises Unreadable, whose text begins with `place` and the subject, if that can be read."""
     whose = ""
     try:
         sent = decoded(block)
         whose = foreign.subject_of(sent)
-        # Behind it are the purposes for which OpenSSL trusts it, which are nobody else's.
+        # OpenSSL's trust settings follow the certificate in a TRUSTED CERTIFICATE block.
         return foreign.certificate(der.first(sent).whole if block.label == TRUSTED else sent)
     except (Garbled, der.Malformed, foreign.Unreadable) as error:
         reason = f"it {error}" if isinstance(error, Garbled) else str(error)
@@ -161,7 +160,7 @@ def _certificate(block: Block, place: str) -> x509.Certificate:
 
 
 def _fault(certificate: x509.Certificate) -> str:
-    """Which rule for what strangers send it breaks, in words; empty when none."""
+    """The rule for uploads that a certificate breaks, in words; empty if none."""
     fault = foreign.name_fault(certificate.subject)
     if fault:
         return fault
@@ -175,7 +174,7 @@ def _fault(certificate: x509.Certificate) -> str:
 
 
 def remarks(text: str) -> tuple[Advice, ...]:
-    """What was left out of an accepted text that its sender may have meant."""
+    """Warnings about parts of an accepted upload that were ignored."""
     if not any(block.label == TRUSTED for block in blocks(text)):
         return ()
     left_out = (
@@ -185,35 +184,35 @@ def remarks(text: str) -> tuple[Advice, ...]:
 
 
 def arrange(certificates: Sequence[x509.Certificate], spki_sha256: bytes | None) -> Bundle:
-    """Find the leaf: the one of this key, if any is. Raises Invalid when there are only CA certificates."""
+    """Choose the leaf: the one with this key, else the first. Raises Invalid if there are only CA certificates."""
     leaves = [certificate for certificate in certificates if not is_ca(certificate)]
     if not leaves:
-        raise _refuse(Rule.NO_LEAF, "certificate has only CA certificates; the server's own certificate is missing.")
+        raise _invalid(Rule.NO_LEAF, "certificate has only CA certificates; the server's own certificate is missing.")
     leaf = next((c for c in leaves if spki_digest(c) == spki_sha256), leaves[0])
     return Bundle(leaf, tuple(certificate for certificate in certificates if certificate is not leaf))
 
 
 def judge_leaf(leaf: x509.Certificate, now: datetime) -> None:
-    """Raise Invalid for a leaf that no server should use, whatever its chain."""
+    """Check a leaf without its chain: validity, names, key, signature algorithm, extensions; raises Invalid."""
     if leaf.not_valid_after_utc <= now:
         text = f"the certificate expired on {leaf.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}."
-        raise _refuse(Rule.EXPIRED, text)
+        raise _invalid(Rule.EXPIRED, text)
     if _CONTROL.search("".join((*_hosts(leaf), _issuer(leaf)))):
-        raise _refuse(Rule.CERTIFICATE, "certificate has a name with a control character.")
-    _judge_leaf_key(leaf)
-    _judge_signature(leaf)
-    _judge_critical(leaf)
+        raise _invalid(Rule.CERTIFICATE, "certificate has a name with a control character.")
+    _check_leaf_key(leaf)
+    _check_signature(leaf)
+    _check_critical(leaf)
     usage = _extension(leaf, x509.KeyUsage)
     if usage is not None and not (usage.digital_signature or usage.key_encipherment or usage.key_agreement):
-        raise _refuse(Rule.CHAIN, "the certificate's key usage has nothing that TLS needs, such as digitalSignature.")
+        raise _invalid(Rule.CHAIN, "the certificate's key usage has nothing that TLS needs, such as digitalSignature.")
     extended = _extension(leaf, x509.ExtendedKeyUsage)
     if extended is not None and ExtendedKeyUsageOID.SERVER_AUTH not in extended:
         text = "the certificate's extended key usage does not have serverAuth, which many clients ask for."
-        raise _refuse(Rule.EXTENDED_KEY_USAGE, text)
+        raise _invalid(Rule.EXTENDED_KEY_USAGE, text)
 
 
-# What OpenSSL understands, and so accepts where it is critical; beside those that this module judges.
-_KNOWN_CRITICAL = {
+# Critical extensions that OpenSSL supports.
+_SUPPORTED_CRITICAL = {
     ExtensionOID.BASIC_CONSTRAINTS,
     ExtensionOID.KEY_USAGE,
     ExtensionOID.EXTENDED_KEY_USAGE,
@@ -227,30 +226,32 @@ _KNOWN_CRITICAL = {
 }
 
 
-def _judge_critical(certificate: x509.Certificate) -> None:
-    """A client refuses what is critical and not known to it (RFC 5280 section 4.2)."""
+def _check_critical(certificate: x509.Certificate) -> None:
+    """Raise Invalid for critical extensions that clients may not support, and so reject (RFC 5280 section 4.2)."""
     for extension in certificate.extensions:
         if isinstance(extension.value, x509.PrecertPoison):
-            raise _refuse(Rule.CHAIN, "the certificate is a precertificate, made for certificate logs only (RFC 6962).")
-        if extension.critical and extension.oid not in _KNOWN_CRITICAL:
+            raise _invalid(
+                Rule.CHAIN, "the certificate is a precertificate, made for certificate logs only (RFC 6962)."
+            )
+        if extension.critical and extension.oid not in _SUPPORTED_CRITICAL:
             oid = extension.oid.dotted_string
             text = f"{named(certificate.subject)} has the critical extension {oid}, which not all clients know."
-            raise _refuse(Rule.CHAIN, text)
+            raise _invalid(Rule.CHAIN, text)
 
 
-def _judge_key(certificate: x509.Certificate) -> None:
-    """Kind and size alone."""
+def _check_key(certificate: x509.Certificate) -> None:
+    """Check type and size only; the search for weak keys takes too long for every certificate of a chain."""
     unfit = weak_keys.unfit(_public_key(certificate))
     if unfit:
-        raise _refuse(Rule.CHAIN, f"the key of {named(certificate.subject)} {unfit}.")
+        raise _invalid(Rule.CHAIN, f"the key of {named(certificate.subject)} {unfit}.")
 
 
-def _judge_leaf_key(leaf: x509.Certificate) -> None:
+def _check_leaf_key(leaf: x509.Certificate) -> None:
     weakness = weak_keys.weakness(_public_key(leaf))
     if leaf.public_key_algorithm_oid.dotted_string == weak_keys.RSA_PSS:
         weakness = weak_keys.IS_RSA_PSS
     if weakness:
-        raise _refuse(Rule.CHAIN, f"the key of {named(leaf.subject)} {weakness}.")
+        raise _invalid(Rule.CHAIN, f"the key of {named(leaf.subject)} {weakness}.")
 
 
 def _public_key(certificate: x509.Certificate) -> object:
@@ -260,8 +261,8 @@ def _public_key(certificate: x509.Certificate) -> object:
         return None
 
 
-# Signatures that others can make too, or soon can. The library does not know all of them.
-_BROKEN = {
+# Forgeable signature algorithms; `cryptography` does not know all of them.
+_BROKEN_SIGNATURES = {
     "1.2.840.113549.1.1.2": "MD2WithRSA",
     "1.2.840.113549.1.1.3": "MD4WithRSA",
     "1.2.840.113549.1.1.4": "MD5WithRSA",
@@ -275,26 +276,26 @@ _BROKEN = {
 }
 
 
-def _judge_signature(certificate: x509.Certificate) -> None:
-    name = _BROKEN.get(certificate.signature_algorithm_oid.dotted_string, signature_name(certificate))
-    if name in _BROKEN.values() or name == "SHA1WithRSAPSS":
-        raise _refuse(Rule.WEAK_SIGNATURE, f"{named(certificate.subject)} is signed with {name}, which is broken.")
+def _check_signature(certificate: x509.Certificate) -> None:
+    name = _BROKEN_SIGNATURES.get(certificate.signature_algorithm_oid.dotted_string, signature_name(certificate))
+    if name in _BROKEN_SIGNATURES.values() or name == "SHA1WithRSAPSS":
+        raise _invalid(Rule.WEAK_SIGNATURE, f"{named(certificate.subject)} is signed with {name}, which is broken.")
 
 
 def verify(bundle: Bundle, trusted: Anchors, now: datetime) -> tuple[x509.Certificate, ...]:
-    """The certificates to send above the leaf, from here to a trust anchor, whatever order they came in.
+    """The intermediates to serve after the leaf, in order, without the trust anchor that the chain ends at.
 
-    Raises Invalid, and names what is missing or wrong on the way that leads furthest. The anchor itself is left out, as
-    clients have it. Name constraints and policies are left to the clients.
+    Raises Invalid with what is missing or wrong on the longest partial chain. Name constraints and policies are not
+    checked.
     """
     return Search(bundle.others, trusted, now).path(bundle.leaf)[1:-1]
 
 
 class Search:
-    """The shortest way up from a certificate; cross-signed issuers have several (RFC 5280 section 6).
+    """Breadth-first search for the shortest chain to a trust anchor (RFC 5280 section 6).
 
-    It leads to an anchor, or to any root that is among `others` when nothing is `trusted`. `checks` counts the
-    signatures that were verified: each pair of certificates once, and no more than MAX_CHECKS of them.
+    Cross-signed issuers have several chains. With `trusted` None the chain ends at any self-signed root in `others`.
+    `checks` counts signature verifications: each pair of certificates at most once, at most MAX_CHECKS in total.
     """
 
     def __init__(self, others: Sequence[x509.Certificate], trusted: Anchors | None, now: datetime) -> None:
@@ -304,18 +305,18 @@ class Search:
         self.checks = 0
 
     def path(self, first: x509.Certificate, depth: int = 0) -> tuple[x509.Certificate, ...]:
-        """From `first`, which stands `depth` above the leaf, up to and with the root; raises Invalid."""
+        """The chain from `first`, which is `depth` levels above the leaf, to the root inclusive; raises Invalid."""
         failures: list[tuple[int, Invalid]] = []
-        # Each certificate is reached once, and on the shortest way: no bound on path lengths is wider on another.
+        # Each certificate is visited once, on its shortest path: a longer one never satisfies more path lengths.
         paths: list[tuple[x509.Certificate, ...]] = [(first,)]
         reached = {first}
         for path in paths:
             last, level = path[-1], depth + len(path) - 1
             try:
                 if level:
-                    _judge_issuer(last, level, self.now)
+                    _check_issuer(last, level, self.now)
                 if level and self.trusted:
-                    _judge_purpose(last)
+                    _check_purpose(last)
             except Invalid as error:
                 failures.append((level, error))
                 continue
@@ -323,17 +324,17 @@ class Search:
                 return path
             roots = [c for c in self._candidates(last, self._roots(last)) if c.not_valid_after_utc > self.now]
             for root in roots:
-                if self._signed(root, last):
+                if self._has_signed(root, last):
                     return (*path, root)
-            # What is self-issued ends a chain, trusted or not.
+            # A self-issued certificate ends a chain, trusted or not.
             fitting = () if is_self_issued(last) or level >= MAX_DEPTH else self._candidates(last, self.others)
             untried = [c for c in fitting if c not in reached and c not in roots]
-            # A key that is refused in the next step has no signature verified: such keys can be slow.
-            above = [c for c in untried if not _has_fit_key(c) or self._signed(c, last)]
+            # Keys that the next step rejects are not used to verify: oversized keys are slow.
+            above = [c for c in untried if not _has_supported_key(c) or self._has_signed(c, last)]
             reached.update(above)
             paths += [(*path, issuer) for issuer in above]
             if not above:
-                failures.append((level, _refuse(Rule.CHAIN, self._dead_end(last, level, reached))))
+                failures.append((level, _invalid(Rule.CHAIN, self._why_incomplete(last, level, reached))))
         raise max(failures, key=lambda failure: failure[0])[1]
 
     def _roots(self, certificate: x509.Certificate) -> tuple[x509.Certificate, ...]:
@@ -342,15 +343,15 @@ class Search:
     def _candidates(
         self, certificate: x509.Certificate, pool: Sequence[x509.Certificate]
     ) -> tuple[x509.Certificate, ...]:
-        """Who may have signed it by name and key id, those first whose key id it names; no signature is verified."""
+        """Possible issuers by name and key id, best match first; signatures are not verified."""
         wanted = issuer_key_id(certificate)
-        found = [c for c in pool if not _difference(c, certificate)]
+        found = [c for c in pool if not _mismatch(c, certificate)]
         return tuple(sorted(found, key=lambda c: wanted is None or key_id(c) != wanted))
 
-    def _signed(self, issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
+    def _has_signed(self, issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
         if self.checks >= MAX_CHECKS:
             text = f"the chain is not found within {MAX_CHECKS} signature checks: too many certificates have one name."
-            raise _refuse(Rule.CHAIN, text)
+            raise _invalid(Rule.CHAIN, text)
         self.checks += 1
         try:
             foreign.require_issued(certificate, issuer)
@@ -360,20 +361,20 @@ class Search:
 
     def _is_root(self, certificate: x509.Certificate) -> bool:
         if self.trusted is None:
-            return is_self_issued(certificate) and self._signed(certificate, certificate)
+            return is_self_issued(certificate) and self._has_signed(certificate, certificate)
         return certificate in self.trusted.of(certificate.subject)
 
-    def _dead_end(self, last: x509.Certificate, level: int, reached: set[x509.Certificate]) -> str:
-        """Why nothing that was sent leads on, and no root."""
+    def _why_incomplete(self, last: x509.Certificate, level: int, reached: set[x509.Certificate]) -> str:
+        """Why the chain cannot be continued above `last`, as a sentence."""
         name, issuer = named(last.subject), named(last.issuer)
         if is_self_issued(last):
             if self.trusted is None:
                 return f"{name} says that it signed itself, and its signature is not its own key's."
             return f"the chain ends at {name}, which is not trusted here; bundle_method force takes it."
         for sent in self.others:
-            if sent == last or _folded(sent.subject) != _folded(last.issuer):
+            if sent == last or _normalized(sent.subject) != _normalized(last.issuer):
                 continue
-            difference = _difference(sent, last)
+            difference = _mismatch(sent, last)
             if difference or sent not in reached:
                 if not difference and level >= MAX_DEPTH:
                     return f"the chain has more than {MAX_DEPTH} certificates above its first one."
@@ -382,55 +383,54 @@ class Search:
             return f"the chain comes back to {issuer}, and leads to no root that is known here."
         text = f"the issuer of {name} is missing: {issuer}{_key_id(last)}"
         for root in self._roots(last):
-            why = _difference(root, last) or (
+            why = _mismatch(root, last) or (
                 "its key did not make the signature" if root.not_valid_after_utc > self.now else "it has expired"
             )
             return f"{text}; a root of that name is trusted here, but {why}."
         return f"{text}."
 
 
-def _judge_issuer(certificate: x509.Certificate, depth: int, now: datetime) -> None:
-    """`depth` counts from the leaf, so there are depth - 1 intermediates below (RFC 5280 section 6.1.4)."""
+def _check_issuer(certificate: x509.Certificate, depth: int, now: datetime) -> None:
+    """Check a CA `depth` levels above the leaf, so with depth - 1 CAs below it (RFC 5280 section 6.1.4)."""
     name = named(certificate.subject)
     if not is_ca(certificate):
-        raise _refuse(Rule.CHAIN, f"{name} is no CA certificate, and yet stands above another one.")
+        raise _invalid(Rule.CHAIN, f"{name} is no CA certificate, and yet stands above another one.")
     if now >= certificate.not_valid_after_utc or not has_begun(certificate.not_valid_before_utc, now):
         dates = f"{certificate.not_valid_before_utc:%Y-%m-%d} to {certificate.not_valid_after_utc:%Y-%m-%d}"
-        raise _refuse(Rule.CHAIN, f"{name} in the chain is not valid now, but from {dates}.")
+        raise _invalid(Rule.CHAIN, f"{name} in the chain is not valid now, but from {dates}.")
     length = path_length(certificate)
     if length is not None and length < depth - 1:
-        raise _refuse(Rule.CHAIN, f"{name} allows a shorter path than this chain has.")
+        raise _invalid(Rule.CHAIN, f"{name} allows a shorter path than this chain has.")
     usage = _extension(certificate, x509.KeyUsage)
     if usage is not None and not usage.key_cert_sign:
-        raise _refuse(Rule.CHAIN, f"{name} may not sign certificates.")
-    _judge_key(certificate)
-    _judge_critical(certificate)
+        raise _invalid(Rule.CHAIN, f"{name} may not sign certificates.")
+    _check_key(certificate)
+    _check_critical(certificate)
     if not is_self_issued(certificate):
-        _judge_signature(certificate)
+        _check_signature(certificate)
 
 
-def _judge_purpose(issuer: x509.Certificate) -> None:
-    """What clients ask of a CA above a server's certificate; one that is imported may sign for other purposes."""
+def _check_purpose(issuer: x509.Certificate) -> None:
+    """Require serverAuth, as clients do of CAs above a server certificate. Not used for imported CAs."""
     extended = _extension(issuer, x509.ExtendedKeyUsage)
     if extended is not None and ExtendedKeyUsageOID.SERVER_AUTH not in extended:
-        raise _refuse(Rule.CHAIN, f"the extended key usage of {named(issuer.subject)} does not have serverAuth.")
+        raise _invalid(Rule.CHAIN, f"the extended key usage of {named(issuer.subject)} does not have serverAuth.")
 
 
 def ordered(own: x509.Certificate, others: Sequence[x509.Certificate], now: datetime) -> tuple[x509.Certificate, ...]:
-    """What is above a CA's own certificate, up to and with a self-signed root, whatever order it came in.
+    """The chain above a CA's certificate, up to a self-signed root inclusive; unrelated certificates are left out.
 
-    What belongs to no step is left out. Raises Invalid unless all of them are valid now and fit to have a CA below
-    (RFC 5280 section 6.1).
+    Raises Invalid unless every certificate of it is valid now and may have a CA below it (RFC 5280 section 6.1).
     """
     if is_self_issued(own):
-        raise _refuse(Rule.CHAIN, f"{named(own.subject)} is its own issuer, and no root is above it.")
+        raise _invalid(Rule.CHAIN, f"{named(own.subject)} is its own issuer, and no root is above it.")
     return Search(others, None, now).path(own, depth=1)[1:]
 
 
-def _difference(issuer: x509.Certificate, certificate: x509.Certificate) -> str:
-    """Why `issuer` is not who `certificate` names, by name and key id (RFC 5280 section 4.2.1.1); empty when it may be.
+def _mismatch(issuer: x509.Certificate, certificate: x509.Certificate) -> str:
+    """Why `issuer` cannot be the issuer by name, key id and serial (RFC 5280 section 4.2.1.1); empty if it can.
 
-    Names count byte for byte, as for many clients; section 7.1 would allow more.
+    Names are compared byte for byte, as many clients do; section 7.1 would allow a looser comparison.
     """
     if issuer.subject.public_bytes() != certificate.issuer.public_bytes():
         for ours, theirs in zip(issuer.subject, certificate.issuer, strict=False):
@@ -450,18 +450,18 @@ def _difference(issuer: x509.Certificate, certificate: x509.Certificate) -> str:
 
 
 def _value(attribute: x509.NameAttribute[str | bytes]) -> str:
-    kind = attribute._type.name  # noqa: SLF001 - the library has no public way to it
+    kind = attribute._type.name  # noqa: SLF001 - no public API
     return f"{attribute.rfc4514_attribute_name} {quoted(str(attribute.value))} as {kind}"
 
 
-def _folded(name: x509.Name) -> tuple[tuple[str, str], ...]:
-    """A name without string types, case and surplus white space."""
+def _normalized(name: x509.Name) -> tuple[tuple[str, str], ...]:
+    """A name for loose comparison: without string types, case and extra white space."""
     return tuple((a.oid.dotted_string, " ".join(str(a.value).split()).casefold()) for a in name)
 
 
-def _has_fit_key(certificate: x509.Certificate) -> bool:
+def _has_supported_key(certificate: x509.Certificate) -> bool:
     try:
-        _judge_key(certificate)
+        _check_key(certificate)
     except Invalid:
         return False
     return True
@@ -477,18 +477,18 @@ def is_ca(certificate: x509.Certificate) -> bool:
 
 
 def path_length(certificate: x509.Certificate) -> int | None:
-    """Of basicConstraints (RFC 5280 section 4.2.1.9); None is no bound."""
+    """The pathLenConstraint of basicConstraints (RFC 5280 section 4.2.1.9); None if unlimited."""
     found = _extension(certificate, x509.BasicConstraints)
     return found.path_length if found else None
 
 
 def is_reproducible(certificate: x509.Certificate) -> bool:
-    """Whether the library writes the subject again as it stands there, which an issuer's name has to be."""
+    """Whether `cryptography` re-encodes the subject to the same bytes, as issuing certificates below it requires."""
     return x509.Name(certificate.subject.rdns).public_bytes() in certificate.tbs_certificate_bytes
 
 
 def spki_digest(certificate: x509.Certificate) -> bytes:
-    """SHA-256 of the DER SubjectPublicKeyInfo, also of a key that the library cannot use."""
+    """SHA-256 of the DER SubjectPublicKeyInfo; that of no bytes, which matches no key, if it cannot be read."""
     try:
         return spki_of(certificate.public_key())
     except (ValueError, UnsupportedAlgorithm):
@@ -535,7 +535,7 @@ def _issuer(leaf: x509.Certificate) -> str:
 
 
 def signature_name(certificate: x509.Certificate) -> str:
-    """As Cloudflare writes it: SHA256WithRSA, ECDSAWithSHA256, …; the dotted OID for what has no such name."""
+    """Cloudflare's name such as SHA256WithRSA or ECDSAWithSHA256; the dotted OID if there is none."""
     try:
         digest = certificate.signature_hash_algorithm
     except (UnsupportedAlgorithm, ValueError):
@@ -550,7 +550,7 @@ def signature_name(certificate: x509.Certificate) -> str:
 
 
 def named(name: x509.Name) -> str:
-    """A distinguished name for a sentence."""
+    """A distinguished name in quotes, for error texts."""
     return quoted(name.rfc4514_string() or "(empty)")
 
 
@@ -565,19 +565,19 @@ def _extension(certificate: x509.Certificate, kind: type[_E]) -> _E | None:
 
 
 def key_id(certificate: x509.Certificate) -> bytes | None:
-    """Of its own key, as it says (RFC 5280 section 4.2.1.2)."""
+    """The subject key identifier (RFC 5280 section 4.2.1.2)."""
     found = _extension(certificate, x509.SubjectKeyIdentifier)
     return found.digest if found else None
 
 
 def issuer_key_id(certificate: x509.Certificate) -> bytes | None:
-    """Of the key that signed it, as it says (RFC 5280 section 4.2.1.1)."""
+    """The key identifier in the authority key identifier (RFC 5280 section 4.2.1.1)."""
     found = _extension(certificate, x509.AuthorityKeyIdentifier)
     return found.key_identifier if found else None
 
 
 def name_sha256(name: x509.Name) -> bytes:
-    """SHA-256 of the DER of a name."""
+    """SHA-256 of a name's DER."""
     return hashlib.sha256(name.public_bytes()).digest()
 
 

@@ -1,7 +1,7 @@
-"""A CRL, byte by byte: RFC 5280 section 5 in DER (X.690). Pure.
+"""DER encoder for CRLs (RFC 5280 section 5, X.690). Pure.
 
-Written here because a library of general use builds every entry anew for each signature, and here those of the last CRL
-are taken over; that both write the same bytes is held by tests/test_crl_bytes.py (docs/decisions/0028-grown-crls.md).
+`cryptography` re-encodes every entry for each signature; this encoder reuses the encoded entries of the previous CRL
+(docs/decisions/0028-grown-crls.md). tests/test_crl_bytes.py checks that both produce the same bytes.
 """
 
 import binascii
@@ -32,14 +32,14 @@ def _extension(oid: bytes, value: bytes) -> bytes:
     return der.tlv(der.SEQUENCE, oid + der.tlv(der.OCTET_STRING, value))
 
 
-# By the number of section 5.3.1; unspecified is left out, as that section asks.
+# Encoded reasonCode extension by its number in section 5.3.1, which says to omit `unspecified` (0).
 _REASONS = {0: b""} | {
     n: der.tlv(der.SEQUENCE, _extension(_REASON, der.tlv(der.ENUMERATED, bytes((n,))))) for n in range(1, 11)
 }
 
 
 def entry(serial: int, revoked_at: datetime, reason: int) -> bytes:
-    """One of revokedCertificates; `reason` is the number of section 5.3.1, the time is UTC and has whole seconds."""
+    """One encoded entry of revokedCertificates. `revoked_at` is UTC in whole seconds, `reason` as in section 5.3.1."""
     return der.tlv(der.SEQUENCE, der.integer(serial) + _time(revoked_at) + _REASONS[reason])
 
 
@@ -51,7 +51,7 @@ def signed(
     next_update: datetime,
     entries: bytes,
 ) -> bytes:
-    """A CRL of version 2 in DER, with AKI and CRLNumber; `entries` are written one after the other."""
+    """A signed v2 CRL in DER with AKI and CRLNumber; `entries` is the concatenation of `entry` results."""
     digest = pkix.digest_for(private_key)
     algorithm = (_RSA if isinstance(private_key, rsa.RSAPrivateKey) else _ECDSA)[digest.name]
     aki = pkix.authority_key_identifier(issuer).public_bytes()
@@ -61,29 +61,29 @@ def signed(
         *((der.tlv(der.SEQUENCE, entries),) if entries else ()),
         der.tlv(_TAGGED_EXTENSIONS, der.tlv(der.SEQUENCE, extensions)),
     )
-    listed = der.tlv(der.SEQUENCE, b"".join(parts))
-    # Digested here, since this lets other threads run, and signing does not.
-    digested = hashlib.new(digest.name, listed).digest()
+    tbs = der.tlv(der.SEQUENCE, b"".join(parts))
+    # hashlib releases the GIL, signing does not; CRLs can be megabytes long.
+    digest_value = hashlib.new(digest.name, tbs).digest()
     prehashed = utils.Prehashed(digest)
     if isinstance(private_key, rsa.RSAPrivateKey):
-        signature = private_key.sign(digested, padding.PKCS1v15(), prehashed)
+        signature = private_key.sign(digest_value, padding.PKCS1v15(), prehashed)
     else:
-        signature = private_key.sign(digested, ec.ECDSA(prehashed))
-    return der.tlv(der.SEQUENCE, listed + algorithm + der.tlv(der.BIT_STRING, b"\x00" + signature))
+        signature = private_key.sign(digest_value, ec.ECDSA(prehashed))
+    return der.tlv(der.SEQUENCE, tbs + algorithm + der.tlv(der.BIT_STRING, b"\x00" + signature))
 
 
 def entries_of(crl: bytes) -> bytes:
-    """The entries of a CRL as `signed` writes it, one after the other; raises ValueError for other bytes."""
-    listed = der.first(der.first(crl).content).content
-    # Version, algorithm, issuer and the two times are before them, the extensions behind them.
-    *entries, extensions = der.values(listed)[5:]
+    """The concatenated entries of a CRL that `signed` made; raises ValueError for anything else."""
+    tbs = der.first(der.first(crl).content).content
+    # Five fields precede the entries: version, algorithm, issuer, thisUpdate, nextUpdate. Extensions follow.
+    *entries, extensions = der.values(tbs)[5:]
     if extensions.tag != _TAGGED_EXTENSIONS:
         raise ValueError("no CRL of ours")
     return entries[0].content if entries else b""
 
 
 def pem(crl: bytes) -> str:
-    """A CRL of ours in PEM with a trailing newline."""
+    """A DER CRL as PEM with a trailing newline."""
     text = binascii.b2a_base64(crl, newline=False).decode("ascii")
     lines = [text[at : at + _COLUMNS] for at in range(0, len(text), _COLUMNS)]
     return "\n".join(("-----BEGIN X509 CRL-----", *lines, "-----END X509 CRL-----\n"))

@@ -1,4 +1,4 @@
-"""DER (X.690), one value after the other: pkcs10.py and crl_bytes.py write with it, foreign.py looks into it. Pure."""
+"""Minimal DER encoder and decoder (X.690), used by pkcs10.py, crl.py, keys.py and foreign.py. Pure."""
 
 import msgspec
 
@@ -7,15 +7,16 @@ BOOLEAN, ENUMERATED, SEQUENCE, SET = 0x01, 0x0A, 0x30, 0x31
 UTC_TIME, GENERALIZED_TIME = 0x17, 0x18
 UTF8, NUMERIC, PRINTABLE, TELETEX, IA5, UNIVERSAL, BMP = 0x0C, 0x12, 0x13, 0x14, 0x16, 0x1C, 0x1E
 
+# Bytes.
 MAX_OID = 64
 
 
-class Malformed(ValueError):  # noqa: N818 - it reads as what it says of bytes
-    """Bytes that are no DER; the text says in what, and quotes nothing of them."""
+class Malformed(ValueError):  # noqa: N818 - the name describes the input
+    """Invalid DER; the text gives the reason and quotes no input."""
 
 
 class Value(msgspec.Struct, frozen=True):
-    """A value as it was sent; `whole` is tag, length and content."""
+    """A decoded value; `whole` is the encoding with tag and length."""
 
     tag: int
     content: bytes
@@ -26,7 +27,7 @@ class Value(msgspec.Struct, frozen=True):
 
 
 def tlv(tag: int, content: bytes) -> bytes:
-    """Tag, length in its shortest form, content (X.690 sections 8.1.3 and 10.1)."""
+    """Encode a value: tag, length in its shortest form, content (X.690 sections 8.1.3 and 10.1)."""
     length = len(content)
     if length < 0x80:
         return bytes((tag, length)) + content
@@ -35,12 +36,12 @@ def tlv(tag: int, content: bytes) -> bytes:
 
 
 def integer(value: int) -> bytes:
-    """An INTEGER that is not negative."""
+    """Encode a non-negative INTEGER."""
     return tlv(INTEGER, value.to_bytes(value.bit_length() // 8 + 1, "big"))
 
 
 def first(data: bytes, begin: int = 0) -> Value:
-    """The value that begins there; raises Malformed."""
+    """Decode the value at offset `begin`; following bytes are ignored. Raises Malformed."""
     head = data[begin : begin + 6]
     if len(head) < 2:
         raise Malformed("it ends too early")
@@ -60,7 +61,7 @@ def first(data: bytes, begin: int = 0) -> Value:
 
 
 def values(data: bytes) -> list[Value]:
-    """All values, one behind the other; raises Malformed."""
+    """Decode all values in `data`; raises Malformed."""
     found, at = [], 0
     while at < len(data):
         found.append(first(data, at))
@@ -69,7 +70,7 @@ def values(data: bytes) -> list[Value]:
 
 
 def dotted(oid: bytes) -> str:
-    """An object identifier as numbers with dots between them (X.690 section 8.19); empty for one that is absurd."""
+    """Decode the content of an OID to dotted form (X.690 section 8.19); empty if invalid or over MAX_OID bytes."""
     numbers, number = [], 0
     for octet in oid if len(oid) <= MAX_OID else b"":
         number = number << 7 | octet & 0x7F

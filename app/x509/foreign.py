@@ -1,8 +1,8 @@
-"""Certificates and requests as strangers write them (RFC 5280, RFC 2986): read, or refused with the reason. Pure.
+"""Tolerant parsing of certificates and CSRs from other software (RFC 5280, RFC 2986). Pure.
 
-The library refuses whatever breaks DER, also where OpenSSL and GnuTLS do not and nobody is harmed, and says little of
-why. What it cannot read is looked at here: an oddity that harms nobody is put right in a copy, which the library reads.
-What is compared, verified and kept are always the bytes that were sent.
+`cryptography` rejects any deviation from DER, even harmless ones that OpenSSL and GnuTLS accept, without a useful
+reason. When it fails, this module repairs harmless deviations in a copy and parses that, or raises Unreadable with the
+reason. Comparison, verification and storage always use the original bytes.
 """
 
 import re
@@ -42,20 +42,20 @@ from app.x509.der import (
 )
 from app.x509.subjects import PRINTABLE as PRINTABLE_TEXT
 
-# It counts a common name in bytes, where X.520 counts characters, and there are roots whose serial number is 0. The
-# rules are those of `name_fault` and of app/x509/chains.py, which have reasons. Filters are those of all threads.
+# `cryptography` warns about common names over 64 bytes (X.520 counts characters) and about serial number 0, which some
+# roots have. `name_fault` and app/x509/chains.py check both. Set at import, because filters apply to all threads.
 warnings.filterwarnings("ignore", "Attribute's length must be", UserWarning)
 warnings.filterwarnings("ignore", "Parsed a serial number which wasn't positive", UserWarning)
 
 _VERSION, _REQUESTED, _EXTENSIONS = 0xA0, 0xA0, 0xA3
 
 
-class Unreadable(ValueError):  # noqa: N818 - it reads as what it says of what was sent
-    """No valid X.509; the text is the reason, and quotes a character at most."""
+class Unreadable(ValueError):  # noqa: N818 - the name describes the input
+    """Not valid X.509; the text is the reason, and quotes at most one character of the input."""
 
 
 class _Name(x509.Name):
-    """A name whose strings were put right, with the bytes that were sent."""
+    """A repaired name whose `public_bytes` returns the original bytes."""
 
     def __init__(self, read: x509.Name, sent: bytes) -> None:
         super().__init__(read.rdns)
@@ -67,7 +67,7 @@ class _Name(x509.Name):
 
 
 class _Certificate:
-    """Stands in for the library's, whose class cannot be extended: `copy` was put right, `sent` is what was sent."""
+    """Replaces x509.Certificate, which cannot be subclassed: `copy` is repaired, `sent` the original DER."""
 
     def __init__(self, sent: bytes, copy: x509.Certificate) -> None:
         self._sent = sent
@@ -99,14 +99,14 @@ class _Certificate:
 
 
 def certificate(sent: bytes) -> x509.Certificate:
-    """A certificate in DER; raises Unreadable."""
+    """Parse a DER certificate; raises Unreadable."""
     try:
         _require_one_algorithm(sent)
-        return _read_whole(x509.load_der_x509_certificate(sent))
-    except Exception:  # noqa: BLE001, S110 - whatever the library stumbles over is looked at more closely
+        return _require_readable(x509.load_der_x509_certificate(sent))
+    except Exception:  # noqa: BLE001, S110 - parsed again below, with repairs
         pass
     try:
-        copy = _read_whole(x509.load_der_x509_certificate(_certificate(sent)))
+        copy = _require_readable(x509.load_der_x509_certificate(_certificate(sent)))
     except (Malformed, Unreadable) as error:
         raise Unreadable(str(error)) from None
     except Exception as error:  # noqa: BLE001
@@ -114,7 +114,7 @@ def certificate(sent: bytes) -> x509.Certificate:
     return cast("x509.Certificate", _Certificate(sent, copy))
 
 
-def _read_whole(found: x509.Certificate) -> x509.Certificate:
+def _require_readable(found: x509.Certificate) -> x509.Certificate:
     _ = (found.extensions, found.serial_number, found.signature_algorithm_oid)
     try:
         _ = (found.not_valid_before_utc, found.not_valid_after_utc)
@@ -132,25 +132,25 @@ def _require_one_algorithm(sent: bytes) -> None:
 
 
 def _require_strings(name: x509.Name) -> None:
-    # The library takes types here that OpenSSL does not, so that no server could load them.
+    # `cryptography` accepts string types here that OpenSSL does not, and servers could not load the certificate.
     if any(attribute._type.value not in _STRINGS for attribute in name):  # noqa: SLF001
         raise Unreadable
 
 
 class Request(msgspec.Struct, frozen=True):
-    """A request, put right where it had to be, and `info`, the bytes that were signed (RFC 2986 section 4.1)."""
+    """A parsed CSR, repaired where needed; `info` is the signed part, unchanged (RFC 2986 section 4.1)."""
 
     read: x509.CertificateSigningRequest
     info: bytes
 
     @property
     def key_algorithm(self) -> str:
-        """The object identifier of its public key's algorithm."""
+        """The dotted OID of the public key's algorithm."""
         key = values(first(self.info).content)[2]
         return dotted(first(first(key.content).content).content)
 
     def is_signed(self) -> bool:
-        """Whether its own key signed it; raises what the library does for an algorithm that it does not know."""
+        """Whether the CSR's own key signed it; raises ValueError, TypeError or UnsupportedAlgorithm."""
         if self.read.tbs_certrequest_bytes == self.info:
             return self.read.is_signature_valid
         try:
@@ -161,10 +161,10 @@ class Request(msgspec.Struct, frozen=True):
 
 
 def request(sent: bytes) -> Request:
-    """A certificate signing request in DER; raises Unreadable."""
+    """Parse a DER CSR; raises Unreadable."""
     try:
         return _read_request(x509.load_der_x509_csr(sent), sent)
-    except Exception:  # noqa: BLE001, S110 - as above
+    except Exception:  # noqa: BLE001, S110 - parsed again below, with repairs
         pass
     try:
         return _read_request(x509.load_der_x509_csr(_request(sent)), sent)
@@ -181,13 +181,13 @@ def _read_request(found: x509.CertificateSigningRequest, sent: bytes) -> Request
 
 
 def _reason(error: Exception) -> str:
-    # The library names fields as RFC 5280 does, and quotes no content in these words.
+    # Quoted words in these errors are field names of RFC 5280, never content of the certificate.
     fields = re.findall(r'"(?:\w+::)?([a-z_]+)"', str(error))
     return f"its {fields[-1]} cannot be read" if fields else "it is no valid X.509"
 
 
 def subject_of(sent: bytes) -> str:
-    """The subject of a certificate, or of a request, that may be no valid one, for a sentence; empty without one."""
+    """`CN=…`, `OU=…` or `O=…` of a DER certificate or CSR, even if invalid, for error texts; empty if unreadable."""
     try:
         parts = [v for v in values(first(first(sent).content).content) if v.tag != _VERSION]
         name = parts[4 if len(parts) > 4 else 1]
@@ -197,15 +197,15 @@ def subject_of(sent: bytes) -> str:
             found[dotted(oid.content)] = value.content.decode("utf-8", "replace")
     except (Malformed, ValueError, IndexError):
         return ""
-    word, text = next(((w, found[o]) for o, w in _WORDS.items() if o in found), ("", ""))
+    word, text = next(((w, found[o]) for o, w in _ATTRIBUTE_NAMES.items() if o in found), ("", ""))
     return f"{word}={quoted(text)[1:-1]}" if word else ""
 
 
-_WORDS = {"2.5.4.3": "CN", "2.5.4.11": "OU", "2.5.4.10": "O"}
+_ATTRIBUTE_NAMES = {"2.5.4.3": "CN", "2.5.4.11": "OU", "2.5.4.10": "O"}
 
 
 def name_fault(name: x509.Name) -> str:
-    """Which bound of X.520 a subject breaks (RFC 5280 appendix A.1); empty when none. Lengths are in characters."""
+    """The length limit that a name exceeds (RFC 5280 appendix A.1), in words; empty if none. Counts characters."""
     for attribute in name:
         text = attribute.value
         if attribute.oid in _COUNTRIES and len(text) != 2:
@@ -219,7 +219,7 @@ _COUNTRIES = {NameOID.COUNTRY_NAME, NameOID.JURISDICTION_COUNTRY_NAME}
 
 
 def require_issued(certificate: x509.Certificate, issuer: x509.Certificate) -> None:
-    """As the library's `verify_directly_issued_by`, also where it could not read one of the two; raises as that."""
+    """`verify_directly_issued_by` that also works for repaired certificates; raises the same exceptions."""
     if not any(isinstance(each, _Certificate) for each in (certificate, issuer)):
         certificate.verify_directly_issued_by(issuer)
         return
@@ -229,22 +229,22 @@ def require_issued(certificate: x509.Certificate, issuer: x509.Certificate) -> N
 
 
 def _require_signature(key: object, of: x509.Certificate | x509.CertificateSigningRequest, signed: bytes) -> None:
-    digest, how = of.signature_hash_algorithm, of.signature_algorithm_parameters
-    if isinstance(key, rsa.RSAPublicKey) and digest is not None and not isinstance(how, ec.ECDSA | None):
-        key.verify(of.signature, signed, how, digest)
-    elif isinstance(key, ec.EllipticCurvePublicKey) and isinstance(how, ec.ECDSA):
-        key.verify(of.signature, signed, how)
+    digest, scheme = of.signature_hash_algorithm, of.signature_algorithm_parameters
+    if isinstance(key, rsa.RSAPublicKey) and digest is not None and not isinstance(scheme, ec.ECDSA | None):
+        key.verify(of.signature, signed, scheme, digest)
+    elif isinstance(key, ec.EllipticCurvePublicKey) and isinstance(scheme, ec.ECDSA):
+        key.verify(of.signature, signed, scheme)
     else:
         raise TypeError("a key of another kind")
 
 
-# What is put right. Each function gives the DER that the library is to read, or raises Malformed.
+# Repairs: each function returns the DER for `cryptography` to parse, or raises Malformed.
 
 
 def _certificate(sent: bytes) -> bytes:
-    tbs, algorithm, signature = _whole(sent)
+    tbs, algorithm, signature = _signed_parts(sent)
     parts = values(_content(tbs, SEQUENCE, "its TBSCertificate"))
-    # version 1 is the default, and so to be left out.
+    # Version 1 is the DEFAULT, which DER must omit.
     version = parts.pop(0) if parts and parts[0].tag == _VERSION else None
     number = first(version.content).content if version else b"\x00"
     if number not in {b"\x00", b"\x02"}:
@@ -253,28 +253,28 @@ def _certificate(sent: bytes) -> bytes:
         raise Malformed("it is no certificate: parts are missing")
     serial, inner, issuer, validity, subject, key = parts[:6]
     _require_one_algorithm(sent)
-    made = (
+    repaired = (
         *(version.whole if version and number == b"\x02" else b"", serial.whole, _algorithm(inner)),
         *(_name(issuer, "issuer"), validity.whole, _name(subject, "subject"), key.whole),
         *(tlv(p.tag, _extensions(first(p.content))) if p.tag == _EXTENSIONS else p.whole for p in parts[6:]),
     )
-    return tlv(SEQUENCE, tlv(SEQUENCE, b"".join(made)) + _algorithm(algorithm) + signature.whole)
+    return tlv(SEQUENCE, tlv(SEQUENCE, b"".join(repaired)) + _algorithm(algorithm) + signature.whole)
 
 
 def _request(sent: bytes) -> bytes:
-    info, algorithm, signature = _whole(sent)
+    info, algorithm, signature = _signed_parts(sent)
     parts = values(_content(info, SEQUENCE, "its CertificationRequestInfo"))
     if len(parts) < 3 or parts[0].tag != INTEGER:
         raise Malformed("it is no PKCS#10: parts are missing")
     version, subject, key, *attributes = parts
     if version.content != b"\x00":
         raise Malformed(f"its version number is {int.from_bytes(version.content[:8], 'big')}, and PKCS#10 has only 0")
-    asked = attributes[0].content if attributes else b""
-    made = version.whole + _name(subject, "subject") + key.whole + tlv(_REQUESTED, _attributes(asked))
-    return tlv(SEQUENCE, tlv(SEQUENCE, made) + _algorithm(algorithm) + signature.whole)
+    requested = attributes[0].content if attributes else b""
+    repaired = version.whole + _name(subject, "subject") + key.whole + tlv(_REQUESTED, _attributes(requested))
+    return tlv(SEQUENCE, tlv(SEQUENCE, repaired) + _algorithm(algorithm) + signature.whole)
 
 
-def _whole(sent: bytes) -> list[Value]:
+def _signed_parts(sent: bytes) -> list[Value]:
     outer = first(sent)
     if len(outer.whole) != len(sent):
         raise Malformed("there are bytes behind its end")
@@ -291,7 +291,7 @@ def _content(value: Value, tag: int, what: str) -> bytes:
 
 
 def _algorithm(value: Value) -> bytes:
-    """ECDSA has no parameters (RFC 5758 section 3.2), and some write NULL."""
+    """Drop the NULL that some software writes as ECDSA parameters, which must be absent (RFC 5758 section 3.2)."""
     parts = values(value.content)
     is_ecdsa = parts and dotted(parts[0].content).startswith("1.2.840.10045.4.")
     return tlv(SEQUENCE, parts[0].whole) if is_ecdsa and [p.tag for p in parts[1:]] == [NULL] else value.whole
@@ -304,7 +304,7 @@ def _require_sorted(members: list[Value], of: str) -> None:
 
 
 def _name(value: Value, where: str) -> bytes:
-    made = []
+    repaired = []
     for rdn in values(_content(value, SEQUENCE, f"its {where}")):
         attributes = values(_content(rdn, SET, f"a part of its {where}"))
         if not attributes:
@@ -312,8 +312,8 @@ def _name(value: Value, where: str) -> bytes:
         _require_sorted(attributes, f"a part of its {where}")
         if len({attribute.whole for attribute in attributes}) < len(attributes):
             raise Malformed(f"a part of its {where} has the same value twice")
-        made.append(tlv(SET, b"".join(sorted(_attribute(attribute, where) for attribute in attributes))))
-    return tlv(SEQUENCE, b"".join(made))
+        repaired.append(tlv(SET, b"".join(sorted(_attribute(attribute, where) for attribute in attributes))))
+    return tlv(SEQUENCE, b"".join(repaired))
 
 
 def _attribute(value: Value, where: str) -> bytes:
@@ -324,34 +324,34 @@ def _attribute(value: Value, where: str) -> bytes:
         return tlv(SEQUENCE, parts[0].whole + _string(parts[1]))
     except Malformed as error:
         oid = dotted(parts[0].content)
-        raise Malformed(f"{error}, in {_WORDS.get(oid, oid)} of its {where}") from None
+        raise Malformed(f"{error}, in {_ATTRIBUTE_NAMES.get(oid, oid)} of its {where}") from None
 
 
-# Types of which each octet is a character of ASCII, and how they are called.
-_ONE_OCTET = {PRINTABLE: "PrintableString", IA5: "IA5String", NUMERIC: "NumericString"}
-_MORE_OCTETS = {
+# String types with one octet per character, and their names.
+_SINGLE_OCTET_STRINGS = {PRINTABLE: "PrintableString", IA5: "IA5String", NUMERIC: "NumericString"}
+_MULTI_OCTET_STRINGS = {
     UTF8: ("UTF8String", "utf-8"),
     BMP: ("BMPString", "utf-16-be"),
     UNIVERSAL: ("UniversalString", "utf-32-be"),
 }
-# A BIT STRING is that of x500UniqueIdentifier.
-_STRINGS = {TELETEX, BIT_STRING, *_ONE_OCTET, *_MORE_OCTETS}
+# BIT STRING occurs in x500UniqueIdentifier.
+_STRINGS = {TELETEX, BIT_STRING, *_SINGLE_OCTET_STRINGS, *_MULTI_OCTET_STRINGS}
 
 
 def _string(value: Value) -> bytes:
-    """A string; as UTF8String when it holds what its type cannot, and everybody reads it alike all the same."""
+    """Re-encode a string as UTF8String if its type does not allow its characters, but their meaning is unambiguous."""
     text = value.content.decode("latin-1")
     if value.tag == TELETEX:
-        # Nobody implements T.61; what is written is Latin-1.
+        # In practice TeletexString holds Latin-1, not T.61.
         return value.whole if text.isascii() else tlv(UTF8, text.encode("utf-8"))
-    if value.tag in _ONE_OCTET:
+    if value.tag in _SINGLE_OCTET_STRINGS:
         stray = re.search(r"[^ -~]", text) if value.tag == PRINTABLE else re.search(r"[^\x00-\x7f]", text)
         if stray:
-            raise Malformed(f"{_ONE_OCTET[value.tag]} holds {quoted(stray[0])}")
+            raise Malformed(f"{_SINGLE_OCTET_STRINGS[value.tag]} holds {quoted(stray[0])}")
         fits = value.tag != PRINTABLE or PRINTABLE_TEXT.fullmatch(text)
         return value.whole if fits else tlv(UTF8, value.content)
-    if value.tag in _MORE_OCTETS:
-        name, encoding = _MORE_OCTETS[value.tag]
+    if value.tag in _MULTI_OCTET_STRINGS:
+        name, encoding = _MULTI_OCTET_STRINGS[value.tag]
         try:
             value.content.decode(encoding)
         except UnicodeDecodeError:
@@ -363,15 +363,15 @@ def _string(value: Value) -> bytes:
 
 
 _SKI, _KEY_USAGE, _SAN, _BASIC, _AKI, _EXTENDED = (f"2.5.29.{n}" for n in (14, 15, 17, 19, 35, 37))
-# These are read; of the others it is known that they are there when they are critical.
-_USED = {_SKI, _KEY_USAGE, _SAN, _BASIC, _AKI, _EXTENDED}
+# Extensions whose content we use. Others are kept, unchanged, only if critical.
+_USED_EXTENSIONS = {_SKI, _KEY_USAGE, _SAN, _BASIC, _AKI, _EXTENDED}
 _EXTENSION_REQUESTS = {"1.2.840.113549.1.9.14", "1.3.6.1.4.1.311.2.1.14"}
 
 
 def _attributes(content: bytes) -> bytes:
     attributes = values(content)
     _require_sorted(attributes, "its attributes")
-    made = []
+    repaired = []
     for attribute in attributes:
         parts = values(_content(attribute, SEQUENCE, "an attribute"))
         if [part.tag for part in parts] != [OID, SET]:
@@ -382,12 +382,12 @@ def _attributes(content: bytes) -> bytes:
                 raise Malformed("it has more than one extension request")
             if lists:
                 extensions = tlv(SET, _extensions(lists[0]))
-                made.append(tlv(SEQUENCE, parts[0].whole + extensions))
-    return b"".join(sorted(made))
+                repaired.append(tlv(SEQUENCE, parts[0].whole + extensions))
+    return b"".join(sorted(repaired))
 
 
 def _extensions(value: Value) -> bytes:
-    made, seen = [], set()
+    repaired, seen = [], set()
     for extension in values(_content(value, SEQUENCE, "the list of its extensions")):
         parts = values(_content(extension, SEQUENCE, "an extension"))
         oid = dotted(parts[0].content) if parts else ""
@@ -397,10 +397,10 @@ def _extensions(value: Value) -> bytes:
             raise Malformed(f"it has the extension {oid} twice")
         seen.add(oid)
         critical = len(parts) == 3 and _is_true(parts[1])
-        if oid in _USED or critical:
-            body = tlv(parts[-1].tag, _READERS.get(oid, bytes)(parts[-1].content))
-            made.append(tlv(SEQUENCE, parts[0].whole + (parts[1].whole if critical else b"") + body))
-    return tlv(SEQUENCE, b"".join(made))
+        if oid in _USED_EXTENSIONS or critical:
+            body = tlv(parts[-1].tag, _REPAIRS.get(oid, bytes)(parts[-1].content))
+            repaired.append(tlv(SEQUENCE, parts[0].whole + (parts[1].whole if critical else b"") + body))
+    return tlv(SEQUENCE, b"".join(repaired))
 
 
 def _is_true(value: Value) -> bool:
@@ -410,14 +410,14 @@ def _is_true(value: Value) -> bool:
 
 
 def _basic_constraints(content: bytes) -> bytes:
-    """FALSE is the default, and so to be left out; a path length says nothing of what is no CA."""
+    """Drop an explicit FALSE, which DER must omit, and a path length without cA, which has no meaning."""
     parts = values(first(content).content)
     is_ca = bool(parts) and parts[0].tag == BOOLEAN and _is_true(parts[0])
     return content if is_ca else tlv(SEQUENCE, b"")
 
 
 def _authority_key_id(content: bytes) -> bytes:
-    """The issuer's name beside the key id may be as odd as any, and means nothing without its serial number."""
+    """Drop the issuer name or serial number if the other is missing; repair the name otherwise."""
     parts = values(first(content).content)
     if not {0xA1, 0x82} <= {part.tag for part in parts}:
         parts = [part for part in parts if part.tag == 0x80]
@@ -442,7 +442,7 @@ def _alternative_names(content: bytes) -> bytes:
 
 
 def _general_names(value: Value) -> bytes:
-    made = []
+    repaired = []
     for name in values(value.content):
         if name.tag in {0xA3, 0xA5}:
             raise Malformed("subjectAltName has an x400Address or ediPartyName, which is not read")
@@ -450,11 +450,11 @@ def _general_names(value: Value) -> bytes:
             raise Malformed(f"subjectAltName has an address of {len(name.content)} bytes")
         if name.tag in {0x81, 0x82, 0x86} and not name.content.isascii():
             raise Malformed(f"subjectAltName holds {quoted(name.content.decode('latin-1'))}, which is not ASCII")
-        made.append(tlv(0xA4, _name(first(name.content), "subjectAltName")) if name.tag == 0xA4 else name.whole)
-    return tlv(value.tag, b"".join(made))
+        repaired.append(tlv(0xA4, _name(first(name.content), "subjectAltName")) if name.tag == 0xA4 else name.whole)
+    return tlv(value.tag, b"".join(repaired))
 
 
-_READERS = {
+_REPAIRS = {
     _BASIC: _basic_constraints,
     _AKI: _authority_key_id,
     _KEY_USAGE: _key_usage,

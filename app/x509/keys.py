@@ -1,4 +1,4 @@
-"""Key pairs: generate, encode, and recognize by the digest of the public key. Pure."""
+"""Key pairs: generation, encoding, and validation of uploaded private keys. Pure."""
 
 import hashlib
 from enum import StrEnum
@@ -13,14 +13,14 @@ from app.x509.pem import Block, Garbled, Kind, blocks, decoded, instead
 
 
 class KeyType(StrEnum):
-    """Cloudflare's names of the key types of a custom CSR."""
+    """Key types of custom CSRs, with Cloudflare's names."""
 
     RSA2048 = "rsa2048"
     P256V1 = "p256v1"
 
 
 class CaKeyType(StrEnum):
-    """The key types of a CA, in the words of `KeyType`."""
+    """Key types of CAs."""
 
     RSA2048 = "rsa2048"
     RSA3072 = "rsa3072"
@@ -34,7 +34,7 @@ PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
 
 class KeyPair(msgspec.Struct, frozen=True):
-    """A private key with what identifies it: `spki` is its SubjectPublicKeyInfo in DER (RFC 5280 section 4.1)."""
+    """A private key; `spki` is its SubjectPublicKeyInfo in DER (RFC 5280 section 4.1). The repr shows no secrets."""
 
     key_type: str
     private_key: PrivateKey
@@ -52,7 +52,7 @@ _CURVES = {"p256v1": ec.SECP256R1(), "p384": ec.SECP384R1(), "p521": ec.SECP521R
 
 
 def generate(key_type: KeyType | CaKeyType) -> KeyPair:
-    """A new key pair: RSA-2048 takes about 43 ms of a core with the GIL released, RSA-4096 a second, P-256 14 µs."""
+    """A new key pair. P-256 takes 14 µs, RSA-2048 about 43 ms and RSA-4096 a second, with the GIL released."""
     private_key: PrivateKey = (
         ec.generate_private_key(_CURVES[key_type.value])
         if is_elliptic(key_type)
@@ -62,41 +62,41 @@ def generate(key_type: KeyType | CaKeyType) -> KeyPair:
 
 
 def is_elliptic(key_type: KeyType | CaKeyType) -> bool:
-    """Whether it is on a curve, and so made at once."""
+    """Whether it is an EC key type, which is generated in microseconds."""
     return key_type.value in _CURVES
 
 
 def spki(private_key: PrivateKey) -> bytes:
-    """Its SubjectPublicKeyInfo in DER."""
+    """The SubjectPublicKeyInfo of the public key, in DER."""
     return private_key.public_key().public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
 
 
 def spki_sha256(private_key: PrivateKey) -> bytes:
-    """SHA-256 of its SubjectPublicKeyInfo, 32 bytes."""
+    """SHA-256 of the DER SubjectPublicKeyInfo, 32 bytes."""
     return hashlib.sha256(spki(private_key)).digest()
 
 
 def pkcs8(private_key: PrivateKey) -> bytes:
-    """Unencrypted DER PKCS#8 (RFC 5958): what is sealed, and never anything else."""
+    """Unencrypted PKCS#8 in DER (RFC 5958). Secret: only to be sealed or handed to the parent process."""
     return private_key.private_bytes(
         serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
 
 
 def pem(private_key: PrivateKey) -> str:
-    """Unencrypted PEM PKCS#8, for the operator's export alone."""
+    """Unencrypted PKCS#8 in PEM. Secret: only for the operator's export and Infisical's issue call."""
     return private_key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     ).decode("ascii")
 
 
 def load(der: bytes) -> PrivateKey:
-    """Read a PKCS#8 key that we made and that AEAD has authenticated; raises ValueError for anything else.
+    """Load a PKCS#8 key in DER that we generated ourselves; raises ValueError or TypeError for anything else.
 
-    OpenSSL's full check of an RSA key takes 32 ms and would tell us only what the AEAD already has. An uploaded key
-    must not come this way.
+    Skips OpenSSL's RSA key validation, which takes 32 ms: the AEAD has authenticated the key. Never use this for
+    uploaded keys.
     """
     private_key = serialization.load_der_private_key(der, None, unsafe_skip_rsa_key_validation=True)
     if not isinstance(private_key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
@@ -107,12 +107,12 @@ def load(der: bytes) -> PrivateKey:
 _MIN_FACTOR_BITS = 512
 
 
-class Unusable(Exception):  # noqa: N818 - it reads as what it says of the key
-    """An uploaded private key that is not accepted; the text says why and quotes nothing of it."""
+class Unusable(Exception):  # noqa: N818 - the name describes the input
+    """An uploaded private key is not accepted; the text gives the reason and never quotes the key."""
 
 
 def holds_pem(text: str) -> bool:
-    """Whether there is a PEM private key in a text at all."""
+    """Whether the text contains a PEM private key, valid or not."""
     return _private_key(text) is not None
 
 
@@ -121,7 +121,7 @@ def _private_key(text: str) -> Block | None:
 
 
 def read_pem(text: str) -> KeyPair:
-    """An uploaded key in PKCS#8, PKCS#1 or SEC1 PEM, whose numbers belong together; raises Unusable."""
+    """Load and validate an uploaded key in PKCS#8, PKCS#1 or SEC1 PEM; raises Unusable."""
     block = _private_key(text)
     if block is None:
         raise Unusable(f"it {instead(text, Kind.KEY)}")
@@ -140,7 +140,7 @@ def read_pem(text: str) -> KeyPair:
             raise Unusable(f"it is {weak_keys.KINDS}")
         _require_strong(private_key)
     except (ValueError, TypeError, UnsupportedAlgorithm, InternalError, InvalidSignature):
-        # The library's text may quote the input, so it ends here.
+        # The text of these exceptions may quote the key.
         raise Unusable("it cannot be read, or is not a valid key") from None
     curve = private_key.curve.name if isinstance(private_key, ec.EllipticCurvePrivateKey) else ""
     key_type = _CURVE_NAMES[curve] if curve else f"rsa{private_key.key_size}"
@@ -152,10 +152,10 @@ _RSA, _EC = "1.2.840.113549.1.1.1", "1.2.840.10045.2.1"
 
 
 def _require_kind(sent: bytes) -> None:
-    """Refuse other algorithms before the library computes with their numbers, for as long as they are large.
+    """Raise Unusable unless the key is RSA or EC, before OpenSSL spends time on large parameters of other algorithms.
 
-    PKCS#8 (RFC 5958 section 2) names its algorithm; the others are told by their parts (RFC 8017 appendix A.1.2, RFC
-    5915 section 3), whatever their label says.
+    PKCS#8 names its algorithm (RFC 5958 section 2). PKCS#1 (RFC 8017 appendix A.1.2) and SEC1 (RFC 5915 section 3) are
+    recognized by their structure, because PEM labels can be wrong.
     """
     parts = der.values(der.first(sent).content)
     tags = [part.tag for part in parts]
@@ -182,28 +182,27 @@ def _require_strong(private_key: PrivateKey) -> None:
 
 
 def _require_consistent(private_key: rsa.RSAPrivateKey) -> None:
-    """The relations of RFC 8017 section 3.2, and one signature that its public key accepts.
+    """Check the relations of RFC 8017 section 3.2 and a test signature; raises ValueError, Unusable, InvalidSignature.
 
-    OpenSSL's own check also proves that p and q are prime. That takes seconds for large keys, and minutes for numbers
-    that are made for it, all with the interpreter's lock held; whoever sends a key of composite factors, and has found
-    ones for which the signature is good, harms nobody else.
+    OpenSSL's check also tests p and q for primality, which takes seconds for large keys and minutes for crafted ones,
+    with the GIL held. A crafted key with composite factors only harms its own sender.
     """
     numbers = private_key.private_numbers()
     n, e = numbers.public_numbers.n, numbers.public_numbers.e
     p, q, d = numbers.p, numbers.q, numbers.d
     if not (1 < p < n and 1 < q < n and 1 < d < n and p * q == n):
-        raise ValueError("its numbers do not belong together")
-    # A small factor is found by its size alone, whatever the length of n.
+        raise ValueError("its numbers do not consistent together")
+    # The time to find a factor depends on its own size, not on that of n.
     if min(p.bit_length(), q.bit_length()) < _MIN_FACTOR_BITS:
         raise Unusable("one of its factors is small")
-    belong = (
+    consistent = (
         d * e % (p - 1) == d * e % (q - 1) == 1
         and numbers.dmp1 == d % (p - 1)
         and numbers.dmq1 == d % (q - 1)
         and numbers.iqmp * q % p == 1
     )
-    if not belong:
-        raise ValueError("its numbers do not belong together")
+    if not consistent:
+        raise ValueError("its numbers do not consistent together")
     text = b"a key that signs what its public key accepts"
     signature = private_key.sign(text, padding.PKCS1v15(), hashes.SHA256())
     private_key.public_key().verify(signature, text, padding.PKCS1v15(), hashes.SHA256())

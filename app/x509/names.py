@@ -1,7 +1,7 @@
 """Hostname rules: LDH labels, wildcards, A-labels, reserved names and public suffixes (contract-cloudflare section 2).
 
-Pure functions of a name and a policy. A name is judged as given; nothing is normalized, since inputs come back byte
-for byte. Sources: RFC 952, RFC 1123 section 2.1, RFC 5890, RFC 6761, publicsuffix.org.
+Pure functions of a name and a policy. Names are not normalized, because responses must return the input byte for byte.
+Sources: RFC 952, RFC 1123 section 2.1, RFC 5890, RFC 6761, publicsuffix.org.
 """
 
 import re
@@ -15,14 +15,15 @@ from app.errors import Rule, quoted
 
 
 class NamePolicy(StrEnum):
-    """Which hostnames an account may put into a CSR; only the operator changes it."""
+    """Which hostnames an account may use in CSRs; set by the operator."""
 
     PRIVATE = "private"
     PUBLIC = "public"
 
 
 MAX_NAME = 255
-DNS_MAX_NAME = 253  # what fits a DNS message once the length octets are counted (RFC 1035 section 2.3.4)
+# A DNS name has at most 255 octets with its length octets (RFC 1035 section 2.3.4).
+DNS_MAX_NAME = 253
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 _RESERVED_TOP = frozenset({"test", "example", "invalid", "localhost"})
@@ -31,23 +32,23 @@ _EXAMPLE_DOMAINS = frozenset({"example.com", "example.net", "example.org"})
 
 @cache
 def suffixes() -> PublicSuffixList:
-    """The whole list, in which an unknown top domain is a suffix, as Go's EffectiveTLDPlusOne has it.
+    """The full public suffix list; unknown top-level domains count as suffixes, as in Go's EffectiveTLDPlusOne.
 
-    To read it takes longer than most commands run, so only who needs it does.
+    Loaded on first use: parsing takes longer than most commands run.
     """
     return PublicSuffixList()
 
 
 @cache
 def icann_suffixes() -> PublicSuffixList:
-    """The ICANN part alone, without unknown top domains."""
+    """The ICANN section of the public suffix list; unknown top-level domains are not suffixes."""
     return PublicSuffixList(only_icann=True, accept_unknown=False)
 
 
 def broken(name: str, policy: NamePolicy, *, suggest: bool = True) -> tuple[Rule, str] | None:
-    """The first rule that `name` breaks as a SAN, with a sentence for the caller; None when it breaks none.
+    """The first rule that `name` breaks as a SAN, with a sentence for the caller; None if it is valid.
 
-    To suggest an A-label takes some milliseconds, so who has many names asks for few.
+    `suggest` adds the A-label to the sentence, which takes milliseconds: set it for only a few names per request.
     """
     if not name.isascii():
         return Rule.NAME_NOT_ASCII, _not_ascii(name, suggest=suggest)
@@ -68,7 +69,7 @@ def broken(name: str, policy: NamePolicy, *, suggest: bool = True) -> tuple[Rule
 
 
 def doubts(name: str, policy: NamePolicy) -> str | None:
-    """Why public CAs, or the public policy, would refuse a name that `broken` lets pass; None when they would not."""
+    """Why public CAs would reject a name that `broken` accepts, as a sentence; None if they would not."""
     if len(name) > DNS_MAX_NAME:
         return f"{quoted(name)} has {len(name)} characters, and DNS carries at most {DNS_MAX_NAME}."
     if "_" in name:
@@ -95,7 +96,7 @@ def _public(lower: str) -> tuple[Rule, str] | None:
 
 
 def _is_icann_suffix(lower: str) -> bool:
-    # A list rule such as *.ck makes every foo.ck a suffix and leaves ck itself to the default rule.
+    # The rule *.ck makes every foo.ck a suffix, but not ck itself.
     return icann_suffixes().publicsuffix(lower) == lower
 
 
@@ -136,7 +137,7 @@ def _label(label: str) -> str | None:
 def _is_a_label(encoded: str) -> bool:
     try:
         decoded = encoded.encode("ascii").decode("punycode")
-        # An encoder never writes a pure-ASCII label this way, and a lone surrogate is no character.
+        # Encoders never produce punycode for a pure-ASCII label; the UTF-8 round trip rejects lone surrogates.
         return (
             not decoded.isascii()
             and decoded.encode("utf-8").decode("utf-8").encode("punycode").decode("ascii") == encoded

@@ -1,7 +1,6 @@
-"""PEM blocks in a text (RFC 7468), found in one pass: what is sent to us may be made to be slow.
+"""PEM parsing (RFC 7468), in linear time because the input is untrusted, and explanations of what was sent instead.
 
-And what was sent instead, by name: one table for certificates, requests and keys, in the API and in the command. No
-text of it quotes what was sent, since that may be a private key.
+Texts never quote the input, since it may be a private key. The API and the command line share them.
 """
 
 import base64
@@ -18,23 +17,23 @@ _BOUNDARY = re.compile(r"-----(BEGIN|END) ([A-Z0-9#][A-Z0-9# ]{0,39})-----")
 
 
 class Kind(Enum):
-    """What is in a block, and what `openssl` calls the command that reads it."""
+    """Kind of PEM block; the value is the `openssl` subcommand that reads it."""
 
     CERTIFICATE = "x509"
     REQUEST = "req"
     KEY = "pkey"
 
 
-_BEGINNINGS = {Kind.CERTIFICATE: "CERTIFICATE", Kind.REQUEST: "CERTIFICATE REQUEST", Kind.KEY: "PRIVATE KEY"}
+_LABELS = {Kind.CERTIFICATE: "CERTIFICATE", Kind.REQUEST: "CERTIFICATE REQUEST", Kind.KEY: "PRIVATE KEY"}
 _NOUNS = {Kind.CERTIFICATE: "certificate", Kind.REQUEST: "certificate signing request", Kind.KEY: "private key"}
 TRUSTED = "TRUSTED CERTIFICATE"
 _CERTIFICATES = {"CERTIFICATE", "X509 CERTIFICATE", TRUSTED}
-# Servers' files have them beside their certificates and keys, and they say nothing of either.
+# Web servers' PEM files contain these beside certificates and keys; they are ignored.
 PASSED_OVER = {"DH PARAMETERS", "X9.42 DH PARAMETERS", "EC PARAMETERS"}
 
 
 class Block(msgspec.Struct, frozen=True):
-    """`body` lies between the boundaries of `label`; `whole` is with them. It may be a private key."""
+    """A PEM block; `whole` includes the boundary lines. May be a private key: the repr leaves the content out."""
 
     label: str
     body: str
@@ -52,12 +51,12 @@ class Block(msgspec.Struct, frozen=True):
         return f"Block({self.label})"
 
 
-class Garbled(ValueError):  # noqa: N818 - it reads as what it says of a block
-    """A block whose body is no base64; the text says why."""
+class Garbled(ValueError):  # noqa: N818 - the name describes the input
+    """The body of a block is not base64; the text gives the reason."""
 
 
 def blocks(text: str) -> Iterator[Block]:
-    """Every block whose end has the label of its beginning; other text is passed over."""
+    """All blocks whose BEGIN and END labels match, in order; other text is ignored."""
     begin: re.Match[str] | None = None
     for boundary in _BOUNDARY.finditer(text):
         if boundary[1] == "BEGIN":
@@ -68,7 +67,7 @@ def blocks(text: str) -> Iterator[Block]:
 
 
 def unfinished(text: str) -> str:
-    """What is wrong with the first beginning or end that has no partner; empty when each has one."""
+    """The first unmatched BEGIN or END line, as the predicate of a sentence; empty if all match."""
     begin = ""
     for boundary in _BOUNDARY.finditer(text):
         word, label = boundary.groups()
@@ -82,33 +81,33 @@ def unfinished(text: str) -> str:
 
 
 def _boundary(word: str, label: str) -> str:
-    # Nothing that is answered or logged looks as if there were a key in it: so that this can be looked for.
+    # Tests and operators search output for "PRIVATE KEY" to find leaks, so responses and logs never contain it.
     return f"the {word} of a private key" if "PRIVATE" in label else f"-----{word} {label}-----"
 
 
 def decoded(block: Block) -> bytes:
-    """The bytes of a block; raises Garbled."""
+    """The decoded content of a block; raises Garbled."""
     text = "".join(block.body.split())
-    # An encoder's error carries the text that it was given, which may be a key; so none is raised, and none is kept.
+    # Raised outside of any handler: the context of an encoding error holds the text, which may be a key.
     with contextlib.suppress(ValueError):
         if text.isascii():
             return base64.b64decode(text, validate=True)
-    raise Garbled(_garbled(block.body) or "is not base64 between its boundaries")
+    raise Garbled(_damage(block.body) or "is not base64 between its boundaries")
 
 
 _COLUMNS = 64
 
 
 def encoded(label: str, der: bytes) -> str:
-    """A block with a newline at its end."""
+    """A PEM block with a trailing newline."""
     text = binascii.b2a_base64(der, newline=False).decode("ascii")
     lines = [text[at : at + _COLUMNS] for at in range(0, len(text), _COLUMNS)]
     return "\n".join((f"-----BEGIN {label}-----", *lines, f"-----END {label}-----\n"))
 
 
 _INVISIBLE = "\u00a0\u00ad\u200b-\u200f\u2028-\u202f\u2060-\u2064\u3000\ufeff"
-# What programs make of a text on its way.
-_MISHAPS = (
+# Common ways in which text is damaged in transit.
+_DAMAGE = (
     (re.compile(r"\\[nr]"), "has \\n written as two characters; send real line breaks"),
     (re.compile(r"^[ \t]*>", re.MULTILINE), "is quoted as in a mail; take the > before its lines away"),
     (re.compile(r"=3D|=\r?\n(?=[A-Za-z0-9+/])"), "is quoted-printable, as mails are; decode it first"),
@@ -119,8 +118,8 @@ _MISHAPS = (
 )
 
 
-def _garbled(text: str) -> str:
-    for pattern, words in _MISHAPS:
+def _damage(text: str) -> str:
+    for pattern, words in _DAMAGE:
         if pattern.search(text):
             return words
     unseen = re.search(f"[{_INVISIBLE}]", text)
@@ -129,7 +128,7 @@ def _garbled(text: str) -> str:
     return "is encrypted, or has header lines" if re.search(r"^[A-Za-z-]+: ", text, re.MULTILINE) else ""
 
 
-# How things begin in DER; also a length of 80, since PKCS#12 files are often BER.
+# First bytes of binary formats. \x80 is the indefinite length: PKCS#12 files are often BER.
 _LENGTH = rb"(?:[\x00-\x80]|\x81.|\x82..|\x83...|\x84....)"
 _OUTER = rb"\x30" + _LENGTH
 _BINARY: tuple[tuple[re.Pattern[bytes], Kind | str], ...] = tuple(
@@ -152,25 +151,25 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/=\s]{20,}")
 
 
 def instead(text: str, wanted: Kind) -> str:
-    """What was sent where a block of this kind is wanted, as the predicate of a sentence without its full stop."""
+    """What was sent instead of a block of this kind, as the predicate of a sentence without the full stop."""
     for block in blocks(text):
         if block.label not in PASSED_OVER and block.kind is not wanted:
             return misplaced(block, wanted)
     plain = text.lstrip(" \t\r\n\ufeff")
     encoded = _BASE64.fullmatch(plain) is not None
-    what = _recognized(_unbased(plain) if encoded else plain.encode("latin-1", "replace"))
+    what = _recognized(_from_base64(plain) if encoded else plain.encode("latin-1", "replace"))
     if isinstance(what, Kind):
         turned = f"`openssl {what.value} -inform der` turns it into PEM"
-        return f"is {'DER in base64' if encoded else 'DER'}; {turned}" if what is wanted else _other(what, wanted)
+        return f"is {'DER in base64' if encoded else 'DER'}; {turned}" if what is wanted else _wrong_kind(what, wanted)
     if what:
-        return _other(what, wanted)
+        return _wrong_kind(what, wanted)
     if plain[:2] == "0\ufffd":
         return "is DER, and was not read as bytes on its way; send PEM"
-    return _garbled(text) or unfinished(text) or _no_block(plain, wanted)
+    return _damage(text) or unfinished(text) or _no_block(plain, wanted)
 
 
 def _no_block(plain: str, wanted: Kind) -> str:
-    begins = f"it begins with {_boundary('BEGIN', _BEGINNINGS[wanted])}"
+    begins = f"it begins with {_boundary('BEGIN', _LABELS[wanted])}"
     if re.search(r"begin", plain, re.IGNORECASE):
         return f"has boundaries that are not PEM's; {begins}, with five hyphens on each side"
     if re.fullmatch(r"@?(?:file:|[~.]{0,2}/|[A-Za-z]:\\)?[\w./\\ -]+\.[A-Za-z0-9]{2,4}", plain.strip()[:300]):
@@ -179,13 +178,13 @@ def _no_block(plain: str, wanted: Kind) -> str:
 
 
 def misplaced(block: Block, wanted: Kind) -> str:
-    """What a block is that stands where another is wanted, as `instead`."""
+    """What a block of the wrong kind is; a predicate as in `instead`."""
     if block.kind is not None:
-        return _other(block.kind, wanted)
-    return _other({"CMS": "PKCS7", "PKCS #7 SIGNED DATA": "PKCS7"}.get(block.label, block.label), wanted)
+        return _wrong_kind(block.kind, wanted)
+    return _wrong_kind({"CMS": "PKCS7", "PKCS #7 SIGNED DATA": "PKCS7"}.get(block.label, block.label), wanted)
 
 
-def _other(what: Kind | str, wanted: Kind) -> str:
+def _wrong_kind(what: Kind | str, wanted: Kind) -> str:
     if what is Kind.KEY:
         return f"holds a private key; send the {_NOUNS[wanted]} only, and make that key anew if it was in use"
     if what is Kind.REQUEST and wanted is Kind.CERTIFICATE:
@@ -207,7 +206,7 @@ def _other(what: Kind | str, wanted: Kind) -> str:
     return f"holds a PEM block {shown}, and no {_NOUNS[wanted]}"
 
 
-def _unbased(plain: str) -> bytes:
+def _from_base64(plain: str) -> bytes:
     try:
         return base64.b64decode("".join(plain.split()), validate=True)
     except binascii.Error:
@@ -218,7 +217,7 @@ def _recognized(content: bytes) -> Kind | str | None:
     return next((what for pattern, what in _BINARY if pattern.match(content)), None)
 
 
-_MARKS = (
+_BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
@@ -228,8 +227,8 @@ _MARKS = (
 
 
 def text(content: bytes) -> str:
-    """A file's bytes as a text, whatever its encoding: PEM is ASCII, and what is around it is not read."""
-    for mark, encoding in _MARKS:
+    """Decode a file as UTF-8, UTF-16, UTF-32 or Latin-1. PEM is ASCII, so wrong guesses for other text do no harm."""
+    for mark, encoding in _BYTE_ORDER_MARKS:
         if content.startswith(mark):
             return content[len(mark) :].decode(encoding, "replace")
     for part, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):

@@ -1,4 +1,4 @@
-"""Pure X.509: builds CSRs (RFC 2986) and certificates (RFC 5280). No I/O; clock and serials are passed in."""
+"""CSRs (RFC 2986) and certificates (RFC 5280): reading CSRs, and building what our CAs sign. Pure."""
 
 import hashlib
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-# Private: the public API chooses the string type by attribute and cannot write PrintableString where we need it.
+# Private API: the public one chooses the string type by attribute and cannot write PrintableString everywhere.
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
@@ -38,7 +38,7 @@ def ca_csr(private_key: PrivateKey, subject: CaSubject, path_length: int | None)
     return request.public_bytes(serialization.Encoding.PEM).decode("ascii")
 
 
-# The attributes of a CA's name in the order in which they are written, in the words of RFC 4514 section 3.
+# Attributes of a CA's name in encoding order, with their RFC 4514 section 3 names.
 CA_ATTRIBUTES = {
     "country": "C",
     "organization": "O",
@@ -50,7 +50,7 @@ CA_ATTRIBUTES = {
 
 
 def ca_name(subject: CaSubject) -> x509.Name:
-    """RDNs in the order C, O, OU, ST, CN, L, without the empty ones."""
+    """The name with RDNs in the order C, O, OU, ST, CN, L; empty attributes are omitted."""
     return _name(
         (
             (NameOID.COUNTRY_NAME, subject.country),
@@ -64,12 +64,12 @@ def ca_name(subject: CaSubject) -> x509.Name:
 
 
 def common_name(text: str) -> x509.Name:
-    """A name of nothing but a common name."""
+    """A name with only a common name."""
     return _name(((NameOID.COMMON_NAME, text),))
 
 
 def ca_subject(name: x509.Name) -> CaSubject | None:
-    """The attributes of a CA's name again, whatever string type they have; None when one of them stands there twice."""
+    """The inverse of `ca_name`, for any string types; None if an attribute occurs twice."""
     fields = {
         "country": NameOID.COUNTRY_NAME,
         "organization": NameOID.ORGANIZATION_NAME,
@@ -93,12 +93,12 @@ def digest_for(private_key: PrivateKey) -> hashes.SHA256 | hashes.SHA384 | hashe
 
 
 def der(pem: str) -> bytes:
-    """The DER bytes of a CSR that we stored as PEM."""
+    """The DER of a stored PEM CSR."""
     return x509.load_pem_x509_csr(pem.encode("ascii")).public_bytes(serialization.Encoding.DER)
 
 
 def spki_sha256(pem: str) -> bytes:
-    """SHA-256 of the DER SubjectPublicKeyInfo of a CSR that we stored as PEM; raises ValueError for another."""
+    """SHA-256 of the DER SubjectPublicKeyInfo of a stored PEM CSR; raises ValueError if it cannot be read."""
     try:
         public_key = x509.load_pem_x509_csr(pem.encode("ascii")).public_key()
     except UnsupportedAlgorithm:
@@ -107,15 +107,15 @@ def spki_sha256(pem: str) -> bytes:
     return hashlib.sha256(spki).digest()
 
 
-class BadCsr(Exception):  # noqa: N818 - it reads as what it says of the CSR
-    """A CSR from outside that cannot be signed; the text is a sentence for who sent it."""
+class BadCsr(Exception):  # noqa: N818 - the name describes the input
+    """A submitted CSR cannot be signed; the text is a sentence for the caller."""
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What is taken from a CSR; `sans` are its names in their order, whatever their type.
+    """The contents of a CSR that a CA uses.
 
-    `rewritten` when the subject has strings that their types cannot hold: it is signed with others of the same text.
-    The usages are in the words of KEY_USAGES and EXTENDED_KEY_USAGES; a purpose that has none there is its dotted OID.
+    `sans` holds names of all types in their order. Usages are keys of KEY_USAGES and EXTENDED_KEY_USAGES; other
+    extended key usages are dotted OIDs. `rewritten` means that some strings of the subject got another string type.
     """
 
     subject: x509.Name
@@ -131,9 +131,9 @@ class Request(msgspec.Struct, frozen=True):
 
 
 def read_csr(text: str) -> Request:
-    """Read a PEM CSR and verify its own signature; raises BadCsr.
+    """Parse a PEM CSR and verify its signature; raises BadCsr.
 
-    `public_key` is None for an algorithm that is not supported, whose signature nobody can verify either.
+    `public_key` is None, and the signature not verified, if the key's algorithm is not supported.
     """
     if len(text) > MAX_CSR:
         raise BadCsr(f"The CSR has more than {MAX_CSR} characters.")
@@ -176,7 +176,7 @@ def _signing_key(request: foreign.Request) -> PublicKey | None:
         oid = read.signature_algorithm_oid.dotted_string
         raise BadCsr(f"The CSR is signed with {oid}, which is broken or not known here.") from None
     if not signed and isinstance(digest, hashes.SHA1 | hashes.MD5):
-        # The library verifies none of them, so that it is not known whether the signature is wrong as well.
+        # `cryptography` does not verify these digests, so the signature may still be correct.
         raise BadCsr(f"The CSR is signed with {digest.name.upper()}, which is broken.")
     if not signed:
         raise BadCsr("The CSR's signature is not valid: it was changed, or signed with another key.")
@@ -186,9 +186,11 @@ def _signing_key(request: foreign.Request) -> PublicKey | None:
 def _usages(extensions: x509.Extensions) -> tuple[tuple[str, ...], tuple[str, ...]]:
     key_usage = next((e.value for e in extensions if isinstance(e.value, x509.KeyUsage)), None)
     extended = next((e.value for e in extensions if isinstance(e.value, x509.ExtendedKeyUsage)), ())
-    # Without keyAgreement these two mean nothing, and the library does not tell them (RFC 5280 section 4.2.1.3).
-    unsaid = set() if key_usage and key_usage.key_agreement else {"encipher_only", "decipher_only"}
-    key_usages = [word for word, name in KEY_USAGES.items() if name not in unsaid and getattr(key_usage, name, False)]
+    # Undefined without keyAgreement (RFC 5280 section 4.2.1.3), and `cryptography` raises ValueError for them.
+    undefined = set() if key_usage and key_usage.key_agreement else {"encipher_only", "decipher_only"}
+    key_usages = [
+        word for word, name in KEY_USAGES.items() if name not in undefined and getattr(key_usage, name, False)
+    ]
     words = {oid: word for word, oid in EXTENDED_KEY_USAGES.items()}
     return tuple(key_usages), tuple(dict.fromkeys(words.get(oid, oid.dotted_string) for oid in extended))
 
@@ -204,12 +206,12 @@ def _require_subject(subject: x509.Name) -> None:
 
 
 def weakness(public_key: PublicKey | None) -> str:
-    """Why a public key gets no certificate; empty for a good one."""
+    """Why a CSR's public key is rejected, as a sentence; empty if it is accepted."""
     found = weak_keys.weakness(public_key)
     return f"The CSR's key {found}." if found else ""
 
 
-# The words of RFC 5280 section 4.2.1.3, and the library's.
+# Names of RFC 5280 section 4.2.1.3, and the parameters of x509.KeyUsage.
 KEY_USAGES = {
     "digitalSignature": "digital_signature",
     "nonRepudiation": "content_commitment",
@@ -221,7 +223,7 @@ KEY_USAGES = {
     "encipherOnly": "encipher_only",
     "decipherOnly": "decipher_only",
 }
-# The words of RFC 5280 section 4.2.1.12.
+# Names of RFC 5280 section 4.2.1.12.
 EXTENDED_KEY_USAGES = {
     "serverAuth": ExtendedKeyUsageOID.SERVER_AUTH,
     "clientAuth": ExtendedKeyUsageOID.CLIENT_AUTH,
@@ -235,9 +237,10 @@ CA_KEY_USAGES = ("digitalSignature", "keyCertSign", "cRLSign")
 
 
 class ToSign(msgspec.Struct, frozen=True):
-    """What a certificate is to say. `issuer` None is its own: a root. Times are in whole seconds, UTC.
+    """The contents of a certificate to sign. Times are UTC in whole seconds.
 
-    `path_length` is meant for a CA alone; `crl_url` and `issuer_url` are None where nobody could resolve them.
+    `issuer` None makes a self-signed root. `path_length` is for CAs only. `crl_url` and `issuer_url` are None if no
+    public URL is configured.
     """
 
     issuer: x509.Certificate | None
@@ -256,8 +259,8 @@ class ToSign(msgspec.Struct, frozen=True):
 
 
 def certificate(meant: ToSign, private_key: PrivateKey) -> x509.Certificate:
-    """Sign what is meant (contract-infisical, "X.509 rules for everything a CA signs")."""
-    # The issuer's subject as it stands in its certificate, byte for byte: verifiers compare bytes.
+    """Build and sign a certificate (contract-infisical, "X.509 rules for everything a CA signs")."""
+    # Exactly as encoded in the issuer's certificate, because verifiers compare bytes.
     issuer_name = meant.issuer.subject if meant.issuer else meant.subject
     builder = (
         x509.CertificateBuilder()
@@ -272,7 +275,7 @@ def certificate(meant: ToSign, private_key: PrivateKey) -> x509.Certificate:
     )
     if meant.extended_key_usages:
         usages = [EXTENDED_KEY_USAGES[name] for name in meant.extended_key_usages]
-        # RFC 3161 section 2.3: time stamping is critical and alone.
+        # timeStamping must be critical and the only usage (RFC 3161 section 2.3).
         critical = meant.extended_key_usages == ("timeStamping",)
         builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=critical)
     if meant.sans:
@@ -291,7 +294,7 @@ def certificate(meant: ToSign, private_key: PrivateKey) -> x509.Certificate:
 
 
 def authority_key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
-    """The issuer's own SKI, copied: it may have been chosen by another CA. Computed only when there is none."""
+    """The AKI extension: the issuer's SKI, which another CA may have chosen, or else computed from its key."""
     try:
         ski = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
     except x509.ExtensionNotFound:
@@ -300,7 +303,7 @@ def authority_key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdent
 
 
 def certificate_der(pem: str) -> bytes:
-    """The DER bytes of a certificate that we stored as PEM."""
+    """The DER of a stored PEM certificate."""
     return decoded(next(blocks(pem)))
 
 
@@ -318,6 +321,6 @@ def _name(attributes: Iterable[tuple[ObjectIdentifier, str | None]]) -> x509.Nam
 
 
 def _attribute(oid: ObjectIdentifier, value: str) -> x509.NameAttribute[str]:
-    # _validate=False, because app/x509/subjects.py is the one place for these rules.
+    # app/x509/subjects.py has validated the value.
     kind = _ASN1Type.PrintableString if PRINTABLE.fullmatch(value) else _ASN1Type.UTF8String
     return x509.NameAttribute(oid, value, kind, _validate=False)

@@ -1,4 +1,4 @@
-"""Attribute values of a distinguished name: which are accepted (X.520, and RFC 5280 appendix A.1 for the bounds). Pure.
+"""Validation of distinguished name attributes (X.520; upper bounds from RFC 5280 appendix A.1). Pure.
 
 Lengths are in characters (code points), not bytes.
 """
@@ -10,9 +10,9 @@ import msgspec
 
 from app.errors import Problem, Rule, quoted
 
-# What no text may hold: C0 and C1 controls with DEL, Unicode's bidirectional controls (UAX 9), and lone surrogates.
+# Forbidden in all text: C0 and C1 controls, DEL, Unicode's bidirectional controls (UAX 9) and lone surrogates.
 FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-# X.680 section 41.4: the texts that PrintableString can hold.
+# Values that can be a PrintableString (X.680 section 41.4).
 PRINTABLE = re.compile(r"[A-Za-z0-9 '()+,\-./:=?]*")
 
 
@@ -28,7 +28,7 @@ class Subject(msgspec.Struct, frozen=True):
 
 
 class CaSubject(msgspec.Struct, frozen=True):
-    """The distinguished name of a CA, in the order it is written; an empty attribute is left out."""
+    """The distinguished name of a CA, in encoding order; empty attributes are omitted."""
 
     country: str = ""
     organization: str = ""
@@ -45,12 +45,12 @@ UPPER_BOUNDS = {
     "organization": 64,
     "organizational_unit": 64,
 }
-# XX is for what has no code; XK is in the library's list, but ISO has not assigned it.
+# XX is ISO's user-assigned code for unknown countries. XK (Kosovo) is in iso3166, but not assigned by ISO.
 _COUNTRIES = (frozenset(iso3166.countries_by_alpha2) | {"XX"}) - {"XK"}
 
 
 def country(field: str, value: str) -> list[Problem]:
-    """What is wrong with a value of countryName."""
+    """Problems of a countryName value; empty if valid."""
     if value in _COUNTRIES:
         return []
     text = f"{field} {quoted(value)} is not an ISO 3166-1 code of two upper-case letters, such as US or DE."
@@ -58,7 +58,7 @@ def country(field: str, value: str) -> list[Problem]:
 
 
 def text(field: str, value: str, most: int, *, line_breaks: bool = False) -> list[Problem]:
-    """What is wrong with a text that is given: too long, only white space, or with a character that none may hold."""
+    """Problems of a text value: over `most` characters, blank, or with a forbidden character; empty if valid."""
     found = []
     if len(value) > most:
         rule = Rule.COMMON_NAME_LENGTH if field == "common_name" else Rule.LENGTH

@@ -1,8 +1,8 @@
-"""Public keys whose private key others can find, and keys of kinds that are not served. Pure.
+"""Detection of weak keys, and of key types and sizes that are not supported. Pure.
 
-Everything here is told from the public numbers, and takes less than 20 ms of the processor for the longest key; what
-only the private numbers tell is told of those. Sources: FIPS 186-5 appendix A.1, CVE-2017-15361 (ROCA), Fermat's way
-of factoring, and M. Wiener, "Cryptanalysis of Short RSA Secret Exponents".
+Checks of a public key take less than 20 ms of CPU for the longest key; `private_weakness` needs the private key.
+Sources: FIPS 186-5 appendix A.1, CVE-2017-15361 (ROCA), Fermat's factorization method, and M. Wiener, "Cryptanalysis of
+Short RSA Secret Exponents".
 """
 
 from collections.abc import Iterator
@@ -15,36 +15,36 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 MIN_RSA_BITS, MAX_RSA_BITS = 2048, 8192
-# OpenSSL verifies with none that is longer when the modulus has more than 3072 bits.
+# OpenSSL does not verify with longer exponents if the modulus has more than 3072 bits.
 MAX_EXPONENT_BITS = 64
 KINDS = "neither RSA nor on P-256, P-384 or P-521"
 FERMAT_ROUNDS = 100
-# id-RSASSA-PSS (RFC 4055 section 1.2), whose keys are written out as those of rsaEncryption: docs/decisions/0026.
+# id-RSASSA-PSS (RFC 4055 section 1.2): `cryptography` re-encodes such keys as rsaEncryption. docs/decisions/0026.
 RSA_PSS = "1.2.840.113549.1.1.10"
 IS_RSA_PSS = "is an RSA-PSS key (id-RSASSA-PSS), which is not accepted; one of rsaEncryption signs with PSS as well"
 NEAR = 2**16
 
 
 def unfit(public_key: object) -> str:
-    """Why a public key is of no kind or size that is served, as the predicate of a sentence; empty for one that is."""
+    """Why the type or size of a public key is not supported, as the predicate of a sentence; empty if it is."""
     if isinstance(public_key, rsa.RSAPublicKey):
-        return _of_size(public_key)
+        return _rsa_size(public_key)
     fits = isinstance(public_key, ec.EllipticCurvePublicKey) and public_key.curve.name in _CURVES
     return "" if fits else f"is {KINDS}"
 
 
 def weakness(public_key: object) -> str:
-    """What is wrong with a public key, `unfit` included; empty for a good one."""
+    """Why a public key is rejected, including `unfit`, as the predicate of a sentence; empty if accepted."""
     found = unfit(public_key)
     if not found and isinstance(public_key, rsa.RSAPublicKey):
-        return _of_modulus(public_key.public_numbers().n)
+        return _modulus_weakness(public_key.public_numbers().n)
     if not found and isinstance(public_key, ec.EllipticCurvePublicKey):
         return _SMALL if _is_small(public_key) else ""
     return found
 
 
 def private_weakness(private_key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> str:
-    """The same of a private key, by what only its own numbers tell; it quotes none of them."""
+    """As `weakness`, from the private numbers; the text quotes none of them."""
     if isinstance(private_key, rsa.RSAPrivateKey):
         numbers = private_key.private_numbers()
         if numbers.d.bit_length() <= private_key.key_size // 2:
@@ -58,18 +58,18 @@ _SMALL = "has a small private number, which is found by trying them"
 _NEAR_POWER = "has a factor within 65536 of a power of a small number, which is found by trying them"
 
 
-def _of_size(public_key: rsa.RSAPublicKey) -> str:
+def _rsa_size(public_key: rsa.RSAPublicKey) -> str:
     if not MIN_RSA_BITS <= public_key.key_size <= MAX_RSA_BITS:
         return f"is RSA-{public_key.key_size}; {MIN_RSA_BITS} to {MAX_RSA_BITS} bits are accepted"
     e = public_key.public_numbers().e
     if e < 65537 or e % 2 == 0 or e.bit_length() > MAX_EXPONENT_BITS:
-        # A private exponent that is small enough to be found needs a public one nearly as long as the modulus.
+        # Small private exponents (Wiener) need a public exponent about as long as the modulus.
         shown = f"{e}" if e.bit_length() <= MAX_EXPONENT_BITS else f"of {e.bit_length()} bits"
         return f"has the exponent {shown}; an odd one from 65537 on with at most {MAX_EXPONENT_BITS} bits is accepted"
     return ""
 
 
-def _of_modulus(n: int) -> str:
+def _modulus_weakness(n: int) -> str:
     if _small_factor(n):
         return "has a small factor"
     if _is_roca(n):
@@ -98,8 +98,8 @@ def _powers_of_65537(prime: int) -> frozenset[int]:
     return frozenset(found)
 
 
-# Its primes are k * M + (65537**a mod M), where M is a product of the first primes: so their product is a power of
-# 65537 modulo each of these. Of good keys one in 10**8 is so by chance.
+# ROCA primes are k * M + (65537**a mod M), where M is the product of the first primes, so n is a power of 65537 modulo
+# each of these. False positives: one in 10**8 keys.
 _ROCA = tuple((p, group) for p in _PRIMES if 2 < p <= 167 and len(group := _powers_of_65537(p)) < p - 1)
 
 
@@ -108,25 +108,25 @@ def _is_roca(n: int) -> bool:
 
 
 def _is_fermat(n: int, rounds: int = FERMAT_ROUNDS) -> bool:
-    """Whether n is a**2 - b**2 for one of the first a from its root on."""
+    """Whether n = a**2 - b**2 for one of the `rounds` smallest candidates a >= sqrt(n)."""
     root = isqrt(n - 1) + 1
     for a in range(root, root + rounds):
         square = a * a - n
-        # Three of four numbers are told to be no squares by their last bits.
+        # The last four bits rule out three quarters of all non-squares.
         if square & 15 in {0, 1, 4, 9} and isqrt(square) ** 2 == square:
             return True
     return False
 
 
 _BASES = (*_primes(256), 6, 10)
-_UNEVEN = 4
+_MAX_DIFFERENCE = 4
 
 
 def _powers_around(bits: int) -> Iterator[int]:
-    """Powers of small numbers that have about so many bits: nobody makes factors of very different lengths."""
+    """Powers of _BASES within _MAX_DIFFERENCE bits of `bits`, since the factors of a key have similar lengths."""
     for base in _BASES:
-        power = base ** int((bits - _UNEVEN) / log2(base))
-        while power.bit_length() <= bits + _UNEVEN:
+        power = base ** int((bits - _MAX_DIFFERENCE) / log2(base))
+        while power.bit_length() <= bits + _MAX_DIFFERENCE:
             yield power
             power *= base
 
@@ -140,11 +140,11 @@ def _is_near_power(factor: int) -> bool:
 
 
 def _has_factor_near(n: int, power: int) -> bool:
-    """Whether power + d divides n for any d with abs(d) <= NEAR, in some 20 steps of Euclid's algorithm.
+    """Whether power + d divides n for a d with abs(d) <= NEAR, in about 20 steps of Euclid's algorithm.
 
-    With quotient and rest of n by the power, (power + d) * (quotient - x) = n says that d * quotient - x * power is the
-    rest but for the small d * x. So the pairs (d, d * quotient - x * power) are a lattice, in which the one nearest to
-    (0, rest) is looked for. Each row here is (r, t, s) with r = t * quotient - s * power.
+    Let quotient, rest = divmod(n, power). Then (power + d) * (quotient - x) = n means that d * quotient - x * power
+    equals rest up to the small term d * x. The pairs (d, d * quotient - x * power) form a lattice; this finds its point
+    closest to (0, rest). Each row is (r, t, s) with r = t * quotient - s * power.
     """
     quotient, rest = divmod(n, power)
     r0, t0, s0, r1, t1, s1 = power, 0, -1, quotient, 1, 0
@@ -152,21 +152,21 @@ def _has_factor_near(n: int, power: int) -> bool:
         k = r0 // r1
         r0, t0, s0, r1, t1, s1 = r1, t1, s1, r0 - k * r1, t0 - k * t1, s0 - k * s1
     if r0.bit_length() <= 48:
-        # The cofactor is a small fraction of the factor, almost exactly.
+        # The ratio of the two factors is close to a small fraction, so Fermat's method finds them.
         return _is_fermat(4 * abs(t0 * s0) * n, 1) if s0 else False
     det = r0 * t1 - r1 * t0
-    a, b = _rounded(rest * t1, det), _rounded(-rest * t0, det)
+    a, b = _rounded_quotient(rest * t1, det), _rounded_quotient(-rest * t0, det)
     d = a * t0 + b * t1
     return abs(d) <= NEAR and n % (power + d) == 0
 
 
-def _rounded(number: int, by: int) -> int:
+def _rounded_quotient(number: int, by: int) -> int:
     return (2 * number + by) // (2 * by)
 
 
-# A number k is i * (2 * BABY_STEPS + 1) + j with a small i, and a j of either sign: two small tables find it.
+# Baby-step giant-step: k = i * (2 * BABY_STEPS + 1) + j with 0 <= i <= GIANT_STEPS and abs(j) <= BABY_STEPS.
 BABY_STEPS, GIANT_STEPS = 256, 128
-# The private numbers up to this one are found, and those as close below the order of the curve.
+# Finds private scalars up to this one, and their negatives modulo the order.
 SMALL_SCALARS = GIANT_STEPS * (2 * BABY_STEPS + 1) + BABY_STEPS
 _Point = tuple[int, int]
 
@@ -192,14 +192,14 @@ class _Steps(msgspec.Struct, frozen=True):
 
 
 def _is_small(public_key: ec.EllipticCurvePublicKey) -> bool:
-    """Whether the point is k times the generator, or minus that, for a k up to SMALL_SCALARS."""
+    """Whether the point is k or -k times the generator for a k <= SMALL_SCALARS."""
     steps, numbers = _steps(public_key.curve.name), public_key.public_numbers()
     prime, x, y = steps.prime, numbers.x, numbers.y
     if x in steps.baby or any(x == other for other, _ in steps.giant):
         return True
     inverses = _inverses([other - x for other, _ in steps.giant], prime)
     for (other, height), inverse in zip(steps.giant, inverses, strict=True):
-        # The sum with the step, and the difference.
+        # x coordinates of the point plus and minus the giant step.
         for slope in ((height - y) * inverse, (height + y) * inverse):
             if (slope * slope - x - other) % prime in steps.baby:
                 return True
@@ -220,7 +220,7 @@ def _point(curve: str, scalar: int) -> _Point:
 
 
 def _multiples(point: _Point, count: int, prime: int) -> tuple[_Point, ...]:
-    """1 to `count` times a point; `count` is a power of two, and each round doubles how many there are."""
+    """The multiples 1 to `count` of a point, where `count` is a power of two; each round doubles the list."""
     found = [point]
     while len(found) < count:
         x, y = found[-1]
@@ -234,7 +234,7 @@ def _multiples(point: _Point, count: int, prime: int) -> tuple[_Point, ...]:
 
 
 def _inverses(numbers: list[int], prime: int) -> list[int]:
-    """The inverses of all of them with one division (P. Montgomery's trick); none is 0."""
+    """The inverses of non-zero numbers with one modular inversion (Montgomery's trick)."""
     products = list(accumulate(numbers, lambda a, b: a * b % prime))
     inverse, found = pow(products[-1], -1, prime), []
     for at in range(len(numbers) - 1, -1, -1):

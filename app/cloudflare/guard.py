@@ -13,7 +13,7 @@ from app.cloudflare.errors import Refused
 from app.errors import Denial, Forbidden, Limit, LimitReached, Unauthenticated
 from app.identity import admission
 from app.identity.admission import Admission, Credential, KeyCredential, Place, TokenCredential
-from app.web.handling import AnyConnection
+from app.web.handling import AnyConnection, header
 from app.web.state import House
 
 _ID = re.compile(r"[0-9a-f]{32}")
@@ -142,14 +142,13 @@ def id_of(text: str, visit: Visit) -> UUID:
 
 def credentials(connection: AnyConnection) -> Credential:
     """Authorization wins when it is present, even when it is the bad one (contract-cloudflare section 5)."""
-    headers = connection.headers
-    authorization = headers.get("authorization")
+    authorization = header(connection, b"authorization")
     if authorization is not None:
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer" or not BEARER.fullmatch(token):
             raise _bad_header(6111, "Authorization")
         return TokenCredential(token)
-    email, key = headers.get("x-auth-email"), headers.get("x-auth-key")
+    email, key = header(connection, b"x-auth-email"), header(connection, b"x-auth-key")
     if email is None and key is None:
         raise Refused(400, 9106, "Missing X-Auth-Key, X-Auth-Email or Authorization headers")
     if email is None:

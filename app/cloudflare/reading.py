@@ -17,7 +17,7 @@ from app.errors import Advice, Hint, Problem, Rule, quoted
 from app.store.idempotency import Idempotency
 from app.store.paging import Direction
 from app.web import bodies
-from app.web.handling import AnyRequest
+from app.web.handling import AnyRequest, header_values
 
 MAX_BODY = 64 * 1024
 MAX_CERTIFICATE_BODY = 256 * 1024
@@ -77,8 +77,11 @@ def certificate_id(text: str) -> UUID:
 
 def accepted(request: AnyRequest) -> str:
     """The media type that the Accept header prefers among JSON, PEM and DER; JSON if it names none of them."""
+    values = header_values(request, b"accept")
+    if values in ([], ["*/*"], [JSON]):
+        return JSON
     best, best_quality = JSON, 0.0
-    for part in ",".join(request.headers.getall("accept", [])).split(","):
+    for part in ",".join(values).split(","):
         media_type, *parameters = (word.strip().lower() for word in part.split(";"))
         quality = next((_quality(p[2:]) for p in parameters if p.startswith("q=")), 1.0)
         if media_type in (JSON, "application/x-pem-file", "application/pkcs10", "*/*") and quality > best_quality:

@@ -17,7 +17,7 @@ from app.infisical import wire
 from app.infisical.context import ScopeContext
 from app.infisical.wire import Detail, Refused
 from app.web.context import CallerContext
-from app.web.handling import AnyConnection
+from app.web.handling import AnyConnection, header
 from app.web.limits import Verdict
 from app.web.state import House
 
@@ -77,7 +77,7 @@ async def guard(connection: AnyConnection, handler: BaseRouteHandler) -> None:
 
 
 async def _authenticated(connection: AnyConnection, house: House, visit: Visit) -> Caller:
-    scheme, _, value = connection.headers.get("authorization", "").partition(" ")
+    scheme, _, value = (header(connection, b"authorization") or "").partition(" ")
     if scheme.lower() != "bearer":
         raise Refused(401, "Token missing")
     if not tokens.is_well_formed(value):

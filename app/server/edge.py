@@ -97,7 +97,7 @@ class Edge:
                 status,
                 seconds,
                 state.get("caller_id"),
-                str(visit.address) if visit.address else None,
+                _address_text(visit.address) if visit.address else None,
             )
 
     async def _turn_away(self, refusal: Answer, scope: Message, send: Send, started: float) -> None:
@@ -161,6 +161,10 @@ class Edge:
             left = f'"default";r={verdict.remaining};t={verdict.reset}'
             headers += [(b"ratelimit", left.encode()), (b"ratelimit-policy", self._policy.encode())]
         return headers
+
+
+# An address is written out for each line of the log, and most requests come from few addresses.
+_address_text = lru_cache(maxsize=4096)(str)
 
 
 def _request_id(path: str) -> str:

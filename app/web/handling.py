@@ -19,6 +19,16 @@ AnyRequest: TypeAlias = Request[Any, Any, Any]
 AnyConnection: TypeAlias = ASGIConnection[Any, Any, Any, Any]
 
 
+def header_values(connection: AnyConnection, name: bytes) -> list[str]:
+    """The values of a header, whose name is in lower case; without the mapping that Litestar builds of all of them."""
+    return [value.decode("latin-1") for key, value in connection.scope["headers"] if key == name]
+
+
+def header(connection: AnyConnection, name: bytes) -> str | None:
+    """The first value of a header."""
+    return next(iter(header_values(connection, name)), None)
+
+
 class Handler(HTTPRouteHandler):
     """A route handler whose methods return Structs, which are encoded straight into the answer."""
 

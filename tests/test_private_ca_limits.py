@@ -174,12 +174,11 @@ def message_of(answer: httpx.Response) -> str:
 
 @pytest.mark.parametrize("call", ["sign-certificate", "issue-certificate"])
 async def test_too_many_names_are_refused_before_they_are_taken_apart(pki: Pki, world: World, call: str) -> None:
-    """A megabyte of commas, 151 names, and many that could not be written anyway: all of them are counted alone."""
+    """Thousands of commas, 151 names, and many that could not be written anyway: all of them are counted alone."""
     root = await pki.root()
     before = await kept(world, root)
     body: Json = {"commonName": HOST, "ttl": "90d"} | ({"csr": csr_of(EC_KEY, HOST)} if "sign" in call else {})
-    room = 1024 * 1024 - len(json.dumps({**body, "altNames": ""}))
-    for text in ("a," * (room // 2), ",".join(f"h{i}.example.com" for i in range(151)), "é," * 300):
+    for text in ("a," * 9_000, ",".join(f"h{i}.example.com" for i in range(151)), "é," * 300):
         said = await pki.refused("POST", f"/ca/{root}/{call}", {**body, "altNames": text})
         assert said.endswith("alternative names; at most 150 are allowed")
         assert len(said) < 200

@@ -10,15 +10,15 @@ from cryptography import x509
 from app.audit import record as audit
 from app.ca import issuing
 from app.ca.model import Authority, CaCertificate, CaType
-from app.caller import Caller, Scope
+from app.caller import Caller, Level, Scope
 from app.custody import keyring
 from app.custody.keypool import KeyPool
 from app.custody.ring import Ring
 from app.errors import NotFound, Problem, Refusal, Rule, quoted
+from app.store import scopes
 from app.store.database import Connection, Database, parameters
 from app.x509 import chains, subjects
 from app.x509.keys import CaKeyType
-from app.x509.names import NamePolicy
 from app.x509.subjects import CaSubject
 
 MAX_FRIENDLY_NAME = 255
@@ -175,10 +175,7 @@ async def list_(db: Database, caller: Caller, scope: Scope) -> tuple[Authority, 
     return tuple(_authority(row) for row in await db.fetch(_LIST, scope.account_id))
 
 
-_SCOPE = """
-SELECT a.id AS account_id, a.name_policy, a.csrs_enabled, a.csr_quota, a.key_max_age_days, a.ca_quota
-FROM accounts a
-"""
+_SCOPE = f"SELECT {scopes.COLUMNS[Level.ACCOUNT]} FROM accounts a"
 _OF_CA = (
     f"{_SCOPE} JOIN certificate_authorities c ON c.account_id = a.id WHERE c.account_id = ANY($1::uuid[]) AND c.id = $2"
 )
@@ -193,7 +190,7 @@ async def scope_of_ca(db: Database, caller: Caller, ca_id: UUID) -> Scope:
     row = await db.fetchrow(_OF_CA, list(caller.reach), ca_id)
     if row is None:
         raise issuing.no_ca(str(ca_id))
-    return _scope(row)
+    return scopes.of_row(row)
 
 
 async def scope_of_serial(db: Database, caller: Caller, serial: str) -> Scope:
@@ -201,7 +198,7 @@ async def scope_of_serial(db: Database, caller: Caller, serial: str) -> Scope:
     row = await db.fetchrow(_OF_SERIAL, list(caller.reach), serial)
     if row is None:
         raise issuing.not_found(serial)
-    return _scope(row)
+    return scopes.of_row(row)
 
 
 async def scope_of_slug(db: Database, caller: Caller, slug: str) -> Scope:
@@ -211,7 +208,7 @@ async def scope_of_slug(db: Database, caller: Caller, slug: str) -> Scope:
     row = await db.fetchrow(_OF_PROJECT, list(caller.reach), slug, None) if plain else None
     if row is None:
         raise NotFound(f"Project with slug '{slug}' not found")
-    return _scope(row)
+    return scopes.of_row(row)
 
 
 async def scope_of_account(db: Database, caller: Caller, account_id: UUID) -> Scope:
@@ -219,11 +216,7 @@ async def scope_of_account(db: Database, caller: Caller, account_id: UUID) -> Sc
     row = await db.fetchrow(_OF_PROJECT, list(caller.reach), None, account_id)
     if row is None:
         raise NotFound(f"Project with ID '{account_id}' not found")
-    return _scope(row)
-
-
-def _scope(row: asyncpg.Record) -> Scope:
-    return Scope(**{**dict(row), "name_policy": NamePolicy(row["name_policy"])})
+    return scopes.of_row(row)
 
 
 async def scope_for_operator(db: Database, account_id: UUID) -> Scope:
@@ -231,7 +224,7 @@ async def scope_for_operator(db: Database, account_id: UUID) -> Scope:
     row = await db.fetchrow(f"{_SCOPE} WHERE a.id = $1", account_id)
     if row is None:
         raise NotFound(f"there is no account {account_id.hex}")
-    return _scope(row)
+    return scopes.of_row(row)
 
 
 class Changes(msgspec.Struct, frozen=True):

@@ -18,9 +18,8 @@ from app.certificates.store import Told
 from app.cloudflare import envelope, reading
 from app.cloudflare.context import Context, ScopeContext
 from app.cloudflare.envelope import Envelope, Page
-from app.cloudflare.errors import Refused
 from app.cloudflare.guard import Needs
-from app.errors import Advice, Invalid, Problem, Rule, quoted
+from app.errors import Advice, Invalid, Problem, Rule
 from app.web.handling import AnyRequest, delete, get, patch, post, put
 
 _READ, _WRITE = Needs(Area.SSL, Access.READ), Needs(Area.SSL, Access.WRITE)
@@ -212,9 +211,7 @@ def _priority(entry: Any, index: int) -> tuple[UUID, int]:  # noqa: ANN401 - JSO
         most = matching.MAX_PRIORITY
         text = f"an entry of certificates has an id and a priority, a whole number from 0 to {most}."
         raise Invalid((Problem(Rule.TEXT, "certificates", text, index),))
-    if not reading.is_uuid(certificate_id):
-        raise Refused(404, 1002, f"There is no custom certificate {quoted(certificate_id)} here.")
-    return UUID(certificate_id), int(priority)
+    return reading.certificate_id(certificate_id), int(priority)
 
 
 def _is_priority(value: Any) -> bool:  # noqa: ANN401 - JSON
@@ -230,8 +227,9 @@ def parse_query(query_string: bytes) -> CertificateQuery:
     values = reading.known_values(query_string, _KNOWN)
     reading.one_of(values, "match", ("any", "all"))
     status = reading.one_of(values, "status", tuple(Status))
+    page, size = reading.page_of(values, PER_PAGE, MIN_PER_PAGE, MAX_PER_PAGE)
     return CertificateQuery(
-        page=reading.whole(values, "page", 1, 1, reading.MAX_PAGE),
-        per_page=reading.whole(values, "per_page", PER_PAGE, MIN_PER_PAGE, MAX_PER_PAGE),
+        page=page,
+        per_page=size,
         status=Status(status) if status else None,
     )

@@ -187,9 +187,10 @@ _KNOWN = frozenset({"page", "per_page", "order", "direction", "common_name", "sa
 def parse_query(query_string: bytes, per_page: int) -> CsrQuery:
     """Parse the list's parameters; raises 1455 with the allowed values. `per_page` is the default."""
     values = reading.known_values(query_string, _KNOWN)
+    page, size = reading.page_of(values, per_page, MIN_PER_PAGE, MAX_PER_PAGE)
     return CsrQuery(
-        page=reading.whole(values, "page", 1, 1, reading.MAX_PAGE),
-        per_page=reading.whole(values, "per_page", per_page, MIN_PER_PAGE, MAX_PER_PAGE),
+        page=page,
+        per_page=size,
         order=Order(reading.one_of(values, "order", tuple(Order)) or Order.CREATED_AT),
         direction=Direction(reading.one_of(values, "direction", tuple(Direction)) or Direction.ASC),
         common_name=values.get("common_name"),

@@ -174,6 +174,10 @@ _UNAUTHENTICATED = {
     Scheme.GLOBAL_KEY: (400, 9103, "Unknown X-Auth-Key or X-Auth-Email"),
 }
 DENIALS: dict[Denial, int] = {Denial.RESOURCE: 9109, Denial.ADDRESS: 9109, Denial.WIDER: 1465}
+_DENIAL_TEXTS: dict[Denial, str] = {
+    Denial.RESOURCE: "Unauthorized to access requested resource",
+    Denial.ADDRESS: "Cannot use the access token from location: {}",
+}
 
 
 _LINE_ENDS = re.compile("[\n\r\u2028\u2029]")
@@ -212,7 +216,7 @@ class Reference:
             case errors.Wider():
                 return self._failure(403, self._items(error.problems))
             case errors.Forbidden():
-                return self._one(403, DENIALS[error.denial], str(error))
+                return self._one(403, DENIALS[error.denial], _DENIAL_TEXTS.get(error.denial, "{}").format(error))
             case errors.LimitReached():
                 return self._one(*LIMITS[error.limit], str(error))
             case errors.Unavailable():

@@ -11,15 +11,14 @@ from app.caller import Access, Area, Caller, Level, Scope, Visit
 from app.cloudflare.context import CallerContext, ScopeContext
 from app.cloudflare.errors import Refused
 from app.errors import Denial, Forbidden, Limit, LimitReached, Unauthenticated
-from app.identity import admission
+from app.identity import accounts, admission
 from app.identity.admission import Admission, Credential, KeyCredential, Place, TokenCredential
+from app.ids import hex32
 from app.web.handling import AnyConnection, header
 from app.web.state import House
 
-_ID = re.compile(r"[0-9a-f]{32}")
 BEARER = re.compile(r"[A-Za-z0-9_-]{20,256}")
 _KEY = re.compile(r"[0-9a-f]{32,45}")
-_EMAIL = re.compile(r"[\x21-\x3f\x41-\x7e]{1,64}@[\x21-\x3f\x41-\x7e]{1,189}")
 
 
 class Needs(msgspec.Struct, frozen=True):
@@ -81,7 +80,7 @@ async def _looked_up(
     if scope is None or not _may(admitted, needs):
         resource = audit.Resource.ZONE if where.level is Level.ZONE else audit.Resource.ACCOUNT
         await audit.denied(house.db, caller, resource, where.id, scope)
-        raise Forbidden(Denial.RESOURCE, "Unauthorized to access requested resource")
+        raise Forbidden(Denial.RESOURCE)
     if admitted.gone:
         raise not_routed(visit)
     house.memory.allow(credential, where, needs.area, needs.access, admitted)
@@ -135,9 +134,10 @@ def place(path_params: dict[str, str], visit: Visit) -> Place | None:
 
 def id_of(text: str, visit: Visit) -> UUID:
     """An id in a path; raises 7003 for what is none."""
-    if not _ID.fullmatch(text):
+    found = hex32(text)
+    if found is None:
         raise not_routed(visit)
-    return UUID(text)
+    return found
 
 
 def credentials(connection: AnyConnection) -> Credential:
@@ -155,7 +155,7 @@ def credentials(connection: AnyConnection) -> Credential:
         raise Refused(400, 9106, "Missing X-Auth-Email header")
     if key is None:
         raise Refused(400, 9107, "Missing X-Auth-Key header")
-    if not _EMAIL.fullmatch(email):
+    if not accounts.EMAIL.fullmatch(email):
         raise _bad_header(6102, "X-Auth-Email")
     if not _KEY.fullmatch(key):
         raise _bad_header(6103, "X-Auth-Key")

@@ -14,14 +14,14 @@ from app import times
 from app.cloudflare.envelope import JSON
 from app.cloudflare.errors import Refused
 from app.errors import Advice, Hint, Problem, Rule, quoted
+from app.ids import canonical_uuid
 from app.store.idempotency import Idempotency
-from app.store.paging import Direction
+from app.store.paging import MAX_PAGE, Direction
 from app.web import bodies
 from app.web.handling import AnyRequest, header_values
 
 MAX_BODY = 64 * 1024
 MAX_CERTIFICATE_BODY = 256 * 1024
-_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
 
 
@@ -59,20 +59,18 @@ def idempotency_of(keys: list[str], raw: bytes) -> Idempotency | None:
 
 def csr_id(text: str) -> UUID:
     """Parse a CSR's id in a path; raises 1418."""
-    if not _UUID.fullmatch(text):
+    found = canonical_uuid(text)
+    if found is None:
         raise Refused(400, 1418, f"{quoted(text)} is not the id of a CSR: a UUID is.")
-    return UUID(text)
-
-
-def is_uuid(text: str) -> bool:
-    return _UUID.fullmatch(text) is not None
+    return found
 
 
 def certificate_id(text: str) -> UUID:
     """Parse a certificate's id; anything but a UUID is reported as an unknown certificate (404/1002)."""
-    if not _UUID.fullmatch(text):
+    found = canonical_uuid(text)
+    if found is None:
         raise Refused(404, 1002, f"There is no custom certificate {quoted(text)} here.")
-    return UUID(text)
+    return found
 
 
 def accepted(request: AnyRequest) -> str:
@@ -96,8 +94,6 @@ def _quality(text: str) -> float:
 MAX_IGNORED = 20
 # asyncpg stores these as -infinity and infinity.
 _INFINITE = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
-# The largest integer that all JSON parsers represent exactly (RFC 8259 section 6).
-MAX_PAGE = 2**53 - 1
 _JSON_NAMES = {
     str: "a string",
     bool: "a boolean",

@@ -11,6 +11,7 @@ from app.audit.log import Entry
 from app.commands import terminal
 from app.custody.keyring import Peppers
 from app.identity import accounts
+from app.ids import any_uuid
 from app.store.database import Database
 
 
@@ -30,7 +31,7 @@ def audit_list(account: str | None, since: str, limit: int, as_json: bool) -> No
 
     async def work(d: Database, _: Peppers) -> tuple[Entry, ...]:
         # An id also finds the entries of a deleted account.
-        known = accounts.uuid_of(account) if account else audit.NO_ACCOUNT
+        known = any_uuid(account) if account else audit.NO_ACCOUNT
         account_id = known or (await accounts.find_account(d, account or "")).id
         return await audit_log.latest(d, account_id, begins, limit)
 

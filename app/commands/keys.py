@@ -19,6 +19,7 @@ from app.custody.keyring import Batch, Damage
 from app.custody.ring import Ring
 from app.errors import Misconfigured
 from app.identity import tokens
+from app.ids import any_uuid
 from app.store.database import Database
 
 # Seconds between two progress lines when the output is no terminal.
@@ -146,7 +147,7 @@ def _target(path: Path) -> str:
 def retire(id_: str, revoke: bool) -> None:
     """Remove a KEK from the ring, or a pepper from the database, once nothing needs it."""
     caller = terminal.operator(f"keys retire {id_}")
-    pepper_id = _uuid(id_)
+    pepper_id = any_uuid(id_)
 
     async def work(db: Database, ring: Ring) -> str:
         if pepper_id:
@@ -156,13 +157,6 @@ def retire(id_: str, revoke: bool) -> None:
         return f"retired KEK {id_}: it remains only in the copies of the ring that you keep"
 
     terminal.say(terminal.run_with_ring(work))
-
-
-def _uuid(text: str) -> UUID | None:
-    try:
-        return UUID(text) if len(text) >= 32 else None
-    except ValueError:
-        return None
 
 
 @keys.command("verify")

@@ -14,7 +14,8 @@ from app.audit import record as audit
 from app.caller import Access, Area, Caller, Role, Scope
 from app.errors import Clash, Conflict, Denial, Forbidden, Invalid, Limit, LimitReached, NotFound, Problem, Rule, quoted
 from app.identity import permissions, proof
-from app.store import idempotency
+from app.ids import any_uuid
+from app.store import idempotency, paging
 from app.store.database import Connection, Database
 from app.store.idempotency import Idempotency
 from app.store.paging import Direction
@@ -45,7 +46,7 @@ class User(msgspec.Struct, frozen=True):
 
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 # ASCII, because it is sent in the header X-Auth-Email.
-_EMAIL = re.compile(r"[\x21-\x3f\x41-\x7e]{1,64}@[\x21-\x3f\x41-\x7e]{1,189}")
+EMAIL = re.compile(r"[\x21-\x3f\x41-\x7e]{1,64}@[\x21-\x3f\x41-\x7e]{1,189}")
 MAX_NAME = 100
 # Accounts of one user; bounded because each request of the user loads all of them.
 MAX_MEMBERSHIPS = 200
@@ -76,7 +77,7 @@ _INSERT_ACCOUNT = f"INSERT INTO accounts (id, name, slug) VALUES ($1, $2, $3) RE
 
 async def create_account(db: Database, caller: Caller, slug: str, name: str) -> Account:
     """Create an account, for the operator; raises Invalid, and Conflict for a slug that is taken."""
-    if not _SLUG.fullmatch(slug) or uuid_of(slug):
+    if not _SLUG.fullmatch(slug) or any_uuid(slug):
         raise _invalid(
             "slug", f"slug {quoted(slug)} must have 1 to 63 of a-z, 0-9 and '-', no '-' at its ends, and not be an id."
         )
@@ -101,7 +102,7 @@ _FIND_ACCOUNT = f"SELECT {_ACCOUNT} FROM accounts WHERE id = $1 OR slug = $2"
 
 async def find_account(db: Database, word: str) -> Account:
     """An account by id or slug, for the operator; raises NotFound."""
-    row = await db.fetchrow(_FIND_ACCOUNT, uuid_of(word), word)
+    row = await db.fetchrow(_FIND_ACCOUNT, any_uuid(word), word)
     if row is None:
         raise NotFound(f"there is no account {quoted(word)}")
     return _account(row)
@@ -224,13 +225,12 @@ _PAGE = {
     for direction in Direction
 }
 _TOTAL = f"SELECT count(*) AS total {_REACHED}"
-_MAX_OFFSET = 2**62
 
 
 async def list_page(db: Database, caller: Caller, query: Query) -> Page:
     """The accounts that the caller may read, by creation time."""
     filters = (reached(caller, Area.SETTINGS, Access.READ), query.name)
-    offset = min((query.page - 1) * query.per_page, _MAX_OFFSET)
+    offset = paging.offset(query.page, query.per_page)
     rows = await db.fetch(_PAGE[query.direction], *filters, query.per_page, offset)
     total = await db.fetchrow(_TOTAL, *filters)
     return Page(tuple(_account(row) for row in rows), total["total"] if total else 0)
@@ -270,7 +270,7 @@ async def create(
     """
     if caller.user_id is None or not _may_found(caller):
         await audit.denied(db, caller, audit.Resource.ACCOUNT, audit.NO_ACCOUNT)
-        raise Forbidden(Denial.RESOURCE, "Unauthorized to access requested resource")
+        raise Forbidden(Denial.RESOURCE)
     made = await idempotency.find(db, caller, audit.NO_ACCOUNT, once) if once else None
     if made:
         # The account may have been created after the caller's memberships were loaded.
@@ -307,7 +307,7 @@ async def _insert(connection: Connection, account_id: UUID, name: str, user_id: 
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
     slug = stem = re.sub("[^a-z0-9]+", "-", plain)[:50].strip("-") or "account"
     for _ in range(8):
-        row = None if uuid_of(slug) else await connection.fetchrow(_INSERT_FOR_USER, account_id, name, slug, user_id)
+        row = None if any_uuid(slug) else await connection.fetchrow(_INSERT_FOR_USER, account_id, name, slug, user_id)
         if row is not None:
             return _account(row)
         # A non-hex character, because a slug must not look like an id.
@@ -350,7 +350,7 @@ _JOIN = f"{_ADMINISTER} ON CONFLICT (user_id, account_id) DO UPDATE SET role = e
 async def create_user(db: Database, caller: Caller, email: str) -> User:
     """Create a user without memberships and global key; raises Invalid, and Conflict for an existing email."""
     email = email.lower()
-    if not _EMAIL.fullmatch(email):
+    if not EMAIL.fullmatch(email):
         raise _invalid("email", f"{quoted(email)} is not an email address.")
 
     async def work(connection: Connection) -> UUID:
@@ -371,7 +371,7 @@ async def list_users(db: Database) -> tuple[User, ...]:
 async def find_user(db: Database, word: str) -> User:
     """A user by id or email, for the operator; raises NotFound."""
     users = _users(
-        await db.fetch(f"{_USER} WHERE u.id = $1 OR u.email = $2 GROUP BY u.id", uuid_of(word), word.lower())
+        await db.fetch(f"{_USER} WHERE u.id = $1 OR u.email = $2 GROUP BY u.id", any_uuid(word), word.lower())
     )
     if not users:
         raise NotFound(f"there is no user {quoted(word)}")
@@ -430,11 +430,3 @@ def _users(rows: Sequence[asyncpg.Record]) -> tuple[User, ...]:
         )
         for row in rows
     )
-
-
-def uuid_of(word: str) -> UUID | None:
-    """Parse an id from the command line; None if it is none."""
-    try:
-        return UUID(word)
-    except ValueError:
-        return None

@@ -24,8 +24,8 @@ from app.custody.keyring import Peppers
 from app.errors import Conflict, Denial, Forbidden, Scheme, Unauthenticated, Unavailable
 from app.identity import policies, tokens
 from app.identity.tokens import TokenStatus
+from app.store import scopes
 from app.store.database import Database
-from app.x509.names import NamePolicy
 
 REMEMBERED_SECONDS = 1.0
 MOST_REMEMBERED = 4096
@@ -210,15 +210,12 @@ _BY_KEY = (
     _WHO.format(source="users k", digest="k.key_digest", more="AND k.email = $2", user="k.id"),
 )
 _SCOPE_OF = {
-    Level.ACCOUNT: """
-        SELECT a.id AS account_id, NULL::uuid AS zone_id, a.name_policy, a.csrs_enabled, a.csr_quota,
-               NULL::int AS certificate_quota, a.key_max_age_days, false AS gone
-        FROM accounts a WHERE a.id = {id}
+    Level.ACCOUNT: f"""
+        SELECT {scopes.COLUMNS[Level.ACCOUNT]}, false AS gone FROM accounts a WHERE a.id = {{id}}
     """,
-    Level.ZONE: """
-        SELECT a.id AS account_id, z.id AS zone_id, a.name_policy, z.csrs_enabled, z.csr_quota,
-               z.certificate_quota, a.key_max_age_days, z.deleted_at IS NOT NULL AS gone
-        FROM zones z JOIN accounts a ON a.id = z.account_id WHERE z.id = {id}
+    Level.ZONE: f"""
+        SELECT {scopes.COLUMNS[Level.ZONE]}, z.deleted_at IS NOT NULL AS gone
+        FROM zones z JOIN accounts a ON a.id = z.account_id WHERE z.id = {{id}}
     """,
 }
 
@@ -322,7 +319,7 @@ def _allowed_address(caller: Caller) -> bool:
 
 
 def _wrong_address(caller: Caller) -> Forbidden:
-    return Forbidden(Denial.ADDRESS, f"Cannot use the access token from location: {caller.address}")
+    return Forbidden(Denial.ADDRESS, str(caller.address))
 
 
 def _judged(row: asyncpg.Record, credential: Credential, visit: Visit) -> Caller:
@@ -386,16 +383,7 @@ def reach(text: str | None) -> dict[UUID, Role]:
 def _scope(row: asyncpg.Record) -> tuple[Scope | None, bool]:
     if row["account_id"] is None:
         return None, False
-    scope = Scope(
-        account_id=row["account_id"],
-        zone_id=row["zone_id"],
-        name_policy=NamePolicy(row["name_policy"]),
-        csrs_enabled=row["csrs_enabled"],
-        csr_quota=row["csr_quota"],
-        certificate_quota=row["certificate_quota"],
-        key_max_age_days=row["key_max_age_days"],
-    )
-    return scope, row["gone"]
+    return scopes.of_row(row), row["gone"]
 
 
 _NEW_DIGEST = "UPDATE tokens SET digest = $4, pepper_id = $3 WHERE id = $1 AND digest = ANY($2)"
@@ -442,7 +430,7 @@ async def verify(
 
 def _verifying_denied(caller: Caller, account_id: UUID | None) -> Denied | None:
     if account_id and account_id not in caller.reach:
-        error = Forbidden(Denial.RESOURCE, "Unauthorized to access requested resource")
+        error = Forbidden(Denial.RESOURCE)
         return Denied(error, caller, audit.Resource.ACCOUNT, account_id)
     if not _allowed_address(caller):
         return Denied(_wrong_address(caller), caller, audit.Resource.TOKEN, caller.id)

@@ -27,7 +27,7 @@ from app.errors import (
 )
 from app.identity import accounts, containment, policies, proof, tokens, zones
 from app.identity.tokens import Token, TokenStatus
-from app.store import idempotency
+from app.store import idempotency, paging
 from app.store.database import Connection, Database
 from app.store.idempotency import Idempotency
 from app.store.paging import Direction
@@ -73,7 +73,7 @@ async def of_user(db: Database, caller: Caller, access: Access) -> Owner:
     """
     if caller.user_id is None or not _manages_own(caller, access):
         await audit.denied(db, caller, audit.Resource.TOKEN, caller.id)
-        raise Forbidden(Denial.RESOURCE, "Unauthorized to access requested resource")
+        raise Forbidden(Denial.RESOURCE)
     return Owner(user_id=caller.user_id)
 
 
@@ -102,7 +102,6 @@ _LIST = {
     for direction in Direction
 }
 _TOTAL = {kind: f"SELECT count(*) AS total {owned} {_SHOWN}" for kind, owned in _OF_OWNER.items()}
-_MAX_OFFSET = 2**62
 
 
 class Query(msgspec.Struct, frozen=True):
@@ -121,7 +120,7 @@ class Page(msgspec.Struct, frozen=True):
 
 async def list_(db: Database, owner: Owner, query: Query) -> Page:
     kind, filters = owner.account_id is not None, (owner.id, query.include_expired)
-    offset = min((query.page - 1) * query.per_page, _MAX_OFFSET)
+    offset = paging.offset(query.page, query.per_page)
     rows = await db.fetch(_LIST[kind, query.direction], *filters, query.per_page, offset)
     total = await db.fetchrow(_TOTAL[kind], *filters)
     return Page(tuple(tokens.of_row(row) for row in rows), total["total"] if total else 0)
@@ -137,12 +136,6 @@ async def get(db: Database, owner: Owner, token_id: UUID) -> Token:
 
 def _no_token(token_id: UUID) -> NotFound:
     return NotFound(f"There is no token {token_id.hex} here.", Thing.TOKEN)
-
-
-_INSERT = f"""
-INSERT INTO tokens (id, account_id, user_id, name, digest, pepper_id, policies, condition, not_before, expires_on)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING {tokens.COLUMNS}
-"""
 
 
 async def create(
@@ -166,13 +159,10 @@ async def create(
             return None
         if await connection.fetchval(_COUNT[owner.account_id is not None], owner.id) >= MAX_TOKENS:
             raise LimitReached(Limit.LIST, f"There are {MAX_TOKENS} tokens, which is the most; delete one first.")
-        row = await connection.fetchrow(
-            *(_INSERT, token_id, owner.account_id, owner.user_id, draft.name, digest, pepper_id),
+        return await tokens.insert(
+            *(connection, caller, token_id, owner.account_id, owner.user_id, draft.name, digest, pepper_id),
             *(text, draft.condition, draft.not_before, draft.expires_on),
         )
-        token = tokens.of_row(row)
-        await tokens.record(connection, caller, audit.Action.CREATE, token)
-        return token
 
     token = await db.transaction(work)
     if token is None:

@@ -18,6 +18,7 @@ from app.caller import GROUPS, Access, Area, Effect, Group, Level, Policy, Targe
 from app.errors import Invalid, NotFound, Problem, Rule, quoted
 from app.identity.accounts import Account
 from app.identity.zones import Zone
+from app.ids import hex32
 
 _ACCOUNT = "com.cloudflare.api.account."
 _ZONE = "com.cloudflare.api.account.zone."
@@ -245,7 +246,7 @@ def _group_problems(index: int, draft: Draft, levels: set[Level]) -> list[Proble
 
 
 def _group(group_id: str) -> Group | None:
-    return _GROUPS_BY_ID.get(UUID(group_id)) if re.fullmatch("[0-9a-f]{32}", group_id) else None
+    return _GROUPS_BY_ID.get(found) if (found := hex32(group_id)) else None
 
 
 def _resources(draft: Draft) -> dict[str, Any]:
@@ -340,7 +341,7 @@ def text(drafts: Sequence[Draft]) -> str:
     used: set[str] = set()
     stored = []
     for draft in drafts:
-        fresh = not re.fullmatch("[0-9a-f]{32}", draft.id) or draft.id in used
+        fresh = not hex32(draft.id) or draft.id in used
         policy_id = uuid4().hex if fresh else draft.id
         used.add(policy_id)
         groups = [_GROUPS_BY_ID[UUID(group)] for group in dict.fromkeys(draft.groups)]

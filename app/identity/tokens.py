@@ -17,6 +17,7 @@ from app.custody.keyring import Peppers
 from app.errors import Conflict, NotFound, Scheme, Unauthenticated, quoted
 from app.identity import accounts
 from app.identity.accounts import Account, User
+from app.ids import any_uuid
 from app.store.database import Connection, Database
 
 
@@ -79,10 +80,10 @@ def is_well_formed(value: str) -> bool:
 
 def id_of(text: str) -> UUID:
     """Parse a token's id, with or without hyphens; raises Unauthenticated."""
-    try:
-        return UUID(text)
-    except ValueError:
-        raise Unauthenticated(Scheme.TOKEN) from None
+    found = any_uuid(text)
+    if found is None:
+        raise Unauthenticated(Scheme.TOKEN)
+    return found
 
 
 def new_global_key() -> str:
@@ -118,15 +119,19 @@ async def create(db: Database, peppers: Peppers, caller: Caller, new: NewToken) 
     owner = (None, new.user.id) if new.user else (new.account.id, None)
 
     async def work(connection: Connection) -> Token:
-        row = await connection.fetchrow(
-            *(_INSERT_TOKEN, uuid4(), *owner, new.name, digest, pepper_id),
-            *(new.policies, new.condition, new.not_before, new.expires_on),
+        times = (new.not_before, new.expires_on)
+        return await insert(
+            *(connection, caller, uuid4(), *owner, new.name, digest, pepper_id, new.policies, new.condition, *times)
         )
-        token = of_row(row)
-        await record(connection, caller, audit.Action.CREATE, token)
-        return token
 
     return await db.transaction(work), value
+
+
+async def insert(connection: Connection, caller: Caller, *values: object) -> Token:
+    """Store a token, audited; `values` are those of the columns of _INSERT_TOKEN."""
+    token = of_row(await connection.fetchrow(_INSERT_TOKEN, *values))
+    await record(connection, caller, audit.Action.CREATE, token)
+    return token
 
 
 async def list_(db: Database) -> tuple[Token, ...]:
@@ -136,10 +141,7 @@ async def list_(db: Database) -> tuple[Token, ...]:
 
 async def find(db: Database, word: str) -> Token:
     """A token by id, for the operator; raises NotFound."""
-    try:
-        row = await db.fetchrow(f"SELECT {COLUMNS} FROM tokens WHERE id = $1", UUID(word))
-    except ValueError:
-        row = None
+    row = await db.fetchrow(f"SELECT {COLUMNS} FROM tokens WHERE id = $1", any_uuid(word))
     if row is None:
         raise NotFound(f"there is no token {quoted(word)}; `keystead token list` shows their ids")
     return of_row(row)

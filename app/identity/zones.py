@@ -22,9 +22,10 @@ from app.errors import (
     Rule,
     quoted,
 )
-from app.identity import accounts, permissions
+from app.identity import permissions
 from app.identity.accounts import Account
-from app.store import idempotency
+from app.ids import any_uuid
+from app.store import idempotency, paging
 from app.store.database import Connection, Database
 from app.store.idempotency import Idempotency
 from app.store.paging import Direction
@@ -162,7 +163,7 @@ _FIND = f"SELECT {_ZONE} FROM zones WHERE deleted_at IS NULL AND (id = $1 OR nam
 
 async def find(db: Database, word: str) -> Zone:
     """A zone by id or name, for the operator; raises NotFound, and Conflict if several accounts have the name."""
-    rows = await db.fetch(_FIND, accounts.uuid_of(word), word.lower())
+    rows = await db.fetch(_FIND, any_uuid(word), word.lower())
     if not rows:
         raise NotFound(f"there is no zone {quoted(word)}")
     if len(rows) > 1:
@@ -172,7 +173,7 @@ async def find(db: Database, word: str) -> Zone:
 
 async def find_in(db: Database, account: Account, word: str) -> Zone:
     """A zone of this account, by id or name; raises NotFound."""
-    wanted = (accounts.uuid_of(word), word.lower())
+    wanted = (any_uuid(word), word.lower())
     for zone in await list_(db, account):
         if zone.id == wanted[0] or zone.name == wanted[1]:
             return zone
@@ -235,7 +236,6 @@ _SHOWN = (
 # Only the filters in use are part of the statement, so that it can use an index.
 _FILTERS = {"name": "name = ${}", "account_id": "account_id = ${}", "types": "type = ANY(${}::text[])"}
 ORDERS: Mapping[str, str] = {"name": "name", "account.id": "account_id", "account.name": "account_name"}
-_MAX_OFFSET = 2**62
 # With more accounts than this, a list runs under the limits of Database.search.
 _FEW_ACCOUNTS = 3
 
@@ -263,7 +263,7 @@ async def list_page(db: Database, caller: Caller, query: Query) -> Page:
     whole = [account for account in caller.reach if reading in permissions.of(caller, said, Scope(account, uuid4()))]
     visible, filters = _statement(query)
     values = (whole, list(known), readable, *filters)
-    offset = min((query.page - 1) * query.per_page, _MAX_OFFSET)
+    offset = paging.offset(query.page, query.per_page)
     order = f"ORDER BY {ORDERS[query.order]} {query.direction}, name, id"
     place = f"LIMIT ${len(values) + 1} OFFSET ${len(values) + 2}"
     async with db.search(caller.id) if len(whole) > _FEW_ACCOUNTS else contextlib.nullcontext():

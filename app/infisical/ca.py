@@ -16,6 +16,7 @@ from app.ca.lifecycle import IntermediateRequest
 from app.ca.model import Authority, CaType
 from app.caller import Caller, Scope
 from app.errors import NotFound
+from app.ids import canonical_uuid
 from app.infisical import guard, reading, wire
 from app.infisical.context import CallerOnly, Context, ScopeContext
 from app.infisical.guard import Action
@@ -281,7 +282,7 @@ class CaCertificates(Controller):
     @get("/certificates/{ca_cert_id:str}/der")
     async def der(self, request: AnyRequest, ca_id: FromPath[str], ca_cert_id: FromPath[str]) -> Response[bytes]:
         """Fetch a certificate of a CA."""
-        found, certificate_id = guard.uuid_of(ca_id), guard.uuid_of(ca_cert_id)
+        found, certificate_id = canonical_uuid(ca_id), canonical_uuid(ca_cert_id)
         if found is None or certificate_id is None:
             raise NotFound("CA certificate not found")
         der = await lifecycle.published(wire.house(request).db, found, certificate_id)

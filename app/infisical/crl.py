@@ -8,7 +8,8 @@ from litestar.params import FromPath
 
 from app.ca import authorities, crls
 from app.errors import NotFound
-from app.infisical import guard, wire
+from app.ids import canonical_uuid
+from app.infisical import wire
 from app.infisical.context import Context, ScopeContext
 from app.infisical.guard import Action
 from app.web.handling import AnyRequest, get
@@ -46,7 +47,7 @@ class PublicCrl(Controller):
     @get("/{crl_id:str}/der")
     async def der(self, request: AnyRequest, crl_id: FromPath[str]) -> Response[bytes]:
         """Fetch a CRL."""
-        house, found = wire.house(request), guard.uuid_of(crl_id)
+        house, found = wire.house(request), canonical_uuid(crl_id)
         if found is None:
             raise NotFound("CRL not found")
         return wire.download(await crls.published(house.db, house.ring, found), "application/pkix-crl")

@@ -10,7 +10,7 @@ from litestar.exceptions import HTTPException
 
 from app import errors
 from app.caller import Visit
-from app.errors import Problem, Rule
+from app.errors import Denial, Problem, Rule
 from app.web import bodies
 from app.web.handling import AnyRequest
 from app.web.state import House
@@ -114,6 +114,10 @@ def _camel(name: str) -> str:
     return first + "".join(word.capitalize() for word in others)
 
 
+_DENIALS: dict[Denial, str] = {
+    Denial.RESOURCE: "Unauthorized to access requested resource",
+    Denial.ADDRESS: "Cannot use the access token from location: {}",
+}
 # Errors that need no more than a status and their message.
 STATUSES: dict[type[Exception], int] = {
     errors.Refusal: 400,
@@ -139,7 +143,7 @@ def failure(error: Exception, visit: Visit) -> Response[bytes]:
         case errors.Unauthenticated():
             return _failure(401, NOT_ALLOWED, visit)
         case errors.Forbidden():
-            return _failure(403, str(error), visit, details=[])
+            return _failure(403, _DENIALS.get(error.denial, "{}").format(error), visit, details=[])
         case errors.Unavailable():
             headers = {"Retry-After": str(min(max(error.retry_after, 1), 60))}
             advice = "Look before you repeat the request." if error.in_doubt else "Please try again."

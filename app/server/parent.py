@@ -5,7 +5,6 @@ for the next start.
 """
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import functools
@@ -32,7 +31,7 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.mp import MPServer
 
-from app import bounds, child, config, metrics
+from app import bounds, child, config, metrics, process
 from app.errors import Misconfigured, Unavailable
 from app.server import tls
 
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_PR_SET_PDEATHSIG = 1
 # Allocated objects; Python's default of 700 would trigger a collection every few requests.
 GARBAGE_THRESHOLD = 20_000
 # Seconds to wait for the workers of a killed parent to end, which still hold its port.
@@ -272,7 +270,7 @@ def _announce(settings: config.Settings, banner: str) -> None:
 
 def _load(settings: config.Settings, parent: int, listens: "Connection[Any, Any]") -> Callable[..., object]:
     """Create the application, in the worker process."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    process.die_with_parent()
     if os.getppid() != parent:
         os._exit(1)
     # Ctrl-C reaches the process group, and granian takes a worker that stops by itself for a failed one. Blocked, not

@@ -137,7 +137,7 @@ class Server:
             case "PostgreSQL":
                 return [postmaster] if postmaster else []
             case _:
-                return _children(postmaster, b"postgres: keystead keystead") if postmaster else []
+                return _children(postmaster, b"postgres: keystead_api keystead") if postmaster else []
 
     def kill(self, kind: str, chosen: random.Random) -> bool:
         """Kill one of a kind with -9; False when there was none."""
@@ -269,7 +269,10 @@ def _strike(soak: Soak, kind: str, chosen: random.Random) -> float:
         _stop(soak)
         soak.server.start()
         return at
+    deadline = at + WELL
     while not soak.server.kill(kind, chosen):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"there is no process to kill: {kind}")
         soak.server.keep_running()
         time.sleep(0.005)
         at = time.monotonic()

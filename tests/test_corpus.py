@@ -302,7 +302,7 @@ DOCUMENTED = {
 # What Keystead takes though a client does not: OpenSSL's text, and the sentence of a page that says so.
 LEFT_TO_CLIENTS = {
     "not yet valid": "`status` is computed from the leaf's validity when it is asked for: `pending` before notBefore",
-    "CA certificate key too weak|invalid CA certificate": "their keys and extensions are not judged, though",
+    "CA certificate key too weak|invalid CA certificate": "their keys and extensions are not checked,",
     "subtree violation": "Name constraints, certificate policies and revocation are not checked.",
 }
 

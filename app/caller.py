@@ -114,7 +114,7 @@ class Scope(msgspec.Struct, frozen=True):
     def gone(self) -> KeysteadError:
         """The error for an account or zone that was deleted while the request was running."""
         if self.zone_id is None:
-            return Forbidden(Denial.RESOURCE, "Unauthorized to access requested resource")
+            return Forbidden(Denial.RESOURCE)
         return NotFound(f"The zone {self.zone_id.hex} was deleted.", Thing.SCOPE)
 
     def age_advice(self, created_at: datetime, now: datetime) -> tuple[Advice, ...]:

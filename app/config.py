@@ -126,7 +126,7 @@ class _Reader:
         except (ValueError, OSError):
             # The database URL may contain a password, so its value is not shown.
             shown = "" if name == "DATABASE_URL" else f" is {text!r}, which"
-            raise Misconfigured(f"KEYSTEAD_{name}{shown} makes no sense; it takes {allowed}") from None
+            raise Misconfigured(f"KEYSTEAD_{name}{shown} is not valid; it takes {allowed}") from None
 
 
 def _between(low: int, high: int) -> Callable[[str], int]:

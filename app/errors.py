@@ -172,10 +172,13 @@ class Unauthenticated(KeysteadError):  # noqa: N818
 
 
 class Forbidden(KeysteadError):  # noqa: N818
-    """The caller is authenticated but not allowed to do this, or to know whether the resource exists."""
+    """The caller is authenticated but not allowed to do this, or to know whether the resource exists.
 
-    def __init__(self, denial: Denial, text: str) -> None:
-        super().__init__(text)
+    `detail` is the address for Denial.ADDRESS; the sentence for RESOURCE and ADDRESS is the dialect's.
+    """
+
+    def __init__(self, denial: Denial, detail: str = "") -> None:
+        super().__init__(detail or "not allowed, or not there")
         self.denial = denial
 
 

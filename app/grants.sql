@@ -12,8 +12,8 @@ GRANT SELECT, DELETE, UPDATE (name, modified_at), INSERT (id, name, slug, name_p
     ca_quota, key_max_age_days) ON accounts TO keystead_api;
 GRANT SELECT, DELETE, UPDATE (type, paused, modified_at, deleted_at), INSERT (id, account_id, name, type, csrs_enabled,
     csr_quota, certificate_quota) ON zones TO keystead_api;
--- Who asks: users are the operator's, and whoever makes an account administers it. Credentials are digested anew
--- after a new pepper.
+-- Users are managed by the operator; the creator of an account becomes its administrator. Digests of credentials
+-- change after a new pepper.
 GRANT SELECT, UPDATE (key_digest, key_pepper_id) ON users TO keystead_api;
 GRANT SELECT, INSERT ON memberships TO keystead_api;
 GRANT SELECT, DELETE, INSERT (id, account_id, user_id, name, digest, pepper_id, policies, condition, not_before,
@@ -22,29 +22,29 @@ GRANT SELECT, DELETE, INSERT (id, account_id, user_id, name, digest, pepper_id, 
 -- KEKs and peppers are the operator's.
 GRANT SELECT ON keks TO keystead_api;
 GRANT SELECT ON peppers TO keystead_api;
--- What a login gives, and forgets when its time is over.
+-- Logins create access tokens; expired ones are deleted.
 GRANT SELECT, INSERT, DELETE ON access_tokens TO keystead_api;
 -- Sealed keys come and go, and are never changed; `keystead keys rotate` works as the owner.
 GRANT SELECT, INSERT, DELETE ON private_keys TO keystead_api;
--- A CSR is never changed either; how many there are is kept beside them.
+-- CSRs are never changed either; their number is kept in csr_counts.
 GRANT SELECT, INSERT, DELETE ON custom_csrs TO keystead_api;
 GRANT SELECT, INSERT, DELETE, UPDATE (count) ON csr_counts TO keystead_api;
 -- A certificate is renewed in place, but stays in its zone.
 GRANT SELECT, INSERT, DELETE, UPDATE (key_id, custom_csr_id, type, bundle_method, geo_label, policy, deploy, priority,
     sha256, hosts, issuer, signature, not_before, not_after, chain, uploaded_at, modified_at)
     ON custom_certificates TO keystead_api;
--- What it was is written down, and read by the operator; it goes with its certificate.
+-- The versions before a renewal; only the operator reads them, and they are deleted with the certificate.
 GRANT INSERT ON certificate_history TO keystead_api;
 -- A CA keeps its key and its name.
 GRANT SELECT, INSERT, DELETE, UPDATE (parent_id, disabled, requires_template, modified_at)
     ON certificate_authorities TO keystead_api;
--- Its certificates are versions, never changed; they go with the CA.
+-- The certificates of a CA are versions, never changed; they are deleted with the CA.
 GRANT SELECT, INSERT ON ca_certificates TO keystead_api;
--- What a CA means to sign is written down, then signed, and may be revoked; it goes with the CA.
+-- An issued certificate is recorded, then signed, and may be revoked; it is deleted with the CA.
 GRANT SELECT, INSERT, UPDATE (pem, revoked_at, revocation_reason, modified_at) ON issued_certificates TO keystead_api;
--- One CRL for each CA, signed again and again; it goes with the CA.
+-- One CRL for each CA, replaced by the next; it is deleted with the CA.
 GRANT SELECT, INSERT, UPDATE (number, der, this_update, next_update) ON crls TO keystead_api;
--- What a request made, for 24 hours.
+-- The resource that a request with this key created, for 24 hours.
 GRANT SELECT, INSERT, DELETE, UPDATE (body_sha256, resource_id, created_at) ON idempotency_keys TO keystead_api;
 -- Failed authentications are counted for a minute, before they are one row of the audit log.
 GRANT SELECT, INSERT, DELETE, UPDATE (count) ON failed_authentications TO keystead_api;

@@ -79,7 +79,7 @@ async def served(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFac
                 _install(place, role, name)
                 as_role = url.replace("user=keystead", f"user={role}")
                 with serving(as_role, folder / "data", workers=2) as running:
-                    yield Served(running, place, name, role, cluster._place.home / "log")
+                    yield Served(running, place, name, role, cluster._layout.home / "log")
         finally:
             await admin.execute(f"DROP ROLE {role}; DROP ROLE {owner}")
 

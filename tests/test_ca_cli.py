@@ -301,7 +301,7 @@ def test_mistakes_are_one_sentence_and_change_nothing(
         (1, "signs itself", ("import", "Road Root", own, above)),
         (1, "internal parent", ("import", "Road CA", own, above)),
         (1, "does not match", ("import", "Web CA", road.folder / "leaf.pem")),
-        (2, "all above it", ("import", "Web CA", own)),
+        (2, "the chain up to and including the root", ("import", "Web CA", own)),
         (1, "holds a private key", ("import", "Web CA", key)),
         (1, "external parent", ("renew", "Web CA", "--ttl", "20y")),
         (1, "certificate installed", ("set", pending, "--status", "active")),

@@ -243,6 +243,5 @@ def test_a_setting_that_makes_no_sense_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stdout == ""
     assert (
-        done.stderr
-        == "keystead: KEYSTEAD_PORT is 'http', which makes no sense; it takes a port number from 1 to 65535\n"
+        done.stderr == "keystead: KEYSTEAD_PORT is 'http', which is not valid; it takes a port number from 1 to 65535\n"
     )

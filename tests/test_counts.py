@@ -553,7 +553,7 @@ async def test_the_migration_counts_what_is_there(cluster: postgres.Cluster) -> 
         await old.execute(RELEASED["schema_0004"])
         lists = await _filled(old)
         await old.close()
-        assert await schema.migrate(url) == ["0005_counts.sql"]
+        assert (await schema.migrate(url))[0] == "0005_counts.sql"
         database = db.Database(url, 1)
         rows = await database.fetch("SELECT account_id, scope_id, slot, count FROM csr_counts")
         assert {(row["account_id"], row["scope_id"]): row["count"] for row in rows} == {

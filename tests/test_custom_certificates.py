@@ -1359,9 +1359,11 @@ async def test_a_root_that_one_account_loads_is_not_loaded_for_another(world: Wo
 
 
 async def test_a_root_that_an_earlier_release_wrote_is_trusted_all_the_same(world: World, csr: Json) -> None:
-    """Its row does not say the root's name, and is read."""
+    """Its row does not say the root's name, and is read, however many such rows came after it."""
     own, made = await OwnRoots.made(world), root("Same")
     await own.add(pem(made.certificate))
+    for number in range(matching.ROOTS_OF_ONE_NAME + 2):
+        await own.add(pem(root(f"Later {number}").certificate))
     answer = await upload(world, certificate=pem(made.of_csr(csr["csr"])), custom_csr_id=csr["id"])
     assert answer.status_code == 200, answer.text
 

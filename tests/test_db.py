@@ -43,7 +43,7 @@ async def test_an_older_schema_of_somebodys_own_database_is_not_touched(
 ) -> None:
     """With a database of the operator's own, serve names `keystead migrate` and changes nothing."""
     newer = schema.version_of_this_program() + 1
-    monkeypatch.setattr(db, "version_of_this_program", lambda: newer)
+    monkeypatch.setattr(schema, "version_of_this_program", lambda: newer)
     settings = Settings(data_dir=tmp_path, database_url=database_url, keyring=tmp_path / "keyring.json")
     with pytest.raises(Misconfigured, match="run `keystead migrate` first"):
         await first_start._prepare(settings)

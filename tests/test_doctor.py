@@ -271,7 +271,7 @@ async def test_a_data_folder_that_cannot_be_used_is_named(
     if kind == "file":
         folder.touch()
     elif kind == "full":
-        usage, mend = shutil.disk_usage(folder), "make room"
+        usage, mend = shutil.disk_usage(folder), "free some space"
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**27))
     bad = ask(home, DATA_DIR=folder).bad
     assert bad.check == "data folder"
@@ -291,7 +291,7 @@ def test_a_data_folder_that_may_not_be_written_is_named(home: Home) -> None:
     home.data_dir.chmod(0o700)
     bad = judged(done.returncode, done.stdout, done.stderr).bad
     assert bad.check == "data folder"
-    assert f"{home.data_dir} is not there or cannot be written" in bad.text
+    assert f"{home.data_dir} does not exist or is not writable" in bad.text
     assert "KEYSTEAD_DATA_DIR" in bad.text
 
 
@@ -551,7 +551,7 @@ VERSION = (
     ("check", "sql", "words"),
     [
         ("schema", ["INSERT INTO schema_version (version) VALUES (999)"], ("newer", "run the newer release")),
-        ("clock", ["UPDATE schema_version SET applied_at = now() + interval '1 day'"], ("went back", "NTP")),
+        ("clock", ["UPDATE schema_version SET applied_at = now() + interval '1 day'"], ("it is before", "NTP")),
         ("clock", [CLOCK.format("+"), BEFORE], ("behind the database's", "NTP")),
         ("clock", [CLOCK.format("-"), BEFORE], ("ahead of the database's", "NTP")),
         ("database", [VERSION, BEFORE], ("PostgreSQL 14", "upgrade")),
@@ -700,7 +700,7 @@ async def test_a_server_is_judged_by_its_workers_and_its_answer(
                 until(lambda: is_gone(first))
                 bad = ask(environ_of(live)).bad
             assert bad.check == "workers"
-            assert f"1 of 2 workers run: look at the log of process {live.pid}" in bad.text
+            assert f"1 of 2 workers run: the log of process {live.pid} says" in bad.text
             until(lambda: listeners_of(live) == 2)
             assert ask(environ_of(live)).is_good()
 
@@ -718,11 +718,11 @@ async def test_a_server_is_judged_by_its_workers_and_its_answer(
                 threading.Thread(target=answer_once, args=(other,), daemon=True).start()
                 bad = ask(environ_of(live), PORT=other.getsockname()[1]).bad
             assert bad.check == "server"
-            assert f"process {live.pid} of this folder does not serve on" in bad.text
+            assert f"process {live.pid}, which uses this folder, does not serve on" in bad.text
             assert "another server answers" in bad.text
         said = ask(environ_of(live))
         assert said.is_good(), said.printed
-        assert said.lines[-1].text.startswith("none runs")
+        assert said.lines[-1].text.startswith("no server uses this folder")
 
 
 def answer_once(listener: socket.socket) -> None:
@@ -757,7 +757,7 @@ async def test_a_lock_file_that_names_nobody_is_no_server(ask: Ask, home: Home) 
         (home.data_dir / "serve.lock").write_text(content)
         said = ask(home)
         assert said.is_good(), content
-        assert said.lines[-1].text.startswith("none runs")
+        assert said.lines[-1].text.startswith("no server uses this folder")
 
 
 def test_a_process_that_took_the_number_of_a_server_is_none(ask: Ask, home: Home) -> None:

@@ -341,7 +341,7 @@ def day(quiet: Live, cluster: postgres.Cluster) -> Iterator[Day]:
         infisical(made)
         commands(made)
         failures(made)
-        collect(made, cluster._place.home / "log")
+        collect(made, cluster._layout.home / "log")
         yield made
 
 

@@ -37,7 +37,7 @@ class Home(msgspec.Struct):
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     """Its superuser has made and owns everything."""
     with postgres.running(tmp_path_factory.mktemp("roles") / "data") as cluster:
-        made = Home(cluster, cluster._place.home.parent)
+        made = Home(cluster, cluster._layout.home.parent)
         settings = msgspec.structs.replace(made.settings, database_url=cluster.dsn, embedded=True)
         with ThreadPoolExecutor(1) as pool:
             pool.submit(first_start.prepare, settings).result()
@@ -80,7 +80,7 @@ def served(home: Home, before: Live) -> Iterator[Served]:
         place = Place(home.cluster.owner, home.data_dir)
         url = home.cluster.servers
         seen = msgspec.structs.replace(live, database_url=url)
-        yield Served(seen, place, "keystead", "keystead_api", home.cluster._place.home / "log")
+        yield Served(seen, place, "keystead", "keystead_api", home.cluster._layout.home / "log")
 
 
 def test_the_server_of_the_release_before_goes_on(before: Live) -> None:

@@ -468,7 +468,7 @@ def test_a_rotation_without_a_newer_kek_says_so(shop: Place) -> None:
     """With nothing to do it says which command makes a new KEK, and changes no row."""
     seed(shop, 3)
     rows = snapshot(shop)[2]
-    assert "`keystead keys add` makes another" in shop.run("keys", "rotate").out
+    assert "`keystead keys add` adds another" in shop.run("keys", "rotate").out
     assert (snapshot(shop)[2][:2], shop.ids()) == (rows[:2], shop.ids()[:1])  # type: ignore[index]
 
 
@@ -737,7 +737,7 @@ def test_a_draft_that_goes_while_it_is_looked_at_disturbs_nobody(
 def test_init_makes_a_ring_and_never_replaces_one(database_url: str, tmp_path: Path) -> None:
     """The first makes a file of mode 0600, the second says that there is one and leaves it."""
     place = Place(database_url, tmp_path / "new" / "data")
-    assert f"made the ring {place.path}" in place.run("keys", "init").out
+    assert f"created the ring {place.path}" in place.run("keys", "init").out
     before = place.path.read_bytes()
     assert stat.S_IMODE(place.path.stat().st_mode) == 0o600
     assert place.run("keys", "init", status=1).err == f"keystead: there is a ring already: {place.path}\n"

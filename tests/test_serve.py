@@ -255,14 +255,14 @@ def test_application_that_cannot_be_made_ends_it(server: Server, log: str) -> No
     assert server.start("broken", **NO_DATABASE, LOG=log).wait(60) == 1
     assert "the application cannot be made" in server.output()
     last = server.output().splitlines()[-1]
-    assert "the workers end as soon as they are started" in last
+    assert "the workers end right after their start" in last
     assert last.startswith("{") == (log == "json")
 
 
 def test_workers_that_fail_late_end_it_too(server: Server) -> None:
     """On a busy machine a worker takes long to fail: five that never listened end the server, however long it took."""
     assert server.start("late", **NO_DATABASE).wait(60) == 1
-    assert "so the server ends too" in server.output()
+    assert "so the server stops" in server.output()
 
 
 @pytest.mark.parametrize("log", ["console", "json"])
@@ -511,14 +511,14 @@ def test_renewal_with_a_bom_is_served(server: Server) -> None:
 
 
 def test_reload_waits_for_a_worker_that_starts(server: Server) -> None:
-    """With a good pair, but an application that does not start any more, the workers that run stay."""
+    """With a good pair, but an application that no longer starts, the running workers stay."""
     old = write_pair(server.folder, trustme.CA().issue_cert("127.0.0.1"))
     process = server.started_up("fragile", **NO_DATABASE, **pair_settings(server))
     before = workers(process.pid)
     (server.folder / "fails").touch()
     write_pair(server.folder, trustme.CA().issue_cert("127.0.0.1"))
     process.send_signal(signal.SIGHUP)
-    until(lambda: "a worker does not start any more" in server.output())
+    until(lambda: "a new worker does not start" in server.output())
     assert server.shows(old)
     assert workers(process.pid) == before
 

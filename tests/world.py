@@ -243,8 +243,8 @@ class Judge:
         form = r"req-[0-9A-Za-z]{14}" if infisical else r"[0-9a-f]{32}"
         assert re.fullmatch(form, answer.headers["x-request-id"])
         assert answer.headers["cf-ray"] == answer.headers["x-request-id"]
-        anybodys = answer.headers.get("content-type", "").startswith("application/pki")
-        kept = "public, max-age=300" if anybodys else "no-cache" if "etag" in answer.headers else "no-store"
+        public = answer.headers.get("content-type", "").startswith("application/pki")
+        kept = "public, max-age=300" if public else "no-cache" if "etag" in answer.headers else "no-store"
         assert answer.headers["cache-control"] == kept
         if not path.startswith(("/client/v4", "/api/")) or answer.request.method == "HEAD":
             return

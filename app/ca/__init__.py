@@ -1,1 +1,1 @@
-"""The private CA: authorities, what they sign, and their CRLs."""
+"""The private CA: authorities, the certificates they issue, and their CRLs."""

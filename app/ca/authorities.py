@@ -1,4 +1,4 @@
-"""Certificate authorities: which there are, and whose they are (contract-infisical, "CAs")."""
+"""Certificate authorities: create, read, change and delete (contract-infisical, "CAs")."""
 
 from datetime import datetime
 from uuid import UUID, uuid4
@@ -10,25 +10,25 @@ from cryptography import x509
 from app.audit import record as audit
 from app.ca import issuing
 from app.ca.model import Authority, CaCertificate, CaType
-from app.caller import Caller, Scope
+from app.caller import Caller, Level, Scope
 from app.custody import keyring
 from app.custody.keypool import KeyPool
 from app.custody.ring import Ring
 from app.errors import NotFound, Problem, Refusal, Rule, quoted
+from app.store import scopes
 from app.store.database import Connection, Database, parameters
 from app.x509 import chains, subjects
 from app.x509.keys import CaKeyType
-from app.x509.names import NamePolicy
 from app.x509.subjects import CaSubject
 
 MAX_FRIENDLY_NAME = 255
-# A list has no pages, so it is bounded by what an account may hold.
+# Lists have no pages, so this bound on the CAs of an account also bounds a list.
 MAX_AUTHORITIES = 1000
 MAX_PATH_LENGTH = 100
 
 
 class NewAuthority(msgspec.Struct, frozen=True):
-    """What is asked of a new CA. The dates are those of a root's own certificate; `max_path_length` -1 is no bound."""
+    """A request for a new CA. The dates are for a root's own certificate; `max_path_length` -1 means no limit."""
 
     type: CaType
     subject: CaSubject
@@ -41,7 +41,7 @@ class NewAuthority(msgspec.Struct, frozen=True):
 
 
 def problems(new: NewAuthority) -> tuple[Problem, ...]:
-    """The rules that single fields break; pure."""
+    """The problems of single fields; pure."""
     values = msgspec.structs.asdict(new.subject)
     found: list[Problem] = []
     if not any(values.values()):
@@ -76,7 +76,7 @@ SELECT id FROM ca
 
 
 async def insert(db: Database, ring: Ring, pool: KeyPool, caller: Caller, scope: Scope, new: NewAuthority) -> Authority:
-    """Make a CA with its key and without a certificate; raises Refusal above the quota, and Unavailable."""
+    """Create a CA with its key, without a certificate; raises Refusal above the quota, and Unavailable."""
     await _require_room(db, scope)
     pair = await pool.take(new.key_type)
     key, ca_id = keyring.new_key(ring, scope.account_id, pair), uuid4()
@@ -88,7 +88,7 @@ async def insert(db: Database, ring: Ring, pool: KeyPool, caller: Caller, scope:
     )
 
     async def work(connection: Connection) -> None:
-        # Creators queue up here: each counts what the one before it has committed.
+        # Serialises creators, so that each counts the CAs of those before it.
         await connection.execute("SELECT FROM accounts WHERE id = $1 FOR NO KEY UPDATE", scope.account_id)
         _judge_room(scope, await connection.fetchval(_COUNT, scope.account_id))
         await connection.execute(_INSERT, *values)
@@ -101,7 +101,7 @@ _COUNT = "SELECT count(*) FROM certificate_authorities WHERE account_id = $1"
 
 
 async def _require_room(db: Database, scope: Scope) -> None:
-    # Before a key is made in vain; what decides is asked again in the transaction.
+    # Fails early, before a key is generated; the transaction checks again.
     row = await db.fetchrow(_COUNT, scope.account_id)
     _judge_room(scope, row[0] if row else 0)
 
@@ -132,7 +132,7 @@ SELECT {", ".join(f"c.{name}" for name in _CA.split(", "))}, c.parent_id, c.disa
        c.modified_at, v.*
 FROM certificate_authorities c LEFT JOIN LATERAL ({_LATEST.format(texts="v.pem, v.chain")}) v ON true
 """
-# Lists show no PEM, and a thousand chains are long.
+# Lists omit the PEM: a thousand chains are large.
 _LISTED = _SELECT.replace("v.pem, v.chain", "'' AS pem, '' AS chain")
 _GET = f"{_SELECT} WHERE c.account_id = $1 AND c.id = $2"
 
@@ -146,7 +146,7 @@ async def get(db: Database, scope: Scope, ca_id: UUID) -> Authority:
 
 
 async def read(connection: Connection, account_id: UUID, ca_id: UUID) -> Authority:
-    """One CA as it is in this transaction; raises NotFound."""
+    """One CA, read in this transaction; raises NotFound."""
     row = await connection.fetchrow(_GET, account_id, ca_id)
     if row is None:
         raise issuing.no_ca(str(ca_id))
@@ -169,16 +169,13 @@ async def viewed(db: Database, caller: Caller, scope: Scope, ca_id: UUID) -> Aut
 
 
 async def list_(db: Database, caller: Caller, scope: Scope) -> tuple[Authority, ...]:
-    """All CAs of this account, the oldest first; audited as a reading of the account."""
+    """All CAs of this account, oldest first; audited as a read of the account."""
     place = (scope.account_id, scope.account_id, None)
     await audit.note(db, caller, audit.Action.READ, audit.Resource.CERTIFICATE_AUTHORITY, place)
     return tuple(_authority(row) for row in await db.fetch(_LIST, scope.account_id))
 
 
-_SCOPE = """
-SELECT a.id AS account_id, a.name_policy, a.csrs_enabled, a.csr_quota, a.key_max_age_days, a.ca_quota
-FROM accounts a
-"""
+_SCOPE = f"SELECT {scopes.COLUMNS[Level.ACCOUNT]} FROM accounts a"
 _OF_CA = (
     f"{_SCOPE} JOIN certificate_authorities c ON c.account_id = a.id WHERE c.account_id = ANY($1::uuid[]) AND c.id = $2"
 )
@@ -189,29 +186,29 @@ _OF_PROJECT = f"{_SCOPE} WHERE a.id = ANY($1::uuid[]) AND (a.slug = $2 OR a.id =
 
 
 async def scope_of_ca(db: Database, caller: Caller, ca_id: UUID) -> Scope:
-    """The account of a CA that this caller reaches; raises NotFound."""
+    """The scope of a CA's account, if the caller reaches it; raises NotFound."""
     row = await db.fetchrow(_OF_CA, list(caller.reach), ca_id)
     if row is None:
         raise issuing.no_ca(str(ca_id))
-    return _scope(row)
+    return scopes.of_row(row)
 
 
 async def scope_of_serial(db: Database, caller: Caller, serial: str) -> Scope:
-    """The account, of those that this caller reaches, where a certificate was signed; raises NotFound."""
+    """The scope of the account whose CA issued this certificate, if the caller reaches it; raises NotFound."""
     row = await db.fetchrow(_OF_SERIAL, list(caller.reach), serial)
     if row is None:
         raise issuing.not_found(serial)
-    return _scope(row)
+    return scopes.of_row(row)
 
 
 async def scope_of_slug(db: Database, caller: Caller, slug: str) -> Scope:
     """The account with this slug, if the caller reaches it; raises NotFound."""
-    # No slug has other characters, and some the database refuses to be asked for.
+    # PostgreSQL rejects some other characters, such as NUL, in a parameter.
     plain = slug.isascii() and slug.isprintable()
     row = await db.fetchrow(_OF_PROJECT, list(caller.reach), slug, None) if plain else None
     if row is None:
         raise NotFound(f"Project with slug '{slug}' not found")
-    return _scope(row)
+    return scopes.of_row(row)
 
 
 async def scope_of_account(db: Database, caller: Caller, account_id: UUID) -> Scope:
@@ -219,23 +216,19 @@ async def scope_of_account(db: Database, caller: Caller, account_id: UUID) -> Sc
     row = await db.fetchrow(_OF_PROJECT, list(caller.reach), None, account_id)
     if row is None:
         raise NotFound(f"Project with ID '{account_id}' not found")
-    return _scope(row)
-
-
-def _scope(row: asyncpg.Record) -> Scope:
-    return Scope(**{**dict(row), "name_policy": NamePolicy(row["name_policy"])})
+    return scopes.of_row(row)
 
 
 async def scope_for_operator(db: Database, account_id: UUID) -> Scope:
-    """An account for the operator, who reaches all; raises NotFound."""
+    """The scope of any account, for the operator; raises NotFound."""
     row = await db.fetchrow(f"{_SCOPE} WHERE a.id = $1", account_id)
     if row is None:
         raise NotFound(f"there is no account {account_id.hex}")
-    return _scope(row)
+    return scopes.of_row(row)
 
 
 class Changes(msgspec.Struct, frozen=True):
-    """What is to be another; None leaves it."""
+    """Changes to a CA; None leaves a field as it is."""
 
     disabled: bool | None = None
     requires_template: bool | None = None
@@ -265,7 +258,7 @@ async def change(db: Database, caller: Caller, scope: Scope, ca_id: UUID, change
     return await get(db, scope, ca_id)
 
 
-# A root's own certificate is no reason to keep it.
+# A root's own certificate does not prevent its deletion.
 _HELD = """
 SELECT (SELECT count(*) FROM certificate_authorities WHERE account_id = $1 AND parent_id = $2) AS authorities,
        (SELECT count(*) FROM issued_certificates
@@ -283,11 +276,11 @@ SELECT id FROM ca
 
 
 async def delete(db: Database, caller: Caller, scope: Scope, ca_id: UUID) -> Authority:
-    """Delete a CA and destroy its key; raises NotFound, and Refusal while something that it signed may be in use."""
+    """Delete a CA and destroy its key; raises NotFound, and Refusal while it has sub-CAs or unexpired certificates."""
     audited = audit.values(caller, audit.Action.DELETE, audit.Resource.CERTIFICATE_AUTHORITY)
 
     async def work(connection: Connection) -> Authority:
-        # What is signed meanwhile waits for this lock, and then finds no CA.
+        # Concurrent issuance waits for this lock, and then finds no CA.
         lock = "SELECT FROM certificate_authorities WHERE account_id = $1 AND id = $2 FOR UPDATE"
         await connection.execute(lock, scope.account_id, ca_id)
         found = await read(connection, scope.account_id, ca_id)
@@ -302,13 +295,13 @@ async def delete(db: Database, caller: Caller, scope: Scope, ca_id: UUID) -> Aut
 
 
 async def note(db: Database, caller: Caller, authority: Authority, action: audit.Action = audit.Action.READ) -> None:
-    """Write into the audit log what was done with a CA that it did not change."""
+    """Write an audit entry for an action that does not change the CA."""
     place = (authority.account_id, authority.id, None)
     await audit.note(db, caller, action, audit.Resource.CERTIFICATE_AUTHORITY, place)
 
 
 async def find(db: Database, word: str) -> tuple[Scope, Authority]:
-    """By id, friendly name or common name, for the operator; raises NotFound, and Refusal for several."""
+    """A CA by id, friendly name or common name, for the operator; raises NotFound, and Refusal if ambiguous."""
     rows = await db.fetch(_FIND, word)
     if not rows:
         raise NotFound(f"there is no CA {quoted(word)}; `keystead ca list` shows their ids")
@@ -325,7 +318,7 @@ _ALL = f"{_LISTED} WHERE $1::uuid IS NULL OR c.account_id = $1 ORDER BY c.create
 
 
 async def for_operator(db: Database, account_id: UUID | None = None) -> tuple[Authority, ...]:
-    """The CAs of one account or of all, the oldest first."""
+    """The CAs of one account or of all, oldest first."""
     return tuple(_authority(row) for row in await db.fetch(_ALL, account_id))
 
 

@@ -1,4 +1,4 @@
-"""Revocation: which certificates are, and the CRL that says so (RFC 5280 section 5, contract-infisical)."""
+"""Revocation of certificates, and the CRLs that publish it (RFC 5280 section 5, contract-infisical)."""
 
 import asyncio
 from collections.abc import Sequence
@@ -22,12 +22,12 @@ from app.x509 import crl as crl_bytes
 from app.x509.keys import PrivateKey
 
 LIFETIME = timedelta(days=7)
-# Revocations of one transaction.
+# Revocations in one transaction.
 MAX_AT_ONCE = 100
 
 
 class Reason(IntEnum):
-    """CRLReason of RFC 5280 section 5.3.1, in Infisical's words."""
+    """CRLReason of RFC 5280 section 5.3.1; the names are Infisical's."""
 
     UNSPECIFIED = 0
     KEY_COMPROMISE = 1
@@ -50,13 +50,13 @@ class _Asked(msgspec.Struct, eq=False):
 
 
 class _Line(msgspec.Struct, eq=False, weakref=True):
-    """Who waits in this worker for the next CRL of a CA: whoever has the turn signs it for all of them."""
+    """The pending revocations of one CA in this worker: the holder of `turn` signs one CRL for all of them."""
 
     turn: asyncio.Lock
     asked: list[_Asked]
 
 
-# Gone with the last who waits.
+# An entry goes with its last waiter.
 _lines: WeakValueDictionary[tuple[Database, UUID], _Line] = WeakValueDictionary()
 
 
@@ -67,8 +67,8 @@ def _line(db: Database, authority: Authority) -> _Line:
 async def revoke(db: Database, ring: Ring, caller: Caller, scope: Scope, serial: str, reason: Reason) -> Issued:
     """Revoke a certificate that a CA of this account signed; it is on the CA's CRL when this returns.
 
-    Both are one transaction. Raises NotFound, Unavailable, KeyDamaged, and Refusal for one that is revoked already or
-    is a root's own.
+    Revocation and CRL are one transaction. Raises NotFound, Unavailable, KeyDamaged, and Refusal if it is already
+    revoked or is a root's own certificate.
     """
     certificate = await issuing.get(db, scope.account_id, serial)
     if certificate.profile is Profile.ROOT:
@@ -89,7 +89,7 @@ async def revoke(db: Database, ring: Ring, caller: Caller, scope: Scope, serial:
 
 
 async def _take_turn(db: Database, ring: Ring, authority: Authority, line: _Line) -> None:
-    """Revoke what those who wait have asked for, and tell each of them what became of it."""
+    """Carry out up to MAX_AT_ONCE of the pending revocations, and set the outcome of each."""
     batch = line.asked[:MAX_AT_ONCE]
     del line.asked[:MAX_AT_ONCE]
     try:
@@ -97,7 +97,7 @@ async def _take_turn(db: Database, ring: Ring, authority: Authority, line: _Line
     except KeysteadError as error:
         outcomes = [error] * len(batch)
     except BaseException:
-        # This request was cancelled, or met a bug: the others shall not be lost with it.
+        # Only this request was cancelled or failed: put the others back.
         line.asked[:0] = batch
         raise
     for asked, outcome in zip(batch, outcomes, strict=True):
@@ -123,7 +123,7 @@ async def _revoke_all(
     anew = await _anew(db, authority, state) if state and _is_due(state) else None
 
     async def work(connection: Connection) -> list[Issued | KeysteadError]:
-        # The CRL first: it puts revocations in a row, and the number of the later one is the higher.
+        # Lock the CRL first: this serialises revocations, so CRL numbers increase.
         state = await connection.fetchrow(_LOCK, authority.account_id, authority.id)
         entries = await _entries(connection, authority, state, anew)
         now = issuing.now()
@@ -152,7 +152,7 @@ _LOCK_UNLESS_BUSY = f"{_LOCK} SKIP LOCKED"
 
 
 async def current(db: Database, ring: Ring, authority: Authority) -> bytes:
-    """The CRL in DER; past half of its life the first who asks has it signed anew, and the others get the old one.
+    """The CRL in DER. After half its lifetime the first request renews it, while others get the old one.
 
     Raises Refusal for a CA without a certificate, and Unavailable.
     """
@@ -179,7 +179,7 @@ def _is_fresh(row: asyncpg.Record) -> bool:
 
 
 def _is_due(state: asyncpg.Record) -> bool:
-    """Whether the entries are read anew for a revocation, which leaves out those that may go: once a day (UTC)."""
+    """Whether to rebuild the entries from the database, which drops expired certificates: once a day (UTC)."""
     return bool(state["unsigned"] or state["this_update"].date() != issuing.now().date())
 
 
@@ -209,14 +209,14 @@ async def _refreshed(db: Database, ring: Ring, authority: Authority) -> bytes:
 
 
 class _Entries(msgspec.Struct, frozen=True):
-    """All entries as they were when the CRL had this number, in DER."""
+    """All entries in DER, as of this CRL number."""
 
     number: int
     der: bytes
 
 
 async def _anew(db: Database, authority: Authority, state: asyncpg.Record) -> _Entries:
-    """Read before the lock is taken: what is revoked meanwhile raises the number."""
+    """Read the entries before the CRL is locked; a revocation in between raises the CRL number."""
     async with db.connection() as connection, connection.transaction(readonly=True):
         return _Entries(state["number"], await _read(connection, authority, state))
 
@@ -224,7 +224,7 @@ async def _anew(db: Database, authority: Authority, state: asyncpg.Record) -> _E
 async def _entries(
     connection: Connection, authority: Authority, state: asyncpg.Record | None, anew: _Entries | None
 ) -> bytes:
-    """What the next CRL begins with, while it is locked: the entries anew, or else those of the last one."""
+    """The entries to extend in the locked CRL: the rebuilt ones if still current, else those of the last CRL."""
     if state is None:
         raise issuing.no_ca(str(authority.id))
     if anew and anew.number == state["number"]:
@@ -232,16 +232,16 @@ async def _entries(
     try:
         return crl_bytes.entries_of(state["der"] or b"")
     except ValueError:
-        # It was never signed, or is damaged.
+        # There is no CRL yet, or it is damaged.
         return await _read(connection, authority, state)
 
 
-# An entry stays until one CRL that was signed past its certificate's end (RFC 5280 section 3.3).
+# An entry must appear on one CRL issued after its certificate has expired (RFC 5280 section 3.3).
 _REVOKED = """
 SELECT serial, revoked_at, revocation_reason FROM issued_certificates
 WHERE account_id = $1 AND ca_id = $2 AND revoked_at IS NOT NULL AND not_after >= $3 ORDER BY revoked_at, serial
 """
-# So that others are answered between them.
+# Rows a batch, so that other requests run in between.
 _ROWS = 1000
 
 
@@ -272,10 +272,10 @@ async def _sign(
     if state is None:
         raise issuing.no_ca(str(authority.id))
     place = (authority.account_id, authority.id)
-    # As it is now: it may have been renewed since it was read.
+    # Read again: the CA may have been renewed meanwhile.
     issuer = authorities.certificate_of(await authorities.read(connection, *place))
     number, ends = state["number"] + 1, now + LIFETIME
-    # A long one takes milliseconds, which others must not wait for.
+    # In a thread, because hashing a long CRL takes milliseconds.
     der = await asyncio.to_thread(crl_bytes.signed, issuer, private_key, number, now, ends, entries)
     await connection.execute(_KEEP, *place, number, der, now, ends)
     return der
@@ -285,7 +285,7 @@ _ACCOUNT = "SELECT account_id FROM certificate_authorities WHERE id = $1"
 
 
 async def published(db: Database, ring: Ring, ca_id: UUID) -> bytes:
-    """The CRL of any CA, in DER, for anybody: its address stands in what the CA has signed. Raises NotFound."""
+    """The CRL of any CA, in DER, without authentication: certificates name its URL. Raises NotFound."""
     row = await db.fetchrow(_ACCOUNT, ca_id)
     authority = await authorities.get(db, Scope(row["account_id"]), ca_id) if row else None
     if authority is None or authority.certificate is None:

@@ -1,7 +1,7 @@
-"""What a CA signs: it is written down, then signed, then kept, in this order (contract-infisical, "X.509 rules").
+"""Issuing certificates: insert the row, sign, then store the certificate (contract-infisical, "X.509 rules").
 
-A crash between the first and the last leaves a row without a certificate, which says what was meant; its serial can be
-revoked like any other.
+A crash in between leaves a row without a certificate, which records what was intended; its serial can be revoked like
+any other.
 """
 
 import secrets
@@ -29,7 +29,7 @@ MAX_BACKDATED = timedelta(hours=48)
 
 
 class Signed(msgspec.Struct, frozen=True):
-    """A new certificate in PEM, the certificate of the CA that signed it, and the chain from that one to the root."""
+    """A new certificate in PEM, its issuer's certificate, and the chain from the issuer to the root."""
 
     serial: str
     pem: str
@@ -38,14 +38,14 @@ class Signed(msgspec.Struct, frozen=True):
 
 
 def now() -> datetime:
-    """Whole seconds, as X.509 has them."""
+    """The current time in whole seconds, as X.509 requires (RFC 5280 section 4.1.2.5)."""
     return datetime.now(UTC).replace(microsecond=0)
 
 
 def validity(
     issuer: CaCertificate | None, not_before: datetime | None, not_after: datetime
 ) -> tuple[datetime, datetime]:
-    """Both dates in whole seconds, nested in the issuer's; raises Refusal (contract-infisical, sign-intermediate)."""
+    """Both dates in whole seconds, within the issuer's; raises Refusal (contract-infisical, sign-intermediate)."""
     today = now()
     begins = not_before.replace(microsecond=0) if not_before else today - BACKDATED
     ends = not_after.replace(microsecond=0)
@@ -71,17 +71,16 @@ def _shown(time: datetime) -> str:
 
 
 def latest(authority: Authority) -> CaCertificate:
-    """The latest certificate of a CA, whatever became of it; raises Refusal when there is none."""
+    """The latest certificate of a CA, even if expired or revoked; raises Refusal if there is none."""
     if authority.certificate is None:
         raise Refusal("CA does not have a certificate installed")
     return authority.certificate
 
 
 async def installed(db: Database, authority: Authority) -> CaCertificate:
-    """The certificate that a CA signs under.
+    """The certificate under which a CA signs.
 
-    Raises Refusal for a CA without one, with one that has expired, or with one that a CA of this server has revoked,
-    itself or above it.
+    Raises Refusal if there is none, it has expired, or it or one above it was revoked by a CA of this server.
     """
     certificate = latest(authority)
     if certificate.not_after <= now():
@@ -94,8 +93,8 @@ async def installed(db: Database, authority: Authority) -> CaCertificate:
     return certificate
 
 
-# The accounts are those whose CA's key has signed a certificate of the path: a parent may be another account's. All of
-# them are fetched, as a plan for the revoked ones alone might go through all that are.
+# Across accounts, because a parent CA may be in another one. Fetches unrevoked rows too: with a filter on revoked_at,
+# PostgreSQL might scan all revoked certificates.
 _SIGNED_HERE = """
 SELECT signed.place, i.revoked_at
 FROM unnest($1::integer[], $2::bytea[], $3::text[]) AS signed (place, spki_sha256, serial)
@@ -106,7 +105,7 @@ ORDER BY signed.place
 
 
 async def revoked_among(db: Database, path: Sequence[x509.Certificate]) -> x509.Certificate | None:
-    """The first certificate of a path, each one signed by the next, that its issuer has revoked, if that is here."""
+    """The first certificate of a path (each signed by the next) that a CA of this server has revoked, or None."""
     places = [
         (place, chains.spki_digest(issuer), f"{certificate.serial_number:040x}")
         for place, (certificate, issuer) in enumerate(pairwise(path))
@@ -116,7 +115,7 @@ async def revoked_among(db: Database, path: Sequence[x509.Certificate]) -> x509.
 
 
 def require_other(subject: x509.Name, public_key: pkix.PublicKey | None, issuer: x509.Certificate) -> None:
-    """Raise Refusal for the name or the key of the CA itself: nobody could tell the two apart."""
+    """Raises Refusal for the issuer's own name or key: verifiers could not tell the two apart."""
     if subject.public_bytes() == issuer.subject.public_bytes():
         raise Refusal("The subject is that of this CA itself.")
     if public_key and chains.spki_of(public_key) == chains.spki_digest(issuer):
@@ -131,23 +130,23 @@ def new_serial() -> int:
 
 
 def crl_url(authority: Authority, pki_url: str | None) -> str | None:
-    """Where anybody fetches the CRL of this CA."""
+    """The public URL of this CA's CRL; None without KEYSTEAD_PKI_URL."""
     return f"{pki_url}/api/v1/pki/crl/{authority.id}/der" if pki_url else None
 
 
 def issuer_url(authority: Authority, pki_url: str | None) -> str | None:
-    """Where anybody fetches the certificate that this CA signs under."""
+    """The public URL of this CA's certificate; None without KEYSTEAD_PKI_URL."""
     if pki_url is None or authority.certificate is None:
         return None
     return f"{pki_url}/api/v1/pki/ca/{authority.id}/certificates/{authority.certificate.id}/der"
 
 
 async def ca_key(db: Database, ring: Ring, caller: Caller, authority: Authority) -> PrivateKey:
-    """The CA's own key, only if it is the one of its public key; raises NotFound and KeyDamaged."""
+    """The CA's private key, checked against its public key; raises NotFound and KeyDamaged."""
     try:
         return await keyring.open_key(db, ring, caller, authority.account_id, authority.key_id, authority.spki_sha256)
     except NotFound:
-        # The CA was deleted since it was read, and its key with it.
+        # The CA and its key were deleted after it was read.
         raise no_ca(str(authority.id)) from None
 
 
@@ -160,7 +159,7 @@ _COLUMNS = (
     "path_length, friendly_name, not_before, not_after"
 )
 _PARAMETERS = 14
-# Nothing is meant by a CA that was disabled or deleted meanwhile; a deletion waits for our commit, and we for its.
+# Inserts nothing if the CA was disabled or deleted meanwhile; FOR KEY SHARE serialises this with a deletion.
 _MEAN = f"""
 WITH ca AS (
     SELECT account_id, id FROM certificate_authorities
@@ -190,9 +189,9 @@ async def sign(
     common_name: str = "",
     friendly_name: str | None = None,
 ) -> x509.Certificate:
-    """Write down what is meant, sign it with the CA's key, and keep it; `action` is what the audit log calls it.
+    """Insert the row, sign the certificate with the CA's key, and store it; `action` is for the audit log.
 
-    Raises NotFound when the CA is gone by then, Refusal when it is disabled, and KeyDamaged.
+    Raises NotFound if the CA was deleted meanwhile, Refusal if it is disabled, and KeyDamaged.
     """
     private_key = await ca_key(db, ring, caller, authority)
     row_id = uuid4()
@@ -215,7 +214,7 @@ _IS_THERE = "SELECT id FROM certificate_authorities WHERE account_id = $1 AND id
 
 
 async def _unwilling(db: Database, authority: Authority, meant: pkix.ToSign) -> KeysteadError:
-    """Why a CA that was there and active signs no more."""
+    """The error for a CA that was deleted or disabled meanwhile."""
     if await db.fetchrow(_IS_THERE, authority.account_id, authority.id) is None:
         return no_ca(str(authority.id))
     return Refusal("CA is disabled" if meant.ca else "CA is not active: it is disabled")
@@ -227,13 +226,13 @@ def _profile(meant: pkix.ToSign) -> Profile:
     return Profile.INTERMEDIATE if meant.ca else Profile.LEAF
 
 
-# As `issued` takes them.
+# The columns that `issued` takes.
 ISSUED = f"account_id, ca_id, {_COLUMNS}, pem, revoked_at, revocation_reason, created_at, modified_at"
 _GET = f"SELECT {ISSUED} FROM issued_certificates WHERE account_id = $1 AND serial = $2"
 
 
 async def get(db: Database, account_id: UUID, serial: str) -> Issued:
-    """A certificate that a CA of this account signed or meant to sign; raises NotFound."""
+    """A certificate of this account, also a pending one; raises NotFound."""
     row = await db.fetchrow(_GET, account_id, serial)
     if row is None:
         raise not_found(serial)
@@ -260,7 +259,7 @@ _ISSUER = "SELECT pem, chain FROM ca_certificates WHERE account_id = $1 AND id =
 
 
 async def signed(db: Database, certificate: Issued) -> Signed:
-    """A certificate with the chain that it was signed under; raises NotFound for one that was only meant."""
+    """A certificate with its chain at the time of signing; raises NotFound for a pending one."""
     if certificate.pem is None:
         raise not_found(certificate.serial)
     row = await db.fetchrow(_ISSUER, certificate.account_id, certificate.issuer_id)
@@ -276,6 +275,6 @@ MAX_LISTED = 1000
 
 
 async def of_ca(db: Database, authority: Authority) -> tuple[Issued, ...]:
-    """What a CA signed, the oldest first, for the operator; at most MAX_LISTED."""
+    """The certificates of a CA, oldest first, for the operator; at most MAX_LISTED."""
     rows = await db.fetch(_FOR_OPERATOR, authority.account_id, authority.id, MAX_LISTED)
     return tuple(issued(row) for row in rows)

@@ -1,4 +1,4 @@
-"""Certificates of servers and clients, as CAs of an account sign them (contract-infisical, "Leaves")."""
+"""Certificates for servers and clients, issued by the CAs of an account (contract-infisical, "Leaves")."""
 
 import ipaddress
 import re
@@ -24,23 +24,23 @@ from app.x509.names import NamePolicy
 MAX_NAMES = 150
 MAX_URI = 2048
 _SHOWN = 5
-# What a key of each kind can be used for in a certificate that is no CA's (RFC 4055 section 1.2, RFC 8813 section 3).
+# The key usages of each key type in an end-entity certificate (RFC 4055 section 1.2, RFC 8813 section 3).
 _ALLOWED = {
     True: {"digitalSignature", "nonRepudiation", "keyEncipherment", "dataEncipherment"},
     False: {"digitalSignature", "nonRepudiation", "keyAgreement", "encipherOnly", "decipherOnly"},
 }
-# RFC 3161 section 2.3, and what verifiers take beside it.
+# RFC 3161 section 2.3, and what verifiers accept in addition.
 _FOR_TIME_STAMPS = {"digitalSignature", "nonRepudiation"}
-# What a CSR gets by asking for it; time stamps too, when it asks for nothing else.
+# The purposes granted when a CSR asks for them; timeStamping too, if it asks for nothing else.
 _FROM_CSR = {"serverAuth", "clientAuth", "codeSigning", "emailProtection"}
 _ANY_PURPOSE = "2.5.29.37.0"
 _EMAIL = re.compile(r"[\x21-\x3f\x41-\x7e]{1,64}@[A-Za-z0-9.-]{1,253}")
-# With an authority there is a host in it (RFC 5280 section 4.2.1.6).
+# A URI with an authority must contain a host (RFC 5280 section 4.2.1.6).
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?://[\x21-\x2e\x30-\x7e][\x21-\x7e]*|(?!//)[\x21-\x7e]+)")
 
 
 class LeafRequest(msgspec.Struct, frozen=True):
-    """What is asked of a certificate. `ttl` counts from its beginning, and `not_after` wins over it."""
+    """A request for a certificate. `ttl` counts from its notBefore; `not_after` takes precedence."""
 
     csr: str = ""
     common_name: str = ""
@@ -54,7 +54,7 @@ class LeafRequest(msgspec.Struct, frozen=True):
 
 
 class WithKey(msgspec.Struct, frozen=True):
-    """A certificate, and the private key that was made for it, in PEM; the key is kept nowhere."""
+    """A certificate and its new private key, in PEM; the key is not stored."""
 
     signed: Signed
     private_key: str
@@ -64,7 +64,7 @@ class WithKey(msgspec.Struct, frozen=True):
 
 
 def problems(asked: LeafRequest) -> tuple[Problem, ...]:
-    """The rules that single fields break; pure."""
+    """The problems of single fields; pure."""
     found: list[Problem] = []
     if asked.common_name:
         found += subjects.text("common_name", asked.common_name, subjects.UPPER_BOUNDS["common_name"])
@@ -78,7 +78,7 @@ def problems(asked: LeafRequest) -> tuple[Problem, ...]:
 async def sign(
     db: Database, ring: Ring, caller: Caller, scope: Scope, ca_id: UUID, asked: LeafRequest, pki_url: str | None
 ) -> Signed:
-    """Sign a CSR: its subject and key are taken, and its names and usages unless others are asked for.
+    """Sign a CSR with its subject and key, and with its names and usages unless the request has others.
 
     Raises Invalid, NotFound, Refusal.
     """
@@ -109,14 +109,14 @@ async def issue(
     asked: LeafRequest,
     pki_url: str | None,
 ) -> WithKey:
-    """Make a key of the CA's own type and a certificate for it; the key is handed out and not kept.
+    """Create a key of the CA's key type and a certificate for it; the key is returned and not stored.
 
     Raises Invalid, NotFound, Refusal and Unavailable.
     """
     authority, issuer = await _signer(db, scope, ca_id, asked)
     sans = _judged(_given(asked.alt_names) or _from(asked.common_name), scope.name_policy)
     subject = pkix.common_name(asked.common_name)
-    # Whatever is wrong is found before a key is made for it.
+    # Validate everything before generating a key.
     (issuer_certificate,) = chains.stored(issuer.pem)
     issuing.require_other(subject, None, issuer_certificate)
     stand_in = issuer_certificate.public_key()
@@ -180,9 +180,9 @@ def _ends(asked: LeafRequest) -> datetime:
 
 
 def _with_usages(asked: LeafRequest, request: pkix.Request, *, rsa_key: bool) -> LeafRequest:
-    """With the CSR's usages where the request names none, as far as they can be given.
+    """The request, with the CSR's usages where it names none, as far as they can be granted.
 
-    Raises Refusal for a CSR that asks for purposes of which none is given: it would come out for another one.
+    Raises Refusal if none of the CSR's purposes can be granted: the certificate would be for another one.
     """
     extended = asked.extended_key_usages or request.extended_key_usages
     if not asked.extended_key_usages and extended not in {(), ("timeStamping",)}:
@@ -223,8 +223,8 @@ def _extended(asked: tuple[str, ...], key_usages: tuple[str, ...]) -> tuple[str,
 
 
 def _given(alt_names: str) -> tuple[x509.GeneralName, ...]:
-    """Names that are separated by commas: addresses, emails, URIs, and else hosts."""
-    # Before they are taken apart, which for a million of them takes seconds.
+    """Parse comma-separated names: IP addresses, emails, URIs, and otherwise hostnames."""
+    # Count the commas first: splitting a million names takes seconds.
     if alt_names.count(",") >= 2 * MAX_NAMES:
         raise _too_many(alt_names.count(",") + 1)
     words = (word.strip() for word in alt_names.split(","))
@@ -233,7 +233,7 @@ def _given(alt_names: str) -> tuple[x509.GeneralName, ...]:
 
 def _general_name(word: str) -> x509.GeneralName:
     is_email = "@" in word and "://" not in word
-    # Before the library, whose parser of email addresses recurses and takes seconds.
+    # Before cryptography's email parser, which recurses and takes seconds on hostile input.
     if is_email and not _EMAIL.fullmatch(word):
         raise _no_name(word)
     address = _address(word)
@@ -253,7 +253,7 @@ def _no_name(word: str) -> Refusal:
 
 
 def _from(common_name: str) -> tuple[x509.GeneralName, ...]:
-    """What a common name without any SAN stands for; raises Refusal when it is neither host nor address."""
+    """The SAN for a common name, if no SAN is given; raises Refusal if it is neither hostname nor IP address."""
     address = _address(common_name)
     if address is not None:
         return (x509.IPAddress(address),)
@@ -267,7 +267,7 @@ def _address(word: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         address = ipaddress.ip_address(word)
     except ValueError:
         return None
-    # A zone such as %eth0 means nothing elsewhere (RFC 6874).
+    # A zone id such as %eth0 is only meaningful on one machine (RFC 6874).
     return None if "%" in word else address
 
 

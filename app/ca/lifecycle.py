@@ -1,6 +1,6 @@
-"""How CAs get their certificates: a root signs itself, an intermediate is signed here or outside (contract-infisical).
+"""How CAs get certificates: a root signs itself, an intermediate is signed here or elsewhere (contract-infisical).
 
-A CA keeps its key and its name for life; its certificates are versions, and it signs under the latest.
+The key and name of a CA never change; its certificates are versions, and it signs under the latest.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ MAX_VERSIONS = 100
 
 
 async def create(db: Database, ring: Ring, pool: KeyPool, caller: Caller, scope: Scope, new: NewAuthority) -> Authority:
-    """Make a CA with its key; a root signs itself at once, an intermediate waits for its certificate.
+    """Create a CA with its key; a root signs itself at once, an intermediate is pending until it has a certificate.
 
     Raises Invalid, Refusal and Unavailable.
     """
@@ -73,7 +73,7 @@ async def _sign_ca(
 
 
 async def csr(db: Database, ring: Ring, caller: Caller, scope: Scope, ca_id: UUID) -> str:
-    """A CSR for an intermediate, signed now with its own key; PEM with a trailing newline. Audited.
+    """A new CSR for an intermediate, signed with its key; PEM with a trailing newline. Audited.
 
     Raises NotFound, Refusal for a root, and KeyDamaged.
     """
@@ -88,7 +88,7 @@ async def csr(db: Database, ring: Ring, caller: Caller, scope: Scope, ca_id: UUI
 
 
 class IntermediateRequest(msgspec.Struct, frozen=True):
-    """What is asked of a CA for another CA; `max_path_length` -1 is what the signing CA allows at most."""
+    """A request for a CA certificate; `max_path_length` -1 means the most that the signing CA allows."""
 
     csr: str
     not_after: datetime
@@ -120,7 +120,7 @@ async def sign_intermediate(
 
 
 def _acceptable(text: str, issuer: x509.Certificate) -> pkix.Request:
-    """The CSR of a CA that this issuer may sign."""
+    """Parse the CSR of a CA; raises Refusal if this issuer may not sign it."""
     try:
         request = pkix.read_csr(text)
     except pkix.BadCsr as error:
@@ -128,7 +128,7 @@ def _acceptable(text: str, issuer: x509.Certificate) -> pkix.Request:
     if not list(request.subject):
         raise Refusal("The CSR's subject is empty, and a CA has a name.")
     if request.rewritten:
-        # Verifiers compare what a CA signs with its name byte for byte, so a name that changed would break chains.
+        # Verifiers compare issuer and subject byte for byte, so re-encoding the name would break chains.
         raise Refusal(
             "The CSR's subject has a string that its type cannot hold; the name of a CA has to stay as it is."
         )
@@ -140,7 +140,7 @@ def _acceptable(text: str, issuer: x509.Certificate) -> pkix.Request:
 
 
 def _path_length(issuers: Sequence[x509.Certificate], asked: int) -> int | None:
-    """What a new CA gets below these, the nearest first; raises Refusal (RFC 5280 section 6.1.4)."""
+    """The path length of a new CA below these issuers, nearest first; raises Refusal (RFC 5280 section 6.1.4)."""
     bounds = [
         (length - depth, f"{chains.named(c.subject)} has path length {length}")
         for depth, c in enumerate(issuers)
@@ -185,7 +185,7 @@ def _intermediate(
 async def import_certificate(
     db: Database, caller: Caller, scope: Scope, ca_id: UUID, certificate: str, chain: str
 ) -> Authority:
-    """Take back an intermediate's certificate with the chain up to its root, in any order; raises NotFound, Refusal."""
+    """Install an intermediate's certificate; `chain` goes up to the root, in any order. Raises NotFound, Refusal."""
     authority = await authorities.get(db, scope, ca_id)
     _require_open(authority)
     if len(certificate) + len(chain) > MAX_CHAIN:
@@ -252,7 +252,7 @@ def _one_certificate(text: str) -> x509.Certificate:
 
 
 def _mismatch(authority: Authority, certificate: x509.Certificate) -> str:
-    """What a certificate has other than what its CA is to be; empty when nothing."""
+    """How a certificate differs from its CA's configuration; empty if it does not."""
     subject = pkix.ca_subject(certificate.subject)
     for field, wanted in msgspec.structs.asdict(authority.subject).items():
         if subject is None or getattr(subject, field) != wanted:
@@ -288,7 +288,7 @@ INSERT INTO ca_certificates
     root_subject_sha256, root_key_id)
 VALUES ({parameters(1, 14)})
 """
-# The next fetch signs one under the new certificate, whose key id may be another.
+# The next fetch signs a CRL under the new certificate, whose key identifier may differ.
 _FORGET_CRL = """
 UPDATE crls SET der = NULL, this_update = NULL, next_update = NULL WHERE account_id = $1 AND ca_id = $2
 """
@@ -304,7 +304,7 @@ async def _install(
     parent_id: UUID | None,
     action: audit.Action | None,
 ) -> None:
-    """Make this the CA's certificate, unless another request has changed it meanwhile: then raises Unavailable."""
+    """Store this as the CA's latest certificate; raises Unavailable if another request has changed the CA meanwhile."""
     version = before.certificate.version + 1 if before.certificate else 1
     root = [certificate, *above][-1]
     values = (
@@ -316,7 +316,7 @@ async def _install(
 
     async def work(connection: Connection) -> None:
         if parent_id:
-            # Two CAs that become each other's parents at once would both see none.
+            # Otherwise two CAs could concurrently become each other's parent.
             await connection.execute("SELECT FROM accounts WHERE id = $1 FOR NO KEY UPDATE", before.account_id)
             if await connection.fetchval(_IS_BELOW, before.account_id, parent_id, before.id):
                 raise Refusal("The chain comes back to this CA itself")
@@ -341,7 +341,7 @@ WHERE account_id = $1 AND ca_id = $2 ORDER BY version
 
 
 async def versions(db: Database, authority: Authority) -> tuple[CaCertificate, ...]:
-    """All certificates that a CA has had, the first one first."""
+    """All certificates of a CA, oldest first."""
     rows = await db.fetch(_VERSIONS, authority.account_id, authority.id)
     return tuple(msgspec.convert(dict(row), CaCertificate) for row in rows)
 
@@ -350,7 +350,7 @@ _PUBLISHED = "SELECT pem FROM ca_certificates WHERE ca_id = $1 AND id = $2"
 
 
 async def published(db: Database, ca_id: UUID, certificate_id: UUID) -> bytes:
-    """DER of a CA's certificate for anybody: its address stands in what the CA has signed. Raises NotFound."""
+    """A CA's certificate in DER, without authentication: certificates name its URL. Raises NotFound."""
     row = await db.fetchrow(_PUBLISHED, ca_id, certificate_id)
     if row is None:
         raise NotFound(f"CA certificate with ID '{certificate_id}' not found")
@@ -360,7 +360,7 @@ async def published(db: Database, ca_id: UUID, certificate_id: UUID) -> bytes:
 async def renew(
     db: Database, ring: Ring, caller: Caller, scope: Scope, ca_id: UUID, not_after: datetime, pki_url: str | None
 ) -> Authority:
-    """A new certificate for the same key and name, with the path length that is allowed by now.
+    """Issue a new certificate for the CA's key and name, with the path length that is allowed now.
 
     Raises NotFound, Refusal, KeyDamaged and Unavailable.
     """

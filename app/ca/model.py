@@ -1,4 +1,4 @@
-"""What a CA is, its certificates, and what it signed."""
+"""The nouns of the private CA: CAs, their certificates, and the certificates they issue."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -38,7 +38,7 @@ class CaCertificate(msgspec.Struct, frozen=True):
 
 
 class Authority(msgspec.Struct, frozen=True):
-    """A CA; `certificate` is the latest one, None while it is pending. `max_path_length` -1 is no bound."""
+    """A CA; `certificate` is the latest one, None while pending. `max_path_length` -1 means no limit."""
 
     id: UUID
     account_id: UUID
@@ -72,7 +72,7 @@ class Profile(StrEnum):
 
 
 class IssuedStatus(StrEnum):
-    """Of a certificate; a pending one was meant, and nobody has it."""
+    """The state of an issued certificate; a pending one was recorded but not signed."""
 
     PENDING = "pending"
     ACTIVE = "active"
@@ -81,7 +81,7 @@ class IssuedStatus(StrEnum):
 
 
 class Issued(msgspec.Struct, frozen=True):
-    """A certificate that a CA signed, or meant to: then `pem` is None. `serial` is 40 lower-case hex digits."""
+    """A certificate that a CA issued; `pem` is None while pending. `serial` is 40 lower-case hex digits."""
 
     id: UUID
     account_id: UUID

@@ -3,7 +3,6 @@
 Contract-cloudflare section 6. Stored keys are matched by public key, without decrypting them.
 """
 
-import re
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 from uuid import UUID
@@ -17,6 +16,7 @@ from app.custody import keyring
 from app.custody.keypool import KeyPool
 from app.custody.ring import Ring
 from app.errors import Advice, Hint, Invalid, NotFound, Problem, Rule, Thing, quoted
+from app.ids import canonical_uuid
 from app.store.database import Database
 from app.x509 import chains, keys, pkix
 from app.x509.chains import Anchors, Certificates, Leaf
@@ -86,14 +86,10 @@ def problems(upload: Upload) -> tuple[Problem, ...]:
         if FORBIDDEN.search(upload.policy):
             found.append(Problem(Rule.TEXT, "policy", "policy has a control character."))
     csr_id = upload.custom_csr_id
-    if "custom_csr_id" not in unread and (csr_id is None or (isinstance(csr_id, str) and not uuid_or_none(csr_id))):
+    if "custom_csr_id" not in unread and (csr_id is None or (isinstance(csr_id, str) and not canonical_uuid(csr_id))):
         text = "custom_csr_id is not the id of a CSR: a UUID is."
         found.append(Problem(Rule.CSR_ID, "custom_csr_id", text))
     return tuple(found)
-
-
-def uuid_or_none(text: str) -> UUID | None:
-    return UUID(text) if re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", text) else None
 
 
 def no_csr(csr_id: UUID | None) -> NotFound:
@@ -181,14 +177,14 @@ async def judged(
 # At most $4 roots per name, those with a matching key id first. Rows of earlier releases may lack the root's name.
 _OWN_ROOTS = """
 SELECT root FROM (
-    SELECT root, row_number() OVER (
+    SELECT root, root_subject_sha256, row_number() OVER (
         PARTITION BY root_subject_sha256
         ORDER BY root_key_id = ANY($3::bytea[]) DESC NULLS LAST, max(created_at) DESC
     ) AS place
     FROM ca_certificates
     WHERE account_id = $1 AND (root_subject_sha256 = ANY($2::bytea[]) OR root_subject_sha256 IS NULL)
     GROUP BY root, root_subject_sha256, root_key_id
-) AS roots WHERE place <= $4
+) AS roots WHERE place <= $4 OR root_subject_sha256 IS NULL
 """
 
 

@@ -32,6 +32,8 @@ from app.errors import (
     Unavailable,
     quoted,
 )
+from app.ids import canonical_uuid
+from app.store import paging
 from app.store.database import Connection, Database, parameters
 from app.times import CLOCK_SKEW
 from app.x509 import chains, keys
@@ -159,7 +161,6 @@ _IN_STATUS = f"""
 _LISTED = _COLUMNS.replace("chain", "'' AS chain")
 _ORDER = "ORDER BY priority DESC, uploaded_at DESC, id"
 _COUNT_ALL = f"SELECT count(*) {_OF_ZONE}"
-_MAX_OFFSET = 2**62
 
 
 async def list_(db: Database, scope: Scope, query: CertificateQuery) -> CertificatePage:
@@ -168,7 +169,7 @@ async def list_(db: Database, scope: Scope, query: CertificateQuery) -> Certific
     found = _OF_ZONE
     if query.status:
         values, found = (*values, query.status.value, CLOCK_SKEW), _IN_STATUS
-    offset = min((query.page - 1) * query.per_page, _MAX_OFFSET)
+    offset = paging.offset(query.page, query.per_page)
     # The subquery skips rows in the index, which is much smaller than the table.
     ids = f"SELECT id {found} {_ORDER} LIMIT ${len(values) + 1} OFFSET ${len(values) + 2}"
     listed = f"SELECT {_LISTED} FROM custom_certificates WHERE account_id = $1 AND id = ANY(ARRAY({ids})) {_ORDER}"
@@ -388,7 +389,8 @@ async def for_operator(
 
 async def find(db: Database, word: str) -> Certificate:
     """The certificate with this id in any account, for the operator; raises NotFound."""
-    found = await for_operator(db, certificate_id=UUID(word)) if matching.uuid_or_none(word) else ()
+    certificate_id = canonical_uuid(word)
+    found = await for_operator(db, certificate_id=certificate_id) if certificate_id else ()
     if not found:
         raise NotFound(f"there is no certificate {quoted(word)}; `keystead certificate list` shows their ids")
     return found[0]

@@ -86,7 +86,7 @@ def _object(account: Account) -> AccountObject:
 def _decoded(
     raw: bytes, known: frozenset[str], account_id: str | None = None
 ) -> tuple[str, tuple[Problem, ...], tuple[Advice, ...]]:
-    """The name, what is wrong, and advice on what is not known; `id` and `type` may be sent, and cannot change."""
+    """The name, the problems, and advice on unknown fields; `id` and `type` are accepted but cannot be changed."""
     fields = reading.json_object(raw)
     if isinstance(fields, Problem):
         return "", (fields,), ()

@@ -1,4 +1,4 @@
-"""What the guard found of a request, and how a handler answers."""
+"""The context of a request, and the envelopes of its answers."""
 
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias, TypeVar
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class CallerContext(context.CallerContext, frozen=True):
-    """Who asks, where the path names no account or zone."""
+    """The caller, for paths without an account or zone."""
 
     def envelope(self, result: T, advice: Iterable[Advice] = (), messages: Sequence[Item] = ()) -> Envelope[T]:
         messages = [*Reference(self.house.public_url).advice(advice), *messages]
@@ -27,7 +27,7 @@ class CallerContext(context.CallerContext, frozen=True):
 
 
 class ScopeContext(CallerContext, frozen=True):
-    """Who asks, and the account or zone of the path, in which they may do what the handler needs."""
+    """The caller, and the account or zone of the path; the guard has checked the handler's permission in it."""
 
     scope: Scope
 

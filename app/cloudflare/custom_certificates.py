@@ -18,9 +18,8 @@ from app.certificates.store import Told
 from app.cloudflare import envelope, reading
 from app.cloudflare.context import Context, ScopeContext
 from app.cloudflare.envelope import Envelope, Page
-from app.cloudflare.errors import Refused
 from app.cloudflare.guard import Needs
-from app.errors import Advice, Invalid, Problem, Rule, quoted
+from app.errors import Advice, Invalid, Problem, Rule
 from app.web.handling import AnyRequest, delete, get, patch, post, put
 
 _READ, _WRITE = Needs(Area.SSL, Access.READ), Needs(Area.SSL, Access.WRITE)
@@ -33,7 +32,7 @@ class GeoRestrictions(msgspec.Struct, frozen=True):
 
 
 class CustomCertificate(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A custom certificate as the SDKs read it; what is not set is absent."""
+    """A custom certificate as the SDKs read it; unset fields are omitted."""
 
     id: str
     zone_id: str
@@ -143,7 +142,7 @@ _FIELDS = frozenset({*_TEXTS, *_NULLABLE, "geo_restrictions"})
 
 
 def decode(raw: bytes) -> tuple[Upload, tuple[Advice, ...]]:
-    """Read a body; what has the wrong shape stands in the upload's `malformed`."""
+    """Decode a body; fields of the wrong JSON type are reported in the upload's `malformed`."""
     fields = reading.json_object(raw)
     if isinstance(fields, Problem):
         raise Invalid((fields,))
@@ -186,16 +185,16 @@ def _geo(fields: dict[str, Any], malformed: list[Problem]) -> str | UnsetType | 
 
 
 def decode_priorities(raw: bytes) -> dict[UUID, int]:
-    """Read the body of prioritize: each certificate once, with a whole number (`1.0` is one) from 0 on."""
+    """Decode the body of prioritize: each certificate once, with an integer (`1.0` is one) of at least 0."""
     fields = reading.json_object(raw)
     if isinstance(fields, Problem):
         raise Invalid((fields,))
-    asked = fields.get("certificates")
-    if not isinstance(asked, list) or len(asked) > MAX_PRIORITIES:
+    entries = fields.get("certificates")
+    if not isinstance(entries, list) or len(entries) > MAX_PRIORITIES:
         text = f"certificates must be a list of at most {MAX_PRIORITIES} objects with id and priority."
         raise Invalid((Problem(Rule.TEXT, "certificates", text),))
     found: dict[UUID, int] = {}
-    for index, entry in enumerate(asked):
+    for index, entry in enumerate(entries):
         certificate_id, priority = _priority(entry, index)
         if certificate_id in found:
             text = "certificates names this certificate twice."
@@ -212,9 +211,7 @@ def _priority(entry: Any, index: int) -> tuple[UUID, int]:  # noqa: ANN401 - JSO
         most = matching.MAX_PRIORITY
         text = f"an entry of certificates has an id and a priority, a whole number from 0 to {most}."
         raise Invalid((Problem(Rule.TEXT, "certificates", text, index),))
-    if not reading.is_uuid(certificate_id):
-        raise Refused(404, 1002, f"There is no custom certificate {quoted(certificate_id)} here.")
-    return UUID(certificate_id), int(priority)
+    return reading.certificate_id(certificate_id), int(priority)
 
 
 def _is_priority(value: Any) -> bool:  # noqa: ANN401 - JSON
@@ -226,12 +223,13 @@ _KNOWN = frozenset({"page", "per_page", "match", "status"})
 
 
 def parse_query(query_string: bytes) -> CertificateQuery:
-    """The list's parameters; raises 1455. `match` has one filter to combine, so both of its values mean the same."""
+    """Parse the list's parameters; raises 1455. There is only one filter, so both values of `match` mean the same."""
     values = reading.known_values(query_string, _KNOWN)
     reading.one_of(values, "match", ("any", "all"))
     status = reading.one_of(values, "status", tuple(Status))
+    page, size = reading.page_of(values, PER_PAGE, MIN_PER_PAGE, MAX_PER_PAGE)
     return CertificateQuery(
-        page=reading.whole(values, "page", 1, 1, reading.MAX_PAGE),
-        per_page=reading.whole(values, "per_page", PER_PAGE, MIN_PER_PAGE, MAX_PER_PAGE),
+        page=page,
+        per_page=size,
         status=Status(status) if status else None,
     )

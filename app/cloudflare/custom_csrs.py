@@ -28,7 +28,7 @@ MIN_PER_PAGE, MAX_PER_PAGE = 5, 50
 
 
 class CustomCsr(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A custom CSR as the SDKs read it; an unset optional is absent."""
+    """A custom CSR as the SDKs read it; unset optional fields are omitted."""
 
     id: str
     created_at: str
@@ -51,7 +51,7 @@ class Deleted(msgspec.Struct, frozen=True):
 
 
 class Decoded(msgspec.Struct, frozen=True):
-    """A body as the core's request, and advice on what of it is not known."""
+    """A decoded body, and advice on its unknown fields."""
 
     request: CsrRequest
     ignored: tuple[Advice, ...] = ()
@@ -95,7 +95,7 @@ class CustomCsrs(Controller):
 async def made(
     house: House, caller: Caller, scope: Scope, raw: bytes, once: Idempotency | None
 ) -> tuple[Csr, tuple[Advice, ...]]:
-    """The CSR that a body asks for, and advice on it."""
+    """Create the CSR that a body describes; returns it with advice."""
     decoded = decode(raw)
     csr = await csrs.create(house.db, house.ring, house.pool, caller, scope, decoded.request, once)
     return csr, (*decoded.ignored, *csrs.advice(csr.request, scope.name_policy))
@@ -142,7 +142,7 @@ _FIELDS = frozenset({*_TEXTS, "sans"})
 
 
 def decode(raw: bytes) -> Decoded:
-    """Read a body; what has the wrong shape stands in the request's `malformed`, and the core judges the rest."""
+    """Decode a body; fields of the wrong JSON type are reported in `malformed`, the core validates the rest."""
     fields = reading.json_object(raw)
     if isinstance(fields, Problem):
         return Decoded(CsrRequest(Subject("", "", "", "", ""), (), malformed=(fields,)))
@@ -185,11 +185,12 @@ _KNOWN = frozenset({"page", "per_page", "order", "direction", "common_name", "sa
 
 
 def parse_query(query_string: bytes, per_page: int) -> CsrQuery:
-    """The list's parameters; raises 1455 with what is allowed. `per_page` is the scope's default."""
+    """Parse the list's parameters; raises 1455 with the allowed values. `per_page` is the default."""
     values = reading.known_values(query_string, _KNOWN)
+    page, size = reading.page_of(values, per_page, MIN_PER_PAGE, MAX_PER_PAGE)
     return CsrQuery(
-        page=reading.whole(values, "page", 1, 1, reading.MAX_PAGE),
-        per_page=reading.whole(values, "per_page", per_page, MIN_PER_PAGE, MAX_PER_PAGE),
+        page=page,
+        per_page=size,
         order=Order(reading.one_of(values, "order", tuple(Order)) or Order.CREATED_AT),
         direction=Direction(reading.one_of(values, "direction", tuple(Direction)) or Direction.ASC),
         common_name=values.get("common_name"),

@@ -1,4 +1,4 @@
-"""Envelopes, the shape of every answer (contract-cloudflare section 1)."""
+"""Envelopes: the JSON of every answer (contract-cloudflare section 1)."""
 
 from datetime import UTC, datetime
 from typing import Generic, TypeVar
@@ -29,7 +29,7 @@ class Item(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ResultInfo(msgspec.Struct, frozen=True):
-    """`count` is the items of this page, `total_count` those of all pages."""
+    """`count` is the number of items on this page, `total_count` on all pages."""
 
     count: int
     page: int
@@ -39,7 +39,7 @@ class ResultInfo(msgspec.Struct, frozen=True):
 
 
 class Envelope(msgspec.Struct, Generic[T], frozen=True):
-    """The answer of a success; `messages` is advice, and `errors` is always empty."""
+    """A successful answer; `messages` holds advice, and `errors` is always empty."""
 
     result: T
     success: bool
@@ -61,5 +61,5 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 def instant(time: datetime) -> str:
-    """RFC 3339 with six decimals and Z, as the stored value is."""
+    """RFC 3339 with microseconds and Z."""
     return time.astimezone(UTC).isoformat(timespec="microseconds")[:26] + "Z"

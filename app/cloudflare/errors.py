@@ -1,4 +1,4 @@
-"""Errors and advice in Cloudflare's codes, and the one way from an error to an answer (contract-cloudflare 3 to 5)."""
+"""Errors and advice as Cloudflare's codes, and the answer for each error (contract-cloudflare sections 3 to 5)."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -12,8 +12,8 @@ from app.cloudflare.envelope import JSON, ErrorChainItem, Failure, Item, Source
 from app.errors import Advice, Clash, Denial, Hint, Limit, Problem, Rule, Scheme, Thing
 
 
-class Refused(Exception):  # noqa: N818 - a refusal by the dialect itself, before the core is asked
-    """An answer of the gateway: status, code and text are the contract's."""
+class Refused(Exception):  # noqa: N818 - a refusal by the dialect, not an error
+    """A refusal with the status, code and text of the contract."""
 
     def __init__(
         self, status: int, code: int, text: str, *, chain: tuple[int, str] | None = None, retry_after: int = 0
@@ -25,7 +25,7 @@ class Refused(Exception):  # noqa: N818 - a refusal by the dialect itself, befor
         self.retry_after = retry_after
 
 
-# What each code means, for the error reference; the status is the one that it always comes with.
+# The HTTP status and the meaning of each code, for the error reference.
 CODES: dict[int, tuple[int, str]] = {
     971: (429, "The rate limit is used up. Wait for Retry-After seconds."),
     1000: (401, "Invalid API Token: the token that was to be verified is not known."),
@@ -174,6 +174,10 @@ _UNAUTHENTICATED = {
     Scheme.GLOBAL_KEY: (400, 9103, "Unknown X-Auth-Key or X-Auth-Email"),
 }
 DENIALS: dict[Denial, int] = {Denial.RESOURCE: 9109, Denial.ADDRESS: 9109, Denial.WIDER: 1465}
+_DENIAL_TEXTS: dict[Denial, str] = {
+    Denial.RESOURCE: "Unauthorized to access requested resource",
+    Denial.ADDRESS: "Cannot use the access token from location: {}",
+}
 
 
 _LINE_ENDS = re.compile("[\n\r\u2028\u2029]")
@@ -185,7 +189,7 @@ def code_of(problem: Problem) -> int:
 
 
 class Reference:
-    """The error reference that this server itself serves; every item names its place there."""
+    """Builds error and message items, each with a link into this server's error reference (/docs/errors)."""
 
     def __init__(self, public_url: str) -> None:
         self._url = f"{public_url}/docs/errors#"
@@ -194,25 +198,25 @@ class Reference:
         return Item(code, text, f"{self._url}{code}", Source(pointer) if pointer is not None else None)
 
     def advice(self, advice: Iterable[Advice]) -> list[Item]:
-        """The messages of a success."""
-        return [self.item(HINTS[a.hint], a.text, _place(a)) for a in advice]
+        """The `messages` of a successful answer."""
+        return [self.item(HINTS[a.hint], a.text, _pointer_of(a)) for a in advice]
 
     def failure(self, error: Exception, visit: Visit) -> Response[bytes]:
-        """The one way from an error to an answer; what is not ours keeps its text to itself."""
+        """The answer for an error; an unexpected exception becomes 1500 without its text."""
         match error:
             case errors.Invalid():
                 return self._failure(400, self._items(error.problems))
             case errors.NotFound() if error.thing in MISSING_THINGS:
                 return self._one(404, MISSING_THINGS[error.thing], str(error))
             case errors.Conflict() if error.clash in CLASHES:
-                # Official clients repeat a 409, the Go one for three minutes, unless told not to.
+                # Official clients retry a 409 (the Go client for three minutes) unless this header forbids it.
                 return self._one(*CLASHES[error.clash], str(error), {"X-Should-Retry": "false"})
             case errors.Unauthenticated():
                 return self._one(*_UNAUTHENTICATED[error.scheme])
             case errors.Wider():
                 return self._failure(403, self._items(error.problems))
             case errors.Forbidden():
-                return self._one(403, DENIALS[error.denial], str(error))
+                return self._one(403, DENIALS[error.denial], _DENIAL_TEXTS.get(error.denial, "{}").format(error))
             case errors.LimitReached():
                 return self._one(*LIMITS[error.limit], str(error))
             case errors.Unavailable():
@@ -226,7 +230,7 @@ class Reference:
                 return self._one(500, 1500, text)
 
     def _items(self, problems: tuple[Problem, ...]) -> list[Item]:
-        # The contract's order of checks is the order of the codes, and then of the places.
+        # The contract reports problems in the order of their codes; the sort is stable.
         items = [self.item(code_of(p), p.text, _pointer(p.field, p.index, p.member)) for p in problems]
         return sorted(items, key=lambda item: item.code)
 
@@ -240,7 +244,7 @@ class Reference:
         return self._failure(refused.status, [item], headers)
 
     def _one(self, status: int, code: int, text: str, headers: Mapping[str, str] | None = None) -> Response[bytes]:
-        # The core's sentences also stand after a colon, on the command line.
+        # The core's messages begin in lower case, because the command line prints them after a colon.
         return self._failure(status, [self.item(code, text[:1].upper() + text[1:])], headers)
 
     def _failure(self, status: int, items: list[Item], headers: Mapping[str, str] | None = None) -> Response[bytes]:
@@ -248,17 +252,17 @@ class Reference:
         return Response(body, status_code=status, media_type=JSON, headers=dict(headers or {}))
 
 
-def _place(advice: Advice) -> str:
-    # A field may have the empty name; other advice without a field is about the whole.
+def _pointer_of(advice: Advice) -> str:
+    # An unknown field may have an empty name; other advice without a field concerns the body as such.
     return _pointer(advice.field, advice.index) or ("/" if advice.hint is Hint.UNKNOWN_FIELD else "")
 
 
 def _pointer(field: str, index: int | None, member: str | None = None) -> str:
-    """A JSON pointer into the request body (RFC 6901); the whole body is the empty one."""
-    # A field may be named by a lone surrogate, which no JSON can carry back.
+    """A JSON pointer into the request body (RFC 6901); empty for the body itself."""
+    # A field name may contain a lone surrogate, which cannot be encoded as UTF-8.
     name = field.encode("utf-8", "backslashreplace").decode("utf-8")
-    # The public page's pattern for a pointer stops at the end of a line.
+    # The pattern for pointers in Cloudflare's OpenAPI document does not match line ends.
     name = _LINE_ENDS.sub(lambda end: f"\\u{ord(end[0]):04x}", name)
     token = name.replace("~", "~0").replace("/", "~1")
-    place = str(index) if index is not None else member
-    return ("/" + token if field else "") + (f"/{place}" if place is not None else "")
+    child = str(index) if index is not None else member
+    return ("/" + token if field else "") + (f"/{child}" if child is not None else "")

@@ -7,19 +7,18 @@ import msgspec
 from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 
 from app.audit import record as audit
-from app.caller import Access, Area, Level, Scope, Visit
+from app.caller import Access, Area, Caller, Level, Scope, Visit
 from app.cloudflare.context import CallerContext, ScopeContext
 from app.cloudflare.errors import Refused
 from app.errors import Denial, Forbidden, Limit, LimitReached, Unauthenticated
-from app.identity import admission
+from app.identity import accounts, admission
 from app.identity.admission import Admission, Credential, KeyCredential, Place, TokenCredential
-from app.web.handling import AnyConnection
+from app.ids import hex32
+from app.web.handling import AnyConnection, header
 from app.web.state import House
 
-_ID = re.compile(r"[0-9a-f]{32}")
 BEARER = re.compile(r"[A-Za-z0-9_-]{20,256}")
 _KEY = re.compile(r"[0-9a-f]{32,45}")
-_EMAIL = re.compile(r"[\x21-\x3f\x41-\x7e]{1,64}@[\x21-\x3f\x41-\x7e]{1,189}")
 
 
 class Needs(msgspec.Struct, frozen=True):
@@ -43,41 +42,64 @@ async def guard(connection: AnyConnection, handler: BaseRouteHandler) -> None:
     visit = _visit(connection, handler)
     where = place(connection.path_params, visit)
     credential = credentials(connection)
+    if where is None:
+        caller = await _authenticated(house, credential, visit)
+        count(connection, caller.id)
+        connection.scope["state"]["context"] = CallerContext(house, visit, caller)
+        return
+    needs: Needs = handler.opt["needs"]
+    found = None if needs.anew else house.memory.allowed(credential, where, needs.area, needs.access, visit)
+    if found:
+        caller, scope = found
+        count(connection, caller.id)
+    else:
+        caller, scope = await _looked_up(connection, house, credential, where, visit, needs)
+    connection.scope["state"]["context"] = ScopeContext(house, visit, caller, scope)
+
+
+async def _authenticated(house: House, credential: Credential, visit: Visit) -> Caller:
     try:
-        admitted = await _admitted(house, credential, where, visit, handler.opt.get("needs"))
+        # A user may have become a member of an account within the last second, by making it.
+        return await admission.authenticate(house.db, house.peppers, house.memory, credential, visit, anew=True)
     except (Unauthenticated, Forbidden) as error:
-        count_failure(house, visit)
-        await admission.write_down(house.db, error)
+        await _fail(house, visit, error)
+        raise
+
+
+async def _looked_up(
+    connection: AnyConnection, house: House, credential: Credential, where: Place, visit: Visit, needs: Needs
+) -> tuple[Caller, Scope]:
+    """Admit and count a caller of whom it is not known yet that they may; remember those who may."""
+    try:
+        admitted = await _admitted(house, credential, where, visit, needs)
+    except (Unauthenticated, Forbidden) as error:
+        await _fail(house, visit, error)
         raise
     caller, scope = admitted.caller, admitted.scope
     count(connection, caller.id)
-    found = (house, visit, caller)
-    if where is None:
-        connection.scope["state"]["context"] = CallerContext(*found)
-        return
-    if scope is None or not _may(admitted, handler.opt["needs"]):
+    if scope is None or not _may(admitted, needs):
         resource = audit.Resource.ZONE if where.level is Level.ZONE else audit.Resource.ACCOUNT
         await audit.denied(house.db, caller, resource, where.id, scope)
-        raise Forbidden(Denial.RESOURCE, "Unauthorized to access requested resource")
+        raise Forbidden(Denial.RESOURCE)
     if admitted.gone:
         raise not_routed(visit)
-    connection.scope["state"]["context"] = ScopeContext(*found, scope)
-    needs: Needs = handler.opt["needs"]
-    if needs.area is Area.SSL:
-        house.memory.let_through(credential, where, needs.access, admitted)
+    house.memory.allow(credential, where, needs.area, needs.access, admitted)
+    return caller, scope
 
 
-async def _admitted(
-    house: House, credential: Credential, where: Place | None, visit: Visit, needs: Needs | None
-) -> Admission:
-    asking = (house.db, house.peppers, house.memory, credential)
-    if where is None or needs is None:
-        # A user may have become a member of an account within the last second, by making it.
-        return Admission(await admission.authenticate(*asking, visit, anew=True), None, gone=False)
-    admitted = await (admission.admit_anew if needs.anew else admission.admit)(*asking, where, visit)
+async def _fail(house: House, visit: Visit, error: Exception) -> None:
+    count_failure(house, visit)
+    await admission.write_down(house.db, error)
+
+
+async def _admitted(house: House, credential: Credential, where: Place, visit: Visit, needs: Needs) -> Admission:
+    asking = (house.db, house.peppers, house.memory, credential, where, visit)
+    if needs.anew:
+        return await admission.admit_anew(*asking)
+    admitted = await admission.admit(*asking)
     if admitted.remembered and not _may(admitted, needs):
         # What is remembered may be older than the permission.
-        return await admission.admit_anew(*asking, where, visit)
+        return await admission.admit_anew(*asking)
     return admitted
 
 
@@ -112,28 +134,28 @@ def place(path_params: dict[str, str], visit: Visit) -> Place | None:
 
 def id_of(text: str, visit: Visit) -> UUID:
     """An id in a path; raises 7003 for what is none."""
-    if not _ID.fullmatch(text):
+    found = hex32(text)
+    if found is None:
         raise not_routed(visit)
-    return UUID(text)
+    return found
 
 
 def credentials(connection: AnyConnection) -> Credential:
     """Authorization wins when it is present, even when it is the bad one (contract-cloudflare section 5)."""
-    headers = connection.headers
-    authorization = headers.get("authorization")
+    authorization = header(connection, b"authorization")
     if authorization is not None:
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer" or not BEARER.fullmatch(token):
             raise _bad_header(6111, "Authorization")
         return TokenCredential(token)
-    email, key = headers.get("x-auth-email"), headers.get("x-auth-key")
+    email, key = header(connection, b"x-auth-email"), header(connection, b"x-auth-key")
     if email is None and key is None:
         raise Refused(400, 9106, "Missing X-Auth-Key, X-Auth-Email or Authorization headers")
     if email is None:
         raise Refused(400, 9106, "Missing X-Auth-Email header")
     if key is None:
         raise Refused(400, 9107, "Missing X-Auth-Key header")
-    if not _EMAIL.fullmatch(email):
+    if not accounts.EMAIL.fullmatch(email):
         raise _bad_header(6102, "X-Auth-Email")
     if not _KEY.fullmatch(key):
         raise _bad_header(6103, "X-Auth-Key")

@@ -30,7 +30,7 @@ class LogAccount(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class LogAction(msgspec.Struct, frozen=True):
-    """`description` is a sentence for people."""
+    """`description` is for human readers."""
 
     description: str
     result: str
@@ -71,7 +71,7 @@ class LogZone(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class AuditEntry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One entry as the SDKs read it; what is not known is absent."""
+    """One entry as the SDKs read it; unknown values are omitted."""
 
     id: str
     account: LogAccount
@@ -87,7 +87,7 @@ class Cursors(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class AuditInfo(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`count` is the entries of this page; both cursors are absent on the last one."""
+    """`count` is the number of entries on this page; the cursors are omitted on the last one."""
 
     count: int
     cursors: Cursors
@@ -112,7 +112,7 @@ class Logs(Controller):
 
 
 def parse_query(query_string: bytes) -> audit_log.Query:
-    """The list's parameters; raises 1455 with what is allowed."""
+    """Parse the list's parameters; raises 1455 with the allowed values."""
     names = _BOUNDS | FILTERS | {f"{name}.not" for name in FILTERS}
     values = reading.repeated_values(query_string, names, audit_log.MAX_VALUES)
     if sum(len(values[name]) for name in values.keys() - _BOUNDS) > audit_log.MAX_VALUES:
@@ -142,8 +142,9 @@ def _time(values: dict[str, str], key: str) -> datetime:
     text = values.get(key)
     found = times.date(text) if text else None
     if found is None:
-        said = f"is {quoted(text)}; it" if text else "is missing; it"
-        raise Refused(400, 1455, f"The parameter {key} {said} must be a date such as 2026-01-31, or an RFC 3339 time.")
+        problem = f"is {quoted(text)}" if text else "is missing"
+        expected = "it must be a date such as 2026-01-31, or an RFC 3339 time"
+        raise Refused(400, 1455, f"The parameter {key} {problem}; {expected}.")
     return found
 
 

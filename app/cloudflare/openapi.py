@@ -5,11 +5,12 @@ import msgspec
 from app import __version__
 from app.certificates import matching
 from app.certificates.model import BundleMethod, Status
-from app.cloudflare import custom_certificates, custom_csrs, envelope, openapi_tenants, reading, tokens
+from app.cloudflare import custom_certificates, custom_csrs, envelope, openapi_tenants, tokens
 from app.cloudflare import openapi_parts as parts
 from app.cloudflare.openapi_parts import Json
 from app.csrs import store as csrs
 from app.csrs.model import Order
+from app.store import paging
 from app.store.paging import Direction
 from app.x509.keys import KeyType
 
@@ -172,7 +173,7 @@ def _request_schema() -> Json:
 def _query_parameters(per_page: int) -> list[Json]:
     bounds = {"minimum": custom_csrs.MIN_PER_PAGE, "maximum": custom_csrs.MAX_PER_PAGE, "default": per_page}
     schemas: dict[str, Json] = {
-        "page": {"type": "integer", "minimum": 1, "maximum": reading.MAX_PAGE, "default": 1},
+        "page": {"type": "integer", "minimum": 1, "maximum": paging.MAX_PAGE, "default": 1},
         "per_page": {"type": "integer", **bounds},
         "order": {"enum": list(Order), "default": Order.CREATED_AT},
         "direction": {"enum": list(Direction), "default": Direction.ASC},
@@ -222,7 +223,7 @@ def _certificate_paths() -> Json:
     certificate_id = {"name": "custom_certificate_id", "in": "path", "required": True, "schema": parts.UUID}
     bounds = {"minimum": custom_certificates.MIN_PER_PAGE, "maximum": custom_certificates.MAX_PER_PAGE}
     query: dict[str, Json] = {
-        "page": {"type": "integer", "minimum": 1, "maximum": reading.MAX_PAGE, "default": 1},
+        "page": {"type": "integer", "minimum": 1, "maximum": paging.MAX_PAGE, "default": 1},
         "per_page": {"type": "integer", **bounds, "default": custom_certificates.PER_PAGE},
         "match": {"enum": ["any", "all"], "default": "all"},
         "status": {"enum": list(Status)},

@@ -3,7 +3,8 @@
 from typing import Any
 
 from app.cloudflare import envelope as envelopes
-from app.cloudflare import errors, reading
+from app.cloudflare import errors
+from app.store.paging import MAX_PAGE
 
 Json = dict[str, Any]
 ID32 = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
@@ -91,7 +92,7 @@ def query_parameters(schemas: Json) -> list[Json]:
 def paging(default: int, low: int, high: int) -> Json:
     """The schemas of `page` and `per_page`."""
     return {
-        "page": {"type": "integer", "minimum": 1, "maximum": reading.MAX_PAGE, "default": 1},
+        "page": {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": 1},
         "per_page": {"type": "integer", "minimum": low, "maximum": high, "default": default},
     }
 

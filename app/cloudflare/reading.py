@@ -1,4 +1,4 @@
-"""What every handler reads the same way: JSON objects, their texts, and query parameters (contract-cloudflare 1, 2)."""
+"""Parsing shared by the handlers: bodies, fields, headers and query parameters (contract-cloudflare sections 1, 2)."""
 
 import hashlib
 import re
@@ -14,19 +14,19 @@ from app import times
 from app.cloudflare.envelope import JSON
 from app.cloudflare.errors import Refused
 from app.errors import Advice, Hint, Problem, Rule, quoted
+from app.ids import canonical_uuid
 from app.store.idempotency import Idempotency
-from app.store.paging import Direction
+from app.store.paging import MAX_PAGE, Direction
 from app.web import bodies
-from app.web.handling import AnyRequest
+from app.web.handling import AnyRequest, header_values
 
 MAX_BODY = 64 * 1024
 MAX_CERTIFICATE_BODY = 256 * 1024
-_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
 
 
 async def body(request: AnyRequest, most: int = MAX_BODY) -> bytes:
-    """The raw body, bounded in size and time."""
+    """The raw body; raises 1454 if it is too large, and 1400 if it is incomplete or too slow."""
     state = request.scope["state"]
     return await body_of(request.stream(), request.headers.get("content-length", ""), state, most)
 
@@ -34,7 +34,7 @@ async def body(request: AnyRequest, most: int = MAX_BODY) -> bytes:
 async def body_of(
     stream: AsyncIterator[bytes], content_length: str, state: MutableMapping[str, Any], most: int = MAX_BODY
 ) -> bytes:
-    """As `body`, from its pieces and the state of the request; HTTPException is what the pieces end early with."""
+    """`body`, from a stream that raises HTTPException if it ends early, and the state of the request."""
     try:
         return await bodies.read(stream, content_length, most, HTTPException, state)
     except bodies.TooLarge as error:
@@ -44,12 +44,12 @@ async def body_of(
 
 
 def idempotency(request: AnyRequest, raw: bytes) -> Idempotency | None:
-    """The Idempotency-Key header, if there is one."""
+    """The Idempotency-Key header with the hash of the body, or None; raises 1456."""
     return idempotency_of(request.headers.getall("idempotency-key", []), raw)
 
 
 def idempotency_of(keys: list[str], raw: bytes) -> Idempotency | None:
-    """As `idempotency`, from the values of the header."""
+    """`idempotency`, from the values of the header."""
     if not keys:
         return None
     if len(keys) > 1 or not _IDEMPOTENCY_KEY.fullmatch(keys[0]):
@@ -58,27 +58,28 @@ def idempotency_of(keys: list[str], raw: bytes) -> Idempotency | None:
 
 
 def csr_id(text: str) -> UUID:
-    """The CSR's id in the path."""
-    if not _UUID.fullmatch(text):
+    """Parse a CSR's id in a path; raises 1418."""
+    found = canonical_uuid(text)
+    if found is None:
         raise Refused(400, 1418, f"{quoted(text)} is not the id of a CSR: a UUID is.")
-    return UUID(text)
-
-
-def is_uuid(text: str) -> bool:
-    return _UUID.fullmatch(text) is not None
+    return found
 
 
 def certificate_id(text: str) -> UUID:
-    """A certificate's id; what is no UUID names no certificate."""
-    if not _UUID.fullmatch(text):
+    """Parse a certificate's id; anything but a UUID is reported as an unknown certificate (404/1002)."""
+    found = canonical_uuid(text)
+    if found is None:
         raise Refused(404, 1002, f"There is no custom certificate {quoted(text)} here.")
-    return UUID(text)
+    return found
 
 
 def accepted(request: AnyRequest) -> str:
-    """Which of JSON, PEM and DER the client likes best; JSON when it says nothing that we have."""
+    """The media type that the Accept header prefers among JSON, PEM and DER; JSON if it names none of them."""
+    values = header_values(request, b"accept")
+    if values in ([], ["*/*"], [JSON]):
+        return JSON
     best, best_quality = JSON, 0.0
-    for part in ",".join(request.headers.getall("accept", [])).split(","):
+    for part in ",".join(values).split(","):
         media_type, *parameters = (word.strip().lower() for word in part.split(";"))
         quality = next((_quality(p[2:]) for p in parameters if p.startswith("q=")), 1.0)
         if media_type in (JSON, "application/x-pem-file", "application/pkcs10", "*/*") and quality > best_quality:
@@ -91,10 +92,8 @@ def _quality(text: str) -> float:
 
 
 MAX_IGNORED = 20
-# The driver of the database takes the first and the last moment of all for infinite ones.
+# asyncpg stores these as -infinity and infinity.
 _INFINITE = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
-# The largest whole number that every JSON reader keeps exact (RFC 8259 section 6).
-MAX_PAGE = 2**53 - 1
 _JSON_NAMES = {
     str: "a string",
     bool: "a boolean",
@@ -108,7 +107,7 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
 def json_object(raw: bytes) -> dict[str, Any] | Problem:
-    """The object of a body, or the problem that it is none."""
+    """Parse a body as a JSON object; returns a Problem if it is none."""
     try:
         fields = bodies.parse(raw)
     except bodies.TooMany as error:
@@ -124,7 +123,7 @@ def wrong_type(value: Any, field: str, wanted: str, index: int | None = None) ->
 
 
 def text(value: Any, field: str, malformed: list[Problem]) -> str:  # noqa: ANN401 - JSON
-    """A text field; null means "not given": unset for an optional field, and missing for a required one."""
+    """A text field; empty if it is null or absent."""
     if isinstance(value, str):
         return value
     if value is not None:
@@ -133,7 +132,7 @@ def text(value: Any, field: str, malformed: list[Problem]) -> str:  # noqa: ANN4
 
 
 def required_text(fields: dict[str, Any], field: str, problems: list[Problem]) -> str:
-    """A text that must be there, and not be empty."""
+    """A required, non-empty text field."""
     value = fields.get(field)
     if value is None or value == "":
         problems.append(Problem(Rule.MISSING, field, f"{field} is missing or empty."))
@@ -142,7 +141,7 @@ def required_text(fields: dict[str, Any], field: str, problems: list[Problem]) -
 
 
 def time_of(fields: dict[str, Any], field: str, problems: list[Problem]) -> datetime | None:
-    """A date or an RFC 3339 time; null and the empty text are unset."""
+    """A date or an RFC 3339 time; None if null, empty or absent."""
     value = text(fields.get(field), field, problems)
     found = times.date(value) if value else None
     if value and (found is None or found in _INFINITE):
@@ -153,7 +152,7 @@ def time_of(fields: dict[str, Any], field: str, problems: list[Problem]) -> date
 
 
 def ignored(fields: dict[str, Any], known: frozenset[str], thing: str) -> tuple[Advice, ...]:
-    """Advice on the fields that nobody knows."""
+    """Advice on unknown fields, for at most MAX_IGNORED of them."""
     unknown = [field for field in fields if field not in known][:MAX_IGNORED]
     return tuple(
         Advice(Hint.UNKNOWN_FIELD, field, f"{quoted(field)} is not a field of {thing} and was ignored.")
@@ -168,14 +167,14 @@ def known_values(query_string: bytes, known: frozenset[str]) -> dict[str, str]:
 
 
 def single(values: Mapping[str, list[str]], key: str) -> str:
-    """The one value of a parameter; raises 1455 for more."""
+    """The single value of a parameter; raises 1455 if it is repeated."""
     if len(values[key]) > 1:
         raise Refused(400, 1455, f"The parameter {key} is given twice; give it once.")
     return values[key][0]
 
 
 def repeated_values(query_string: bytes, known: frozenset[str], most: int) -> dict[str, list[str]]:
-    """The known parameters of a query that may be repeated `most` times; raises 1455 as `known_values`."""
+    """The known parameters of a query, each up to `most` times; raises 1455 like `known_values`."""
     values: dict[str, list[str]] = {}
     for pair in query_string.decode("latin-1").split("&"):
         raw_key, _, raw_value = pair.partition("=")
@@ -186,7 +185,7 @@ def repeated_values(query_string: bytes, known: frozenset[str], most: int) -> di
             times_given = "twice; give it once" if most == 1 else f"more than {most} times"
             raise Refused(400, 1455, f"The parameter {key} is given {times_given}.")
         try:
-            # The raw bytes may be UTF-8 too, and not only what is percent-encoded.
+            # UTF-8 is accepted raw as well as percent-encoded.
             value = unquote_to_bytes(raw_value.replace("+", " ").encode("latin-1")).decode("utf-8")
         except UnicodeDecodeError:
             raise Refused(400, 1455, f"The parameter {key} is not UTF-8.") from None
@@ -197,7 +196,7 @@ def repeated_values(query_string: bytes, known: frozenset[str], most: int) -> di
 
 
 def whole(values: dict[str, str], key: str, default: int, low: int, high: int) -> int:
-    """A whole number, `2.0` included, since the SDK's type is float."""
+    """An integer parameter; `2.0` is one, because the SDK's type is float. Raises 1455."""
     if key not in values:
         return default
     match = _WHOLE.fullmatch(values[key])

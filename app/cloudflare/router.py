@@ -1,4 +1,4 @@
-"""The routes of Cloudflare's dialect, and what becomes of its errors."""
+"""The routes of Cloudflare's dialect, and its error handler."""
 
 from http import HTTPStatus
 
@@ -22,7 +22,7 @@ _log = structlog.get_logger("keystead.cloudflare")
 
 
 def on_error(request: AnyRequest, error: Exception) -> Response[bytes]:
-    """Every error under this prefix becomes an envelope here."""
+    """The exception handler for all routes under this prefix: answers with an envelope."""
     visit = request.scope["state"]["visit"]
     reference: Reference = request.app.state.reference
     if isinstance(error, HTTPException) and error.status_code == HTTPStatus.NOT_FOUND:

@@ -36,7 +36,7 @@ class PermissionGroup(msgspec.Struct, frozen=True):
 
 
 class TokenObject(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A token as the SDKs read it; what is unset is absent. `value` is there once, when it is made."""
+    """A token as the SDKs read it; unset fields are omitted. `value` is only set in the answer that creates it."""
 
     id: str
     name: str
@@ -144,7 +144,7 @@ class UserTokens(Controller):
 
 
 class Verify(Controller):
-    """Says what a token is, for every token that is known: so no guard stands before it."""
+    """Verifies a token. There is no guard, because every known token gets an answer, even an expired one."""
 
     @get("/user/tokens/verify")
     async def of_user(self, request: AnyRequest) -> Envelope[Verified]:
@@ -197,7 +197,7 @@ async def _update(context: CallerContext, owner: Owner, request: AnyRequest, tok
 
 async def _roll(context: CallerContext, owner: Owner, request: AnyRequest, token_id: str) -> Envelope[str]:
     wanted, house = guard.id_of(token_id, context.visit), context.house
-    # Nothing is asked in it, and clients send what they like: no body, an empty object, or null.
+    # The body is ignored: clients send none, an empty object, or null.
     await reading.body(request)
     return context.envelope(await delegation.roll(house.db, house.peppers, context.caller, owner, wanted))
 
@@ -240,7 +240,7 @@ def _object(token: Token, value: str | None = None) -> TokenObject:
 
 
 def _time(time: datetime | None) -> str | None:
-    """As it is mostly sent: without a fraction of a second that nobody gave."""
+    """RFC 3339 with Z; without a fraction if it is zero."""
     return time.astimezone(UTC).isoformat().replace("+00:00", "Z") if time else None
 
 
@@ -249,7 +249,7 @@ _ANSWERED = frozenset({"id", "issued_on", "modified_on", "last_used_on", "value"
 
 
 def decode(raw: bytes, *, updating: bool) -> tuple[delegation.Draft, tuple[Advice, ...]]:
-    """Read a token that is asked for; what has the wrong shape stands in `malformed`, and the core judges the rest."""
+    """Decode a body; fields of the wrong JSON type are reported in `malformed`, the core validates the rest."""
     fields = reading.json_object(raw)
     if isinstance(fields, Problem):
         raise Invalid((fields,))
@@ -276,7 +276,7 @@ def decode(raw: bytes, *, updating: bool) -> tuple[delegation.Draft, tuple[Advic
 
 
 def _texts(raw: bytes) -> dict[str, msgspec.Raw]:
-    # The text of resources and condition is kept as it was sent, since clients compare what comes back.
+    # resources and condition are stored as sent, because clients compare them.
     return {name: msgspec.Raw(bytes(text)) for name, text in _decoder.decode(raw).items()}
 
 
@@ -306,7 +306,7 @@ def _networks(value: Any, problems: list[Problem]) -> dict[str, tuple[str, ...]]
     lists: dict[str, tuple[str, ...]] = {}
     for key, networks in (request_ip or {}).items():
         if key not in {"in", "not_in"}:
-            # A bound that is not understood must not be taken for none.
+            # Ignoring an unknown restriction would make the token less restricted.
             text = f"request_ip has in and not_in, and no {quoted(key)}."
             problems.append(Problem(Rule.CONDITION, "condition", text, member="request_ip"))
         elif networks is not None:

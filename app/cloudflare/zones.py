@@ -16,6 +16,7 @@ from app.cloudflare.guard import Needs
 from app.errors import Advice, Invalid, Problem, Rule, quoted
 from app.identity import zones
 from app.identity.zones import Zone, ZoneType
+from app.ids import hex32
 from app.store.paging import Direction
 from app.web.handling import AnyRequest, delete, get, patch, post
 
@@ -35,11 +36,11 @@ class ZoneAccount(msgspec.Struct, frozen=True):
 
 
 class Nothing(msgspec.Struct, frozen=True):
-    """What Cloudflare has and we do not, where clients insist on an object."""
+    """An empty object, for fields of Cloudflare's that clients require and that have no meaning here."""
 
 
 class ZoneObject(msgspec.Struct, frozen=True):
-    """A zone as the SDKs read it: those fields are there that they insist on, and those without meaning are empty."""
+    """A zone as the SDKs read it, with all fields that they require; those without meaning here are empty."""
 
     id: str
     name: str
@@ -130,11 +131,11 @@ def _account_id(value: Any, problems: list[Problem]) -> UUID | None:  # noqa: AN
         problems.append(Problem(Rule.MISSING, "account", "account is missing; name the account by its id."))
     elif not isinstance(value, dict):
         problems.append(reading.wrong_type(value, "account", "an object"))
-    elif not isinstance(value.get("id"), str) or not re.fullmatch("[0-9a-f]{32}", value["id"]):
+    elif not isinstance(value.get("id"), str) or (found := hex32(value["id"])) is None:
         text = "account.id must be the id of an account, 32 lower-case hex characters."
         problems.append(Problem(Rule.TEXT, "account", text, member="id"))
     else:
-        return UUID(value["id"])
+        return found
     return None
 
 
@@ -162,8 +163,8 @@ def _settings(raw: bytes) -> tuple[zones.Settings, tuple[Advice, ...]]:
 
 
 def parse_query(query_string: bytes) -> tuple[zones.Query, bool]:
-    """The list's parameters, and whether no zone can match them; raises 1455 with what is allowed."""
-    # The SDK repeats what is a list.
+    """Parse the list's parameters; also returns whether no zone can match. Raises 1455 with the allowed values."""
+    # The SDK sends a list as a repeated parameter.
     given = reading.repeated_values(query_string, PARAMETERS, len(ZoneType))
     values = {key: reading.single(given, key) for key in given if key != "type"}
     page, per_page = reading.page_of(values, PER_PAGE, MIN_PER_PAGE, MAX_PER_PAGE)
@@ -172,14 +173,14 @@ def parse_query(query_string: bytes) -> tuple[zones.Query, bool]:
         if re.match("(?:not_equal|starts_with|ends_with|contains)[a-z_]*:", values.get(key, "")):
             raise Refused(400, 1455, f"The parameter {key} is compared as a whole; operators are not known here.")
     status = reading.one_of(values, "status", STATUSES)
-    account_id = values.get("account.id")
-    if account_id is not None and not re.fullmatch("[0-9a-f]{32}", account_id):
+    account_id = hex32(values.get("account.id", ""))
+    if "account.id" in values and account_id is None:
         raise Refused(400, 1455, "The parameter account.id must be 32 lower-case hex characters.")
     query = zones.Query(
         page=page,
         per_page=per_page,
         name=values["name"].removeprefix("equal:").lower() if "name" in values else None,
-        account_id=UUID(account_id) if account_id else None,
+        account_id=account_id,
         account_name=values["account.name"].removeprefix("equal:") if "account.name" in values else None,
         types=_types(given.get("type")),
         order=reading.one_of(values, "order", tuple(zones.ORDERS)) or "name",

@@ -11,6 +11,7 @@ from app.audit.log import Entry
 from app.commands import terminal
 from app.custody.peppers import Peppers
 from app.identity import accounts
+from app.ids import any_uuid
 from app.store.database import Database
 
 
@@ -20,7 +21,7 @@ def audit_group() -> None:
 
 
 @audit_group.command("list")
-@click.option("--account", help="Account id or slug; default: what belongs to no account, and failed logins.")
+@click.option("--account", help="Account id or slug; default: entries without an account, such as failed logins.")
 @click.option("--since", default="1d", show_default=True, help="How far back: a span such as 7d, or a date.")
 @click.option("--limit", type=click.IntRange(1, audit_log.MAX_LIMIT), default=100, show_default=True)
 @terminal.as_json_option
@@ -29,8 +30,8 @@ def audit_list(account: str | None, since: str, limit: int, as_json: bool) -> No
     begins = _moment(since, "--since")
 
     async def work(d: Database, _: Peppers) -> tuple[Entry, ...]:
-        # By its id also one that is gone: what it did stays written.
-        known = accounts.uuid_of(account) if account else audit.NO_ACCOUNT
+        # An id also finds the entries of a deleted account.
+        known = any_uuid(account) if account else audit.NO_ACCOUNT
         account_id = known or (await accounts.find_account(d, account or "")).id
         return await audit_log.latest(d, account_id, begins, limit)
 
@@ -38,7 +39,7 @@ def audit_list(account: str | None, since: str, limit: int, as_json: bool) -> No
 
 
 @audit_group.command("prune")
-@click.option("--before", required=True, help="Delete what is older: a span such as 400d, or a date.")
+@click.option("--before", required=True, help="Delete entries older than this: a span such as 400d, or a date.")
 def audit_prune(before: str) -> None:
     """Delete old entries of all accounts."""
     ends = _moment(before, "--before")

@@ -1,4 +1,4 @@
-"""`keystead ca`: the road of a private CA for people; what it prints can be piped into openssl."""
+"""`keystead ca`: private CAs on the command line; certificates, CSRs and CRLs are printed in PEM, for piping."""
 
 import os
 import sys
@@ -27,13 +27,13 @@ from app.x509.keys import CaKeyType
 from app.x509.subjects import CaSubject
 
 _out = click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write to.")
-_not_after = click.option("--not-after", help="When it ends, such as 2029, 2029-06-12 or 2029-06-12T12:00:00Z.")
+_not_after = click.option("--not-after", help="Expiry, such as 2029, 2029-06-12 or 2029-06-12T12:00:00Z.")
 _path_length = click.option(
     "--path-length",
     type=click.IntRange(-1, authorities.MAX_PATH_LENGTH),
     default=-1,
     show_default=True,
-    help="How many levels of CAs may be below it; -1 is no bound.",
+    help="How many levels of CAs may be below it; -1 means no limit.",
 )
 
 
@@ -47,12 +47,12 @@ def ca() -> None:
 @click.option("--type", "type_", type=click.Choice([each.value for each in CaType]), default="root", show_default=True)
 @terminal.account_option
 @click.option("--key", type=click.Choice([each.value for each in CaKeyType]), default="p256v1", show_default=True)
-@click.option("--organization", default="", help="O of its name.")
-@click.option("--unit", default="", help="OU of its name.")
-@click.option("--country", default="", help="C of its name, two letters.")
-@click.option("--state", default="", help="ST of its name.")
-@click.option("--locality", default="", help="L of its name.")
-@click.option("--name", help="A name for people; not in the certificate.")
+@click.option("--organization", default="", help="O of the subject.")
+@click.option("--unit", default="", help="OU of the subject.")
+@click.option("--country", default="", help="C of the subject, two letters.")
+@click.option("--state", default="", help="ST of the subject.")
+@click.option("--locality", default="", help="L of the subject.")
+@click.option("--name", help="Display name; not in the certificate.")
 @_path_length
 @_not_after
 @terminal.as_json_option
@@ -71,9 +71,11 @@ def create(
     not_after: str | None,
     as_json: bool,
 ) -> None:
-    """Make a CA: a root signs itself at once (for ten years), an intermediate waits for `ca import`."""
+    """Create a CA: a root signs itself at once (for ten years), an intermediate waits for `ca import`."""
     if not_after and type_ != CaType.ROOT:
-        raise click.UsageError("--not-after is for a root; an intermediate ends when its certificate does")
+        raise click.UsageError(
+            "--not-after is for a root; an intermediate expires with the certificate that you import"
+        )
     new = NewAuthority(
         type=CaType(type_),
         subject=CaSubject(country, organization, unit, state, common_name, locality),
@@ -110,13 +112,13 @@ def list_(account: str | None, as_json: bool) -> None:
 
 @ca.command("show")
 @click.argument("ca")
-@click.option("--certificate", is_flag=True, help="Print its certificate in PEM.")
-@click.option("--chain", is_flag=True, help="Print its certificate and all above it in PEM, the root last.")
-@click.option("--issued", is_flag=True, help="Show what it has signed.")
+@click.option("--certificate", is_flag=True, help="Print the certificate in PEM.")
+@click.option("--chain", is_flag=True, help="Print the certificate and its chain in PEM, the root last.")
+@click.option("--issued", is_flag=True, help="List the certificates it has issued.")
 @_out
 @terminal.as_json_option
 def show(ca: str, certificate: bool, chain: bool, issued: bool, out: Path | None, as_json: bool) -> None:
-    """Show a CA, its certificate, or what it has signed."""
+    """Show a CA, its certificate, or the certificates it has issued."""
 
     async def work(db: Database, _: Ring) -> tuple[Authority, tuple[Issued, ...]]:
         found = (await authorities.find(db, ca))[1]
@@ -136,7 +138,7 @@ def show(ca: str, certificate: bool, chain: bool, issued: bool, out: Path | None
 @click.argument("ca")
 @_out
 def csr(ca: str, out: Path | None) -> None:
-    """Print the CSR of an intermediate, signed now with its own key."""
+    """Print a new CSR for an intermediate, signed with its key."""
     _check(out)
 
     async def work(db: Database, ring: Ring) -> str:
@@ -151,11 +153,11 @@ def csr(ca: str, out: Path | None) -> None:
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @terminal.as_json_option
 def import_(ca: str, files: Sequence[str], as_json: bool) -> None:
-    """Install the certificate of an intermediate from PEM FILES: its own first, then all above it, the root too."""
+    """Install an intermediate's certificate from PEM FILES: its own first, then the chain, including the root."""
     text = "\n".join(_read(name, pem.Kind.CERTIFICATE) for name in files)
     found = [block for block in pem.blocks(text) if block.label not in pem.PASSED_OVER]
     if len(found) < 2:
-        raise click.UsageError("the files must hold its certificate and all above it, up to the root")
+        raise click.UsageError("the files must hold its certificate and the chain up to and including the root")
     own, above = ("\n".join(block.whole for block in part) for part in (found[:1], found[1:]))
 
     async def work(db: Database, _: Ring) -> Authority:
@@ -169,7 +171,7 @@ def import_(ca: str, files: Sequence[str], as_json: bool) -> None:
 @click.argument("ca")
 @click.argument("csr", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @click.option("--ca", "as_ca", is_flag=True, help="Sign it as a CA below this one.")
-@click.option("--ttl", help="How long it lasts, such as 90d; a number and s, m, h, d, w or y.")
+@click.option("--ttl", help="Lifetime, such as 90d; a number and s, m, h, d, w or y.")
 @_not_after
 @click.option("--names", default="", help="Hosts, addresses, emails and URIs, separated by commas; default: the CSR's.")
 @click.option(
@@ -218,7 +220,7 @@ def sign(
 
 @ca.command("renew")
 @click.argument("ca")
-@click.option("--ttl", help="How long it lasts, such as 10y; a number and s, m, h, d, w or y.")
+@click.option("--ttl", help="Lifetime, such as 10y; a number and s, m, h, d, w or y.")
 @_not_after
 @terminal.as_json_option
 def renew(ca: str, ttl: str | None, not_after: str | None, as_json: bool) -> None:
@@ -235,7 +237,9 @@ def renew(ca: str, ttl: str | None, not_after: str | None, as_json: bool) -> Non
 
 @ca.command("set")
 @click.argument("ca")
-@click.option("--status", type=click.Choice(["active", "disabled"]), required=True, help="A disabled CA signs no more.")
+@click.option(
+    "--status", type=click.Choice(["active", "disabled"]), required=True, help="A disabled CA issues no certificates."
+)
 @terminal.as_json_option
 def set_(ca: str, status: str, as_json: bool) -> None:
     """Disable or enable a CA; its CRL is published either way."""
@@ -251,7 +255,7 @@ def set_(ca: str, status: str, as_json: bool) -> None:
 @ca.command("delete")
 @click.argument("ca")
 def delete(ca: str) -> None:
-    """Delete a CA with nothing below it that has not expired, and destroy its key."""
+    """Delete a CA and destroy its key; refused while sub-CAs or unexpired certificates depend on it."""
 
     async def work(db: Database, _: Ring) -> None:
         scope, found = await authorities.find(db, ca)
@@ -266,7 +270,7 @@ def delete(ca: str) -> None:
 @click.argument("serial")
 @click.option("--reason", type=click.Choice([*Reason.__members__]), default=Reason.UNSPECIFIED.name, show_default=True)
 def revoke(ca: str, serial: str, reason: str) -> None:
-    """Revoke a certificate by its serial number in hex, and sign the CA's CRL anew."""
+    """Revoke a certificate by its serial number in hex, and sign a new CRL."""
 
     async def work(db: Database, ring: Ring) -> Issued:
         scope, found = await authorities.find(db, ca)
@@ -298,11 +302,11 @@ def _end(ttl: str | None, not_after: str | None) -> datetime:
     try:
         return ends or issuing.now() + (span or timedelta())
     except OverflowError:
-        raise click.BadParameter("it is too far away", param_hint="--ttl") from None
+        raise click.BadParameter("it is too far in the future", param_hint="--ttl") from None
 
 
 def _read(name: str, wanted: pem.Kind) -> str:
-    """A file in any encoding that has PEM in it."""
+    """The text of a file, or of standard input for `-`; raises Misconfigured if it has no PEM block of this kind."""
     try:
         text = pem.text(sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes())
     except OSError as error:
@@ -313,7 +317,7 @@ def _read(name: str, wanted: pem.Kind) -> str:
 
 
 def _check(out: Path | None) -> None:
-    """Before anything is done whose result would be lost."""
+    """Raises Misconfigured for an unwritable file before any work whose result would be lost."""
     if out and not (out.parent.is_dir() and os.access(out if out.exists() else out.parent, os.W_OK)):
         raise Misconfigured(f"{out} cannot be written")
 

@@ -1,4 +1,4 @@
-"""The command: parses, calls one function of the core, prints. Human tables by default, JSON with --json."""
+"""The command `keystead`: parses, calls one function of the core, and prints tables or, with --json, JSON."""
 
 import asyncio
 import io
@@ -29,49 +29,49 @@ from app.store import schema
 from app.store.database import Database
 
 T = TypeVar("T")
-# The names that certbot gave them, and that every how-to of a web server uses.
+# certbot's file names, which guides for web servers use.
 FULLCHAIN, PRIVATE_KEY = "fullchain.pem", "privkey.pem"
 
 
 def main() -> None:
-    """Run the command; our own errors, and what the system refuses, are one line on standard error and status 1."""
+    """Run the command; our own errors and the system's become one line on standard error and exit status 1."""
     _open_streams()
     try:
         _utf8_arguments()
         try:
             cli(standalone_mode=False)
         finally:
-            # Here and not at the end of the process, where a failure could not be told any more.
+            # At interpreter exit a failed flush could no longer be reported.
             sys.stdout.flush()
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.Abort:
         sys.exit(130)
     except click.ClickException as error:
-        error.show(said := io.StringIO())
-        print(visible.lines(said.getvalue(), indent=""), end="", file=sys.stderr)
+        error.show(message := io.StringIO())
+        print(visible.lines(message.getvalue(), indent=""), end="", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeysteadError as error:
-        # The API does not say why; whoever runs a command has to know.
+        # The API hides the cause; the operator needs it.
         why = error.__cause__ if isinstance(error, Unavailable) else None
         _fail(f"{error}: {why}" if why and f"{why}" else f"{error}")
     except db.Refused as error:
-        # The lines after the first may show a row.
-        _fail(f"the database refuses it: {str(error).splitlines()[0]}")
+        # PostgreSQL's later lines (DETAIL) may quote values of a row.
+        _fail(f"the database refused: {str(error).splitlines()[0]}")
     except BrokenPipeError:
-        # Whoever reads has what they wanted.
+        # The reader has closed the pipe, as `head` does.
         _drop_output()
         sys.exit(1)
     except UnicodeError:
-        # Not what it was: it may be a secret.
-        _fail(f"this locale has no letters for it ({sys.getfilesystemencoding()}): set LC_ALL=C.UTF-8")
+        # Without the text itself: it may be a secret.
+        _fail(f"this locale cannot encode the text ({sys.getfilesystemencoding()}): set LC_ALL=C.UTF-8")
     except OSError as error:
         _drop_output()
         _fail(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
 
 
 def _open_streams() -> None:
-    # What is opened next would take the number of one that is closed, and be printed to.
+    # If a standard stream is closed, the next file opened would get its descriptor, and be printed to.
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(number, True)
     os.close(number)
@@ -91,7 +91,7 @@ def _utf8_arguments() -> None:
 
 
 def _drop_output() -> None:
-    """What could not be written is not tried again, with a traceback, when the process ends."""
+    """Send standard output to /dev/null, so that Python's flush at exit does not fail again with a traceback."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)
@@ -113,7 +113,7 @@ def cli() -> None:
 
 @cli.command()
 def serve() -> None:
-    """Serve the API; makes what is missing at the first start."""
+    """Serve the API; the first start creates the schema, the ring and a first account."""
     from app.server import parent as server
 
     sys.exit(server.serve(terminal.settings()))
@@ -121,7 +121,7 @@ def serve() -> None:
 
 @cli.command()
 def migrate() -> None:
-    """Bring the database to this release's schema."""
+    """Migrate the database to this release's schema."""
     with terminal.dsn(terminal.settings()) as dsn:
         applied = asyncio.run(schema.migrate(dsn))
     print("\n".join(f"applied {name}" for name in applied) or "the schema is current")
@@ -137,7 +137,7 @@ for group in (
 @cli.command("doctor")
 @terminal.as_json_option
 def check(as_json: bool) -> None:
-    """Check settings, database, ring, clock and workers; say what is wrong and how to mend it."""
+    """Check settings, database, ring, clock and workers; say what is wrong and how to fix it."""
     findings = doctor.examine(os.environ)
     if as_json:
         terminal.show([{"check": f.check, "good": f.good, "text": f.text} for f in findings], as_json)
@@ -150,14 +150,14 @@ def check(as_json: bool) -> None:
 
 @cli.group()
 def certificate() -> None:
-    """Custom certificates, on the operator's own host."""
+    """Custom certificates: list, inspect and export."""
 
 
 @certificate.command("list")
 @click.option("--zone", help="Zone id or name; default: all.")
 @terminal.as_json_option
 def certificate_list(zone: str | None, as_json: bool) -> None:
-    """Show certificates, the first to expire first."""
+    """List certificates, soonest expiry first."""
 
     async def work(d: Database, _: Peppers) -> tuple[Certificate, ...]:
         return await certificates.for_operator(d, (await zones.find(d, zone)).id if zone else None)
@@ -189,7 +189,7 @@ def certificate_show(certificate: str, as_json: bool) -> None:
 @click.argument("certificate")
 @terminal.as_json_option
 def certificate_history(certificate: str, as_json: bool) -> None:
-    """Show what a certificate was before its renewals, the latest first."""
+    """Show the earlier versions of a renewed certificate, latest first."""
 
     async def work(d: Database, _: Peppers) -> tuple[Superseded, ...]:
         return await certificates.history(d, await certificates.find(d, certificate))

@@ -1,4 +1,4 @@
-"""`keystead doctor`: what could keep an installation from serving well, each in a line that says how to mend it."""
+"""`keystead doctor`: checks an installation; a failed check says in one line what is wrong and how to fix it."""
 
 import asyncio
 import fcntl
@@ -24,16 +24,16 @@ from app.errors import KeysteadError, Misconfigured, Unavailable
 from app.store import schema
 from app.store.database import Connection, Database
 
-# Older ones get no security fixes any more.
+# Older major versions get no security fixes.
 OLDEST_POSTGRESQL = 15
 CLOCK_SECONDS = 2.0
 FREE_BYTES = 512 * 1024 * 1024
-# For the command line, backups, and what the operator looks with.
+# Connections to leave for the command line, backups and monitoring.
 SPARE_CONNECTIONS = 10
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """What one check found; a bad one says what would mend it."""
+    """The result of one check; if it is not good, the text says how to fix it."""
 
     check: str
     good: bool
@@ -41,7 +41,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def examine(environ: Mapping[str, str]) -> list[Finding]:
-    """All checks that can be made; what cannot be reached ends the checks that need it."""
+    """Run all checks, without those that need something that cannot be reached."""
     try:
         settings = config.load(environ)
     except KeysteadError as error:
@@ -62,21 +62,21 @@ def examine(environ: Mapping[str, str]) -> list[Finding]:
 
 
 def _unreachable(settings: config.Settings, error: Exception) -> str:
-    # The cause says more than our own kind, and nothing of the address, which may hold a password.
+    # The cause is more specific than our own error, and never shows the address, which may hold a password.
     cause = error.__cause__ if isinstance(error, Unavailable) and error.__cause__ else error
     why = f"{cause}" or type(cause).__name__
     if isinstance(error, Misconfigured) or settings.database_url is None:
         return why
-    return f"{why}: start PostgreSQL, or set KEYSTEAD_DATABASE_URL to where it is and to a role that may connect"
+    return f"{why}: start PostgreSQL, or correct the address and the role in KEYSTEAD_DATABASE_URL"
 
 
 def _folder(path: Path) -> Finding:
     if not os.access(path, os.W_OK) or not path.is_dir():
-        text = f"{path} is not there or cannot be written: set KEYSTEAD_DATA_DIR to a folder"
+        text = f"{path} does not exist or is not writable: set KEYSTEAD_DATA_DIR to a writable folder"
         return Finding("data folder", False, text)
     free = shutil.disk_usage(path).free
     if free < FREE_BYTES:
-        text = f"{path} has {free // 2**20} MiB left: make room, as PostgreSQL stops when the disk is full"
+        text = f"{path} has {free // 2**20} MiB left: free some space, because PostgreSQL stops when the disk is full"
         return Finding("data folder", False, text)
     return Finding("data folder", True, f"{path}, {free // 2**30} GiB free")
 
@@ -85,20 +85,20 @@ def _ring(path: Path) -> Finding:
     try:
         content = ringfile.read(path)
     except KeysteadError as error:
-        return Finding("ring", False, f"{error}, or set KEYSTEAD_KEYRING to where it is")
-    return Finding("ring", True, f"{path}, {len(content.keks)} KEKs; back it up apart from the database")
+        return Finding("ring", False, f"{error}, or set KEYSTEAD_KEYRING to its path")
+    return Finding("ring", True, f"{path}, {len(content.keks)} KEKs; back it up separately from the database")
 
 
 def _anchors(trust_dir: Path | None) -> list[Finding]:
     try:
         found = trust.read(trust_dir)
     except OSError as error:
-        text = f"{error.filename} cannot be read ({error.strerror}): mend KEYSTEAD_TRUST_DIR"
+        text = f"{error.filename} cannot be read ({error.strerror}): correct KEYSTEAD_TRUST_DIR"
         return [Finding("trust anchors", False, text)]
     if not found.count and not found.skipped:
-        text = "there are none, so that no public CA is known: install the package ca-certificates"
+        text = "there are none, so no public CA is trusted: install the package ca-certificates"
         return [Finding("trust anchors", False, text)]
-    mend = "no chain can end at it; replace it, or take it out"
+    mend = "no chain can end at it; replace or remove it"
     skipped = [Finding("trust anchors", False, f"{file}: {reason}: {mend}") for file, reason in found.skipped]
     return [Finding("trust anchors", True, f"{found.count} roots"), *skipped]
 
@@ -138,17 +138,17 @@ async def _version(connection: Connection) -> Finding:
     if version < OLDEST_POSTGRESQL:
         return Finding("database", False, f"PostgreSQL {version}: upgrade it to {OLDEST_POSTGRESQL} or newer")
     if encoding != "UTF8":
-        return Finding("database", False, f"its encoding is {encoding}: make it anew with ENCODING 'UTF8'")
+        return Finding("database", False, f"its encoding is {encoding}: recreate it with ENCODING 'UTF8'")
     return Finding("database", True, f"PostgreSQL {version}")
 
 
 _SETTING = "SELECT setting, source, context FROM pg_settings WHERE name = $1"
-# Where a setting of a session can come from, and what is said there to have it on.
+# The sources of a setting (pg_settings.source), and what turns it on there.
 _MENDS = {
     "database": "ALTER DATABASE {database} SET {name} = on",
     "user": "ALTER ROLE {role} SET {name} = on",
     "database user": "ALTER ROLE {role} IN DATABASE {database} SET {name} = on",
-    "client": "take {name} out of KEYSTEAD_DATABASE_URL",
+    "client": "remove {name} from KEYSTEAD_DATABASE_URL",
 }
 
 
@@ -161,7 +161,7 @@ async def _durability(connection: Connection) -> Finding:
             )
             anywhere = "ALTER SYSTEM SET {name} = on; SELECT pg_reload_conf()"
             mend = _MENDS.get(row["source"], anywhere).format(name=name, **dict(who or ()))
-            return Finding("durability", False, f"{name} is off, so that a crash loses what was acknowledged: {mend}")
+            return Finding("durability", False, f"{name} is off, so a crash can lose acknowledged writes: {mend}")
     return Finding("durability", True, "fsync, full_page_writes and synchronous_commit are on")
 
 
@@ -171,11 +171,15 @@ async def _clock(connection: Connection) -> Finding:
     apart = now.timestamp() - (before + time.time()) / 2
     if abs(apart) > CLOCK_SECONDS:
         text = f"this machine's is {abs(apart):.0f} s {'behind' if apart > 0 else 'ahead of'} the database's"
-        return Finding("clock", False, f"{text}: set both by NTP, as tokens and certificates begin and end by them")
+        return Finding(
+            "clock",
+            False,
+            f"{text}: synchronise both by NTP, because the validity of tokens and certificates depends on them",
+        )
     if await connection.fetchval("SELECT to_regclass('schema_version')") is not None:
         applied: datetime | None = await connection.fetchval("SELECT max(applied_at) FROM schema_version")
         if applied is not None and applied > now:
-            text = f"it went back behind {applied:%Y-%m-%dT%H:%M:%SZ}, when this database was migrated: set it by NTP"
+            text = f"it is before {applied:%Y-%m-%dT%H:%M:%SZ}, when the database was migrated: synchronise it by NTP"
             return Finding("clock", False, text)
     return Finding("clock", True, f"{abs(apart) * 1000:.0f} ms apart from the database's")
 
@@ -196,7 +200,7 @@ async def _custody(settings: config.Settings, database: Database) -> list[Findin
     try:
         ring = ringfile.load(settings.keyring)
     except KeysteadError:
-        # Another check has said so.
+        # The ring's own check reports it.
         return []
     try:
         await keyring.require_all_keks(database, ring)
@@ -206,7 +210,7 @@ async def _custody(settings: config.Settings, database: Database) -> list[Findin
     except KeysteadError as error:
         return [Finding("custody", False, f"{error}: restore the ring that belongs to this database")]
     if not good:
-        text = f"the current KEK {ring.keks[0].id} was retired, so that nothing can be sealed: restore the newest ring"
+        text = f"the current KEK {ring.keks[0].id} was retired, so nothing can be sealed: restore the newest ring"
         return [Finding("custody", False, text)]
     return [Finding("custody", True, "the ring has every KEK that the database needs")]
 
@@ -235,16 +239,16 @@ def _server(settings: config.Settings) -> list[Finding]:
         return [*findings, _port(settings, where)]
     running = _workers(parent)
     if running < settings.workers:
-        text = f"{running} of {settings.workers} workers run: look at the log of process {parent} for why they end"
+        text = f"{running} of {settings.workers} workers run: the log of process {parent} says why they end"
         findings.append(Finding("workers", False, text))
     else:
         findings.append(Finding("workers", True, f"{running} of {settings.workers} run"))
     if not _holds_port(parent, settings):
-        text = f"process {parent} of this folder does not serve on {where}"
+        text = f"process {parent}, which uses this folder, does not serve on {where}"
         text += ", where another server answers" if _answers(settings) else ""
-        return [*findings, Finding("server", False, f"{text}: give this command the environment of that server")]
+        return [*findings, Finding("server", False, f"{text}: run this command with the environment of that server")]
     if not _answers(settings):
-        text = f"process {parent} does not answer on {where}: look at its log, and restart it"
+        text = f"process {parent} does not answer on {where}: check its log, and restart it"
         return [*findings, Finding("server", False, text)]
     return [*findings, Finding("server", True, f"process {parent} answers on {where}")]
 
@@ -255,17 +259,17 @@ def _port(settings: config.Settings, where: str) -> Finding:
     try:
         serve.check_port(settings)
     except KeysteadError as error:
-        return Finding("server", False, f"none runs from this folder, and {error}")
-    return Finding("server", True, f"none runs from this folder; `keystead serve` starts it on {where}")
+        return Finding("server", False, f"no server uses this folder, and {error}")
+    return Finding("server", True, f"no server uses this folder; `keystead serve` starts one on {where}")
 
 
 def _holds_port(parent: int, settings: config.Settings) -> bool:
-    """Whether the port is this server's; also true where its files are another user's and cannot be looked at."""
+    """Whether this server holds the port; also True if it is another user's and its descriptors cannot be read."""
     from app.server import parent as serve
 
     try:
         lines = Path(f"/proc/{parent}/net/unix").read_text().splitlines()
-        held = {os.readlink(file) for file in Path(f"/proc/{parent}/fd").iterdir()}  # noqa: PTH115 - it names no path
+        held = {os.readlink(file) for file in Path(f"/proc/{parent}/fd").iterdir()}  # noqa: PTH115 - the target is no path
     except OSError:
         return True
     sockets = (line.split(maxsplit=7) for line in lines if line.endswith(f"@{serve.port_name(settings)}"))
@@ -273,7 +277,7 @@ def _holds_port(parent: int, settings: config.Settings) -> bool:
 
 
 def _parent(folder: Path) -> int | None:
-    """The server that holds the lock of this folder."""
+    """The pid of the server that holds this folder's lock, or None."""
     try:
         with (folder / "serve.lock").open("rb") as lock:
             pid = int(lock.read(20).strip() or 0)
@@ -301,7 +305,7 @@ def _command(pid: str) -> bytes:
 
 
 def _answers(settings: config.Settings) -> bool:
-    # Whether the process answers, not whether its certificate is good: nothing is told to it.
+    # Only whether it answers; the certificate is not checked, because no secret is sent.
     context = ssl._create_unverified_context()  # noqa: S323, SLF001
     connection = (
         http.client.HTTPSConnection(settings.host, settings.port, timeout=5, context=context)

@@ -1,4 +1,4 @@
-"""`keystead keys`: the ring and what it seals, for the operator (docs/custody.md)."""
+"""`keystead keys`: manages the ring, and re-wraps and verifies what it seals (docs/custody.md)."""
 
 import asyncio
 import sys
@@ -20,21 +20,22 @@ from app.custody.ring import Ring
 from app.custody.rotation import Batch, Damage
 from app.errors import Misconfigured
 from app.identity import tokens
+from app.ids import any_uuid
 from app.store.database import Database
 
-# Between two plain lines, where there is no terminal.
+# Seconds between two progress lines when the output is no terminal.
 LINE_SECONDS = 5.0
-BACK_UP = "back up the ring now, and give it to all machines that serve this database"
+BACK_UP = "back up the ring now, and copy it to all machines that serve this database"
 
 
 @click.group()
 def keys() -> None:
-    """The ring of key-encryption keys (KEKs), and what it seals."""
+    """The ring of key-encryption keys (KEKs), and the keys that it seals."""
 
 
 @keys.command("init")
 def init() -> None:
-    """Make a ring where there is none; `keystead serve` does so by itself on an empty database."""
+    """Create the ring; `keystead serve` does so by itself on an empty database."""
     path = terminal.settings().keyring
     try:
         ringfile.create(path)
@@ -42,16 +43,16 @@ def init() -> None:
         if path.exists():
             raise Misconfigured(f"there is a ring already: {path}") from None
         raise Misconfigured(f"the ring {path} cannot be written ({error.strerror})") from None
-    terminal.say(f"made the ring {path}: back it up, apart from the database")
+    terminal.say(f"created the ring {path}: back it up separately from the database")
 
 
 @keys.command("add")
-@click.option("--pepper", is_flag=True, help="Add a pepper of tokens instead; it is used some seconds later.")
+@click.option("--pepper", is_flag=True, help="Add a pepper for tokens instead; it is used after some seconds.")
 def add(pepper: bool) -> None:
-    """Add a new KEK, not yet current, so that all machines can be given the ring first."""
+    """Add a new KEK, not yet current, so that the ring can be copied to all machines first."""
     if pepper:
         made = terminal.run_with_ring(lambda db, ring: add_pepper(db, ring, terminal.operator("keys add")))
-        print(f"added pepper {made}: some seconds from now new tokens use it, and others from their next use on")
+        print(f"added pepper {made}: in some seconds new tokens use it, and existing ones from their next use")
         return
 
     async def work(db: Database, _: Ring) -> str:
@@ -68,7 +69,7 @@ def add(pepper: bool) -> None:
 @keys.command("status")
 @terminal.as_json_option
 def status(as_json: bool) -> None:
-    """Show each KEK of the ring and each pepper, and how much of what is stored needs it."""
+    """Show each KEK of the ring and each pepper, and how many stored keys and tokens need it."""
     content = ringfile.read(terminal.settings().keyring)
 
     async def work(db: Database, _: Ring) -> tuple[dict[str, tuple[int, int]], tuple[PepperUse, ...]]:
@@ -94,11 +95,11 @@ def _status(kind: str, id_: str, state: str, created_on: str | None, needed_by: 
 
 
 @keys.command("rotate")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 def rotate(dry_run: bool) -> None:
-    """Make the newest KEK the current one, and re-wrap all data keys under it; the servers go on serving.
+    """Make the newest KEK the current one, and re-wrap all data keys under it, while the servers keep serving.
 
-    It can be stopped at any moment, and goes on where it was when it is run again.
+    It can be interrupted at any time; the next run continues from there.
     """
     path = terminal.settings().keyring
     target = _target(path)
@@ -114,13 +115,13 @@ def rotate(dry_run: bool) -> None:
             ringfile.promote(path)
             ring = ringfile.load(path)
         elif not left:
-            print("the newest KEK is the current one already; `keystead keys add` makes another")
+            print("the newest KEK is already the current one; `keystead keys add` adds another")
         seen = _Seen("re-wrapped", left, lambda batch: batch.changed)
         await seen.follow(rotation.rewrap(db, ring))
         later = sum(sum(numbers) for kek_id, numbers in (await rotation.counts(db)).items() if kek_id != target)
         if later > len(seen.damaged):
             print(
-                f"{later} were sealed under an earlier KEK meanwhile: give the ring to all machines, and rotate again"
+                f"{later} were sealed under an earlier KEK meanwhile: copy the ring to all machines, and rotate again"
             )
         print(f"re-wrapped {seen.done} data keys under KEK {target} in {seen.seconds:.1f} s ({seen.rate:.0f} a second)")
         await _note(db, seen, "keys rotate")
@@ -136,42 +137,35 @@ async def _note(db: Database, seen: "_Seen", words: str) -> None:
 
 
 def _target(path: Path) -> str:
-    """The KEK that is to be current; where the file cannot be changed, the one that is."""
+    """The id of the KEK to make current; if the file cannot be changed, of the one that is."""
     content = ringfile.read(path)
     return (ringfile.newest(content) if ringfile.can_change(path) else content.keks[0]).id
 
 
 @keys.command("retire")
 @click.argument("id_", metavar="ID")
-@click.option("--revoke", is_flag=True, help="Of a pepper: delete the tokens and global keys that still need it.")
+@click.option("--revoke", is_flag=True, help="For a pepper: delete the tokens and global keys that still need it.")
 def retire(id_: str, revoke: bool) -> None:
-    """Take a KEK out of the ring, or a pepper out of the database, once nothing needs it."""
+    """Remove a KEK from the ring, or a pepper from the database, once nothing needs it."""
     caller = terminal.operator(f"keys retire {id_}")
-    pepper_id = _uuid(id_)
+    pepper_id = any_uuid(id_)
 
     async def work(db: Database, ring: Ring) -> str:
         if pepper_id:
             gone = await tokens.retire_pepper(db, caller, pepper_id, revoke=revoke)
             return f"retired pepper {pepper_id}" + (f", with {gone} tokens and global keys" if gone else "")
         await rotation.retire(db, ring, caller, terminal.settings().keyring, id_)
-        return f"retired KEK {id_}: what is left of it are the copies of the ring that you keep"
+        return f"retired KEK {id_}: it remains only in the copies of the ring that you keep"
 
     terminal.say(terminal.run_with_ring(work))
 
 
-def _uuid(text: str) -> UUID | None:
-    try:
-        return UUID(text) if len(text) >= 32 else None
-    except ValueError:
-        return None
-
-
 @keys.command("verify")
-@click.option("--rate", type=click.IntRange(1, 1_000_000), help="Keys a second, at most.")
+@click.option("--rate", type=click.IntRange(1, 1_000_000), help="At most this many keys a second.")
 def verify(rate: int | None) -> None:
-    """Open every private key, and check that it belongs to its CSR, certificate or CA.
+    """Decrypt every private key, and check that it matches its CSR, certificate or CA.
 
-    Each that does not is named on standard error, and the exit status is 1.
+    Keys that do not are listed on standard error, and the exit status is 1.
     """
 
     async def work(db: Database, ring: Ring) -> list[Damage]:
@@ -194,7 +188,7 @@ def _report(damaged: list[Damage]) -> None:
 
 
 class _Seen:
-    """Shows how far a long work is: a bar with the time left on a terminal, else a line now and then."""
+    """The progress of a long job: a bar with the time left on a terminal, else a line every few seconds."""
 
     def __init__(self, verb: str, total: int, of: Callable[[Batch], int]) -> None:
         self.verb = verb
@@ -224,7 +218,7 @@ class _Seen:
                 bar.update(task, completed=self.done, total=max(self.total, self.done), rate=f"{self.rate:.0f}/s")
                 if not on_terminal:
                     self._say()
-                # The rest of the process gets its turn, Ctrl-C among it.
+                # Let the event loop run, so that Ctrl-C is handled.
                 await asyncio.sleep(0)
 
     def _say(self) -> None:

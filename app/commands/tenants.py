@@ -21,10 +21,10 @@ def account() -> None:
 
 @account.command("create")
 @click.argument("slug")
-@click.option("--name", help="A name for people; default: the slug.")
+@click.option("--name", help="Display name; default: the slug.")
 @terminal.as_json_option
 def account_create(slug: str, name: str | None, as_json: bool) -> None:
-    """Make an account."""
+    """Create an account."""
     made = terminal.run(lambda d, _: accounts.create_account(d, terminal.operator(), slug, name or slug))
     terminal.show([_account(made)], as_json)
 
@@ -37,11 +37,15 @@ def account_list(as_json: bool) -> None:
 
 
 _switch = click.Choice(["on", "off"])
-_ca_quota = click.option("--ca-quota", help="How many CAs it may hold: a number, or none for the bound of 1000.")
+_ca_quota = click.option("--ca-quota", help="Most CAs it may hold: a number, or none for the general limit of 1000.")
 _csrs = click.option("--csrs", type=_switch, help="Switch custom CSRs on or off (off answers 403/1404).")
-_quota = click.option("--csr-quota", help="How many custom CSRs its list may hold: a number, or none for no bound.")
-_certificate_quota = click.option("--certificate-quota", help="How many certificates it may hold: a number, or none.")
-_key_max_age = click.option("--key-max-age", type=click.IntRange(1, 36_500), help="Days after which a key is old.")
+_quota = click.option("--csr-quota", help="Most custom CSRs it may hold: a number, or none for no limit.")
+_certificate_quota = click.option(
+    "--certificate-quota", help="Most certificates it may hold: a number, or none for no limit."
+)
+_key_max_age = click.option(
+    "--key-max-age", type=click.IntRange(1, 36_500), help="Days after which a key counts as old."
+)
 
 
 @account.command("show")
@@ -54,7 +58,7 @@ def account_show(account: str, as_json: bool) -> None:
 
 @account.command("set")
 @click.argument("account")
-@click.option("--name", help="A name for people.")
+@click.option("--name", help="Display name.")
 @click.option(
     "--name-policy", type=click.Choice([policy.value for policy in NamePolicy]), help="Which hostnames CSRs may name."
 )
@@ -73,7 +77,7 @@ def account_set(
     key_max_age: int | None,
     as_json: bool,
 ) -> None:
-    """Set the rules of an account, named by id or slug."""
+    """Change the settings of an account, named by id or slug."""
     policy = NamePolicy(name_policy) if name_policy else None
     quota = _quota_number(csr_quota, "--csr-quota")
     cas = _quota_number(ca_quota, "--ca-quota")
@@ -88,7 +92,7 @@ def account_set(
 @account.command("delete")
 @click.argument("account")
 def account_delete(account: str) -> None:
-    """Delete an account that holds no CSRs, certificates, CAs and zones, with its tokens."""
+    """Delete an account and its tokens; refused while it holds CSRs, certificates, CAs or zones."""
 
     async def work(d: Database, _: Peppers) -> None:
         await accounts.delete_account(d, terminal.operator(), await accounts.find_account(d, account))
@@ -107,7 +111,7 @@ def zone() -> None:
 @terminal.account_option
 @terminal.as_json_option
 def zone_create(name: str, account: str, as_json: bool) -> None:
-    """Make a zone."""
+    """Create a zone."""
 
     async def work(d: Database, _: Peppers) -> Zone:
         return await zones.create_in(d, terminal.operator(), await accounts.find_account(d, account), name)
@@ -140,9 +144,12 @@ def zone_show(zone: str, as_json: bool) -> None:
 @_csrs
 @_quota
 @_certificate_quota
-@click.option("--paused", type=_switch, help="Cloudflare's switch; kept and given back, without effect here.")
+@click.option("--paused", type=_switch, help="Cloudflare's switch; stored and returned, without effect here.")
 @click.option(
-    "--type", "kind", type=click.Choice([kind.value for kind in ZoneType]), help="Cloudflare's type; likewise."
+    "--type",
+    "kind",
+    type=click.Choice([kind.value for kind in ZoneType]),
+    help="Cloudflare's zone type; stored and returned, without effect here.",
 )
 @terminal.as_json_option
 def zone_set(
@@ -154,7 +161,7 @@ def zone_set(
     kind: str | None,
     as_json: bool,
 ) -> None:
-    """Set the rules of a zone, named by id or name."""
+    """Change the settings of a zone, named by id or name."""
     quota = _quota_number(csr_quota, "--csr-quota")
     certificates = _quota_number(certificate_quota, "--certificate-quota")
     changes = zones.Changes(_on(csrs), quota, certificates, _on(paused), ZoneType(kind) if kind else None)
@@ -168,7 +175,7 @@ def zone_set(
 @zone.command("delete")
 @click.argument("zone")
 def zone_delete(zone: str) -> None:
-    """Delete a zone that holds no CSRs and certificates."""
+    """Delete a zone; refused while it holds CSRs or certificates."""
 
     async def work(d: Database, _: Peppers) -> None:
         found = await zones.find(d, zone)
@@ -189,7 +196,7 @@ def user() -> None:
 @click.option("--role", type=click.Choice(_ROLES), default=Role.READ.value, show_default=True)
 @terminal.as_json_option
 def user_create(email: str, account: str, role: str, as_json: bool) -> None:
-    """Make a user with a role in an account; the global key is shown once."""
+    """Create a user with a role in an account; the global key is shown once."""
 
     async def work(d: Database, peppers: Peppers) -> tuple[User, str]:
         home = await accounts.find_account(d, account)
@@ -211,8 +218,10 @@ def user_list(as_json: bool) -> None:
 @user.command("set")
 @click.argument("user")
 @terminal.account_option
-@click.option("--role", type=click.Choice([*_ROLES, "none"]), help="The role in that account; none takes it away.")
-@click.option("--roll-key", is_flag=True, help="Make a new global key, shown once; the old one is dead.")
+@click.option(
+    "--role", type=click.Choice([*_ROLES, "none"]), help="The role in that account; none removes the user from it."
+)
+@click.option("--roll-key", is_flag=True, help="Replace the global key; the new one is shown once.")
 @terminal.as_json_option
 def user_set(user: str, account: str, role: str | None, roll_key: bool, as_json: bool) -> None:
     """Change a user, named by id or email."""
@@ -232,7 +241,7 @@ def user_set(user: str, account: str, role: str | None, roll_key: bool, as_json:
 @user.command("delete")
 @click.argument("user")
 def user_delete(user: str) -> None:
-    """Delete a user with the global key and the tokens."""
+    """Delete a user, with the user's global key and tokens."""
 
     async def work(d: Database, _: Peppers) -> None:
         await accounts.delete_user(d, terminal.operator(), await accounts.find_user(d, user))

@@ -1,4 +1,4 @@
-"""How a command reaches the database and prints: human tables by default, JSON with --json."""
+"""What the commands share: access to the database, option parsing, and output as tables or, with --json, JSON."""
 
 import asyncio
 import contextlib
@@ -25,12 +25,12 @@ from app.store import schema
 from app.store.database import Database
 
 T = TypeVar("T")
-# The database takes the last moment of all for an infinite one.
+# asyncpg stores datetime.max as infinity.
 LAST_YEAR = 9998
 
 
 def operator(words: str = "") -> Caller:
-    """The operator with the words of the command, which the audit log shows as the path."""
+    """The caller of a command; the audit log shows `words`, by default the running command, as the path."""
     context = click.get_current_context(silent=True) if not words else None
     names: list[str] = []
     while context is not None and context.parent is not None:
@@ -46,13 +46,13 @@ account_option = click.option(
 
 
 def settings() -> config.Settings:
-    """What the environment says."""
+    """The settings from the environment."""
     return config.load(os.environ)
 
 
 @contextlib.contextmanager
 def dsn(settings: config.Settings) -> Iterator[str]:
-    """The address of the database for its owner; the bundled one is started for the while when none runs."""
+    """The address of the database, as its owner; starts the bundled PostgreSQL for the time being if none runs."""
     if settings.database_url is not None:
         yield settings.database_url
         return
@@ -69,7 +69,7 @@ def dsn(settings: config.Settings) -> Iterator[str]:
 
 
 def run(work: Callable[[Database, Peppers], Awaitable[T]]) -> T:
-    """Do some work on the database, whose schema must be this release's."""
+    """Run `work` with the database and the peppers; raises if the schema is not this release's."""
 
     async def with_peppers(database: Database, ring: Ring) -> T:
         return await work(database, await load_peppers(database, ring))
@@ -78,7 +78,7 @@ def run(work: Callable[[Database, Peppers], Awaitable[T]]) -> T:
 
 
 def run_with_ring(work: Callable[[Database, Ring], Awaitable[T]]) -> T:
-    """The same for what seals or opens keys; the ring must have all KEKs that the database needs."""
+    """`run` for work that seals or opens keys; raises if the ring lacks a KEK that the database needs."""
     chosen = settings()
 
     async def with_ring(database: Database) -> T:
@@ -88,7 +88,7 @@ def run_with_ring(work: Callable[[Database, Ring], Awaitable[T]]) -> T:
 
 
 def run_with_any_ring(work: Callable[[Database, Ring], Awaitable[T]]) -> T:
-    """The same for what is to say what is wrong: with the ring as it is."""
+    """`run_with_ring` for diagnosis: the ring may lack KEKs."""
 
     async def with_ring(database: Database) -> T:
         return await work(database, ringfile.load(settings().keyring))
@@ -116,7 +116,7 @@ def shown(time: datetime | None) -> str | None:
 
 
 def time_of(text: str | None, option: str) -> datetime | None:
-    """A time to come, as an option gives it."""
+    """Parse an option's time, which must be in the future; raises BadParameter."""
     time = times.date(text) if text else None
     if text and (time is None or time.year > LAST_YEAR):
         raise click.BadParameter("it takes a date such as 2029-06-12, or a time in ISO 8601", param_hint=option)
@@ -126,7 +126,7 @@ def time_of(text: str | None, option: str) -> datetime | None:
 
 
 def span_of(text: str | None, option: str) -> timedelta | None:
-    """A span, as an option gives it."""
+    """Parse an option's time span, such as 90d; raises BadParameter."""
     span = times.span(text) if text else None
     if text and span is None:
         raise click.BadParameter("it takes a number and one of s, m, h, d, w and y, such as 90d", param_hint=option)
@@ -134,17 +134,17 @@ def span_of(text: str | None, option: str) -> timedelta | None:
 
 
 def say(line: str) -> None:
-    """Print a line with whatever somebody named in it."""
+    """Print a line that may contain names from users: unprintable characters are escaped."""
     print(visible.text(line))
 
 
 def complain(text: str) -> None:
-    """The same on standard error, where a reason may have lines of its own."""
+    """Print to standard error, escaped like `say`; the text may have several lines."""
     print(f"keystead: {visible.lines(text)}", file=sys.stderr)
 
 
 def show(rows: Sequence[dict[str, object]], as_json: bool) -> None:
-    """Show the rows as a table, as one list of name and value for a single row that may be long, or as JSON."""
+    """Print the rows as a table, a single row as lines of name and value, or all of them as JSON."""
     if as_json:
         print(visible.json(msgspec.json.format(msgspec.json.encode(rows)).decode("utf-8")))
         return
@@ -161,7 +161,7 @@ def show(rows: Sequence[dict[str, object]], as_json: bool) -> None:
     for row in rows:
         # As Text, so that rich finds neither markup nor emoji in it.
         table.add_row(*(Text(_cell(value)) for value in row.values()))
-    # A pipe is as wide as its text: a cut id would be of no use to grep.
+    # Never cut text in a pipe: grep needs the complete ids.
     Console(width=None if sys.stdout.isatty() else 20_000, highlight=False).print(table)
 
 

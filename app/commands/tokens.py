@@ -26,11 +26,11 @@ def token() -> None:
 @terminal.account_option
 @click.option("--user", help="Make it this user's token instead of the account's.")
 @click.option("--zone", "zone_words", multiple=True, help="Zone id or name; default: all zones of the account.")
-@click.option("--group", "groups", multiple=True, help="Permission group; default: all but handing out private keys.")
-@click.option("--allow-from", multiple=True, help="Network that it may be used from, such as 10.0.0.0/8.")
+@click.option("--group", "groups", multiple=True, help="Permission group; default: all but those for tokens and keys.")
+@click.option("--allow-from", multiple=True, help="Network from which it may be used, such as 10.0.0.0/8.")
 @click.option("--policies", "file", type=click.Path(path_type=Path), help="JSON file of policies, instead of --group.")
-@click.option("--not-before", help="When it begins, such as 2027-01-31.")
-@click.option("--expires", help="When it ends, such as 2027-01-31 or 2027-01-31T12:00:00Z.")
+@click.option("--not-before", help="Start of its validity, such as 2027-01-31.")
+@click.option("--expires", help="Expiry, such as 2027-01-31 or 2027-01-31T12:00:00Z.")
 @terminal.as_json_option
 def token_create(
     name: str,
@@ -44,13 +44,13 @@ def token_create(
     expires: str | None,
     as_json: bool,
 ) -> None:
-    """Make a token; its value is shown once."""
+    """Create a token; its value is shown once."""
     condition, expires_on = policies.address_condition(allow_from), terminal.time_of(expires, "--expires")
     begins = terminal.time_of(not_before, "--not-before")
     if begins and expires_on and begins >= expires_on:
         raise click.BadParameter("it must be before --expires", param_hint="--not-before")
     if file and (zone_words or groups):
-        raise click.BadParameter("it says all there is to say; leave --zone and --group out", param_hint="--policies")
+        raise click.BadParameter("it cannot be combined with --zone and --group", param_hint="--policies")
     asked = _read(file) if file else None
     named = tuple(policies.find_group(group) for group in groups)
 
@@ -97,7 +97,7 @@ def token_groups(as_json: bool) -> None:
 @click.argument("token")
 @terminal.as_json_option
 def token_roll(token: str, as_json: bool) -> None:
-    """Give a token, named by its id, a new value, shown once; the old one is dead within a second."""
+    """Give a token, named by its id, a new value, shown once; the old one stops working within a second."""
 
     async def work(d: Database, peppers: Peppers) -> tuple[Token, str]:
         found = await tokens.find(d, token)
@@ -112,7 +112,7 @@ def token_roll(token: str, as_json: bool) -> None:
 @click.option("--status", type=click.Choice(["active", "disabled"]), required=True)
 @terminal.as_json_option
 def token_set(token: str, status: str, as_json: bool) -> None:
-    """Switch a token, named by its id, on or off."""
+    """Enable or disable a token, named by its id."""
 
     async def work(d: Database, _: Peppers) -> Token:
         return await tokens.set_status(d, terminal.operator(), await tokens.find(d, token), active=status == "active")
@@ -123,7 +123,7 @@ def token_set(token: str, status: str, as_json: bool) -> None:
 @token.command("revoke")
 @click.argument("token")
 def token_revoke(token: str) -> None:
-    """Delete a token, named by its id: it is dead within a second."""
+    """Delete a token, named by its id; it stops working within a second."""
 
     async def work(d: Database, _: Peppers) -> None:
         await tokens.revoke(d, terminal.operator(), await tokens.find(d, token))

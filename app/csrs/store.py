@@ -27,7 +27,7 @@ from app.errors import (
     Thing,
     quoted,
 )
-from app.store import idempotency
+from app.store import idempotency, paging
 from app.store.database import Connection, Database, parameters
 from app.store.idempotency import Idempotency
 from app.store.paging import Direction
@@ -313,8 +313,6 @@ _ORDERS = {
     (Order.CREATED_AT, Direction.ASC): "created_at ASC, id ASC",
     (Order.CREATED_AT, Direction.DESC): "created_at DESC, id DESC",
 }
-# OFFSET is a signed 64-bit number; larger offsets give an empty page too.
-_MAX_OFFSET = 2**62
 
 
 async def list_(db: Database, scope: Scope, query: CsrQuery) -> Page:
@@ -323,7 +321,7 @@ async def list_(db: Database, scope: Scope, query: CsrQuery) -> Page:
     conditions = ("account_id = $1", "scope_id = $2", *(_FILTERS[name].format(n) for n, name in enumerate(wanted, 3)))
     found = f"FROM custom_csrs WHERE {' AND '.join(conditions)}"
     values = (scope.account_id, scope.id, *wanted.values())
-    offset = min((query.page - 1) * query.per_page, _MAX_OFFSET)
+    offset = paging.offset(query.page, query.per_page)
     order = f"ORDER BY {_ORDERS[query.order, query.direction]}"
     # The subquery skips rows in the index, which is much smaller than the table.
     ids = f"SELECT id {found} {order} LIMIT ${len(values) + 1} OFFSET ${len(values) + 2}"

@@ -8,10 +8,8 @@ again (docs/decisions/0019-ready-rsa-keys.md). Keys are never written to disk.
 
 import asyncio
 import contextlib
-import ctypes
 import fcntl
 import os
-import resource
 import signal
 import socket
 import struct
@@ -19,12 +17,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from app import child
+from app import child, process
 from app.x509 import keys
 from app.x509.keys import KeyType
 
 _LENGTH = struct.Struct(">I")
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 
 
 class Maker:
@@ -90,11 +87,9 @@ def main() -> None:
 
 
 def _isolate() -> None:
-    libc = ctypes.CDLL(None)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    # Its memory holds private keys: no core dumps, and no access for other processes.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    process.die_with_parent()
+    # The memory holds private keys.
+    process.hide_memory()
     # Ctrl-C goes to the whole process group; the worker stops this process itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(19)

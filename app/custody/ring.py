@@ -7,11 +7,9 @@ appends a new KEK, so that the file can be copied to all machines before `promot
 import base64
 import binascii
 import contextlib
-import ctypes
 import fcntl
 import json
 import os
-import resource
 import secrets
 import stat
 import time
@@ -24,7 +22,7 @@ from uuid import UUID
 import msgspec
 import structlog
 
-from app import files
+from app import files, process
 from app.custody import seal
 from app.errors import KeyDamaged, Misconfigured
 
@@ -32,7 +30,6 @@ from app.errors import KeyDamaged, Misconfigured
 DRAFT_SECONDS = 60
 # Requests that sealed a key under the previous KEK have committed or timed out by then.
 SETTLED = timedelta(seconds=60)
-_PR_SET_DUMPABLE = 4
 _log = structlog.get_logger("keystead.ring")
 
 
@@ -181,14 +178,9 @@ def load(path: Path) -> Ring:
 
     Raises Misconfigured for a file that is missing, damaged, or accessible to other users.
     """
-    _hide_memory()
+    process.hide_memory()
     stamp = _stamp(path)
     return Ring(tuple(_kek(path, entry) for entry in read(path).keks), path, stamp)
-
-
-def _hide_memory() -> None:
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def read(path: Path) -> Content:

@@ -228,7 +228,7 @@ def _subjects(row: asyncpg.Record) -> list[tuple[str, bytes]]:
     if row["ca_id"]:
         found.append((f"the CA {row['ca_id']}", row["ca_spki_sha256"]))
     carried = [*(row["chains"] or ()), *(row["ca_certificates"] or ())]
-    found += [("a certificate that names it", chains.spki_digest(chains.read(pem)[0])) for pem in carried]
+    found += [("a certificate that names it", chains.spki_digest(chains.stored(pem)[0])) for pem in carried]
     return found
 
 

@@ -1,4 +1,4 @@
-"""Accounts, users and memberships: who there is. Every change is audited; texts are bounded by the schema."""
+"""Accounts, users and memberships. Every change is audited; lengths of texts are bounded by the schema."""
 
 import re
 import secrets
@@ -14,7 +14,8 @@ from app.audit import record as audit
 from app.caller import Access, Area, Caller, Role, Scope
 from app.errors import Clash, Conflict, Denial, Forbidden, Invalid, Limit, LimitReached, NotFound, Problem, Rule, quoted
 from app.identity import permissions, proof
-from app.store import idempotency
+from app.ids import any_uuid
+from app.store import idempotency, paging
 from app.store.database import Connection, Database
 from app.store.idempotency import Idempotency
 from app.store.paging import Direction
@@ -44,10 +45,10 @@ class User(msgspec.Struct, frozen=True):
 
 
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
-# ASCII, as it has to fit into the header X-Auth-Email.
-_EMAIL = re.compile(r"[\x21-\x3f\x41-\x7e]{1,64}@[\x21-\x3f\x41-\x7e]{1,189}")
+# ASCII, because it is sent in the header X-Auth-Email.
+EMAIL = re.compile(r"[\x21-\x3f\x41-\x7e]{1,64}@[\x21-\x3f\x41-\x7e]{1,189}")
 MAX_NAME = 100
-# How many accounts one user can be in: all of them are looked up when the user asks for something.
+# Accounts of one user; bounded because each request of the user loads all of them.
 MAX_MEMBERSHIPS = 200
 
 
@@ -56,7 +57,7 @@ def _invalid(field: str, text: str) -> Invalid:
 
 
 def name_problem(field: str, value: str, most: int) -> Problem | None:
-    """What is wrong with a display name: empty, long or unprintable."""
+    """The problem of a display name (empty, too long or unprintable), or None."""
     if value.strip() and len(value) <= most and not FORBIDDEN.search(value):
         return None
     text = f"{field} {quoted(value)} must have 1 to {most} characters, not only spaces, and no control characters."
@@ -64,7 +65,7 @@ def name_problem(field: str, value: str, most: int) -> Problem | None:
 
 
 def checked_name(field: str, value: str, most: int) -> None:
-    """Raises Invalid for a display name with a problem."""
+    """Raises Invalid if `name_problem` finds one."""
     problem = name_problem(field, value, most)
     if problem:
         raise Invalid((problem,))
@@ -75,8 +76,8 @@ _INSERT_ACCOUNT = f"INSERT INTO accounts (id, name, slug) VALUES ($1, $2, $3) RE
 
 
 async def create_account(db: Database, caller: Caller, slug: str, name: str) -> Account:
-    """Raises Invalid, and Conflict for a slug that is taken."""
-    if not _SLUG.fullmatch(slug) or uuid_of(slug):
+    """Create an account, for the operator; raises Invalid, and Conflict for a slug that is taken."""
+    if not _SLUG.fullmatch(slug) or any_uuid(slug):
         raise _invalid(
             "slug", f"slug {quoted(slug)} must have 1 to 63 of a-z, 0-9 and '-', no '-' at its ends, and not be an id."
         )
@@ -100,15 +101,15 @@ _FIND_ACCOUNT = f"SELECT {_ACCOUNT} FROM accounts WHERE id = $1 OR slug = $2"
 
 
 async def find_account(db: Database, word: str) -> Account:
-    """By id or slug, for the operator; raises NotFound."""
-    row = await db.fetchrow(_FIND_ACCOUNT, uuid_of(word), word)
+    """An account by id or slug, for the operator; raises NotFound."""
+    row = await db.fetchrow(_FIND_ACCOUNT, any_uuid(word), word)
     if row is None:
         raise NotFound(f"there is no account {quoted(word)}")
     return _account(row)
 
 
 class Changes(msgspec.Struct, frozen=True):
-    """What the operator sets on an account; None leaves it, a quota of -1 lifts the bound."""
+    """An operator's changes to an account; None leaves a field as it is, a quota of -1 removes the limit."""
 
     name: str | None = None
     name_policy: NamePolicy | None = None
@@ -129,7 +130,7 @@ WHERE id = $1 RETURNING {_ACCOUNT}
 
 
 async def set_account(db: Database, caller: Caller, account: Account, changes: Changes) -> Account:
-    """For the operator; raises Invalid for a name that is none."""
+    """Change an account, for the operator; raises Invalid for a bad display name."""
     if changes.name is not None:
         checked_name("name", changes.name, MAX_NAME)
 
@@ -151,13 +152,13 @@ SELECT (SELECT count(*) FROM custom_csrs WHERE account_id = $1) AS csrs,
 
 
 async def delete_account(db: Database, caller: Caller, account: Account) -> None:
-    """Delete an empty account with its tokens and memberships; raises Conflict with the counts of what it holds."""
+    """Delete an empty account with its tokens and memberships; raises Conflict, with counts, if it is not empty."""
     await _delete(db, caller, account.id)
 
 
 async def _delete(db: Database, caller: Caller, account_id: UUID) -> None:
     async def work(connection: Connection) -> None:
-        # Creators take a key share of this row through their foreign key, so they wait and then fail.
+        # Inserts that reference the account take FOR KEY SHARE on this row, so they wait and then fail.
         slug = await connection.fetchval("SELECT slug FROM accounts WHERE id = $1 FOR UPDATE", account_id)
         if slug is None:
             raise Scope(account_id).gone()
@@ -175,17 +176,17 @@ async def _delete(db: Database, caller: Caller, account_id: UUID) -> None:
 
 
 def require_name(name: str, malformed: tuple[Problem, ...]) -> None:
-    """Raises Invalid with all that is wrong."""
+    """Raises Invalid with all problems of the name and the body."""
     judged = name_problem("name", name, MAX_NAME)
     known = {problem.field for problem in malformed}
-    # A body that is no object is one problem.
+    # If the body is no object, that is the only problem.
     problems = (*malformed, *((judged,) if judged and known.isdisjoint({"", "name"}) else ()))
     if problems:
         raise Invalid(problems)
 
 
 def reached(caller: Caller, area: Area, access: Access) -> list[UUID]:
-    """The accounts where a caller may do this."""
+    """The ids of the accounts where the caller has this permission."""
     said = permissions.compiled(caller)
     return [each for each in caller.reach if (area, access) in permissions.of(caller, said, Scope(each))]
 
@@ -194,7 +195,7 @@ _GET = f"SELECT {_ACCOUNT} FROM accounts WHERE id = $1"
 
 
 async def get(db: Database, scope: Scope) -> Account:
-    """One account; raises Forbidden when it is gone, as if it had never been."""
+    """One account; raises Forbidden if it was deleted, as for one that never existed."""
     return _found(await db.fetchrow(_GET, scope.account_id), scope)
 
 
@@ -205,7 +206,7 @@ def _found(row: asyncpg.Record | None, scope: Scope) -> Account:
 
 
 class Query(msgspec.Struct, frozen=True):
-    """Which page of the accounts; `page` counts from 1, the name is exact."""
+    """A page of the account list; `page` counts from 1, `name` is matched exactly."""
 
     page: int
     per_page: int
@@ -224,20 +225,19 @@ _PAGE = {
     for direction in Direction
 }
 _TOTAL = f"SELECT count(*) AS total {_REACHED}"
-_MAX_OFFSET = 2**62
 
 
 async def list_page(db: Database, caller: Caller, query: Query) -> Page:
-    """The accounts that a caller may read, in the order they were made."""
+    """The accounts that the caller may read, by creation time."""
     filters = (reached(caller, Area.SETTINGS, Access.READ), query.name)
-    offset = min((query.page - 1) * query.per_page, _MAX_OFFSET)
+    offset = paging.offset(query.page, query.per_page)
     rows = await db.fetch(_PAGE[query.direction], *filters, query.per_page, offset)
     total = await db.fetchrow(_TOTAL, *filters)
     return Page(tuple(_account(row) for row in rows), total["total"] if total else 0)
 
 
 def _may_found(caller: Caller) -> bool:
-    """A user who administers an account may make another; a token of theirs, if it may change any account."""
+    """Whether the caller may create an account: an administrator of one, or one's token that may change any account."""
     if caller.user_id is None or Role.ADMINISTRATOR not in caller.reach.values():
         return False
     fresh = uuid4()
@@ -245,7 +245,7 @@ def _may_found(caller: Caller) -> bool:
     return beyond.may(Area.SETTINGS, Access.WRITE, Scope(fresh))
 
 
-# An account begins with the strictest rules of those that its user administers: making another one sheds none.
+# A new account gets the strictest limits of all accounts that its user administers, so that they cannot be evaded.
 _INSERT_FOR_USER = f"""
 INSERT INTO accounts (id, name, slug, name_policy, csrs_enabled, csr_quota, ca_quota, key_max_age_days)
 SELECT $1, $2, $3, CASE WHEN bool_or(a.name_policy = 'public') THEN 'public' ELSE 'private' END,
@@ -262,18 +262,18 @@ _ROLE_IN = "SELECT role FROM memberships WHERE user_id = $1 AND account_id = $2"
 async def create(
     db: Database, caller: Caller, name: str, malformed: tuple[Problem, ...] = (), once: Idempotency | None = None
 ) -> Account:
-    """A new account, which its user administers; its slug is made from its name.
+    """Create an account administered by the calling user; its slug is derived from its name.
 
-    `malformed` is what the dialect could not read; such a field is not judged a second time.
+    `malformed` are the problems that the dialect found while parsing; those fields are not validated again.
 
-    Raises Forbidden, Invalid, LimitReached, and Conflict when the key of `once` was used with another body.
+    Raises Forbidden, Invalid, LimitReached, and Conflict if the key of `once` was used with another body.
     """
     if caller.user_id is None or not _may_found(caller):
         await audit.denied(db, caller, audit.Resource.ACCOUNT, audit.NO_ACCOUNT)
-        raise Forbidden(Denial.RESOURCE, "Unauthorized to access requested resource")
+        raise Forbidden(Denial.RESOURCE)
     made = await idempotency.find(db, caller, audit.NO_ACCOUNT, once) if once else None
     if made:
-        # The account may be newer than what is known of its maker.
+        # The account may have been created after the caller's memberships were loaded.
         member = await db.fetchrow(_ROLE_IN, caller.user_id, made)
         now = msgspec.structs.replace(caller, reach={made: Role(member["role"])} if member else {})
         if not now.may(Area.SETTINGS, Access.READ, Scope(made)):
@@ -307,10 +307,10 @@ async def _insert(connection: Connection, account_id: UUID, name: str, user_id: 
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
     slug = stem = re.sub("[^a-z0-9]+", "-", plain)[:50].strip("-") or "account"
     for _ in range(8):
-        row = None if uuid_of(slug) else await connection.fetchrow(_INSERT_FOR_USER, account_id, name, slug, user_id)
+        row = None if any_uuid(slug) else await connection.fetchrow(_INSERT_FOR_USER, account_id, name, slug, user_id)
         if row is not None:
             return _account(row)
-        # No hex digit, since a slug must not look like an id.
+        # A non-hex character, because a slug must not look like an id.
         slug = f"{stem}-x{secrets.token_hex(4)}"
     raise Conflict("no slug is free for this name; try another")
 
@@ -319,7 +319,7 @@ _RENAME = f"UPDATE accounts SET name = $2, modified_at = now() WHERE id = $1 AND
 
 
 async def rename(db: Database, caller: Caller, scope: Scope, name: str, malformed: tuple[Problem, ...] = ()) -> Account:
-    """Raises Invalid; `malformed` as for `create`."""
+    """Rename an account; raises Invalid. `malformed` as for `create`."""
     require_name(name, malformed)
 
     async def work(connection: Connection) -> Account | None:
@@ -334,7 +334,7 @@ async def rename(db: Database, caller: Caller, scope: Scope, name: str, malforme
 
 
 async def delete(db: Database, caller: Caller, scope: Scope) -> None:
-    """As `delete_account`, by one of its own."""
+    """`delete_account` for a caller of the account."""
     await _delete(db, caller, scope.account_id)
 
 
@@ -348,9 +348,9 @@ _JOIN = f"{_ADMINISTER} ON CONFLICT (user_id, account_id) DO UPDATE SET role = e
 
 
 async def create_user(db: Database, caller: Caller, email: str) -> User:
-    """A user without memberships and without a global key; raises Invalid, and Conflict for a known email."""
+    """Create a user without memberships and global key; raises Invalid, and Conflict for an existing email."""
     email = email.lower()
-    if not _EMAIL.fullmatch(email):
+    if not EMAIL.fullmatch(email):
         raise _invalid("email", f"{quoted(email)} is not an email address.")
 
     async def work(connection: Connection) -> UUID:
@@ -369,9 +369,9 @@ async def list_users(db: Database) -> tuple[User, ...]:
 
 
 async def find_user(db: Database, word: str) -> User:
-    """By id or email, for the operator; raises NotFound."""
+    """A user by id or email, for the operator; raises NotFound."""
     users = _users(
-        await db.fetch(f"{_USER} WHERE u.id = $1 OR u.email = $2 GROUP BY u.id", uuid_of(word), word.lower())
+        await db.fetch(f"{_USER} WHERE u.id = $1 OR u.email = $2 GROUP BY u.id", any_uuid(word), word.lower())
     )
     if not users:
         raise NotFound(f"there is no user {quoted(word)}")
@@ -379,7 +379,7 @@ async def find_user(db: Database, word: str) -> User:
 
 
 async def set_membership(db: Database, caller: Caller, user: User, account: Account, role: Role | None) -> User:
-    """Give a user a role in an account; None takes the membership away."""
+    """Set a user's role in an account; None removes the membership."""
 
     async def work(connection: Connection) -> None:
         if role is None:
@@ -394,7 +394,7 @@ async def set_membership(db: Database, caller: Caller, user: User, account: Acco
 
 
 async def delete_user(db: Database, caller: Caller, user: User) -> None:
-    """Delete a user with the global key, the tokens and the memberships."""
+    """Delete a user with the user's global key, tokens and memberships."""
 
     async def work(connection: Connection) -> None:
         await connection.execute("DELETE FROM tokens WHERE user_id = $1", user.id)
@@ -430,11 +430,3 @@ def _users(rows: Sequence[asyncpg.Record]) -> tuple[User, ...]:
         )
         for row in rows
     )
-
-
-def uuid_of(word: str) -> UUID | None:
-    """What an operator's word is, if it is an id."""
-    try:
-        return UUID(word)
-    except ValueError:
-        return None

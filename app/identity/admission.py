@@ -19,13 +19,13 @@ import asyncpg
 import msgspec
 
 from app.audit import record as audit
-from app.caller import Access, Actor, Caller, Level, Role, Scope, Visit
+from app.caller import Access, Actor, Area, Caller, Level, Role, Scope, Visit
 from app.custody.peppers import Peppers
 from app.errors import Conflict, Denial, Forbidden, Scheme, Unauthenticated, Unavailable
 from app.identity import policies, tokens
 from app.identity.tokens import TokenStatus
+from app.store import scopes
 from app.store.database import Database
-from app.x509.names import NamePolicy
 
 REMEMBERED_SECONDS = 1.0
 MOST_REMEMBERED = 4096
@@ -94,15 +94,6 @@ class Admission(msgspec.Struct, frozen=True):
     remembered: bool = False
 
 
-class Pass(msgspec.Struct, frozen=True):
-    """What a request still needs to know of a caller who was let through within the last second."""
-
-    caller: Caller
-    shown_id: str
-    limited_as: bytes
-    scope: Scope
-
-
 class _Rows(Generic[K, V]):
     """What was found in the last second by key, bounded in number; the oldest go first.
 
@@ -146,7 +137,7 @@ class Memory:
         self._secret = secrets.token_bytes(32)
         self._callers: _Rows[bytes, asyncpg.Record] = _Rows()
         self._scopes: _Rows[Place, asyncpg.Record] = _Rows()
-        self._passes: _Rows[tuple[bytes, Level, str, Access], Pass] = _Rows()
+        self._allowed: _Rows[tuple[bytes, Place, Area, Access], tuple[Caller, Scope]] = _Rows()
 
     def caller(self, credential: Credential) -> asyncpg.Record | None:
         return self._callers.get(self._digest(credential), time.monotonic(), self.seconds)
@@ -161,23 +152,27 @@ class Memory:
         if place and row["account_id"] is not None:
             self._scopes.put(place, row, asked, since)
 
-    def let_through(self, credential: Credential, place: Place, access: Access, admitted: Admission) -> None:
-        """Remember that a caller has access to the CSRs there, for as long as what it rests on is remembered."""
+    def allow(self, credential: Credential, place: Place, area: Area, access: Access, admitted: Admission) -> None:
+        """Remember that a caller may do this there, for as long as the rows are remembered by which they may."""
         caller, scope = admitted.caller, admitted.scope
-        # Whatever has to be looked at for each request takes the long road.
+        # Addresses and expiry are judged for each request.
         if scope is None or admitted.gone or caller.condition or caller.expires_on:
             return
         digest = self._digest(credential)
         asked = min(self._callers.asked(digest), self._scopes.asked(place))
         since = time.monotonic() - self.seconds
         if asked > since:
-            passed = Pass(caller, str(caller.id), b"caller" + caller.id.bytes, scope)
-            self._passes.put((digest, place.level, place.id.hex, access), passed, asked, since)
+            self._allowed.put((digest, place, area, access), (caller, scope), asked, since)
 
-    def passed(self, credential: TokenCredential, level: Level, hex_id: str, access: Access) -> Pass | None:
-        """Who has this access to the CSRs there, if that was found within the last second."""
-        key = (self._digest(credential), level, hex_id, access)
-        return self._passes.get(key, time.monotonic(), self.seconds)
+    def allowed(
+        self, credential: Credential, place: Place, area: Area, access: Access, visit: Visit
+    ) -> tuple[Caller, Scope] | None:
+        """The caller and the scope, if it was found within the last second that they may do this there."""
+        found = self._allowed.get((self._digest(credential), place, area, access), time.monotonic(), self.seconds)
+        if found is None:
+            return None
+        caller, scope = found
+        return _visiting(caller, visit), scope
 
     def _digest(self, credential: Credential) -> bytes:
         if isinstance(credential, TokenCredential):
@@ -215,15 +210,12 @@ _BY_KEY = (
     _WHO.format(source="users k", digest="k.key_digest", more="AND k.email = $2", user="k.id"),
 )
 _SCOPE_OF = {
-    Level.ACCOUNT: """
-        SELECT a.id AS account_id, NULL::uuid AS zone_id, a.name_policy, a.csrs_enabled, a.csr_quota,
-               NULL::int AS certificate_quota, a.key_max_age_days, false AS gone
-        FROM accounts a WHERE a.id = {id}
+    Level.ACCOUNT: f"""
+        SELECT {scopes.COLUMNS[Level.ACCOUNT]}, false AS gone FROM accounts a WHERE a.id = {{id}}
     """,
-    Level.ZONE: """
-        SELECT a.id AS account_id, z.id AS zone_id, a.name_policy, z.csrs_enabled, z.csr_quota,
-               z.certificate_quota, a.key_max_age_days, z.deleted_at IS NOT NULL AS gone
-        FROM zones z JOIN accounts a ON a.id = z.account_id WHERE z.id = {id}
+    Level.ZONE: f"""
+        SELECT {scopes.COLUMNS[Level.ZONE]}, z.deleted_at IS NOT NULL AS gone
+        FROM zones z JOIN accounts a ON a.id = z.account_id WHERE z.id = {{id}}
     """,
 }
 
@@ -327,7 +319,7 @@ def _allowed_address(caller: Caller) -> bool:
 
 
 def _wrong_address(caller: Caller) -> Forbidden:
-    return Forbidden(Denial.ADDRESS, f"Cannot use the access token from location: {caller.address}")
+    return Forbidden(Denial.ADDRESS, str(caller.address))
 
 
 def _judged(row: asyncpg.Record, credential: Credential, visit: Visit) -> Caller:
@@ -370,6 +362,19 @@ def _made(actor: Actor, row: asyncpg.Record, visit: Visit) -> Caller:
     )
 
 
+def _visiting(caller: Caller, visit: Visit) -> Caller:
+    return msgspec.structs.replace(
+        caller,
+        address=visit.address,
+        request_id=visit.request_id,
+        method=visit.method,
+        path=visit.path,
+        user_agent=visit.user_agent,
+        status=visit.status,
+        denied_status=visit.denied_status,
+    )
+
+
 def reach(text: str | None) -> dict[UUID, Role]:
     """A user's roles by account, from the JSON that the database makes of the memberships."""
     return {UUID(account): Role(role) for account, role in json.loads(text or "{}").items()}
@@ -378,16 +383,7 @@ def reach(text: str | None) -> dict[UUID, Role]:
 def _scope(row: asyncpg.Record) -> tuple[Scope | None, bool]:
     if row["account_id"] is None:
         return None, False
-    scope = Scope(
-        account_id=row["account_id"],
-        zone_id=row["zone_id"],
-        name_policy=NamePolicy(row["name_policy"]),
-        csrs_enabled=row["csrs_enabled"],
-        csr_quota=row["csr_quota"],
-        certificate_quota=row["certificate_quota"],
-        key_max_age_days=row["key_max_age_days"],
-    )
-    return scope, row["gone"]
+    return scopes.of_row(row), row["gone"]
 
 
 _NEW_DIGEST = "UPDATE tokens SET digest = $4, pepper_id = $3 WHERE id = $1 AND digest = ANY($2)"
@@ -434,7 +430,7 @@ async def verify(
 
 def _verifying_denied(caller: Caller, account_id: UUID | None) -> Denied | None:
     if account_id and account_id not in caller.reach:
-        error = Forbidden(Denial.RESOURCE, "Unauthorized to access requested resource")
+        error = Forbidden(Denial.RESOURCE)
         return Denied(error, caller, audit.Resource.ACCOUNT, account_id)
     if not _allowed_address(caller):
         return Denied(_wrong_address(caller), caller, audit.Resource.TOKEN, caller.id)

@@ -1,8 +1,8 @@
-"""Whether one token is allowed no more than another: "never wider than its maker" (contract-cloudflare section 7).
+"""Whether a token has no more rights than its creator (contract-cloudflare section 7).
 
-What may be done is a set of (area, access, place), and which places there are is not known for ever: accounts and
-zones come later. But a policy names finitely many, and says the same of all that it does not name. So it is enough to
-look at each place that is named, and at one of each account that nobody names. Pure.
+Rights are a set of (area, access, scope), and new accounts and zones may be created later. But policies name finitely
+many scopes and treat all others alike, so it is enough to compare each named scope, and one unnamed scope of each
+account. Pure.
 """
 
 import ipaddress
@@ -19,16 +19,16 @@ from app.identity import permissions, policies
 
 
 def problems(made: Caller, maker: Caller, zones: Mapping[UUID, UUID]) -> tuple[Problem, ...]:
-    """In what `made` would be wider than `maker`; empty when it is not.
+    """The fields in which `made` would have more rights than `maker`; empty if there are none.
 
-    `zones` says whose the zones are that their policies name.
+    `zones` maps the zones named by their policies to their accounts.
     """
     return (*_wider_policies(made, maker, zones), *_wider_condition(made, maker), *_wider_time(made, maker))
 
 
 def _wider_policies(made: Caller, maker: Caller, zones: Mapping[UUID, UUID]) -> list[Problem]:
     if made.user_id is not None:
-        # Both are bounded by the memberships of one user, which change: so neither is bounded by them here.
+        # Ignore memberships: both tokens belong to one user, whose memberships limit both alike and may change.
         everywhere = {*made.reach, *zones.values(), *_named_accounts(made), *_named_accounts(maker), uuid4()}
         anywhere = dict.fromkeys(everywhere, Role.ADMINISTRATOR)
         made, maker = (msgspec.structs.replace(each, reach=anywhere) for each in (made, maker))
@@ -70,7 +70,7 @@ def _wider_condition(made: Caller, maker: Caller) -> list[Problem]:
     if maker.condition is None:
         return []
     inner, outer = (_addresses(caller.condition) for caller in (made, maker))
-    # Where the address is not known, only a token without any bound is allowed.
+    # If the address is unknown, only tokens without a condition may be used.
     unknown = _unbound(made.condition) and not _unbound(maker.condition)
     if all(_covered(inner[version], outer[version]) for version in (4, 6)) and not unknown:
         return []
@@ -83,7 +83,7 @@ def _unbound(condition: str | None) -> bool:
 
 
 def _addresses(condition: str | None) -> dict[int, list[Span]]:
-    """The addresses that are allowed, as spans of numbers in order, of each version of IP."""
+    """The allowed addresses as sorted spans of integers, by IP version."""
     allowed, refused = policies.networks(condition or "{}")
     everything: tuple[Network, ...] = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
     return {
@@ -115,12 +115,12 @@ def _without(spans: list[Span], holes: list[Span]) -> list[Span]:
 
 
 def _covered(inner: list[Span], outer: list[Span]) -> bool:
-    # The outer spans touch nowhere, so each inner one lies within one of them or is not covered.
+    # The outer spans are disjoint and not adjacent, so each inner one must lie within a single one.
     return all(any(a <= first and last <= b for a, b in outer) for first, last in inner)
 
 
 def _wider_time(made: Caller, maker: Caller) -> list[Problem]:
-    # A token cannot be used before it is made, and its maker can be used by then: so the beginning is never wider.
+    # Only the end matters: the creator is valid already when the token is created.
     ends: datetime | None = maker.expires_on
     if ends is None or (made.expires_on is not None and made.expires_on <= ends):
         return []

@@ -1,4 +1,7 @@
-"""Tokens that callers make, change, roll and delete themselves: never wider than who does it (contract section 7)."""
+"""Creating, changing, rolling and deleting tokens through the API, never with more rights than the caller's.
+
+Contract-cloudflare section 7.
+"""
 
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
@@ -24,7 +27,7 @@ from app.errors import (
 )
 from app.identity import accounts, containment, policies, proof, tokens, zones
 from app.identity.tokens import Token, TokenStatus
-from app.store import idempotency
+from app.store import idempotency, paging
 from app.store.database import Connection, Database
 from app.store.idempotency import Idempotency
 from app.store.paging import Direction
@@ -33,7 +36,7 @@ MAX_TOKENS = 1000
 
 
 class Owner(msgspec.Struct, frozen=True):
-    """Whose tokens: an account's or a user's, one of them."""
+    """The owner of tokens: exactly one of an account and a user."""
 
     account_id: UUID | None = None
     user_id: UUID | None = None
@@ -48,9 +51,9 @@ class Owner(msgspec.Struct, frozen=True):
 
 
 class Draft(msgspec.Struct, frozen=True):
-    """What a token is asked to be. `condition` is JSON text, `networks` the lists in it.
+    """A requested token. `condition` is JSON text, `networks` the lists in it.
 
-    `malformed` is what the dialect could not read; such a field stands here empty, and is not judged a second time.
+    `malformed` are the problems that the dialect found while parsing; those fields are empty and not validated again.
     """
 
     name: str
@@ -64,20 +67,20 @@ class Draft(msgspec.Struct, frozen=True):
 
 
 async def of_user(db: Database, caller: Caller, access: Access) -> Owner:
-    """The caller's own tokens; raises Forbidden for who is no user, or a token of one that may not.
+    """The calling user, as an owner; raises Forbidden for an account's token, or a user's token without permission.
 
     A user's tokens reach all accounts of the user, so a token must have the permission in each of them.
     """
     if caller.user_id is None or not _manages_own(caller, access):
         await audit.denied(db, caller, audit.Resource.TOKEN, caller.id)
-        raise Forbidden(Denial.RESOURCE, "Unauthorized to access requested resource")
+        raise Forbidden(Denial.RESOURCE)
     return Owner(user_id=caller.user_id)
 
 
 def _manages_own(caller: Caller, access: Access) -> bool:
     if caller.policies is None:
         return True
-    # What a token does with its user's tokens is not done in an account, so no role bounds it.
+    # A user's tokens belong to no account, so no role applies.
     anyone = msgspec.structs.replace(caller, reach=dict.fromkeys(caller.reach, Role.ADMINISTRATOR))
     return bool(anyone.reach) and len(accounts.reached(anyone, Area.USER_TOKENS, access)) == len(anyone.reach)
 
@@ -99,11 +102,10 @@ _LIST = {
     for direction in Direction
 }
 _TOTAL = {kind: f"SELECT count(*) AS total {owned} {_SHOWN}" for kind, owned in _OF_OWNER.items()}
-_MAX_OFFSET = 2**62
 
 
 class Query(msgspec.Struct, frozen=True):
-    """Which page of the tokens, in the order they were made; `page` counts from 1."""
+    """A page of the tokens, by creation time; `page` counts from 1."""
 
     page: int
     per_page: int
@@ -118,7 +120,7 @@ class Page(msgspec.Struct, frozen=True):
 
 async def list_(db: Database, owner: Owner, query: Query) -> Page:
     kind, filters = owner.account_id is not None, (owner.id, query.include_expired)
-    offset = min((query.page - 1) * query.per_page, _MAX_OFFSET)
+    offset = paging.offset(query.page, query.per_page)
     rows = await db.fetch(_LIST[kind, query.direction], *filters, query.per_page, offset)
     total = await db.fetchrow(_TOTAL[kind], *filters)
     return Page(tuple(tokens.of_row(row) for row in rows), total["total"] if total else 0)
@@ -136,18 +138,12 @@ def _no_token(token_id: UUID) -> NotFound:
     return NotFound(f"There is no token {token_id.hex} here.", Thing.TOKEN)
 
 
-_INSERT = f"""
-INSERT INTO tokens (id, account_id, user_id, name, digest, pepper_id, policies, condition, not_before, expires_on)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING {tokens.COLUMNS}
-"""
-
-
 async def create(
     db: Database, peppers: Peppers, caller: Caller, owner: Owner, draft: Draft, once: Idempotency | None = None
 ) -> tuple[Token, str]:
-    """A token and its value, which is not stored and cannot be had again.
+    """Create a token; returns it with its value, which is not stored.
 
-    Raises Invalid, Wider, LimitReached, and Conflict where a request with the key of `once` has made one already.
+    Raises Invalid, Wider, LimitReached, and Conflict if a request with the key of `once` has already created one.
     """
     if once and await idempotency.find(db, caller, owner.filed_under, once):
         raise _not_again()
@@ -163,13 +159,10 @@ async def create(
             return None
         if await connection.fetchval(_COUNT[owner.account_id is not None], owner.id) >= MAX_TOKENS:
             raise LimitReached(Limit.LIST, f"There are {MAX_TOKENS} tokens, which is the most; delete one first.")
-        row = await connection.fetchrow(
-            *(_INSERT, token_id, owner.account_id, owner.user_id, draft.name, digest, pepper_id),
+        return await tokens.insert(
+            *(connection, caller, token_id, owner.account_id, owner.user_id, draft.name, digest, pepper_id),
             *(text, draft.condition, draft.not_before, draft.expires_on),
         )
-        token = tokens.of_row(row)
-        await tokens.record(connection, caller, audit.Action.CREATE, token)
-        return token
 
     token = await db.transaction(work)
     if token is None:
@@ -183,7 +176,7 @@ def _not_again() -> Conflict:
 
 
 async def _lock(connection: Connection, owner: Owner) -> None:
-    # Whoever changes tokens of one owner waits here, and sees what the one before has committed.
+    # Serialises changes to the tokens of one owner.
     if await connection.fetchrow(_LOCK[owner.account_id is not None], owner.id) is None:
         raise Scope(owner.id).gone()
 
@@ -197,7 +190,7 @@ RETURNING {tokens.COLUMNS}
 
 
 async def update(db: Database, caller: Caller, owner: Owner, token_id: UUID, draft: Draft) -> Token:
-    """Make a token what the draft says; without a status it keeps its own.
+    """Replace a token by the draft; without a status it keeps its own.
 
     Raises NotFound, Invalid, Wider, and Conflict for the last administrator token of an account.
     """
@@ -222,7 +215,7 @@ async def update(db: Database, caller: Caller, owner: Owner, token_id: UUID, dra
 
 
 async def roll(db: Database, peppers: Peppers, caller: Caller, owner: Owner, token_id: UUID) -> str:
-    """A new value for a token; the old one is dead. Raises NotFound and Wider."""
+    """Give a token a new value, and return it; the old one stops working. Raises NotFound, Wider and Conflict."""
     token = await get(db, owner, token_id)
     made = _as_caller(owner, caller, token.policies, token.condition, token.expires_on)
     await _require_contained(db, caller, owner, made, token_id)
@@ -230,7 +223,7 @@ async def roll(db: Database, peppers: Peppers, caller: Caller, owner: Owner, tok
     async def work(connection: Connection) -> str:
         await _lock(connection, owner)
         await proof.require(connection, caller, owner.account_id)
-        # What was judged must be what is rolled: a wider one may have come in between.
+        # The token must be the one that was checked: it may have got more rights meanwhile.
         now = await connection.fetchrow(_GET[owner.account_id is not None], owner.id, token_id)
         if now is None:
             raise _no_token(token_id)
@@ -245,7 +238,10 @@ _DELETE = {kind: f"DELETE {owned} AND id = $2" for kind, owned in _OF_OWNER.item
 
 
 async def delete(db: Database, caller: Caller, owner: Owner, token_id: UUID) -> None:
-    """Raises NotFound, and Conflict for the last administrator token of an account. A token may delete itself."""
+    """Delete a token, also the caller's own.
+
+    Raises NotFound, and Conflict for the last administrator token of an account.
+    """
 
     async def work(connection: Connection) -> None:
         await _lock(connection, owner)
@@ -261,7 +257,7 @@ async def delete(db: Database, caller: Caller, owner: Owner, token_id: UUID) -> 
 
 
 async def _checked(db: Database, caller: Caller, owner: Owner, draft: Draft, token_id: UUID | None) -> str:
-    """The policies' text to store; raises Invalid and Wider."""
+    """The JSON text of the policies, to store; raises Invalid and Wider."""
     reach = _reach(owner, caller)
     known = await zones.owners(db, policies.zone_ids(draft.policies))
     within = {zone: account for zone, account in known.items() if account in reach}
@@ -327,8 +323,8 @@ async def _require_contained(db: Database, caller: Caller, owner: Owner, made: C
         raise Wider(problems)
 
 
-# Only these can; it spares reading the policies of all others. The smallest are read first, and no more than MOST_READ:
-# tokens of long policies that name the group, and yet may not manage tokens, would take seconds to read.
+# Tokens whose policies contain the group's id; only these can manage tokens. At most MOST_READ are parsed, the smallest
+# first: many long policies that name the group without granting it would take seconds.
 MOST_READ = 20
 _MANAGING = next(g for g in GROUPS if g.area is Area.ACCOUNT_TOKENS and g.access is Access.WRITE).id.hex
 _OTHERS = f"""
@@ -339,7 +335,7 @@ ORDER BY pg_column_size(policies), id LIMIT {MOST_READ}
 
 
 async def _require_administrator(connection: Connection, owner: Owner, before: Token, after: Token | None) -> None:
-    """An account that has a token which may manage its tokens keeps one: nobody locks themselves out by accident."""
+    """Raises Conflict if an account would lose its last token that can manage tokens, as a guard against lock-out."""
     account_id = owner.account_id
     if account_id is None or not _administers(before, account_id):
         return

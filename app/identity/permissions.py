@@ -1,4 +1,4 @@
-"""All that a caller may do in a place, for looking at hundreds of places; `Caller.may` answers for one. Pure."""
+"""All rights of a caller in a scope, precompiled for checking hundreds of scopes; `Caller.may` checks one. Pure."""
 
 from collections.abc import Mapping
 
@@ -11,20 +11,20 @@ Said = Mapping[Target, frozenset[Right]]
 
 
 class Compiled(msgspec.Struct, frozen=True):
-    """What the policies of a caller say of each target that they name."""
+    """The rights that the caller's policies allow and deny, by target."""
 
     allowed: Said
     denied: Said
 
 
 def compiled(caller: Caller) -> Compiled:
-    said: dict[Effect, dict[Target, frozenset[Right]]] = {effect: {} for effect in Effect}
+    rights: dict[Effect, dict[Target, frozenset[Right]]] = {effect: {} for effect in Effect}
     for policy in caller.policies or ():
         about = {level: _rights(policy, level) for level in Level}
-        of_effect = said[policy.effect]
+        of_effect = rights[policy.effect]
         for target in policy.targets:
             of_effect[target] = of_effect.get(target, frozenset()) | about[target.level]
-    return Compiled(said[Effect.ALLOW], said[Effect.DENY])
+    return Compiled(rights[Effect.ALLOW], rights[Effect.DENY])
 
 
 def _rights(policy: Policy, level: Level) -> frozenset[Right]:
@@ -38,7 +38,7 @@ def _rights(policy: Policy, level: Level) -> frozenset[Right]:
 
 
 def of(caller: Caller, said: Compiled, scope: Scope) -> set[Right]:
-    """All that `caller.may` says yes to in one place."""
+    """All rights for which `caller.may` is true in this scope."""
     role = caller.reach.get(scope.account_id)
     if role is None:
         return set()
@@ -55,7 +55,7 @@ _READING = frozenset((area, Access.READ) for area in Area)
 
 
 def _targets(scope: Scope) -> list[Target]:
-    """Everything that a policy could name to speak of a place."""
+    """All targets of policies that apply to this scope."""
     account, zone = scope.account_id, scope.zone_id
     targets = [Target(Level.ACCOUNT), Target(Level.ACCOUNT, account)]
     if zone is not None:

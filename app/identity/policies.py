@@ -1,6 +1,6 @@
-"""Policies of tokens: Cloudflare's JSON to and from what Caller.may judges, and the address condition beside it.
+"""Token policies and address conditions: between Cloudflare's JSON and the types that Caller.may evaluates.
 
-Contract-cloudflare section 5. The JSON text itself is stored, since clients compare what comes back. Pure.
+Contract-cloudflare section 5. The JSON text is stored as sent, because clients compare it. Pure.
 """
 
 import ipaddress
@@ -18,21 +18,22 @@ from app.caller import GROUPS, Access, Area, Effect, Group, Level, Policy, Targe
 from app.errors import Invalid, NotFound, Problem, Rule, quoted
 from app.identity.accounts import Account
 from app.identity.zones import Zone
+from app.ids import hex32
 
 _ACCOUNT = "com.cloudflare.api.account."
 _ZONE = "com.cloudflare.api.account.zone."
 _GROUPS_BY_ID = {group.id: group for group in GROUPS}
 MAX_POLICIES, MAX_GROUPS, MAX_NETWORKS = 50, 50, 100
-# All names in all policies of a token: each request of its looks through them.
+# Names in all policies of a token; bounded because each of its requests searches them.
 MAX_NAMES = 300
-# As they are stored, in characters: they are read again for each token that uses or manages them.
+# Characters of the stored text; bounded because it is parsed again on use.
 MAX_TEXT = 48_000
 
 
-# What is remembered of policies takes their text and as much again: with MAX_TEXT, 100 kB each.
+# Parsed policies to cache; each takes up to twice its text, so 100 kB with MAX_TEXT.
 @lru_cache(maxsize=128)
 def read(text: str) -> tuple[Policy, ...]:
-    """Read the policies of a token from the JSON text that we stored."""
+    """Parse the stored JSON text of a token's policies."""
     return tuple(
         Policy(
             Effect(policy["effect"]),
@@ -64,7 +65,7 @@ def networks(condition: str) -> tuple[tuple[Network, ...], tuple[Network, ...]]:
 
 
 def is_readable(condition: str) -> bool:
-    """Whether a condition can be read again as it is written; a key that is given twice may hide what cannot."""
+    """Whether a stored condition can be parsed again; a duplicate key may hide a malformed value."""
     try:
         json.loads(condition)
     except (ValueError, RecursionError):
@@ -82,7 +83,7 @@ def allowed_from(condition: str, address: Address | None) -> bool:
 
 
 def address_condition(networks: Sequence[str]) -> str | None:
-    """Cloudflare's condition that allows only these networks, as JSON text; raises Invalid for one that is none."""
+    """The condition that allows only these networks, as JSON text; raises Invalid for a bad network."""
     if not networks:
         return None
     problems = condition_problems({"in": networks})
@@ -92,19 +93,19 @@ def address_condition(networks: Sequence[str]) -> str | None:
 
 
 def condition_problems(lists: Mapping[str, Sequence[str]]) -> tuple[Problem, ...]:
-    """What is wrong with the lists `in` and `not_in` of a condition's networks; the places are JSON pointers."""
+    """The problems of the network lists `in` and `not_in` of a condition; fields are JSON pointers."""
     found = []
     for key, networks in lists.items():
-        place = f"request_ip/{key}"
+        pointer = f"request_ip/{key}"
         if len(networks) > MAX_NETWORKS:
             text = f"{key} has {len(networks)} networks; {MAX_NETWORKS} at most."
-            found.append(Problem(Rule.CONDITION, "condition", text, member=place))
+            found.append(Problem(Rule.CONDITION, "condition", text, member=pointer))
         elif key == "in" and not networks:
             text = "in is empty, so that no address would be allowed; leave it out to allow all."
-            found.append(Problem(Rule.CONDITION, "condition", text, member=place))
+            found.append(Problem(Rule.CONDITION, "condition", text, member=pointer))
         else:
             problems = ((index, _network_problem(network)) for index, network in enumerate(networks))
-            found += [Problem(Rule.CONDITION, "condition", t, member=f"{place}/{i}") for i, t in problems if t]
+            found += [Problem(Rule.CONDITION, "condition", t, member=f"{pointer}/{i}") for i, t in problems if t]
     return tuple(found)
 
 
@@ -112,7 +113,7 @@ def _network_problem(text: str) -> str | None:
     try:
         network = ipaddress.ip_network(text)
     except ValueError as error:
-        # The parser's own sentence would quote the whole of it.
+        # The parser's own message would quote the text at full length.
         reason = "has host bits set; end it in zeros" if "host bits" in str(error) else "is not a network"
         return f"{quoted(text)} {reason}, such as 10.0.0.0/8 or 2001:db8::/32."
     if network.version == 6 and network.subnet_of(_MAPPED):
@@ -126,7 +127,7 @@ _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 
 
 class Draft(msgspec.Struct, frozen=True):
-    """A policy as somebody asks for it; `resources` is JSON text, `groups` are ids as they were sent."""
+    """A requested policy; `resources` is JSON text, `groups` are ids as sent."""
 
     effect: str
     resources: str
@@ -141,19 +142,21 @@ _lists = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 def drafts(text: bytes | str) -> tuple[tuple[Draft, ...], tuple[Problem, ...]]:
-    """Read a JSON list of policies, and what of it has not the shape of one."""
+    """Parse a JSON list of policies; also returns the problems of its shape."""
     try:
         parts = _lists.decode(text)
         if len(parts) > MAX_POLICIES:
             too_many = f"There are {len(parts)} policies; {MAX_POLICIES} at most."
             return (), (Problem(Rule.POLICY, "policies", too_many),)
         read = [(_misshapen(msgspec.json.decode(part)), part) for part in parts]
-        made = tuple(_draft(part) for shape, part in read if shape is None)
+        parsed = tuple(_draft(part) for shape, part in read if shape is None)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return (), (Problem(Rule.TEXT, "policies", "policies must be a list of policies."),)
     shapes = ((index, shape) for index, (shape, _) in enumerate(read) if shape)
-    problems = tuple(Problem(Rule.TEXT, "policies", why, member=f"{index}{place}") for index, (place, why) in shapes)
-    return made, problems
+    problems = tuple(
+        Problem(Rule.TEXT, "policies", why, member=f"{index}{pointer}") for index, (pointer, why) in shapes
+    )
+    return parsed, problems
 
 
 def _draft(part: msgspec.Raw) -> Draft:
@@ -167,13 +170,13 @@ def _draft(part: msgspec.Raw) -> Draft:
 
 
 def _is_deep(value: Any, levels: int = 5) -> bool:  # noqa: ANN401 - JSON
-    """Whether it is nested deeper; what is read again, from deeper in the stack, must not be too deep then."""
+    """Whether it is nested deeper than `levels`, which could exceed the parser's recursion limit when read again."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return levels == 0 or any(_is_deep(each, levels - 1) for each in inner)
 
 
 def _misshapen(policy: Any) -> tuple[str, str] | None:  # noqa: ANN401 - JSON
-    """Where and why this is no policy."""
+    """The JSON pointer and the reason if this is no policy, else None."""
     if not isinstance(policy, dict):
         return "", "A policy must be an object."
     if not isinstance(policy.get("effect"), str):
@@ -195,9 +198,9 @@ _NAME = re.compile(r"com\.cloudflare\.api\.account\.(zone\.)?([0-9a-f]{32}|\*)")
 
 
 def problems(drafts: Sequence[Draft], accounts: frozenset[UUID], zones: Mapping[UUID, UUID]) -> tuple[Problem, ...]:
-    """What is wrong with policies for an owner who reaches these accounts, and their zones among `zones`.
+    """The problems of policies for an owner with access to these accounts; `zones` maps their zones to accounts.
 
-    `zones` says whose each one is. A resource of anybody else's is told like one that does not exist.
+    A resource of another account gets the same problem as one that does not exist.
     """
     if not drafts:
         return (Problem(Rule.POLICY, "policies", "policies is empty; a token needs at least one."),)
@@ -218,8 +221,8 @@ def problems(drafts: Sequence[Draft], accounts: frozenset[UUID], zones: Mapping[
     return tuple(found)
 
 
-def _problem(index: int, place: str, text: str) -> Problem:
-    return Problem(Rule.POLICY, "policies", text, member=f"{index}/{place}")
+def _problem(index: int, pointer: str, text: str) -> Problem:
+    return Problem(Rule.POLICY, "policies", text, member=f"{index}/{pointer}")
 
 
 def _group_problems(index: int, draft: Draft, levels: set[Level]) -> list[Problem]:
@@ -233,7 +236,7 @@ def _group_problems(index: int, draft: Draft, levels: set[Level]) -> list[Proble
             text = f"There is no permission group {quoted(group_id)}; tokens/permission_groups lists them."
             found.append(_problem(index, f"permission_groups/{number}/id", text))
         elif group.level not in levels:
-            # A policy that means nothing is a trap, most of all one that denies.
+            # A policy without effect would be a trap, above all one that denies.
             example = f"{_ZONE}*" if group.level is Level.ZONE else f"{_ACCOUNT}<id>"
             text = (
                 f"{group.name} is a group of {group.level.name.lower()}s, and no resource here is one: add {example}."
@@ -243,14 +246,14 @@ def _group_problems(index: int, draft: Draft, levels: set[Level]) -> list[Proble
 
 
 def _group(group_id: str) -> Group | None:
-    return _GROUPS_BY_ID.get(UUID(group_id)) if re.fullmatch("[0-9a-f]{32}", group_id) else None
+    return _GROUPS_BY_ID.get(found) if (found := hex32(group_id)) else None
 
 
 def _resources(draft: Draft) -> dict[str, Any]:
     try:
         found = json.loads(draft.resources)
     except (ValueError, RecursionError):
-        # A key that is given twice may hide what another reader cannot read.
+        # A duplicate key may hide a value that another parser rejects.
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -269,22 +272,22 @@ def _resource_problems(
         return [_problem(index, "resources", "resources is empty; a policy needs at least one.")]
     found = []
     for name, value in resources.items():
-        place = f"resources/{_pointed(name)}"
+        pointer = f"resources/{_pointed(name)}"
         match = _NAME.fullmatch(name)
         if match is None or not _known(match, accounts, zones):
-            found.append(_problem(index, place, _no_resource(name)))
+            found.append(_problem(index, pointer, _no_resource(name)))
         elif isinstance(value, dict) and not match[1]:
-            found += _nested_problems(index, place, match, value, zones)
+            found += _nested_problems(index, pointer, match, value, zones)
         elif value != "*":
-            found.append(_problem(index, place, 'The value of a resource is "*", or zones of an account.'))
+            found.append(_problem(index, pointer, 'The value of a resource is "*", or zones of an account.'))
     return found
 
 
 def _nested_problems(
-    index: int, place: str, outer: re.Match[str], value: dict[str, Any], zones: Mapping[UUID, UUID]
+    index: int, pointer: str, outer: re.Match[str], value: dict[str, Any], zones: Mapping[UUID, UUID]
 ) -> list[Problem]:
     if not value:
-        return [_problem(index, place, "No zones are named; a policy needs at least one.")]
+        return [_problem(index, pointer, "No zones are named; a policy needs at least one.")]
     found = []
     for name, star in value.items():
         match = _NAME.fullmatch(name)
@@ -294,7 +297,7 @@ def _nested_problems(
             or not fits
             or (outer[2] != "*" and match[2] != "*" and zones[UUID(match[2])] != UUID(outer[2]))
         ):
-            found.append(_problem(index, f"{place}/{_pointed(name)}", _no_resource(name)))
+            found.append(_problem(index, f"{pointer}/{_pointed(name)}", _no_resource(name)))
     return found
 
 
@@ -311,7 +314,7 @@ def _no_resource(name: str) -> str:
 
 
 def zone_ids(drafts: Sequence[Draft]) -> set[UUID]:
-    """The zones that policies name, whether they exist or not."""
+    """The ids of the zones that the policies name, existing or not."""
     names = [name for draft in drafts for name in _all_names(_resources(draft))]
     matches = [_NAME.fullmatch(name) for name in names]
     return {UUID(match[2]) for match in matches if match and match[1] and match[2] != "*"}
@@ -334,11 +337,11 @@ class _Stored(msgspec.Struct, frozen=True):
 
 
 def text(drafts: Sequence[Draft]) -> str:
-    """Policies without problems as the JSON text to store; the resources in their own words."""
+    """The JSON text of valid policies, to store; `resources` as sent."""
     used: set[str] = set()
     stored = []
     for draft in drafts:
-        fresh = not re.fullmatch("[0-9a-f]{32}", draft.id) or draft.id in used
+        fresh = not hex32(draft.id) or draft.id in used
         policy_id = uuid4().hex if fresh else draft.id
         used.add(policy_id)
         groups = [_GROUPS_BY_ID[UUID(group)] for group in dict.fromkeys(draft.groups)]
@@ -348,9 +351,9 @@ def text(drafts: Sequence[Draft]) -> str:
 
 
 def default_groups(zones: tuple[Zone, ...] = ()) -> tuple[Group, ...]:
-    """What a token gets when the operator names no group: everything but handing out private keys.
+    """The groups of a token for which the operator names none: all except those for tokens and keys.
 
-    A token for certain zones gets the groups of zones only, since those of its account reach every zone.
+    A token for certain zones gets zone groups only, because account groups would reach all zones.
     """
     if zones:
         return tuple(group for group in GROUPS if group.level is Level.ZONE)
@@ -358,7 +361,7 @@ def default_groups(zones: tuple[Zone, ...] = ()) -> tuple[Group, ...]:
 
 
 def find_group(name: str) -> Group:
-    """A permission group by its name, ignoring case; raises NotFound that lists them."""
+    """A permission group by name, case-insensitive; raises NotFound with a list of them."""
     for group in GROUPS:
         if group.name.lower() == name.lower():
             return group
@@ -367,9 +370,9 @@ def find_group(name: str) -> Group:
 
 
 def write(account: Account, groups: tuple[Group, ...], zones: tuple[Zone, ...] = ()) -> str:
-    """Policies as JSON text: account groups on the account, zone groups on these zones or else on all of them.
+    """Policies as JSON text: account groups on the account, zone groups on these zones, by default all.
 
-    Raises Invalid for a group of the account together with zones: it would reach beyond them.
+    Raises Invalid for an account group together with zones, because it would reach beyond them.
     """
     wide = [group.name for group in groups if zones and group.level is Level.ACCOUNT]
     if wide:

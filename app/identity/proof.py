@@ -1,6 +1,6 @@
-"""Whether a caller is still who they were when their request began: for what outlives the credential that made it.
+"""Checks again, in the transaction that creates something long-lived, that the caller's credential is still valid.
 
-A body may take seconds to arrive, and a lock to be had; a token that was revoked meanwhile must not make another one.
+A body or a lock may take seconds; a token that was revoked meanwhile must not create another one.
 """
 
 from uuid import UUID
@@ -15,9 +15,9 @@ _ROLE = "SELECT role FROM memberships WHERE user_id = $1 AND account_id = $2"
 
 
 async def require(connection: Connection, caller: Caller, account_id: UUID | None = None) -> None:
-    """Raises Unauthenticated when the credential was revoked, rolled or changed, or the user's role in an account.
+    """Raises Unauthenticated if the credential was revoked, rolled or changed, or the user's role in the account.
 
-    In the transaction that is to rest on it; a roll or a deletion waits until that has ended.
+    Call it in the transaction that depends on it: it locks the row, so that a roll or a deletion waits.
     """
     scheme = Scheme.TOKEN if caller.actor is Actor.TOKEN else Scheme.GLOBAL_KEY
     found = await connection.fetchval(_TOKEN if caller.actor is Actor.TOKEN else _KEY, caller.id)

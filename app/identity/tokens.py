@@ -1,4 +1,4 @@
-"""API tokens and global keys: what they look like, and what the operator does with them."""
+"""API tokens and global keys: their format, and the operator's actions on them."""
 
 import re
 import secrets
@@ -17,11 +17,12 @@ from app.custody.peppers import Peppers
 from app.errors import Conflict, NotFound, Scheme, Unauthenticated, quoted
 from app.identity import accounts
 from app.identity.accounts import Account, User
+from app.ids import any_uuid
 from app.store.database import Connection, Database
 
 
 class TokenStatus(StrEnum):
-    """Cloudflare's states of a token; an expired one is stored as active."""
+    """Cloudflare's states of a token; `expired` is derived and never stored."""
 
     ACTIVE = "active"
     DISABLED = "disabled"
@@ -31,7 +32,7 @@ class TokenStatus(StrEnum):
 class Token(msgspec.Struct, frozen=True):
     """An API token without its value; exactly one of account and user owns it.
 
-    `policies` and `condition` are JSON text, as they were sent.
+    `policies` and `condition` are JSON text, as sent.
     """
 
     id: UUID
@@ -47,7 +48,7 @@ class Token(msgspec.Struct, frozen=True):
     modified_on: datetime
 
     def status_at(self, now: datetime) -> TokenStatus:
-        """A token that is switched off is disabled, whatever its end."""
+        """The status at this time; disabled takes precedence over expired."""
         ended = self.expires_on is not None and now >= self.expires_on
         return TokenStatus.EXPIRED if ended and self.status is TokenStatus.ACTIVE else self.status
 
@@ -59,7 +60,7 @@ ACCESS_SECONDS = 7200
 
 
 def new_token(kind: str = API_TOKEN) -> str:
-    """Its kind, 40 random characters (238 bits) and a CRC-32 in six, so that a scanner can tell it from other text."""
+    """A prefix, 40 random characters (238 bits) and a CRC-32 in six, by which secret scanners recognise it."""
     body = kind + "".join(secrets.choice(_ALPHABET) for _ in range(40))
     return body + _checksum(body)
 
@@ -73,20 +74,20 @@ def _checksum(body: str) -> str:
 
 
 def is_well_formed(value: str) -> bool:
-    """Whether this could be a token or an access token of ours, known or not."""
+    """Whether it has the format and checksum of a token or access token of ours."""
     return _TOKEN_TEXT.fullmatch(value) is not None and value.endswith(_checksum(value[:-6]))
 
 
 def id_of(text: str) -> UUID:
-    """The id of a token, with hyphens or without; raises Unauthenticated for what is none."""
-    try:
-        return UUID(text)
-    except ValueError:
-        raise Unauthenticated(Scheme.TOKEN) from None
+    """Parse a token's id, with or without hyphens; raises Unauthenticated."""
+    found = any_uuid(text)
+    if found is None:
+        raise Unauthenticated(Scheme.TOKEN)
+    return found
 
 
 def new_global_key() -> str:
-    """37 lower-case hex characters, as clients validate them."""
+    """A new global key: 37 lower-case hex characters, as clients require."""
     return secrets.token_hex(19)[:37]
 
 
@@ -99,7 +100,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING {COLUMNS}
 
 
 class NewToken(msgspec.Struct, frozen=True):
-    """What a new token is to be; a user's token when `user` is given, else the account's."""
+    """A token to create: the user's if `user` is given, else the account's."""
 
     account: Account
     name: str
@@ -111,22 +112,26 @@ class NewToken(msgspec.Struct, frozen=True):
 
 
 async def create(db: Database, peppers: Peppers, caller: Caller, new: NewToken) -> tuple[Token, str]:
-    """A token and its value, which is not stored and cannot be had again; raises Invalid."""
+    """Create a token, for the operator; returns it with its value, which is not stored. Raises Invalid."""
     accounts.checked_name("name", new.name, MAX_NAME)
     value = new_token()
     pepper_id, digest = peppers.newest(value)
     owner = (None, new.user.id) if new.user else (new.account.id, None)
 
     async def work(connection: Connection) -> Token:
-        row = await connection.fetchrow(
-            *(_INSERT_TOKEN, uuid4(), *owner, new.name, digest, pepper_id),
-            *(new.policies, new.condition, new.not_before, new.expires_on),
+        times = (new.not_before, new.expires_on)
+        return await insert(
+            *(connection, caller, uuid4(), *owner, new.name, digest, pepper_id, new.policies, new.condition, *times)
         )
-        token = of_row(row)
-        await record(connection, caller, audit.Action.CREATE, token)
-        return token
 
     return await db.transaction(work), value
+
+
+async def insert(connection: Connection, caller: Caller, *values: object) -> Token:
+    """Store a token, audited; `values` are those of the columns of _INSERT_TOKEN."""
+    token = of_row(await connection.fetchrow(_INSERT_TOKEN, *values))
+    await record(connection, caller, audit.Action.CREATE, token)
+    return token
 
 
 async def list_(db: Database) -> tuple[Token, ...]:
@@ -135,18 +140,15 @@ async def list_(db: Database) -> tuple[Token, ...]:
 
 
 async def find(db: Database, word: str) -> Token:
-    """By id, for the operator; raises NotFound."""
-    try:
-        row = await db.fetchrow(f"SELECT {COLUMNS} FROM tokens WHERE id = $1", UUID(word))
-    except ValueError:
-        row = None
+    """A token by id, for the operator; raises NotFound."""
+    row = await db.fetchrow(f"SELECT {COLUMNS} FROM tokens WHERE id = $1", any_uuid(word))
     if row is None:
         raise NotFound(f"there is no token {quoted(word)}; `keystead token list` shows their ids")
     return of_row(row)
 
 
 async def set_status(db: Database, caller: Caller, token: Token, *, active: bool) -> Token:
-    """Switch a token on or off."""
+    """Enable or disable a token, for the operator; raises NotFound."""
 
     async def work(connection: Connection) -> Token:
         sql = f"UPDATE tokens SET status = $2, modified_on = now() WHERE id = $1 RETURNING {COLUMNS}"
@@ -165,7 +167,7 @@ UPDATE tokens SET digest = $2, pepper_id = $3, modified_on = now() WHERE id = $1
 
 
 async def roll_in(connection: Connection, peppers: Peppers, caller: Caller, token_id: UUID) -> str:
-    """Give a token a new value; the old one is dead, and so is every access token that was made for it."""
+    """Give a token a new value, and return it; the old value and the token's access tokens stop working."""
     value = new_token()
     pepper_id, digest = peppers.newest(value)
     row = await connection.fetchrow(_ROLL, token_id, digest, pepper_id)
@@ -175,12 +177,12 @@ async def roll_in(connection: Connection, peppers: Peppers, caller: Caller, toke
 
 
 async def roll(db: Database, peppers: Peppers, caller: Caller, token: Token) -> str:
-    """For the operator: as `roll_in`."""
+    """`roll_in` in its own transaction, for the operator."""
     return await db.transaction(lambda connection: roll_in(connection, peppers, caller, token.id))
 
 
 async def revoke(db: Database, caller: Caller, token: Token) -> None:
-    """Delete a token: it is dead for the next request."""
+    """Delete a token, for the operator; raises NotFound."""
 
     async def work(connection: Connection) -> None:
         _still(await connection.fetchrow("DELETE FROM tokens WHERE id = $1 RETURNING id", token.id))
@@ -190,7 +192,7 @@ async def revoke(db: Database, caller: Caller, token: Token) -> None:
 
 
 async def roll_global_key(db: Database, peppers: Peppers, caller: Caller, user: User) -> str:
-    """Give a user a new global key, which is not stored and cannot be had again; the old one is dead."""
+    """Give a user a new global key, and return it; it is not stored, and the old one stops working."""
     value = new_global_key()
     pepper_id, digest = peppers.newest(value)
 
@@ -220,9 +222,9 @@ def of_row(row: asyncpg.Record | None) -> Token:
 
 
 async def retire_pepper(db: Database, caller: Caller, pepper_id: UUID, *, revoke: bool) -> int:
-    """Delete a pepper that is not the newest; with `revoke`, with the tokens and global keys that need it, counted.
+    """Delete a pepper other than the newest; with `revoke` also the tokens and global keys that need it.
 
-    Raises NotFound, and Conflict for the newest, and for one that is needed and not to be revoked.
+    Returns how many were revoked. Raises NotFound, and Conflict for the newest, or for a needed one without `revoke`.
     """
 
     async def work(connection: Connection) -> int:
@@ -238,7 +240,7 @@ async def retire_pepper(db: Database, caller: Caller, pepper_id: UUID, *, revoke
             raise Conflict(f"{needs}: each moves to the newest at its next use; --revoke ends those that do not")
         if revoke:
             await _end_all(connection, caller, pepper_id)
-        # What came meanwhile is found by the foreign keys.
+        # The foreign keys catch rows added meanwhile.
         await connection.execute("DELETE FROM peppers WHERE id = $1", pepper_id)
         place = (audit.NO_ACCOUNT, pepper_id, None)
         await audit.record(connection, caller, audit.Action.DELETE, audit.Resource.PEPPER, place)
@@ -264,7 +266,7 @@ FROM peppers p WHERE p.id = $1
 """
 
 
-# For a while after its end it is told from one that never was.
+# Kept for a day after expiry, to answer "expired" rather than "unknown".
 _PRUNE = """
 DELETE FROM access_tokens WHERE ctid = ANY(ARRAY(
     SELECT ctid FROM access_tokens WHERE expires_at <= now() - interval '24 hours' LIMIT $1
@@ -274,6 +276,6 @@ PRUNED_AT_ONCE = 10_000
 
 
 async def prune(db: Database) -> None:
-    """Forget access tokens that ended a day ago, in batches."""
+    """Delete access tokens that expired over a day ago, in batches."""
     while await db.execute(_PRUNE, PRUNED_AT_ONCE) == f"DELETE {PRUNED_AT_ONCE}":
         pass

@@ -1,4 +1,4 @@
-"""Zones: the domains of an account, each with a list of custom CSRs and certificates. Every change is audited."""
+"""Zones: the domains of an account, each with its own custom CSRs and certificates. Every change is audited."""
 
 import contextlib
 from collections.abc import Mapping
@@ -22,9 +22,10 @@ from app.errors import (
     Rule,
     quoted,
 )
-from app.identity import accounts, permissions
+from app.identity import permissions
 from app.identity.accounts import Account
-from app.store import idempotency
+from app.ids import any_uuid
+from app.store import idempotency, paging
 from app.store.database import Connection, Database
 from app.store.idempotency import Idempotency
 from app.store.paging import Direction
@@ -33,7 +34,7 @@ from app.x509.names import NamePolicy
 
 
 class ZoneType(StrEnum):
-    """Cloudflare's kinds of zones; kept and given back, and without effect here."""
+    """Cloudflare's zone types; stored and returned, without effect here."""
 
     FULL = "full"
     PARTIAL = "partial"
@@ -61,8 +62,8 @@ _ZONE = (
     "paused, csrs_enabled, csr_quota, certificate_quota, created_at, modified_at"
 )
 _INSERT = f"INSERT INTO zones (id, account_id, name, type) VALUES ($1, $2, $3, $4) RETURNING {_ZONE}"
-# What the operator has set is not shed by making a zone anew: it begins with the switch and the quota of its account,
-# and with those of the zone of its name that was deleted last, whichever are stricter.
+# Recreating a zone must not evade the operator's settings: a new zone gets the stricter of its account's switch and
+# quotas and those of the last deleted zone of this name.
 _INSERT_FOR_TENANT = f"""
 INSERT INTO zones (id, account_id, name, type, csrs_enabled, csr_quota, certificate_quota)
 SELECT $1, a.id, $3, $4, a.csrs_enabled AND coalesce(z.csrs_enabled, true), least(a.csr_quota, z.csr_quota),
@@ -77,7 +78,7 @@ _COUNT = "SELECT count(*) FROM zones WHERE account_id = $1 AND deleted_at IS NUL
 
 
 async def create_in(db: Database, caller: Caller, account: Account, name: str) -> Zone:
-    """For the operator; raises Invalid for a name that is no hostname, and Conflict when the account has it already."""
+    """Create a zone, for the operator; raises Invalid for a bad name, Conflict if the account has it, and NotFound."""
     problems = name_problems(name)
     if problems:
         raise Invalid(problems)
@@ -88,7 +89,7 @@ async def create_in(db: Database, caller: Caller, account: Account, name: str) -
 
 
 class Draft(msgspec.Struct, frozen=True):
-    """What a zone is asked to be; `malformed` is what the dialect could not read, and is not judged a second time."""
+    """A requested zone; `malformed` are the dialect's parsing problems, whose fields are not validated again."""
 
     account_id: UUID | None
     name: str
@@ -97,10 +98,10 @@ class Draft(msgspec.Struct, frozen=True):
 
 
 async def create(db: Database, caller: Caller, draft: Draft, once: Idempotency | None = None) -> Zone:
-    """A new zone, by a caller who may change any zone of the account.
+    """Create a zone; the caller must have write access to all zones of the account.
 
-    Raises Forbidden, Invalid, LimitReached, and Conflict for a name that the account has already, and for a key of
-    `once` that was used with another body.
+    Raises Forbidden, Invalid, LimitReached, and Conflict if the account has the name already or the key of `once` was
+    used with another body.
     """
     account_id = draft.account_id
     if account_id and not caller.may(Area.ZONE, Access.WRITE, Scope(account_id, uuid4())):
@@ -121,7 +122,7 @@ async def create(db: Database, caller: Caller, draft: Draft, once: Idempotency |
 
 
 def name_problems(name: str) -> tuple[Problem, ...]:
-    """What is wrong with a zone's name, if it is no hostname."""
+    """The problem of a zone's name that is no hostname."""
     broken = names.broken(name, NamePolicy.PRIVATE)
     if not broken and "*" not in name and len(name) <= names.DNS_MAX_NAME:
         return ()
@@ -137,7 +138,7 @@ async def _create(
 
     async def work(connection: Connection) -> Zone | None:
         zone_id = uuid4()
-        # Two creators in one account queue up here, and each counts what the one before it has committed.
+        # Serialises creators in one account, so that each counts the zones of those before it.
         if await connection.fetchrow("SELECT FROM accounts WHERE id = $1 FOR NO KEY UPDATE", account_id) is None:
             raise Scope(account_id).gone()
         if once and not await idempotency.claimed(connection, caller, audit.NO_ACCOUNT, once, zone_id):
@@ -161,8 +162,8 @@ _FIND = f"SELECT {_ZONE} FROM zones WHERE deleted_at IS NULL AND (id = $1 OR nam
 
 
 async def find(db: Database, word: str) -> Zone:
-    """By id or name, for the operator; raises NotFound, and Conflict when several accounts have the name."""
-    rows = await db.fetch(_FIND, accounts.uuid_of(word), word.lower())
+    """A zone by id or name, for the operator; raises NotFound, and Conflict if several accounts have the name."""
+    rows = await db.fetch(_FIND, any_uuid(word), word.lower())
     if not rows:
         raise NotFound(f"there is no zone {quoted(word)}")
     if len(rows) > 1:
@@ -172,7 +173,7 @@ async def find(db: Database, word: str) -> Zone:
 
 async def find_in(db: Database, account: Account, word: str) -> Zone:
     """A zone of this account, by id or name; raises NotFound."""
-    wanted = (accounts.uuid_of(word), word.lower())
+    wanted = (any_uuid(word), word.lower())
     for zone in await list_(db, account):
         if zone.id == wanted[0] or zone.name == wanted[1]:
             return zone
@@ -183,7 +184,7 @@ _GET = f"SELECT {_ZONE} FROM zones WHERE account_id = $1 AND id = $2 AND deleted
 
 
 async def get(db: Database, scope: Scope) -> Zone:
-    """The zone of this scope; raises NotFound when it was deleted."""
+    """The zone of this scope; raises NotFound if it was deleted."""
     return _found(await db.fetchrow(_GET, scope.account_id, scope.id), scope)
 
 
@@ -191,14 +192,14 @@ _OWNERS = "SELECT id, account_id FROM zones WHERE id = ANY($1::uuid[]) AND delet
 
 
 async def owners(db: Database, zone_ids: set[UUID]) -> dict[UUID, UUID]:
-    """The accounts of those of these zones that there are; for judging policies, and told to nobody."""
+    """The account of each of these zones that exists, also of other tenants; for validation only, never shown."""
     if not zone_ids:
         return {}
     return {row["id"]: row["account_id"] for row in await db.fetch(_OWNERS, list(zone_ids))}
 
 
 class Query(msgspec.Struct, frozen=True):
-    """Which page of the zones; filters are exact and combined with AND. `page` counts from 1."""
+    """A page of the zones; filters are exact and combined with AND. `page` counts from 1."""
 
     page: int
     per_page: int
@@ -215,9 +216,8 @@ class Page(msgspec.Struct, frozen=True):
     total: int
 
 
-# Each account is looked up by itself (OFFSET 0 keeps it so): a plan for any number of accounts would read all zones
-# that there are, or all of the caller's once for each account that there is. $2 are the zones that policies name, and
-# $3 those of them that may be read.
+# OFFSET 0 makes PostgreSQL look up each account separately; other plans scan all zones, or the caller's once for each
+# account. $2 are the zones that policies name, $3 those of them that may be read.
 _VISIBLE = """
 FROM (
     SELECT z.*, o.name AS account_name FROM unnest($1::uuid[]) AS whole (id) JOIN accounts o ON o.id = whole.id
@@ -233,16 +233,15 @@ _SHOWN = (
     "id, account_id, account_name, name, type, paused, csrs_enabled, csr_quota, certificate_quota, created_at, "
     "modified_at"
 )
-# Only those that are asked for stand in the statement, so that an index can serve them.
+# Only the filters in use are part of the statement, so that it can use an index.
 _FILTERS = {"name": "name = ${}", "account_id": "account_id = ${}", "types": "type = ANY(${}::text[])"}
 ORDERS: Mapping[str, str] = {"name": "name", "account.id": "account_id", "account.name": "account_name"}
-_MAX_OFFSET = 2**62
-# The zones of more accounts are so many that to list them is a search: see Database.search.
+# With more accounts than this, a list runs under the limits of Database.search.
 _FEW_ACCOUNTS = 3
 
 
 def _statement(query: Query) -> tuple[str, list[object]]:
-    """From FROM on, without the page; and the values of the filters."""
+    """The FROM and WHERE clauses, and the values of the filters."""
     wanted = {name: value for name in _FILTERS if (value := getattr(query, name)) is not None}
     which = ("deleted_at IS NULL", *(_FILTERS[name].format(number) for number, name in enumerate(wanted, 4)))
     visible = _VISIBLE.format(which=" AND ".join(which))
@@ -254,8 +253,8 @@ def _statement(query: Query) -> tuple[str, list[object]]:
 
 
 async def list_page(db: Database, caller: Caller, query: Query) -> Page:
-    """The zones that a caller may read."""
-    # Zones that no policy names are judged by any one of their account; those named, one by one.
+    """A page of the zones that the caller may read."""
+    # Zones that no policy names have the same rights within an account; named ones are checked one by one.
     named = {target.id for policy in caller.policies or () for target in policy.targets if target.id}
     known = await owners(db, named)
     said = permissions.compiled(caller)
@@ -264,7 +263,7 @@ async def list_page(db: Database, caller: Caller, query: Query) -> Page:
     whole = [account for account in caller.reach if reading in permissions.of(caller, said, Scope(account, uuid4()))]
     visible, filters = _statement(query)
     values = (whole, list(known), readable, *filters)
-    offset = min((query.page - 1) * query.per_page, _MAX_OFFSET)
+    offset = paging.offset(query.page, query.per_page)
     order = f"ORDER BY {ORDERS[query.order]} {query.direction}, name, id"
     place = f"LIMIT ${len(values) + 1} OFFSET ${len(values) + 2}"
     async with db.search(caller.id) if len(whole) > _FEW_ACCOUNTS else contextlib.nullcontext():
@@ -274,7 +273,7 @@ async def list_page(db: Database, caller: Caller, query: Query) -> Page:
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """What a caller may change of a zone; None leaves it."""
+    """Changes to a zone through the API; None leaves a field as it is."""
 
     type: ZoneType | None = None
     paused: bool | None = None
@@ -289,7 +288,7 @@ RETURNING {_ZONE}
 
 
 async def edit(db: Database, caller: Caller, scope: Scope, settings: Settings) -> Zone:
-    """Change what is given; raises NotFound when the zone was deleted."""
+    """Change a zone's settings; raises NotFound if it was deleted."""
 
     async def work(connection: Connection) -> Zone | None:
         values = (settings.type.value if settings.type else None, settings.paused)
@@ -303,7 +302,7 @@ async def edit(db: Database, caller: Caller, scope: Scope, settings: Settings) -
 
 
 class Changes(msgspec.Struct, frozen=True):
-    """What the operator sets on a zone; None leaves it, a quota of -1 lifts the bound."""
+    """An operator's changes to a zone; None leaves a field as it is, a quota of -1 removes the limit."""
 
     csrs_enabled: bool | None = None
     csr_quota: int | None = None
@@ -322,7 +321,7 @@ WHERE id = $1 RETURNING {_ZONE}
 
 
 async def set_(db: Database, caller: Caller, zone: Zone, changes: Changes) -> Zone:
-    """For the operator."""
+    """Change a zone, for the operator; raises NotFound."""
 
     async def work(connection: Connection) -> Zone:
         values = (changes.csrs_enabled, changes.csr_quota, changes.certificate_quota, changes.paused)
@@ -343,7 +342,7 @@ _LOCK = f"{_GET} FOR UPDATE"
 async def delete(db: Database, caller: Caller, scope: Scope) -> None:
     """Delete a zone without CSRs and certificates.
 
-    Raises Conflict with their counts, and NotFound when it was deleted.
+    Raises Conflict with the counts if there are any, and NotFound if it was deleted.
     """
 
     async def work(connection: Connection) -> None:

@@ -12,7 +12,7 @@ from app.web import bodies
 from app.web.handling import AnyRequest, post
 from app.web.state import House
 
-# Whatever is wrong with a login, it counts against its address.
+# These count as failed logins of the address.
 _REFUSED = (bodies.TooLarge, bodies.Incomplete, Refused, Malformed, Unauthenticated, Forbidden)
 
 
@@ -52,7 +52,7 @@ class Login(Controller):
 async def _credentials(request: AnyRequest) -> tuple[str, str]:
     raw = await wire.body(request)
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    # curl -d declares a form whatever it sends.
+    # curl -d declares JSON as a form, too.
     is_form = media_type == "application/x-www-form-urlencoded" and not raw.lstrip().startswith(b"{")
     fields = reading.form(raw) if is_form else reading.fields(raw)
     client_id, secret = fields.text("clientId", required=True), fields.text("clientSecret", required=True)
@@ -61,7 +61,7 @@ async def _credentials(request: AnyRequest) -> tuple[str, str]:
 
 
 async def _refused(house: House, visit: Visit, error: Exception) -> Exception:
-    """What a login is refused with, once that is counted; raises 429 above the limit."""
+    """Count a failed login and return the error to raise; raises 429 above the limit."""
     guard.count_failure(house, visit)
     await admission.write_down(house.db, error)
     return Refused(401, "Invalid credentials") if isinstance(error, Unauthenticated | Forbidden) else error

@@ -1,4 +1,4 @@
-"""`/pki/ca` and `/cert-manager/ca/internal`: CAs and what they sign (contract-infisical, "CAs" and "Leaves")."""
+"""`/pki/ca` and `/cert-manager/ca/internal`: CAs and issuance (contract-infisical, "CAs" and "Leaves")."""
 
 import re
 from uuid import UUID
@@ -16,6 +16,7 @@ from app.ca.lifecycle import IntermediateRequest
 from app.ca.model import Authority, CaType
 from app.caller import Caller, Scope
 from app.errors import NotFound
+from app.ids import canonical_uuid
 from app.infisical import guard, reading, wire
 from app.infisical.context import CallerOnly, Context, ScopeContext
 from app.infisical.guard import Action
@@ -38,7 +39,7 @@ _WIRE_ALGORITHMS = {key_type: name for name, key_type in KEY_ALGORITHMS.items()}
 
 
 class Ca(msgspec.Struct, frozen=True, rename="camel"):
-    """A CA as the SDK reads it; the dates are absent until there is a certificate."""
+    """A CA as the SDK reads it; the dates are omitted until there is a certificate."""
 
     id: str
     created_at: str
@@ -71,7 +72,7 @@ class CaAnswer(msgspec.Struct, frozen=True):
 
 
 class Configuration(msgspec.Struct, frozen=True, rename="camel"):
-    """What the newer API nests of a CA."""
+    """The part of a CA that the newer API nests."""
 
     type: str
     friendly_name: str
@@ -108,7 +109,7 @@ class Csr(msgspec.Struct, frozen=True):
 
 
 class SignedCertificate(msgspec.Struct, frozen=True, rename="camel"):
-    """A new certificate; the chain goes from the CA that signed it to the root."""
+    """A new certificate; the chain begins with the issuing CA and ends with the root."""
 
     certificate: str
     certificate_chain: str
@@ -172,7 +173,7 @@ class Cas(Controller):
 
 
 class OneCa(Controller):
-    """One CA, under both of its addresses."""
+    """One CA, mounted under both of its paths."""
 
     @get(action=Action.READ)
     async def get_one(self, context: Context, ca_id: FromPath[str]) -> CaAnswer:
@@ -181,7 +182,7 @@ class OneCa(Controller):
 
     @patch(action=Action.EDIT)
     async def edit(self, context: Context, request: AnyRequest, ca_id: FromPath[str]) -> CaAnswer:
-        """Switch a CA on or off, or have it ask for a template."""
+        """Enable or disable a CA, or require a template for issuance."""
         fields = reading.fields(await wire.body(request))
         disabled = None
         if not fields.is_absent("status"):
@@ -218,7 +219,7 @@ class OneCa(Controller):
 
     @post("/import-certificate", action=Action.CREATE)
     async def import_certificate(self, context: Context, request: AnyRequest, ca_id: FromPath[str]) -> Imported:
-        """Take back the certificate of an intermediate."""
+        """Install the certificate of an intermediate."""
         fields = reading.fields(await wire.body(request))
         certificate, chain = fields.text("certificate", required=True), fields.text("certificateChain", required=True)
         fields.done()
@@ -240,7 +241,7 @@ class OneCa(Controller):
 
     @post("/renew", action=Action.RENEW)
     async def renew(self, context: Context, request: AnyRequest, ca_id: FromPath[str]) -> CertificateWithChain:
-        """Give a CA a new certificate for its key."""
+        """Renew the certificate of a CA for the same key."""
         house = context.house
         fields = reading.fields(await wire.body(request))
         fields.choice("type", ["existing"])
@@ -263,7 +264,7 @@ class OneCa(Controller):
 
     @post("/issue-certificate", action=Action.ISSUE_KEY)
     async def issue_certificate(self, context: Context, request: AnyRequest, ca_id: FromPath[str]) -> IssuedCertificate:
-        """Make a key and a certificate for it; the key is returned once and kept nowhere."""
+        """Create a key and a certificate for it; the key is returned once and not stored."""
         house = context.house
         fields = reading.fields(await wire.body(request))
         asked = leaf_request(fields, with_csr=False)
@@ -276,12 +277,12 @@ class OneCa(Controller):
 
 
 class CaCertificates(Controller):
-    """Certificates of CAs, in DER for anybody."""
+    """Certificates of CAs in DER, without authentication."""
 
     @get("/certificates/{ca_cert_id:str}/der")
     async def der(self, request: AnyRequest, ca_id: FromPath[str], ca_cert_id: FromPath[str]) -> Response[bytes]:
         """Fetch a certificate of a CA."""
-        found, certificate_id = guard.uuid_of(ca_id), guard.uuid_of(ca_cert_id)
+        found, certificate_id = canonical_uuid(ca_id), canonical_uuid(ca_cert_id)
         if found is None or certificate_id is None:
             raise NotFound("CA certificate not found")
         der = await lifecycle.published(wire.house(request).db, found, certificate_id)
@@ -309,13 +310,13 @@ def _new_authority(fields: Fields) -> NewAuthority:
 
 
 def _place(context: ScopeContext, ca_id: str) -> tuple[Caller, Scope, UUID]:
-    """The CA of the path, whose id the guard has seen."""
+    """The caller, the scope and the CA of the path; the guard has validated the id."""
     return context.caller, context.scope, UUID(ca_id)
 
 
 def leaf_request(fields: Fields, *, with_csr: bool) -> LeafRequest:
-    """The body of the calls that give a certificate to a server or client."""
-    asked = LeafRequest(
+    """Decode the body of sign-certificate and issue-certificate."""
+    request = LeafRequest(
         csr=fields.text("csr", required=True) if with_csr else "",
         common_name=fields.text("commonName", required=not with_csr),
         friendly_name=fields.text("friendlyName") or None,
@@ -328,16 +329,16 @@ def leaf_request(fields: Fields, *, with_csr: bool) -> LeafRequest:
     )
     if fields.is_absent("ttl") and fields.is_absent("notAfter"):
         fields.wrong("ttl", "Either ttl or notAfter must be present")
-    return asked
+    return request
 
 
 def dn(subject: CaSubject) -> str:
-    """The distinguished name in the order it is written, with the escapes of RFC 4514 section 2.4."""
+    """The distinguished name in Infisical's order, with the escapes of RFC 4514 section 2.4."""
     values = ((word, getattr(subject, field)) for field, word in pkix.CA_ATTRIBUTES.items())
     return ", ".join(f"{word}={_escaped(value)}" for word, value in values if value)
 
 
-# A regular expression takes a thousand times as long where every character is one of these.
+# A regular expression takes a thousand times as long on a text of only these characters.
 _ESCAPES = str.maketrans({character: f"\\{character}" for character in ',+"\\<>;'})
 
 
@@ -349,7 +350,7 @@ def _escaped(value: str) -> str:
 
 
 def _name(authority: Authority) -> str:
-    """A name that no other CA has, for clients that want one of letters, digits and hyphens."""
+    """A unique name of lower-case letters, digits and hyphens, as the newer API requires."""
     words = re.sub(r"[^a-z0-9]+", "-", (authority.friendly_name or authority.subject.common_name).lower()).strip("-")
     return f"{words[:48].rstrip('-')}-{authority.id.hex[:8]}".lstrip("-")
 
@@ -385,7 +386,7 @@ def ca_object(authority: Authority) -> Ca:
 
 
 def _max_path_length(authority: Authority) -> int:
-    """What holds: that of the certificate, once there is one."""
+    """The certificate's path length, or the configured one while there is no certificate."""
     if authority.certificate is None:
         return authority.max_path_length
     return -1 if authority.certificate.path_length is None else authority.certificate.path_length

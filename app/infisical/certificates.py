@@ -1,4 +1,4 @@
-"""`/pki/certificates`: what CAs have signed, by serial number (contract-infisical, "Leaves")."""
+"""`/pki/certificates`: issued certificates, by serial number (contract-infisical, "Leaves")."""
 
 from datetime import UTC, datetime
 
@@ -49,7 +49,7 @@ class Certificates(Controller):
 
     @post("/sign-certificate")
     async def sign_certificate(self, context: CallerOnly, request: AnyRequest) -> SignedCertificate:
-        """Sign the CSR of a server or client, by the CA that the body names."""
+        """Sign the CSR of a server or client with the CA that the body names."""
         house = context.house
         fields = reading.fields(await wire.body(request))
         text, asked = fields.text("caId", required=True), ca.leaf_request(fields, with_csr=True)

@@ -1,4 +1,4 @@
-"""What the guard found of a request."""
+"""The context of a request."""
 
 from typing import TypeAlias
 
@@ -10,7 +10,7 @@ from app.web.context import CallerContext
 
 
 class ScopeContext(CallerContext, frozen=True):
-    """Who asks, and the account of the CA or certificate that the path names, where they may do what is asked."""
+    """The caller, and the account of the CA or certificate in the path; the guard has checked the permission in it."""
 
     scope: Scope
 

@@ -1,4 +1,4 @@
-"""Certificate revocation lists: of a CA for its owners, and in DER for anybody (contract-infisical, "Leaves")."""
+"""CRLs: in PEM for the account, and in DER without authentication (contract-infisical, "Leaves")."""
 
 from uuid import UUID
 
@@ -8,7 +8,8 @@ from litestar.params import FromPath
 
 from app.ca import authorities, crls
 from app.errors import NotFound
-from app.infisical import guard, wire
+from app.ids import canonical_uuid
+from app.infisical import wire
 from app.infisical.context import Context, ScopeContext
 from app.infisical.guard import Action
 from app.web.handling import AnyRequest, get
@@ -27,7 +28,7 @@ class IdentifiedCrl(msgspec.Struct, frozen=True):
 
 
 class CaCrls(Controller):
-    """The CRL of one CA, under both addresses of the CA."""
+    """The CRL of one CA, mounted under both paths of the CA."""
 
     @get("/crl", action=Action.READ)
     async def crl(self, context: Context, ca_id: FromPath[str]) -> Crl:
@@ -45,8 +46,8 @@ class PublicCrl(Controller):
 
     @get("/{crl_id:str}/der")
     async def der(self, request: AnyRequest, crl_id: FromPath[str]) -> Response[bytes]:
-        """Fetch a CRL, whoever asks."""
-        house, found = wire.house(request), guard.uuid_of(crl_id)
+        """Fetch a CRL."""
+        house, found = wire.house(request), canonical_uuid(crl_id)
         if found is None:
             raise NotFound("CRL not found")
         return wire.download(await crls.published(house.db, house.ring, found), "application/pkix-crl")

@@ -1,6 +1,5 @@
 """The guard of Infisical's dialect: who asks, how often, and whether they may (contract-infisical, "Common")."""
 
-import re
 from enum import StrEnum
 from uuid import UUID
 
@@ -13,11 +12,12 @@ from app.caller import Access, Area, Caller, Scope, Visit
 from app.errors import Forbidden, Unauthenticated
 from app.identity import admission, tokens
 from app.identity.admission import TokenCredential
+from app.ids import canonical_uuid, hex32
 from app.infisical import wire
 from app.infisical.context import ScopeContext
 from app.infisical.wire import Detail, Refused
 from app.web.context import CallerContext
-from app.web.handling import AnyConnection
+from app.web.handling import AnyConnection, header
 from app.web.limits import Verdict
 from app.web.state import House
 
@@ -77,7 +77,7 @@ async def guard(connection: AnyConnection, handler: BaseRouteHandler) -> None:
 
 
 async def _authenticated(connection: AnyConnection, house: House, visit: Visit) -> Caller:
-    scheme, _, value = connection.headers.get("authorization", "").partition(" ")
+    scheme, _, value = (header(connection, b"authorization") or "").partition(" ")
     if scheme.lower() != "bearer":
         raise Refused(401, "Token missing")
     if not tokens.is_well_formed(value):
@@ -93,7 +93,7 @@ async def _authenticated(connection: AnyConnection, house: House, visit: Visit) 
 
 
 async def _of_ca(house: House, caller: Caller, text: str) -> Scope:
-    ca_id = uuid_of(text)
+    ca_id = canonical_uuid(text)
     if ca_id is None:
         raise issuing.no_ca(text)
     return await authorities.scope_of_ca(house.db, caller, ca_id)
@@ -106,18 +106,9 @@ async def scope_of_ca(house: House, caller: Caller, text: str, action: Action) -
     return scope, UUID(text)
 
 
-def uuid_of(text: str) -> UUID | None:
-    """A UUID as it is written canonically."""
-    try:
-        found = UUID(text)
-    except ValueError:
-        return None
-    return found if str(found) == text.lower() else None
-
-
 def account_id_of(text: str) -> UUID | None:
     """An account's id in either form: 32 hex digits are what the other dialect and the commands show."""
-    return UUID(text) if re.fullmatch("[0-9a-f]{32}", text) else uuid_of(text)
+    return hex32(text) or canonical_uuid(text)
 
 
 async def require(house: House, caller: Caller, scope: Scope, action: Action) -> None:

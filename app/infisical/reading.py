@@ -1,4 +1,4 @@
-"""Bodies of Infisical's dialect, field by field; what is wrong is collected and told at once, as Zod does."""
+"""Decodes bodies of Infisical's dialect; all problems are collected and reported together, as Zod does."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -14,7 +14,7 @@ _JSON_NAMES = {str: "string", bool: "boolean", int: "number", float: "number", l
 
 
 class Fields:
-    """The fields of one body. Each method reads one and notes what is wrong with it; `done` raises all of that."""
+    """The fields of one body. Each method reads a field and records its problems; `done` raises them as Malformed."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         self._values = values
@@ -128,7 +128,7 @@ def _received(values: dict[str, Any], field: str) -> str:
 
 
 def fields(raw: bytes) -> Fields:
-    """The fields of a JSON body; raises 400 for what is no JSON, and Malformed for what is no object."""
+    """The fields of a JSON body; raises Refused (400) if it is not JSON, and Malformed if it is no object."""
     try:
         value = bodies.parse(raw)
     except bodies.TooMany as error:
@@ -142,7 +142,7 @@ def fields(raw: bytes) -> Fields:
 
 
 def form(raw: bytes) -> Fields:
-    """The fields of a form-urlencoded body."""
+    """The fields of a form-urlencoded body; raises Refused (400)."""
     try:
         pairs = parse_qsl(raw.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=100)
     except ValueError:

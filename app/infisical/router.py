@@ -1,4 +1,4 @@
-"""The routes of Infisical's dialect, and what becomes of its errors."""
+"""The routes of Infisical's dialect, and its error handler."""
 
 from http import HTTPStatus
 
@@ -18,13 +18,13 @@ from app.web.context import DEPENDENCIES
 from app.web.handling import AnyRequest
 
 PREFIX = "/api/"
-# A CA has two addresses: the earlier one and the newer.
+# The older and the newer path of a CA.
 _CA = ("/pki/ca/{ca_id:str}", "/cert-manager/ca/internal/{ca_id:str}")
 _log = structlog.get_logger("keystead.infisical")
 
 
 def on_error(request: AnyRequest, error: Exception) -> Response[bytes]:
-    """Every error under this prefix becomes an error body here."""
+    """The exception handler for all routes under this prefix: answers with an Infisical error body."""
     visit = wire.visit(request)
     if isinstance(error, HTTPException) and error.status_code == HTTPStatus.NOT_FOUND:
         error = wire.not_routed(visit)

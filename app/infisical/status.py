@@ -1,4 +1,4 @@
-"""`/api/status`: that somebody is here (contract-infisical, "Common")."""
+"""`/api/status`: the server is up (contract-infisical, "Common")."""
 
 from datetime import UTC, datetime
 
@@ -19,5 +19,5 @@ class ServerStatus(Controller):
 
     @get()
     async def get_one(self) -> Status:
-        """Say that somebody is here."""
+        """Say that the server is up."""
         return Status(wire.instant(datetime.now(UTC)), "Ok")

@@ -1,4 +1,4 @@
-"""Infisical's wire: objects, the error table, and what is read from a request (contract-infisical, "Common")."""
+"""Infisical's wire format: error bodies, the error table, and access to the request (contract-infisical, "Common")."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -10,7 +10,7 @@ from litestar.exceptions import HTTPException
 
 from app import errors
 from app.caller import Visit
-from app.errors import Problem, Rule
+from app.errors import Denial, Problem, Rule
 from app.web import bodies
 from app.web.handling import AnyRequest
 from app.web.state import House
@@ -21,7 +21,7 @@ MALFORMED = "The provided access token is malformed. Please use a valid token or
 EXPIRED = "Your token has expired. Please re-authenticate."
 NOT_ALLOWED = "You are not allowed to access this resource"
 
-# The word that stands in `error` beside each status.
+# The value of `error` for each status.
 WORDS = {
     400: "BadRequest",
     401: "UnauthorizedError",
@@ -54,7 +54,7 @@ class ErrorBody(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Detail(msgspec.Struct, frozen=True):
-    """What was asked and is not permitted."""
+    """A denied action and its subject."""
 
     action: str
     subject: str
@@ -64,8 +64,8 @@ class Denied(ErrorBody, frozen=True, rename="camel"):
     details: list[Detail]
 
 
-class Refused(Exception):  # noqa: N818 - a refusal by the dialect itself, before the core is asked
-    """An answer of the gateway; `word` is the one of the status unless it is given."""
+class Refused(Exception):  # noqa: N818 - a refusal by the dialect, not an error
+    """A refusal by the dialect; `word` is the value of `error`, by default that of the status."""
 
     def __init__(
         self,
@@ -91,9 +91,9 @@ class Malformed(Exception):  # noqa: N818
         self.issues = issues
 
 
-# The core's names of fields, where the wire has another than their camelCase.
+# Wire names of the core's fields, where they are not just camelCase.
 _FIELDS = {"organizational_unit": "ou", "state": "province"}
-# Zod's codes of the core's rules; any other is "custom".
+# Zod's codes for the core's rules; all others are "custom".
 _ISSUE_CODES = {
     Rule.MISSING: "invalid_type",
     Rule.LENGTH: "too_big",
@@ -103,7 +103,7 @@ _ISSUE_CODES = {
 
 
 def issue_of(problem: Problem) -> Issue:
-    """A broken rule of the core with the wire's name of the field, which its sentence begins with."""
+    """A problem of the core as an issue; its text begins with the field's name, which becomes the wire name."""
     field = _FIELDS.get(problem.field, _camel(problem.field))
     text = field + problem.text.removeprefix(problem.field)
     return Issue(_ISSUE_CODES.get(problem.rule, "custom"), [field], text)
@@ -114,7 +114,11 @@ def _camel(name: str) -> str:
     return first + "".join(word.capitalize() for word in others)
 
 
-# The kinds whose sentence is all there is to say.
+_DENIALS: dict[Denial, str] = {
+    Denial.RESOURCE: "Unauthorized to access requested resource",
+    Denial.ADDRESS: "Cannot use the access token from location: {}",
+}
+# Errors that need no more than a status and their message.
 STATUSES: dict[type[Exception], int] = {
     errors.Refusal: 400,
     errors.Conflict: 400,
@@ -126,7 +130,7 @@ STATUSES: dict[type[Exception], int] = {
 
 
 def failure(error: Exception, visit: Visit) -> Response[bytes]:
-    """The one way from an error to an answer; what is not ours keeps its text to itself."""
+    """The answer for an error; an unexpected exception becomes 500 without its text."""
     match error:
         case errors.Invalid():
             return _failure(422, [issue_of(problem) for problem in error.problems], visit)
@@ -139,7 +143,7 @@ def failure(error: Exception, visit: Visit) -> Response[bytes]:
         case errors.Unauthenticated():
             return _failure(401, NOT_ALLOWED, visit)
         case errors.Forbidden():
-            return _failure(403, str(error), visit, details=[])
+            return _failure(403, _DENIALS.get(error.denial, "{}").format(error), visit, details=[])
         case errors.Unavailable():
             headers = {"Retry-After": str(min(max(error.retry_after, 1), 60))}
             advice = "Look before you repeat the request." if error.in_doubt else "Please try again."
@@ -162,7 +166,7 @@ def _failure(
     headers: Mapping[str, str] | None = None,
 ) -> Response[bytes]:
     if isinstance(message, str):
-        # It may quote what was sent, and no JSON can carry a lone surrogate back.
+        # It may quote input with a lone surrogate, which cannot be encoded as UTF-8.
         message = message.encode("utf-8", "backslashreplace").decode("utf-8")
     values = (visit.request_id, status, message, word or WORDS[status])
     body = ErrorBody(*values) if details is None else Denied(*values, list(details))
@@ -174,7 +178,7 @@ def not_routed(visit: Visit) -> Refused:
 
 
 def download(der: bytes, media_type: str) -> Response[bytes]:
-    """What anybody may fetch and keep for a while."""
+    """A public DER file, cacheable for five minutes."""
     headers = {"Cache-Control": "public, max-age=300"}
     return Response(der, status_code=200, media_type=media_type, headers=headers)
 
@@ -205,5 +209,5 @@ def instant(time: datetime) -> str:
 
 
 def shown(text: str) -> str:
-    """A PEM text without the newline at its end, as Infisical sends it."""
+    """PEM without its trailing newline, as Infisical sends it."""
     return text.removesuffix("\n")

@@ -10,6 +10,7 @@ import secrets
 import string
 import time
 from functools import lru_cache
+from http import HTTPStatus
 from urllib.parse import unquote_to_bytes
 
 from app import bounds, metrics
@@ -19,7 +20,7 @@ from app.config import RateLimit
 from app.server.request_log import RequestLog
 from app.store import database as db
 from app.web import bodies
-from app.web.asgi import REQUEST_ID, Answer, App, Door, Message, Receive, Send, ShortRoad
+from app.web.asgi import REQUEST_ID, Answer, App, Door, Message, Receive, Send
 from app.web.limits import Verdict
 
 MAX_USER_AGENT = 256
@@ -43,11 +44,9 @@ class Edge:
         trusted_proxies: tuple[Network, ...],
         rate_limit: RateLimit | None,
         log: RequestLog,
-        short_road: ShortRoad | None = None,
         door: Door | None = None,
     ) -> None:
         self._app = app
-        self._short_road = short_road
         self._door = door
         self._log = log
         self._spaces = bodies.Spaces()
@@ -73,8 +72,9 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                own = self._headers(visit.request_id, state.get("verdict"), cacheable=_has(message, b"cache-control"))
-                message["headers"] = [*_allow(message["headers"]), *own]
+                headers = message["headers"]
+                own = self._headers(visit.request_id, state.get("verdict"), cacheable=_has(headers, b"cache-control"))
+                message["headers"] = [*(_allow(headers) if status == HTTPStatus.METHOD_NOT_ALLOWED else headers), *own]
             elif visit.method == "HEAD":
                 message = {**message, "body": b""}
             elif "file" in state and _PATHSEND in scope.get("extensions", ()):
@@ -82,13 +82,7 @@ class Edge:
             await send(message)
 
         try:
-            short = await self._short_road(scope, receive, visit) if self._short_road else None
-            if short is None:
-                await self._app(scope, receive, answer)
-            else:
-                status = short.status
-                await send(self._start(short, visit.request_id, state.get("verdict")))
-                await send({"type": "http.response.body", "body": short.body})
+            await self._app(scope, receive, answer)
         finally:
             if "held" in state:
                 state["held"].give_back()
@@ -103,7 +97,7 @@ class Edge:
                 status,
                 seconds,
                 state.get("caller_id"),
-                str(visit.address) if visit.address else None,
+                _address_text(visit.address) if visit.address else None,
             )
 
     async def _turn_away(self, refusal: Answer, scope: Message, send: Send, started: float) -> None:
@@ -112,7 +106,10 @@ class Edge:
         path = unquote_to_bytes(scope["raw_path"]).decode("latin-1")
         request_id = _request_id(path)
         body = refusal.body.replace(REQUEST_ID, request_id.encode())
-        await send(self._start(Answer(refusal.status, body, refusal.headers), request_id))
+        length = str(len(body)).encode()
+        own = self._headers(request_id, None, cacheable=False)
+        headers = [(b"content-type", b"application/json"), (b"content-length", length), *refusal.headers, *own]
+        await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
         metrics.answered(_dialect(path), scope["method"], "-", refusal.status, time.perf_counter() - started)
         self._log.turned_away()
@@ -155,12 +152,6 @@ class Edge:
     def _is_trusted(self, address: Address) -> bool:
         return any(address in network for network in self._trusted)
 
-    def _start(self, answer: Answer, request_id: str, verdict: Verdict | None = None) -> Message:
-        length = str(len(answer.body)).encode()
-        own = self._headers(request_id, verdict, cacheable=False)
-        headers = [(b"content-type", b"application/json"), (b"content-length", length), *answer.headers, *own]
-        return {"type": "http.response.start", "status": answer.status, "headers": headers}
-
     def _headers(self, request_id: str, verdict: Verdict | None, *, cacheable: bool) -> list[tuple[bytes, bytes]]:
         shown = request_id.encode()
         headers = [(b"x-request-id", shown), (b"cf-ray", shown)]
@@ -170,6 +161,10 @@ class Edge:
             left = f'"default";r={verdict.remaining};t={verdict.reset}'
             headers += [(b"ratelimit", left.encode()), (b"ratelimit-policy", self._policy.encode())]
         return headers
+
+
+# An address is written out for each line of the log, and most requests come from few addresses.
+_address_text = lru_cache(maxsize=4096)(str)
 
 
 def _request_id(path: str) -> str:
@@ -205,8 +200,8 @@ def _methods(allow: bytes) -> bytes:
     return b", ".join(sorted(methods | {b"HEAD"} if b"GET" in methods else methods))
 
 
-def _has(message: Message, name: bytes) -> bool:
-    return any(key.lower() == name for key, _ in message["headers"])
+def _has(headers: list[tuple[bytes, bytes]], name: bytes) -> bool:
+    return any(key.lower() == name for key, _ in headers)
 
 
 def _path(raw: bytes) -> str | None:

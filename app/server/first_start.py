@@ -34,10 +34,10 @@ FIRST_EMAIL = "admin@example.com"
 
 
 def operator() -> Caller:
-    """The command line acts in nobody's scope: it is audited by the operating system's user.
+    """The caller for the command line, with access to everything; the audit log names the operating system's user.
 
-    That is who the process runs as, never what LOGNAME or USER say. What sudo says stands beside it, since whoever is
-    not root can say it too.
+    The name comes from the process's uid, not from LOGNAME or USER. SUDO_UID is only appended, because any user can
+    set it.
     """
     uid = os.getuid()
     try:
@@ -51,9 +51,9 @@ def operator() -> Caller:
 
 
 def prepare(settings: Settings, cluster: "Cluster | None" = None) -> str:
-    """Make the installation ready to serve, and say in a banner what it is; raises Misconfigured.
+    """Prepare the installation for serving and return the banner; raises Misconfigured.
 
-    In the bundled PostgreSQL, its `cluster`, the servers' role is made ready too.
+    For the bundled PostgreSQL (`cluster`), also creates its roles and their grants.
     """
     return asyncio.run(_prepare(settings, cluster))
 
@@ -81,13 +81,16 @@ async def _prepare(settings: Settings, cluster: "Cluster | None" = None) -> str:
 
 
 async def _schema(settings: Settings, dsn: str) -> None:
-    # A database of the operator's own is only filled when it is empty: upgrading it is for `keystead migrate`.
+    # The operator's own database is only migrated when it is empty; later upgrades are left to `keystead migrate`.
     if settings.embedded or await schema.state_at(dsn) is schema.SchemaState.EMPTY:
         await schema.migrate(dsn)
 
 
 async def ring_for(settings: Settings, database: db.Database) -> Ring:
-    """The ring of this installation; made only where nothing in the database needs another one."""
+    """Load the ring, or create it if nothing in the database was sealed with another one.
+
+    Raises Misconfigured if it cannot be read or written, or lacks a KEK that the database needs.
+    """
     ringfile.sweep(settings.keyring)
     if not settings.keyring.exists() and await keyring.is_unused(database):
         try:
@@ -106,8 +109,7 @@ async def ring_for(settings: Settings, database: db.Database) -> Ring:
 
 async def _first_account(settings: Settings, database: db.Database, peppers: Peppers) -> Path | None:
     path = settings.data_dir / "credentials.env"
-    # A start that was killed half way is finished by the next: there is no token yet, or, with a database of our own,
-    # no file.
+    # An interrupted first start is finished by the next: there is no token yet, or with the bundled PostgreSQL no file.
     finished = await tokens.list_(database) and (path.exists() or not settings.embedded)
     others = [account for account in await accounts.list_accounts(database) if account.slug != FIRST_SLUG]
     if finished or (others and not settings.embedded):
@@ -132,7 +134,7 @@ async def _first_account(settings: Settings, database: db.Database, peppers: Pep
 
 
 def _addressed(path: Path, public_url: str) -> Path:
-    """After a change of port or address the file must not lead the clients to where nobody is."""
+    """Update CLOUDFLARE_BASE_URL in the file after a change of port or address."""
     text = path.read_text()
     fresh = re.sub("^CLOUDFLARE_BASE_URL=.*$", lambda _: _base_url(public_url), text, flags=re.MULTILINE)
     if fresh != text:
@@ -184,15 +186,15 @@ def _banner(settings: Settings, credentials: Path | None) -> str:
         f"Keystead {__version__} serves on {settings.public_url}",
         "",
         f"  back up      {visible.text(str(settings.keyring))}",
-        "               together with the database: without this ring no private key can ever be opened again",
+        "               and the database; without this ring no private key can be decrypted",
     ]
     if credentials is None:
-        return "\n".join([*lines, "", "  credentials  `keystead token create` makes a token", ""])
+        return "\n".join([*lines, "", "  credentials  run `keystead token create` for a token", ""])
     lines += [
         f"  credentials  {visible.text(str(credentials))}",
         f"  reference    {settings.public_url}/docs",
         "",
-        "Make a first CSR by pasting this line; it prints the PEM:",
+        "Paste this line to create a first CSR; it prints the PEM:",
         "",
         _TRY.format(credentials=visible.text(shlex.quote(str(credentials)))),
         "",

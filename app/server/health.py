@@ -1,4 +1,4 @@
-"""`/healthz`, `/readyz` and `/metrics`: for whoever watches the server; no dialect's."""
+"""`/healthz`, `/readyz` and `/metrics`, for monitoring; they belong to neither dialect."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ from app.web.state import House
 
 AnyRequest = Request[Any, Any, Any]
 METRICS = "/metrics"
-# What proxies add to a request, and scrapers do not send.
+# Headers that proxies add and scrapers do not send.
 _FORWARDED = frozenset({"forwarded", "via", "x-real-ip"})
 READY_SECONDS = 1.0
 EXPIRY_SECONDS = 60.0
@@ -28,16 +28,16 @@ EXPIRY_SECONDS = 60.0
 
 @get("/healthz")
 async def healthz() -> dict[str, str]:
-    """This process answers; it says nothing of the database."""
+    """200 while this process answers; the database is not checked."""
     return {"status": "ok"}
 
 
 @get("/readyz")
 async def readyz(request: AnyRequest) -> Response[dict[str, str]]:
-    """Whether requests can be served: the database answers and has this release's schema, and the ring is there."""
+    """200 if the database answers with this release's schema and the ring can seal, else 503 with the reason."""
     house: House = request.app.state.house
     state = request.app.state
-    # Anybody may ask, so it is looked at once a second at most.
+    # The route is public, so the database is asked at most once a second.
     async with state.setdefault("ready_lock", asyncio.Lock()):
         if time.monotonic() - state.get("ready_at", -READY_SECONDS) >= READY_SECONDS:
             problem = await _problem(house)
@@ -60,7 +60,7 @@ async def _problem(house: House) -> str | None:
 
 @get(METRICS)
 async def metrics_(request: AnyRequest) -> Response[bytes]:
-    """Prometheus's text format, for the addresses of KEYSTEAD_METRICS_FROM; nobody else is told that it is there."""
+    """Prometheus's text format, for the networks of KEYSTEAD_METRICS_FROM; 404 for all others."""
     house: House = request.app.state.house
     visit: Visit = request.scope["state"]["visit"]
     if not _may_see(request, house, visit):
@@ -70,8 +70,7 @@ async def metrics_(request: AnyRequest) -> Response[bytes]:
 
 
 def _may_see(request: AnyRequest, house: House, visit: Visit) -> bool:
-    # A proxy on this machine that is not said to be one, or that does not say for whom it asks, must not open it to its
-    # clients.
+    # A local proxy that is not configured as trusted, or omits the client's address, must not expose the metrics.
     peer = addresses.parsed(request.client.host) if request.client else None
     names = request.headers.keys()
     forwarded = any(name in _FORWARDED or name.startswith("x-forwarded") for name in names)
@@ -89,7 +88,7 @@ async def _expiry(state: Any, house: House) -> dict[str, int]:  # noqa: ANN401 -
             try:
                 state["expiry"] = await certificates.by_expiry(house.db)
             except KeysteadError:
-                # What is counted in memory is worth most when the database is away.
+                # The counters in memory matter most while the database is down.
                 return {}
             state["expiry_at"] = time.monotonic()
     found: dict[str, int] = state["expiry"]

@@ -1,4 +1,4 @@
-"""Pages for people: the API to read and try, and the reference of the errors. Nothing is loaded from elsewhere."""
+"""Pages for people: Swagger UI and the error reference. All assets are served from here."""
 
 import hashlib
 import html
@@ -50,7 +50,7 @@ _START = """window.addEventListener("load", () => {
 
 
 class Page(msgspec.Struct, frozen=True):
-    """A document that stays the same while the server runs; its ETag is a strong one (RFC 9110 section 8.8.3)."""
+    """A document that does not change while the server runs, with a strong ETag (RFC 9110 section 8.8.3)."""
 
     body: bytes
     media_type: str
@@ -62,13 +62,13 @@ def _page(body: bytes, media_type: str, policy: dict[str, str] = _POLICY) -> Pag
     etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
     file = os.memfd_create(media_type)
     os.write(file, body)
-    # It may be kept, but is to be asked about each time: another release has another one.
+    # Clients may cache it but must revalidate: another release has other content.
     headers = {"ETag": etag, "Cache-Control": "no-cache", **policy}
     return Page(body, media_type, headers, f"/proc/{os.getpid()}/fd/{file}")
 
 
 def _answer(request: AnyRequest, page: Page) -> Response[bytes]:
-    """The page, or 304 for whoever has it (RFC 9110 section 13.1.2)."""
+    """The page, or 304 if If-None-Match has its ETag (RFC 9110 section 13.1.2)."""
     known = ",".join(request.headers.getall("if-none-match", []))
     if any(tag.strip().removeprefix("W/") in (page.headers["ETag"], "*") for tag in known.split(",")):
         return Response(b"", status_code=304, headers=page.headers)

@@ -1,11 +1,10 @@
 """The parent process of `keystead serve`: one per data folder, over granian's workers and the bundled PostgreSQL.
 
-Whatever is killed, the rest copes: a worker and PostgreSQL are started again, and without the parent the workers end
-at once, while PostgreSQL waits for the next start to join it.
+A worker or PostgreSQL that dies is restarted. If the parent dies, its workers end at once, and PostgreSQL keeps running
+for the next start.
 """
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import functools
@@ -32,7 +31,7 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.mp import MPServer
 
-from app import bounds, child, config, metrics
+from app import bounds, child, config, metrics, process
 from app.errors import Misconfigured, Unavailable
 from app.server import tls
 
@@ -41,26 +40,25 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_PR_SET_PDEATHSIG = 1
-# Objects; the default of 700 is reached every few requests.
+# Allocated objects; Python's default of 700 would trigger a collection every few requests.
 GARBAGE_THRESHOLD = 20_000
-# Seconds in which what a killed parent leaves behind has ended: its workers listen on its port.
+# Seconds to wait for the workers of a killed parent to end, which still hold its port.
 _GRACE = 2
-# What a worker has open beside its clients, with room.
+# File descriptors of a worker apart from its clients, with a margin.
 _OWN_FILES = 256
-# A worker that ends so often before it listens, or within so many seconds, is not started again.
+# A worker is given up after so many ends in a row before it listens, or within so many seconds.
 _LOOP_ENDS = 5
 _LOOP_SECONDS = 30
 
 
 def serve(settings: config.Settings) -> int:
-    """Serve until SIGTERM or Ctrl-C and give the exit status; raises Misconfigured if it cannot start."""
-    # Keys are in the memory of what this process starts.
+    """Serve until SIGTERM or Ctrl-C and return the exit status; raises Misconfigured if it cannot start."""
+    # No core dumps, here or in child processes: their memory holds keys.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # What it starts gets the module path that it has itself; how it came by that is not to be decided again.
+    # Child processes use this process's module path, whatever PYTHON* variables say.
     for name in os.environ.keys() - child.environ().keys():
         del os.environ[name]
-    # granian's own handlers come only when it serves; until then SIGTERM must unwind as Ctrl-C does.
+    # granian installs its handlers only when it serves; until then SIGTERM must unwind like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -72,15 +70,15 @@ def serve(settings: config.Settings) -> int:
     except KeyboardInterrupt:
         return 0
     finally:
-        # Python puts their default back while it ends, and one that came then would be the exit status.
+        # Python restores the default handlers at exit, and a late signal would change the exit status.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _prepared(settings: config.Settings, cluster: "Cluster | None") -> str:
-    """The banner of an installation that is ready; raises Misconfigured.
+    """Prepare the installation and return its banner; raises Misconfigured.
 
-    A bundled PostgreSQL that is just recovering is waited for: to end now would stop it in the middle of that.
+    Waits for a bundled PostgreSQL in crash recovery, because exiting would interrupt it.
     """
     deadline = time.monotonic() + bounds.DATABASE_PATIENCE_SECONDS
     while True:
@@ -95,7 +93,7 @@ def _prepared(settings: config.Settings, cluster: "Cluster | None") -> str:
 
 
 def _preparation(settings: config.Settings, cluster: "Cluster | None") -> str | Misconfigured | Unavailable:
-    """A process of its own does it: it opens the ring, and this one stays one whose files its workers may read."""
+    """Run `_prepare` in a child process: it opens the ring, after which workers could not read this process's /proc."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=_prepare, args=(sender, settings, cluster), daemon=True)
@@ -104,7 +102,7 @@ def _preparation(settings: config.Settings, cluster: "Cluster | None") -> str | 
     try:
         outcome: str | Misconfigured | Unavailable = receiver.recv()
     except EOFError:
-        return Misconfigured("the preparation ended before it was through")
+        return Misconfigured("the process that prepares the start ended unexpectedly")
     finally:
         child.kill()
         child.join()
@@ -155,14 +153,13 @@ def _claim(lock: int, data_dir: Path) -> None:
 
 
 def port_name(settings: config.Settings) -> str:
-    """The abstract socket that the server of this port holds."""
+    """The name of the abstract Unix socket that the server on this port holds."""
     return f"keystead {settings.host} {settings.port}"
 
 
 @contextlib.contextmanager
 def _named(settings: config.Settings) -> Iterator[None]:
-    # Between the check of the port and granian's listening another start could pass its own check: this name, which
-    # ends with its process, is taken before and kept.
+    # Held from before the port check until exit, so that two starts cannot both pass the check before granian listens.
     with socket.socket(socket.AF_UNIX) as name:
         deadline = time.monotonic() + _GRACE
         while True:
@@ -180,7 +177,7 @@ def _named(settings: config.Settings) -> Iterator[None]:
 
 
 def check_port(settings: config.Settings) -> None:
-    """Raises Misconfigured for a port that cannot be had."""
+    """Raises Misconfigured if the port cannot be bound."""
     deadline = time.monotonic() + _GRACE
     where = f"port {settings.port} on {settings.host}"
     while True:
@@ -199,7 +196,7 @@ def check_port(settings: config.Settings) -> None:
 
 def _bind(settings: config.Settings) -> None:
     with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as probe:
-        # Without granian's SO_REUSEPORT, which would share a port that another server listens on.
+        # Without SO_REUSEPORT, which granian sets and which would share the port with another server.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind((settings.host, settings.port))
 
@@ -227,7 +224,7 @@ def _watch(cluster: "Cluster", leaving: threading.Event) -> None:
     while not leaving.wait(0.5):
         if cluster.alive():
             continue
-        _log.error("PostgreSQL has ended; it is started again")
+        _log.error("PostgreSQL has ended; restarting it")
         try:
             cluster.ensure()
         except Misconfigured as error:
@@ -235,27 +232,27 @@ def _watch(cluster: "Cluster", leaving: threading.Event) -> None:
             leaving.wait(5)
 
 
-def _count_anew(folder: Path) -> None:
-    """Give the workers' metrics an empty folder, since those of an earlier run are not theirs."""
+def _reset_metrics(folder: Path) -> None:
+    """Give the workers' metrics an empty folder."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)
     os.environ[metrics.FOLDER] = str(folder)
 
 
 def _run(server: "_Server", settings: config.Settings, banner: str) -> int:
-    _count_anew(settings.data_dir / "metrics")
+    _reset_metrics(settings.data_dir / "metrics")
     announce = threading.Thread(target=_announce, args=(settings, banner), name="banner", daemon=True)
     server.on_startup(announce.start)
-    # Fresh processes: a fork while another thread imports something can leave the worker waiting for that import for
-    # ever, and forked workers would also go on holding the locks of a killed parent.
+    # A fork while another thread imports a module can deadlock the worker on the import lock, and forked workers would
+    # keep the locks of a killed parent.
     multiprocessing.set_start_method("spawn", force=True)
-    # It exits with 1 also when a worker ended at the moment of a regular stop.
+    # granian also exits with 1 if a worker ended during a regular stop.
     with contextlib.suppress(SystemExit):
         load = functools.partial(_load, settings, os.getpid(), server.listens)
         server.serve(target_loader=load, wrap_loader=False)
     if server.interrupt_signal:
         return 0
-    _log.error("the workers end as soon as they are started, so the server ends too; the lines above say why")
+    _log.error("the workers end right after their start, so the server stops; the lines above say why")
     return 1
 
 
@@ -264,7 +261,7 @@ def _announce(settings: config.Settings, banner: str) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError), socket.create_connection((address, settings.port), timeout=1):
-            # A worker listens only after its start is complete.
+            # A worker listens only when its start is complete.
             sys.stdout.write(f"{banner}\n")
             sys.stdout.flush()
             return
@@ -272,20 +269,20 @@ def _announce(settings: config.Settings, banner: str) -> None:
 
 
 def _load(settings: config.Settings, parent: int, listens: "Connection[Any, Any]") -> Callable[..., object]:
-    """Make the application, in the worker."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    """Create the application, in the worker process."""
+    process.die_with_parent()
     if os.getppid() != parent:
         os._exit(1)
-    # Ctrl-C reaches the whole group, and granian takes a worker that stops by itself for a failed one. Blocked and not
-    # ignored, because granian installs its own handler after this.
+    # Ctrl-C reaches the process group, and granian takes a worker that stops by itself for a failed one. Blocked, not
+    # ignored, because granian installs its own handler later.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    # A closing terminal sends it to the whole group, and to the parent it means something.
+    # A closing terminal sends SIGHUP to the process group, but only the parent reloads on it.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     threading.Thread(target=_when_it_listens, args=(listens,), name="when-it-listens", daemon=True).start()
     from app.server import worker as main
 
     app = main.create_app(settings)
-    # What is there now stays; and a request leaves little to be found, so it is looked for seldom.
+    # The objects so far are permanent, and a request leaves few cycles behind, so collect rarely.
     gc.collect()
     gc.freeze()
     gc.set_threshold(GARBAGE_THRESHOLD, 20, 20)
@@ -293,9 +290,10 @@ def _load(settings: config.Settings, parent: int, listens: "Connection[Any, Any]
 
 
 def _when_it_listens(listens: "Connection[Any, Any]") -> None:
-    """Tell the parent, and give up clients that do not take what they are sent: granian waits for them for ever.
+    """Report the pid to the parent once granian listens, and bound how long a client may not read its answer.
 
-    It makes the socket that it listens on when the application has started; what that accepts inherits the option.
+    granian has no such time-out. It opens the listening socket after the application has started; accepted connections
+    inherit its options.
     """
     while True:
         for ours in tls.listening():
@@ -307,7 +305,7 @@ def _when_it_listens(listens: "Connection[Any, Any]") -> None:
 
 
 def _formatter(log: config.LogFormat) -> logging.Formatter:
-    # structlog's own tracebacks show the values of variables, and some of ours are secret.
+    # structlog's default tracebacks show local variables, which may be secret.
     plain = structlog.dev.plain_traceback
     renderer: tuple[structlog.typing.Processor, ...] = (
         (structlog.processors.format_exc_info, structlog.processors.JSONRenderer())
@@ -321,7 +319,7 @@ def _formatter(log: config.LogFormat) -> logging.Formatter:
 
 
 def _log_settings(log: config.LogFormat) -> dict[str, object]:
-    """One shape of line, on standard error, for what granian says and for what our own modules say by `logging`."""
+    """The logging configuration: granian's and our modules' records in one format on standard error."""
     ours = {"handlers": ["lines"], "level": "WARNING", "propagate": False}
     return {
         "formatters": {"lines": {"()": _formatter, "log": log}},
@@ -333,7 +331,7 @@ def _log_settings(log: config.LogFormat) -> dict[str, object]:
 
 
 def _clients() -> int:
-    """How many connections a worker may have open: as many as are meant, if the system grants as many files."""
+    """The most connections of a worker: bounds.CLIENTS, or fewer if the limit of open files is too low."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = bounds.CLIENTS + _OWN_FILES
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -365,20 +363,20 @@ class _Server(MPServer):
             workers_kill_timeout=int(bounds.STOP_SECONDS),
         )
         self.ends: dict[int, list[float]] = {}
-        # How often in a row a worker has ended before it listened; the pids of those that did come through a pipe.
+        # Ends in a row before the worker listened, by index. Workers that listen send their pid through the pipe.
         self.failures: dict[int, int] = {}
         self.listeners: set[int] = set()
         self.heard, self.listens = multiprocessing.get_context("spawn").Pipe(duplex=False)
-        # In memory: the pair that is served, and the one before it, which a worker that just starts may still read.
+        # memfds with the current pair, and the previous one, which a worker that is starting may still read.
         self.copies: list[int] = []
         self.pair = (settings.tls_cert, settings.tls_key)
         self.take_pair()
 
     def take_pair(self) -> None:
-        """Copy certificate and key to memory, which is what each later worker reads; raises Misconfigured.
+        """Copy certificate and key to memory, for all workers started from now on; raises Misconfigured.
 
-        A worker that starts between two reloads would end at once if it read a pair that is half renewed by then; and
-        granian resolves symbolic links only once, where renewals put a new one in place.
+        A worker that starts while the files are being renewed would otherwise read a mismatched pair and end; and
+        granian resolves symbolic links only once, while renewals replace them.
         """
         certificate, key = self.pair
         if certificate is None or key is None:
@@ -400,7 +398,7 @@ class _Server(MPServer):
     def _respawn_workers(
         self, workers: list[int], spawn_target: object, target_loader: object, delay: float = 0
     ) -> None:
-        """Give up a worker only when it ends again and again: granian takes the second end for a crash loop."""
+        """Give up a worker only after _LOOP_ENDS; granian would treat its second end as a crash loop."""
         ended = {index: self.wrks[index].inner.pid for index in workers}
         super()._respawn_workers(workers, spawn_target, target_loader, delay)
         now = time.monotonic()
@@ -412,7 +410,7 @@ class _Server(MPServer):
             if max(len(self.ends[index]), self.failures[index]) < _LOOP_ENDS:
                 self.respawned_wrks.pop(index, None)
             else:
-                # Its next round takes this for one more end.
+                # granian's main loop handles this as one more end, and gives up.
                 self.interrupt_children.append(index)
                 self.main_loop_interrupt.set()
 
@@ -421,9 +419,9 @@ class _Server(MPServer):
             super().signal_handler_reload()  # type: ignore[no-untyped-call]
 
     def _reload(self, spawn_target: object, target_loader: object) -> None:
-        """Replace the workers only when the new pair can be served, and one more worker has shown that it starts.
+        """Replace the workers only if the new pair can be served and a trial worker has started.
 
-        Without that, granian would stop every old worker, see all the new ones fail, and end.
+        granian alone would stop all old workers first, and exit when the new ones fail.
         """
         self.reload_signal = False
         self.main_loop_interrupt.clear()
@@ -433,7 +431,7 @@ class _Server(MPServer):
             _log.error("%s; the old ones stay", error)
         else:
             self._replace(spawn_target, target_loader)
-        # granian's own reload may have cleared what came meanwhile.
+        # granian's reload may have cleared a signal that arrived meanwhile.
         if self.interrupt_signal or self.interrupt_children or self.reload_signal:
             self.main_loop_interrupt.set()
 
@@ -447,12 +445,12 @@ class _Server(MPServer):
             trial.join(0.05)
         if trial.is_alive() and self.listened(trial.pid):
             trial.terminate()
-            # Those that this ends are ended on purpose.
+            # The ends that follow are intended.
             self.ends.clear()
             super()._reload(spawn_target, target_loader)  # type: ignore[no-untyped-call]
             trial.join(self.workers_kill_timeout)
         else:
-            _log.error("a worker does not start any more, so those that run stay, with their certificate and key")
+            _log.error("a new worker does not start, so the running ones stay, with their certificate and key")
             os.close(self.copies.pop())
             self.use(self.copies[-1])
         trial.kill()

@@ -1,6 +1,6 @@
-"""One line for each request, written together: all lines of one turn of the event loop are one write.
+"""One log line per request; all lines of one iteration of the event loop are a single write.
 
-A line takes a tenth of the time that the general logger would; a worker that is killed loses those of its last turn.
+This takes a tenth of the general logger's time per line; a killed worker loses the lines of its last iteration.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import msgspec
 
 
 class Line(msgspec.Struct, frozen=True):
-    """What is told of a request: no header, no body, no query."""
+    """The fields of a line; never a header, body or query, which may hold secrets."""
 
     request_id: str
     method: str
@@ -60,17 +60,17 @@ class RequestLog:
         self._lines.append(text)
 
     def turned_away(self) -> None:
-        """Count a request that was turned away; once a second there is one line for all of them."""
+        """Count a request that was turned away; they are logged together, once a second."""
         if not self._turned_away:
-            asyncio.get_running_loop().call_later(1, self._tell)
+            asyncio.get_running_loop().call_later(1, self._log_turned_away)
         self._turned_away += 1
 
-    def _tell(self) -> None:
+    def _log_turned_away(self) -> None:
         count, self._turned_away = self._turned_away, 0
         now = datetime.now(UTC).isoformat(timespec="microseconds")[:26] + "Z"
-        told = {"event": "turned away", "level": "warning", "count": count, "timestamp": now}
+        fields = {"event": "turned away", "level": "warning", "count": count, "timestamp": now}
         words = f"{now} [warning] turned away count={count}"
-        self._lines.append(msgspec.json.encode(told).decode("utf-8") if self._as_json else words)
+        self._lines.append(msgspec.json.encode(fields).decode("utf-8") if self._as_json else words)
         self.flush()
 
     def flush(self) -> None:

@@ -1,21 +1,21 @@
 """The roles of the bundled PostgreSQL (docs/custody.md, "The roles of the database").
 
-initdb made its superuser, `keystead`, as which the servers of earlier releases connect, too. `keystead_owner` owns the
-database and all in it, and `keystead_api` may do what GRANTS says: it is what the servers connect as.
+`keystead` is the superuser that initdb creates; servers of earlier releases connect as it. `keystead_owner` owns the
+database and all its objects. `keystead_api`, with the grants of grants.sql, is the role of the servers.
 """
 
 from importlib import resources
 
 from app.store import schema
 
-# docs/operations.md shows it to those who have a PostgreSQL of their own.
+# docs/operations.md shows it for an external PostgreSQL.
 GRANTS = resources.files("app").joinpath("grants.sql").read_text("utf-8")
 
-_MADE = """
+_ROLES_EXIST = """
 SELECT FROM pg_database
 WHERE datname = 'keystead' AND datdba = to_regrole('keystead_owner') AND to_regrole('keystead_api') IS NOT NULL
 """
-# One transaction, since it is sent as one text.
+# PostgreSQL runs a multi-statement string as one transaction.
 _MAKE = """
 DO $$ BEGIN
     IF to_regrole('keystead_owner') IS NULL THEN CREATE ROLE keystead_owner LOGIN; END IF;
@@ -31,18 +31,19 @@ WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND relown
 
 
 async def make(superuser: str) -> None:
-    """Have both roles, and the owner own all tables, in the bundled database whose superuser's address this is.
+    """Create both roles in the bundled database and make `keystead_owner` the owner of all tables.
 
-    What the release before made is handed over table by table: it may be serving, and as superuser it can go on.
+    `superuser` is the superuser's address. Tables change owner one at a time, because servers of the previous release
+    may be running; they connect as superuser and are not affected.
     """
     async with schema.changing(superuser) as connection:
-        if await connection.fetchrow(_MADE) is None:
+        if await connection.fetchrow(_ROLES_EXIST) is None:
             await connection.execute(_MAKE)
         for table in await connection.fetch(_NOT_YET_OWNED):
             await connection.execute(f"ALTER TABLE {table['name']} OWNER TO keystead_owner")
 
 
 async def grant(owner: str) -> None:
-    """Let the servers do what this release's schema needs, and nothing that an earlier one granted beyond that."""
+    """Grant `keystead_api` exactly what this release needs; grants of earlier releases are revoked."""
     async with schema.changing(owner) as connection:
         await connection.execute(f"REVOKE ALL ON ALL TABLES IN SCHEMA public FROM keystead_api;{GRANTS}")

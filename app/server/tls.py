@@ -1,6 +1,6 @@
-"""The certificate and key of our own server: copied to memory, and judged by what serves with them.
+"""The server's own certificate and key: copied to memory, and tested with rustls, which serves them.
 
-OpenSSL is no judge: it takes files and keys that rustls does not, and a worker that is given one of these dies of it.
+OpenSSL accepts files and keys that rustls does not, and a worker ends when rustls rejects its pair.
 """
 
 import asyncio
@@ -25,16 +25,16 @@ from app import child, files
 from app.errors import Misconfigured
 from app.x509 import pem
 
-# What granian's workers take: see `build_ssl_context` of its server.
+# The argument of granian's workers: see `build_ssl_context` of its server.
 Context: TypeAlias = tuple[bool, str, str, None, str, None, list[str], bool]
 _CERTIFICATE, _KEY = "KEYSTEAD_TLS_CERT", "KEYSTEAD_TLS_KEY"
 _KEYS = ("PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY")
-# More than any chain has.
+# Larger than any real chain.
 _BYTES = 1024 * 1024
-# A trial takes half a second; a busy machine gets far more.
+# Seconds; a trial takes half a second on an idle machine.
 _PATIENCE = 60
 _KINDS = "RSA of 2048 to 4096 bits, P-256, P-384 and Ed25519"
-# What rustls says of the pair, in our words.
+# A part of rustls's message, and our explanation.
 _REASONS = {
     "KeyMismatch": "the key is not that of the first certificate, which must be the server's own",
     "failed to parse private key": f"the key is damaged or of a kind that is not served: it takes {_KINDS}",
@@ -44,14 +44,14 @@ _REASONS = {
 
 
 def context(path: str) -> Context:
-    """What a worker is told of the file with both."""
+    """The TLS settings of granian for a file with both certificate and key."""
     return (True, path, path, None, str(SSLProtocols.tls12), None, [], False)
 
 
 def copied(certificate: Path, key: Path) -> int:
-    """A file in memory with the chain and the key, which has been served with; raises Misconfigured with the reason.
+    """A memfd with the chain and the key, tested in a trial server; raises Misconfigured with the reason.
 
-    Only what counts is copied, written anew: a BOM, EC PARAMETERS and text around the blocks are not for rustls.
+    Only the blocks themselves are copied, re-encoded: rustls rejects a BOM, EC PARAMETERS and text around them.
     """
     copy = os.memfd_create("keystead-tls")
     try:
@@ -64,15 +64,15 @@ def copied(certificate: Path, key: Path) -> int:
 
 
 def path(copy: int) -> str:
-    """Where the processes that this one starts find the copy."""
+    """The path by which child processes open the copy."""
     return f"/proc/{os.getpid()}/fd/{copy}"
 
 
 def _chain(file: Path) -> str:
     blocks = _blocks(_CERTIFICATE, file)
-    chain = [_anew(_CERTIFICATE, file, block) for block in blocks if block.label == "CERTIFICATE"]
+    chain = [_reencoded(_CERTIFICATE, file, block) for block in blocks if block.label == "CERTIFICATE"]
     if any(block.label == "TRUSTED CERTIFICATE" for block in blocks):
-        raise _refused(_CERTIFICATE, file, "it is a TRUSTED CERTIFICATE: write it anew with `openssl x509`")
+        raise _refused(_CERTIFICATE, file, "it is a TRUSTED CERTIFICATE: convert it with `openssl x509`")
     if not chain:
         raise _refused(_CERTIFICATE, file, "it holds no certificate in PEM")
     return "".join(chain)
@@ -82,13 +82,13 @@ def _key(file: Path) -> str:
     blocks = _blocks(_KEY, file)
     keys = [block for block in blocks if block.label in _KEYS]
     if any(block.label == "ENCRYPTED PRIVATE KEY" or "ENCRYPTED" in block.body for block in blocks):
-        raise _refused(_KEY, file, "the key has a passphrase: write it without one with `openssl pkey`")
+        raise _refused(_KEY, file, "the key has a passphrase: remove it with `openssl pkey`")
     if len(keys) != 1:
         raise _refused(
             _KEY, file, f"it holds {len(keys) or 'no'} private key{'s' * bool(keys)} in PEM, and must hold one"
         )
     _require_private(file)
-    return _anew(_KEY, file, keys[0])
+    return _reencoded(_KEY, file, keys[0])
 
 
 def _blocks(setting: str, file: Path) -> list[pem.Block]:
@@ -104,7 +104,7 @@ def _blocks(setting: str, file: Path) -> list[pem.Block]:
     return list(pem.blocks(body.decode("latin-1")))
 
 
-def _anew(setting: str, file: Path, block: pem.Block) -> str:
+def _reencoded(setting: str, file: Path, block: pem.Block) -> str:
     try:
         der = base64.b64decode("".join(block.body.split()), validate=True)
     except ValueError:
@@ -114,7 +114,7 @@ def _anew(setting: str, file: Path, block: pem.Block) -> str:
 
 
 def _require_private(file: Path) -> None:
-    # PostgreSQL's rule: a group such as Debian's ssl-cert may read what root keeps for it.
+    # PostgreSQL's rule: a file of root's may be readable by its group, such as Debian's ssl-cert.
     state = file.stat()
     allowed = stat.S_IRGRP if state.st_uid == 0 else 0
     if state.st_mode & (stat.S_IRWXG | stat.S_IRWXO) & ~allowed and not files.is_read_only(file):
@@ -127,7 +127,7 @@ def _refused(setting: str, file: Path, reason: str) -> Misconfigured:
 
 
 def _try(copy: int, certificate: Path, key: Path) -> None:
-    """Let a process of its own serve with it, and shake hands with itself: rustls ends the process that it refuses."""
+    """Serve the pair in a child process and connect to it: rustls aborts the process if it rejects the pair."""
     try:
         done = subprocess.run(  # noqa: S603 - our own interpreter
             child.command("app.server.tls", path(copy)),
@@ -140,17 +140,18 @@ def _try(copy: int, certificate: Path, key: Path) -> None:
             env=child.environ(),
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        said = f"it cannot be tried: {error}"
+        reason = f"it cannot be tried: {error}"
     else:
         if done.returncode == 0:
             return
-        said = next((reason for word, reason in _REASONS.items() if word in done.stderr), _last_words(done.stderr))
-    raise Misconfigured(f"{_CERTIFICATE} {certificate} and {_KEY} {key} cannot be served together: {said}")
+        known = (text for word, text in _REASONS.items() if word in done.stderr)
+        reason = next(known, _last_line(done.stderr))
+    raise Misconfigured(f"{_CERTIFICATE} {certificate} and {_KEY} {key} cannot be served together: {reason}")
 
 
-def _last_words(text: str) -> str:
+def _last_line(text: str) -> str:
     panic = re.search(r"panicked at .*\n(.+)", text)
-    return panic[1] if panic else (text.strip().splitlines() or ["it ended without a word"])[-1]
+    return panic[1] if panic else (text.strip().splitlines() or ["the trial ended without a message"])[-1]
 
 
 async def _shake_hands(file: str) -> None:
@@ -159,9 +160,9 @@ async def _shake_hands(file: str) -> None:
     )
     server.ssl_ctx = context(file)  # type: ignore[assignment]
     serving = asyncio.create_task(server.serve())
-    while not (addresses := [each.getsockname() for each in listening()]):  # noqa: ASYNC110 - granian tells nobody
+    while not (addresses := [each.getsockname() for each in listening()]):  # noqa: ASYNC110 - granian has no event for it
         await asyncio.sleep(0.01)
-    # Whether others trust it is their business; a client must be able to read it.
+    # Only whether a handshake succeeds, not whether clients trust the certificate.
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
     reader, writer = await asyncio.open_connection(*addresses[0], ssl=client)
@@ -177,9 +178,9 @@ async def _nothing(_: object, __: object, send: Callable[[dict[str, object]], Aw
 
 
 def listening() -> Iterator[socket.socket]:
-    """The sockets on which this process listens, whoever has made them."""
+    """The listening sockets of this process, found through /proc because granian does not expose its own."""
     for file in Path("/proc/self/fd").iterdir():
-        # It may be closed by now, or be no socket.
+        # The descriptor may be closed by now.
         with contextlib.suppress(OSError):
             if file.is_socket():
                 with socket.socket(fileno=os.dup(int(file.name))) as ours:
@@ -188,13 +189,13 @@ def listening() -> Iterator[socket.socket]:
 
 
 def main() -> None:
-    """Serve with the pair in this file, and be its client."""
+    """The child process of `_try`: serve the pair in the file of the first argument, and connect to it."""
     try:
         asyncio.run(_shake_hands(sys.argv[1]))
     except OSError as error:
         sys.stderr.write(f"{error}\n")
         os._exit(1)
-    # Without a word to granian, which has nothing to finish.
+    # Exit without granian's shutdown: there is nothing to finish.
     os._exit(0)
 
 

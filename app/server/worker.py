@@ -20,7 +20,6 @@ from app.audit import failures
 from app.caller import Visit
 from app.certificates import trust
 from app.cloudflare import router as cloudflare
-from app.cloudflare import short_road
 from app.cloudflare.errors import Reference
 from app.csrs import store as csrs
 from app.custody import ring as ringfile
@@ -71,18 +70,16 @@ def around(app: Litestar, settings: config.Settings) -> asgi.App:
     names.suffixes()
     names.icann_suffixes()
     app.state = State({"settings": settings, "reference": Reference(settings.public_url)})
-    road = short_road.road(app.state)
     log = RequestLog(as_json=settings.log is config.LogFormat.JSON)
-    door = _door(app.state)
-    return edge.Edge(app, settings.trusted_proxies, settings.rate_limit, log, road, door)  # type: ignore[arg-type] # ASGI as plain dicts
+    return edge.Edge(app, settings.trusted_proxies, settings.rate_limit, log, _door(app.state))  # type: ignore[arg-type] # ASGI as plain dicts
 
 
 def _door(state: State) -> asgi.Door:
     """Turns requests of both dialects away while too many wait; the probes and pages are always answered."""
     error, nobody = Unavailable(db.CROWDED), Visit(None, asgi.REQUEST_ID.decode(), "GET", "/")
     reference: Reference = state.reference
-    cloudflares = short_road.whole(reference.failure(error, nobody))
-    infisicals = short_road.whole(infisical_wire.failure(error, nobody))
+    cloudflares = _answer(reference.failure(error, nobody))
+    infisicals = _answer(infisical_wire.failure(error, nobody))
 
     def refusal(raw_path: bytes) -> asgi.Answer | None:
         house: House | None = state.get("house")
@@ -95,6 +92,11 @@ def _door(state: State) -> asgi.Door:
         return infisicals if raw_path.startswith(infisical.PREFIX.encode()) else None
 
     return refusal
+
+
+def _answer(response: Response[bytes]) -> asgi.Answer:
+    headers = tuple((k.encode(), v.encode()) for k, v in response.headers.items() if k != "content-type")
+    return asgi.Answer(response.status_code or 500, response.content, headers)
 
 
 def configure_log(log: config.LogFormat) -> None:

@@ -1,11 +1,9 @@
-"""The types of ASGI, and of an answer that goes around the framework."""
+"""The types of ASGI, and of an answer that is given without the framework."""
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 import msgspec
-
-from app.caller import Visit
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -14,15 +12,13 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What a short road answers: a whole JSON body."""
+    """A complete JSON answer."""
 
     status: int
     body: bytes
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
-# A way around the framework for the requests that come most often: None for those that are not its own.
-ShortRoad = Callable[[Message, Receive, Visit], Awaitable[Answer | None]]
-# What whoever asks for a path is told while too many wait, with REQUEST_ID for their own: None lets them in.
+# Answers a path while the server is overloaded, with REQUEST_ID in place of the id; None admits the request.
 Door = Callable[[bytes], Answer | None]
 REQUEST_ID = b"req-##############"

@@ -1,6 +1,6 @@
-"""What every dialect reads the same way: bodies that are bounded in size and time, and strict JSON (RFC 8259).
+"""Reading bodies, for both dialects: bounded in size and time, and strict JSON (RFC 8259).
 
-Only a caller who is known may send more than 8 KiB, and all bodies that a worker holds are bounded together
+Only authenticated callers may send more than 8 KiB, and the total size of all bodies in a worker is bounded
 (docs/decisions/0027-bodies-of-strangers.md).
 """
 
@@ -14,25 +14,25 @@ from app import bounds
 from app.errors import KeysteadError, Unavailable
 
 MAX_DIGITS = 1000
-# An empty list takes thirty times the memory of its text, and each of them time of the garbage collector. The largest
-# body that means something has some 8,000 (policies of a token); what is counted may stand in texts, too.
+# Parsed, an empty list takes thirty times the memory of its text, and slows the garbage collector. The largest useful
+# body has some 8,000 values (policies of a token). Brackets and commas within strings count, too.
 MAX_VALUES = 20_000
 
 
 class TooLarge(KeysteadError):  # noqa: N818 - a state of the request, like the kinds of the core
-    """The body has more bytes than are read."""
+    """The body has too many bytes."""
 
 
 class Incomplete(KeysteadError):  # noqa: N818
-    """The body did not arrive whole, or not in time; the text says which."""
+    """The body ended early or did not arrive in time; the text says which."""
 
 
 class TooMany(ValueError):  # noqa: N818
-    """The body has more values than are read."""
+    """The body has too many JSON values."""
 
 
 class Held:
-    """What one body takes of a Space until `give_back`; `reading` is the time-out of a body that is not whole yet."""
+    """The bytes of a Space that one body reserves until `give_back`; `reading` is its time-out until it is complete."""
 
     def __init__(self, space: "Space", size: int, reading: asyncio.Timeout) -> None:
         self.size = size
@@ -41,7 +41,7 @@ class Held:
         self._space = space
 
     def give_back(self) -> None:
-        """Once or more often."""
+        """Release the reservation; further calls do nothing."""
         self._space.free += self.size
         self.size = 0
         self.is_whole()
@@ -51,9 +51,9 @@ class Held:
 
 
 class Space:
-    """Bytes for the bodies that are in this worker at the same time.
+    """The memory for all bodies in this worker, in bytes.
 
-    Who sends slowly keeps nobody out: when it is used up, bodies that are not whole after HURRIED_BODY_SECONDS go.
+    Slow senders cannot block it: when it is used up, bodies still incomplete after HURRIED_BODY_SECONDS are dropped.
     """
 
     def __init__(self, size: int) -> None:
@@ -61,7 +61,7 @@ class Space:
         self.unfinished: dict[Held, None] = {}
 
     def take(self, size: int, reading: asyncio.Timeout) -> Held:
-        """Raises Unavailable when there is not so much left."""
+        """Reserve `size` bytes; raises Unavailable if there is not enough left."""
         late = time.monotonic() - bounds.HURRIED_BODY_SECONDS
         while self.free < size and self.unfinished and (oldest := next(iter(self.unfinished))).since <= late:
             oldest.give_back()
@@ -75,7 +75,7 @@ class Space:
 
 
 class Spaces:
-    """What a worker has for bodies of callers who are not known yet, such as those who log in, and of the others."""
+    """The two Spaces of a worker: for callers not yet authenticated, such as logins, and for all others."""
 
     def __init__(self) -> None:
         self.unadmitted = Space(bounds.UNADMITTED_BODY_BYTES)
@@ -89,9 +89,9 @@ async def read(
     broken: type[Exception],
     state: MutableMapping[str, Any],
 ) -> bytes:
-    """The whole body; `broken` is what the stream raises when it ends early. Raises TooLarge, Incomplete, Unavailable.
+    """The complete body; raises TooLarge, Incomplete, Unavailable. `broken` is the stream's exception for an early end.
 
-    `state` is that of the request: with a caller_id the caller is known. What the body takes is given back by the edge.
+    `state` is the request's; with a caller_id the caller is authenticated. The edge releases the reserved bytes.
     """
     known, spaces = "caller_id" in state, state["spaces"]
     most = most if known else bounds.SMALL_BODY
@@ -126,7 +126,7 @@ async def read(
 
 
 def parse(raw: bytes) -> Any:  # noqa: ANN401 - JSON
-    """The value of a JSON text in UTF-8, also after a BOM; raises ValueError for anything else, and never more."""
+    """Parse JSON in UTF-8, with or without a BOM; raises ValueError and nothing else."""
     if sum(map(raw.count, (b",", b"[", b"{"))) > MAX_VALUES:
         raise TooMany(f"The body has more than {MAX_VALUES} values.")
     try:
@@ -136,17 +136,17 @@ def parse(raw: bytes) -> Any:  # noqa: ANN401 - JSON
 
 
 def instead(raw: bytes) -> str:
-    """What a body is that is not JSON, as the end of a sentence; empty when that is not plain."""
+    """A recognised cause why a body is not JSON, as the end of a sentence; empty if there is none."""
     if raw.startswith(b"\x1f\x8b"):
         return ": it is gzip, which is not unpacked here"
     return ": it is UTF-16, and JSON is UTF-8" if raw.startswith((b"\xff\xfe", b"\xfe\xff", b"{\0", b"\0{")) else ""
 
 
 def _integer(digits: str) -> float:
-    # Python refuses to read very long ones; no field of ours takes them, and an unknown field may hold anything.
+    # Python raises for very long integers, but they are allowed in unknown fields; no field of ours takes them.
     return int(digits) if len(digits) < MAX_DIGITS else float("-inf" if digits.startswith("-") else "inf")
 
 
 def _not_json(constant: str) -> NoReturn:
-    # Python reads NaN and Infinity, which RFC 8259 does not have.
+    # Python's parser accepts NaN and Infinity, which are not JSON (RFC 8259 section 6).
     raise ValueError(constant)

@@ -1,4 +1,4 @@
-"""What a guard found of a request: all that a handler gets of its surroundings."""
+"""The context of a request, set by a guard and passed to handlers."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from app.web.state import House
 
 
 class CallerContext(msgspec.Struct, frozen=True):
-    """Who asks; dialects add where."""
+    """The caller; the dialects add the scope."""
 
     house: House
     visit: Visit

@@ -8,13 +8,25 @@ from typing import Any, TypeAlias
 
 import msgspec
 from litestar import Litestar, Request
+from litestar._kwargs import KwargsModel
 from litestar.connection import ASGIConnection
 from litestar.enums import HttpMethod
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp, ExceptionHandlersMap, Receive, Scope, Send
+from litestar.types.internal_types import PathParameterDefinition
 
 AnyRequest: TypeAlias = Request[Any, Any, Any]
 AnyConnection: TypeAlias = ASGIConnection[Any, Any, Any, Any]
+
+
+def header_values(connection: AnyConnection, name: bytes) -> list[str]:
+    """The values of a header, whose name is in lower case; without the mapping that Litestar builds of all of them."""
+    return [value.decode("latin-1") for key, value in connection.scope["headers"] if key == name]
+
+
+def header(connection: AnyConnection, name: bytes) -> str | None:
+    """The first value of a header."""
+    return next(iter(header_values(connection, name)), None)
 
 
 class Handler(HTTPRouteHandler):
@@ -37,10 +49,22 @@ class Handler(HTTPRouteHandler):
             self._merged_exception_handlers = super().resolve_exception_handlers()
         return self._merged_exception_handlers
 
+    def create_kwargs_model(self, path_parameters: dict[str, PathParameterDefinition]) -> KwargsModel:
+        """With the context taken straight from the scope: as a dependency it costs each request 8 µs."""
+        model = super().create_kwargs_model(path_parameters)
+        if {dependency.key for batch in model.dependency_batches for dependency in batch} == {"context"}:
+            model.dependency_batches = []
+            model.extractors.append(_take_context)
+        return model
+
     async def to_response(self, app: Litestar, data: Any, request: AnyRequest) -> ASGIApp:  # noqa: ANN401
         if isinstance(data, msgspec.Struct | list):
             return Encoded(self.status_code, data)
         return await super().to_response(app, data, request)
+
+
+async def _take_context(values: dict[str, Any], connection: AnyConnection) -> None:
+    values["context"] = connection.scope["state"]["context"]
 
 
 class Encoded:

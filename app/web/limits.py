@@ -1,8 +1,8 @@
-"""Rate limits: a GCRA whose state all workers of a machine share, in one small file that they map.
+"""Rate limits: a GCRA whose state all workers of a machine share in a small memory-mapped file.
 
-GCRA keeps one number for each key, the theoretical arrival time, so an entry that lies in the past equals no entry:
-the table needs no cleaning, and its size is fixed. When a bucket is full of live entries, the one nearest to being
-full again makes room, which at worst forgives somebody a few requests.
+GCRA keeps one number per key, the theoretical arrival time. An entry in the past equals no entry, so the table has a
+fixed size and needs no cleaning. If a bucket is full of live entries, the one closest to its full quota is replaced,
+which at worst forgives a caller a few requests.
 """
 
 import fcntl
@@ -26,7 +26,7 @@ _SECOND = 1_000_000_000
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """Whether the request may pass; times in whole seconds. `reset` is until the full quota is there again."""
+    """Whether the request is allowed; times in whole seconds. `reset` is the time until the full quota is restored."""
 
     allowed: bool
     remaining: int
@@ -45,10 +45,10 @@ class Limiter:
         os.close(self._fd)
 
     def hit(self, key: bytes, limit: RateLimit) -> Verdict:
-        """Count one request of `key`. A request that is refused costs nothing."""
+        """Count one request of `key`; a refused one is not counted."""
         digest = hashlib.blake2b(key, digest_size=16).digest()
         offset = int.from_bytes(digest[:2], "little") % _BUCKETS * _BUCKET_BYTES
-        # A record lock, because the kernel drops it when its worker is killed in the middle.
+        # A record lock, because the kernel releases it if the worker is killed while holding it.
         fcntl.lockf(self._fd, fcntl.LOCK_EX, _BUCKET_BYTES, offset)
         try:
             return self._hit(digest, offset, limit)
@@ -56,26 +56,26 @@ class Limiter:
             fcntl.lockf(self._fd, fcntl.LOCK_UN, _BUCKET_BYTES, offset)
 
     def failed(self, address: Address | None, rate: RateLimit) -> Verdict:
-        """Count one failed authentication from an address (IPv6: its /64); a tenth of the rate is allowed."""
+        """Count one failed authentication of an address (IPv6: its /64), at a tenth of the rate."""
         network = network_of(address) if address else None
         return self.hit(b"address" + str(network).encode(), RateLimit(max(1, rate.quota // 10), rate.window))
 
     def _hit(self, digest: bytes, offset: int, limit: RateLimit) -> Verdict:
         now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         window = limit.window * _SECOND
-        place = self._table.find(digest, offset, offset + _BUCKET_BYTES)
-        if place < 0 or (place - offset) % _ENTRY.size:
+        position = self._table.find(digest, offset, offset + _BUCKET_BYTES)
+        if position < 0 or (position - offset) % _ENTRY.size:
             arrivals = [each for _, each in _ENTRY.iter_unpack(self._table[offset : offset + _BUCKET_BYTES])]
-            place, arrival = offset + arrivals.index(min(arrivals)) * _ENTRY.size, now
+            position, arrival = offset + arrivals.index(min(arrivals)) * _ENTRY.size, now
         else:
-            arrival = max(_ENTRY.unpack_from(self._table, place)[1], now)
+            arrival = max(_ENTRY.unpack_from(self._table, position)[1], now)
             if arrival > now + window:
-                # No request of this boot wrote that: the clock began anew, and the entry is as good as none.
+                # Written before a reboot, since which the clock has restarted: ignore the entry.
                 arrival = now
         next_arrival = arrival + window // limit.quota
         if next_arrival - now > window:
             return Verdict(False, 0, _seconds(arrival - now), _seconds(next_arrival - now - window))
-        _ENTRY.pack_into(self._table, place, digest, next_arrival)
+        _ENTRY.pack_into(self._table, position, digest, next_arrival)
         remaining = (window - (next_arrival - now)) * limit.quota // window
         return Verdict(True, remaining, _seconds(next_arrival - now), 0)
 

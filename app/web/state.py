@@ -1,4 +1,4 @@
-"""What a worker process holds open while it serves."""
+"""The resources that a worker process shares between requests."""
 
 import msgspec
 

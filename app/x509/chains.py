@@ -142,8 +142,11 @@ def read(text: str) -> tuple[x509.Certificate, ...]:
 
 
 def stored(text: str) -> tuple[x509.Certificate, ...]:
-    """The certificates of stored PEM, without the checks for uploads; raises ValueError."""
-    return tuple(foreign.certificate(decoded(block)) for block in blocks(text))
+    """The certificates of stored PEM, at least one, without the checks for uploads; raises ValueError."""
+    found = tuple(foreign.certificate(decoded(block)) for block in blocks(text))
+    if not found:
+        raise ValueError("there is no certificate in it")
+    return found
 
 
 def _certificate(block: Block, place: str) -> x509.Certificate:

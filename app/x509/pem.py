@@ -6,6 +6,7 @@ Texts never quote the input, since it may be a private key. The API and the comm
 import base64
 import binascii
 import codecs
+import contextlib
 import re
 from collections.abc import Iterator
 from enum import Enum
@@ -86,10 +87,12 @@ def _boundary(word: str, label: str) -> str:
 
 def decoded(block: Block) -> bytes:
     """The decoded content of a block; raises Garbled."""
-    try:
-        return base64.b64decode("".join(block.body.split()), validate=True)
-    except ValueError:
-        raise Garbled(_damage(block.body) or "is not base64 between its boundaries") from None
+    text = "".join(block.body.split())
+    # Raised outside of any handler: the context of an encoding error holds the text, which may be a key.
+    with contextlib.suppress(ValueError):
+        if text.isascii():
+            return base64.b64decode(text, validate=True)
+    raise Garbled(_damage(block.body) or "is not base64 between its boundaries")
 
 
 _COLUMNS = 64

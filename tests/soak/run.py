@@ -69,7 +69,7 @@ class Server:
         self.ended_by_itself = 0
         self.trust_dir.mkdir()
         (self.trust_dir / "root.pem").write_text(pem(self.ca.certificate))
-        self.cluster = postgres.Cluster(postgres._find_place(self.data_dir))
+        self.cluster = postgres.Cluster(postgres._find_layout(self.data_dir))
         self.process = self._start()
 
     @property
@@ -128,7 +128,7 @@ class Server:
 
     def victims(self, kind: str) -> list[int]:
         """The processes of a kind that run now, all of them ours; what prepares a start counts as a worker."""
-        postmaster = postgres._postmaster(self.cluster._place.data)
+        postmaster = postgres._postmaster(self.cluster._layout.data)
         match kind:
             case "the server":
                 return [self.process.pid]
@@ -137,7 +137,7 @@ class Server:
             case "PostgreSQL":
                 return [postmaster] if postmaster else []
             case _:
-                return _children(postmaster, b"postgres: keystead keystead") if postmaster else []
+                return _children(postmaster, b"postgres: keystead_api keystead") if postmaster else []
 
     def kill(self, kind: str, chosen: random.Random) -> bool:
         """Kill one of a kind with -9; False when there was none."""
@@ -269,7 +269,10 @@ def _strike(soak: Soak, kind: str, chosen: random.Random) -> float:
         _stop(soak)
         soak.server.start()
         return at
+    deadline = at + WELL
     while not soak.server.kill(kind, chosen):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"there is no process to kill: {kind}")
         soak.server.keep_running()
         time.sleep(0.005)
         at = time.monotonic()

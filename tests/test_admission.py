@@ -80,7 +80,7 @@ async def new_token(
     chosen = tuple(policies.find_group(name) for name in groups) or policies.default_groups()
     text = fields.pop("policies", policies.write(account, chosen))
     new = tokens.NewToken(account, "a token", text, **fields)
-    return await tokens.create(world.database, world.peppers, OPERATOR, new)
+    return await tokens.create(world.services, OPERATOR, new)
 
 
 async def new_user(world: World, slug: str, account: Account | None = None) -> tuple[User, str]:
@@ -88,7 +88,7 @@ async def new_user(world: World, slug: str, account: Account | None = None) -> t
     user = await accounts.create_user(world.database, OPERATOR, f"{slug}@example.com")
     if account:
         await accounts.set_membership(world.database, OPERATOR, user, account, Role.ADMINISTRATOR)
-    return user, await tokens.roll_global_key(world.database, world.peppers, OPERATOR, user)
+    return user, await tokens.roll_global_key(world.services, OPERATOR, user)
 
 
 def everywhere(effect: str = "allow") -> str:
@@ -132,7 +132,7 @@ async def remembering(database_url: str, tmp_path: Path) -> AsyncIterator[World]
 
 
 def memory_of(world: World) -> Memory:
-    found: Memory = world.app._app.state.house.memory
+    found: Memory = world.state.memory
     return found
 
 
@@ -313,7 +313,7 @@ async def _tokens_that_change(world: World) -> list[Case]:
         case(
             "rolled by the operator",
             rolled_too[1],
-            lambda: tokens.roll(database, world.peppers, OPERATOR, rolled_too[0]),
+            lambda: tokens.roll(world.services, OPERATOR, rolled_too[0]),
         ),
         case("disabled", off[1], changing(off[0], status="disabled")),
         case(
@@ -399,7 +399,7 @@ async def _users_that_change(world: World) -> list[Case]:
             "a rolled global key",
             asking(pair(rolled.email, rolled_key)),
             OK,
-            lambda: tokens.roll_global_key(database, world.peppers, OPERATOR, rolled),
+            lambda: tokens.roll_global_key(world.services, OPERATOR, rolled),
             UNKNOWN_PAIR,
         ),
         Case(
@@ -572,7 +572,7 @@ async def test_what_is_given_is_there_at_once(remembering: World) -> None:
     assert outcome(await world.http.get(path, headers=bearer(rolled[1]))) == OK
     answer = await world.http.put(of_account(account, f"/tokens/{rolled[0].id.hex}/value"), headers=trusted(world))
     assert outcome(await world.http.get(path, headers=bearer(answer.json()["result"]))) == OK
-    new_key = await tokens.roll_global_key(database, world.peppers, OPERATOR, guest)
+    new_key = await tokens.roll_global_key(world.services, OPERATOR, guest)
     assert outcome(await world.http.get(path, headers=pair(guest.email, new_key))) == OK
 
 

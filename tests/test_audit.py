@@ -39,7 +39,6 @@ from app.identity.tokens import Token
 from app.server import first_start, postgres
 from app.store import database as db
 from app.store.database import Connection
-from app.web import state as house
 from app.x509 import chains
 
 Json = dict[str, Any]
@@ -177,7 +176,7 @@ async def _callers(site: Site) -> None:
     site.headers["foreign"] = await _new_token(site, "foreign", b.account, EVERYTHING)
     member = await accounts.create_user(world.database, operator, "member@example.com")
     await accounts.set_membership(world.database, operator, member, a.account, Role.READ)
-    key = await tokens.roll_global_key(world.database, world.peppers, operator, member)
+    key = await tokens.roll_global_key(world.services, operator, member)
     for name, each, value in (("key", user, a.key), ("foreign_key", other, b.key), ("member", member, key)):
         site.headers[name] = {"X-Auth-Email": each.email, "X-Auth-Key": value}
         site.who[name] = Who("user", each.id, each.id, None, each.email)
@@ -194,7 +193,7 @@ async def _new_token(
 ) -> dict[str, str]:
     text = policies.write(account, tuple(map(policies.find_group, groups)))
     new = tokens.NewToken(account, f"the {name}", text, user, **fields)
-    token, value = await tokens.create(site.world.database, site.world.peppers, first_start.operator(), new)
+    token, value = await tokens.create(site.world.services, first_start.operator(), new)
     site.ids[name] = token.id.hex
     site.who[name] = _who(token, user)
     return {"Authorization": f"Bearer {value}"}
@@ -753,21 +752,16 @@ async def test_what_the_rate_limit_refuses_is_not_told_as_anything_else(
         site = Site(world, plain)
         site.ids |= {"a": world.a.account.id.hex, "b": world.b.account.id.hex, "unknown": str(uuid4())}
         await _callers(site)
-        limited = msgspec.structs.replace(house_of(world), rate_limit=RateLimit(10, 3600))
-        world.app._app.state.house = limited
+        limited = msgspec.structs.replace(world.state, rate_limit=RateLimit(10, 3600))
+        world.change(limited)
         async with client_from(world, "192.0.2.1") as http:
             for _ in range(attempts):
                 content = json.dumps(site.bodies[body]) if body else ""
                 answer = await http.request(method, path.format(**site.ids), content=content, headers=site.headers[by])
-        world.app._app.state.house = msgspec.structs.replace(limited, rate_limit=None)
+        world.change(msgspec.structs.replace(limited, rate_limit=None))
         assert answer.status_code == 429
         found = [(row["result"], row["status"]) for row in await site.rows(answer)]
         assert found in ([], [("failure", 429)])
-
-
-def house_of(world: World) -> house.House:
-    opened: house.House = world.app._app.state.house
-    return opened
 
 
 @pytest.fixture
@@ -812,7 +806,7 @@ def address(text: str) -> Any:
 async def test_failed_authentications_are_counted_and_filed(still: World) -> None:
     """Each is counted, whatever is wrong; after its minute there is one row for the address, by nobody known."""
     past = datetime.now(UTC) - timedelta(hours=1)
-    expired = await make_token(still.database, still.peppers, still.a.account, expires_on=past)
+    expired = await make_token(still.services, still.a.account, expires_on=past)
     unknown, key = tokens.new_token(), tokens.new_global_key()
     token_id = str((await tokens.list_(still.database))[0].id)
     bearer = [{"Authorization": f"Bearer {value}"} for value in (unknown, "x" * 40, expired)]
@@ -838,12 +832,12 @@ async def test_failed_authentications_are_counted_and_filed(still: World) -> Non
     for method, path, headers, body, statuses in calls:
         answer = await still.http.request(method, path, json=body, headers=headers)
         assert answer.status_code in statuses, (path, answer.text)
-    await house_of(still).failures.flush(still.database)
+    await still.state.failures.flush(still.database)
     assert await waiting(still.database) == {"127.0.0.1/32": len(calls)}
     assert await filed(still.database) == {}
     await pass_minutes(still.database)
     minutes = {row["minute"] for row in await still.database.fetch("SELECT minute FROM failed_authentications")}
-    await house_of(still).failures.flush(still.database)
+    await still.state.failures.flush(still.database)
     assert await waiting(still.database) == {}
     rows = await still.database.fetch("SELECT * FROM audit_log WHERE actor = 'unknown' ORDER BY path")
     assert sum(row["count"] for row in rows) == len(calls)
@@ -887,7 +881,7 @@ async def test_good_credentials_are_not_counted(still: World) -> None:
             await still.http.get(path, headers=each)
     for path in (f"{V4}/user/tokens/verify", f"{V4}/accounts/{still.b.account.id.hex}/tokens/verify"):
         await still.http.get(path, headers=still.a.bearer)
-    await house_of(still).failures.flush(still.database)
+    await still.state.failures.flush(still.database)
     assert await waiting(still.database) == {}
 
 
@@ -899,10 +893,10 @@ async def test_a_client_is_an_ipv4_address_or_an_ipv6_network(still: World) -> N
             answer = await http.get(still.a.account_path, headers={"Authorization": f"Bearer {tokens.new_token()}"})
             assert answer.status_code == 403
     expected = {"2001:db8:1:2::/64": 2, "2001:db8:1:3::/64": 1, "192.0.2.7/32": 2, "0.0.0.0/0": 1}
-    await house_of(still).failures.flush(still.database)
+    await still.state.failures.flush(still.database)
     assert await waiting(still.database) == expected
     await pass_minutes(still.database)
-    await house_of(still).failures.flush(still.database)
+    await still.state.failures.flush(still.database)
     assert await filed(still.database) == expected
 
 
@@ -1070,7 +1064,7 @@ async def test_a_server_that_stops_in_the_middle_of_a_flush_loses_nothing(
         assert (await world.http.get(world.a.account_path, headers=headers)).status_code == 403
         # A round from before had nothing to add, and only looks for minutes that are over.
         first = await shut.waiting(ANYTHING)
-        if house_of(world).failures._counts:
+        if world.state.failures._counts:
             await shut.cut(first)
             first = await shut.waiting(ADDS)
         stopping = asyncio.create_task(stack.aclose())

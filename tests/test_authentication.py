@@ -158,12 +158,12 @@ async def test_a_token_ends_begins_and_is_switched_off(world: World) -> None:
         ({"not_before": now + hour}, 403),
     ]
     for fields, status in cases:
-        value = await make_token(world.database, world.peppers, world.a.account, **fields)
+        value = await make_token(world.services, world.a.account, **fields)
         answer = await get(world, {"Authorization": f"Bearer {value}"})
         assert answer.status_code == status
         if status == 403:
             assert error(answer) == (403, 9109, "Invalid access token")
-    value = await make_token(world.database, world.peppers, world.a.account)
+    value = await make_token(world.services, world.a.account)
     headers = {"Authorization": f"Bearer {value}"}
     token = (await tokens.list_(world.database))[-1]
     for active, status in ((False, 403), (True, 200)):
@@ -188,7 +188,7 @@ async def test_a_token_ends_begins_and_is_switched_off(world: World) -> None:
 async def test_a_token_is_bound_to_addresses(world: World, allowed: list[str], refused: list[str], status: int) -> None:
     """condition.request_ip is honoured, and the refusal names the address."""
     condition = json.dumps({"request_ip": {"in": allowed, "not_in": refused}})
-    value = await make_token(world.database, world.peppers, world.a.account, condition=condition)
+    value = await make_token(world.services, world.a.account, condition=condition)
     answer = await get(world, {"Authorization": f"Bearer {value}"})
     assert answer.status_code == status
     if status == 403:
@@ -204,7 +204,7 @@ async def test_policies_decide_by_group_and_resource(world: World) -> None:
     paths = (world.a.account_path, world.a.zone_path, other_path)
 
     async def statuses(method: str, **fields: Any) -> list[int]:
-        value = await make_token(world.database, world.peppers, world.a.account, **fields)
+        value = await make_token(world.services, world.a.account, **fields)
         headers = {"Authorization": f"Bearer {value}"}
         return [(await world.http.request(method, p, json=BODY, headers=headers)).status_code for p in paths]
 
@@ -226,7 +226,7 @@ async def test_a_wildcard_ends_at_the_owners_accounts(world: World) -> None:
     groups = [{"id": group.id.hex, "name": group.name} for group in GROUPS]
     resources = {"com.cloudflare.api.account.*": "*", "com.cloudflare.api.account.zone.*": "*"}
     policies = json.dumps([{"id": "x", "effect": "allow", "resources": resources, "permission_groups": groups}])
-    value = await make_token(world.database, world.peppers, world.a.account, policies=policies)
+    value = await make_token(world.services, world.a.account, policies=policies)
     headers = {"Authorization": f"Bearer {value}"}
     for path, status in [*((p, 200) for p in world.a.paths), *((p, 403) for p in world.b.paths)]:
         assert (await world.http.get(path, headers=headers)).status_code == status
@@ -250,7 +250,7 @@ async def test_a_global_key_acts_by_membership(world: World) -> None:
     assert await statuses() == [200, 201]
     await accounts.set_membership(world.database, operator, user, world.b.account, None)
     assert await statuses() == [403, 403]
-    await tokens.roll_global_key(world.database, world.peppers, operator, user)
+    await tokens.roll_global_key(world.services, operator, user)
     assert error(await world.http.get(world.a.account_path, headers=headers))[:2] == (400, 9103)
 
 
@@ -263,8 +263,8 @@ async def test_a_token_says_what_it_is(world: World) -> None:
         told = [(m["code"], m["message"]) for m in answer.json()["messages"]]
         assert told == [(10000, "This API Token is valid and active")]
     past = datetime.now(UTC) - timedelta(hours=1)
-    value = await make_token(world.database, world.peppers, world.a.account, expires_on=past)
-    disabled = await make_token(world.database, world.peppers, world.a.account)
+    value = await make_token(world.services, world.a.account, expires_on=past)
+    disabled = await make_token(world.services, world.a.account)
     token = (await tokens.list_(world.database))[-1]
     await tokens.set_status(world.database, first_start.operator(), token, active=False)
     for secret, status in ((value, "expired"), (disabled, "disabled")):

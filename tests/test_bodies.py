@@ -167,8 +167,8 @@ async def test_every_refused_login_counts_against_its_address(
         assert (await broken_off(world)).startswith(b"400")
         answer = await world.http.post(LOGIN, content=b"{")
         assert (answer.status_code, answer.json()["error"]) == (429, "RateLimitExceeded")
-        house = world.app._app.state.house
-        await house.failures.flush(world.database)
+        state = world.state
+        await state.failures.flush(world.database)
         [row] = await world.database.fetch("SELECT sum(count) AS n FROM failed_authentications")
         assert row["n"] == len(cases) + 2
 
@@ -212,7 +212,7 @@ async def test_what_is_not_the_clients_fault_counts_nothing(database_url: str, t
         world.app._spaces.unadmitted.free = 0
         for _ in range(3):
             is_clear(Judge(world.settings.public_url), await world.http.post(LOGIN, content=b"{}"))
-        assert not world.app._app.state.house.failures._counts
+        assert not world.state.failures._counts
 
 
 # --- all bodies together ---

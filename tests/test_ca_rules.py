@@ -58,7 +58,7 @@ async def bearers(world: World) -> tuple[dict[str, str], dict[str, str]]:
     """Of each tenant a token that may do everything with its CAs, keys included."""
     groups = tuple(f"Private CA {word}" for word in ("Read", "Write", "Sign", "Issue Key"))
     accounts = (world.a.account, world.b.account)
-    first, second = [await make_token(world.database, world.peppers, each, groups=groups) for each in accounts]
+    first, second = [await make_token(world.services, each, groups=groups) for each in accounts]
     return {"Authorization": f"Bearer {first}"}, {"Authorization": f"Bearer {second}"}
 
 

@@ -378,7 +378,7 @@ async def test_the_api_answers_as_the_readers_do_and_its_export_is_served(world:
             found.append(f"{case!r}: {answer.status_code} {answer.text[:300]} for {verdict.refusal!r}")
         if answer.status_code == 200 and verdict.taken:
             stored = await certificates.find(world.database, answer.json()["result"]["id"])
-            exported = await certificates.export(world.database, world.ring, first_start.operator(), stored)
+            exported = await certificates.export(world.services, first_start.operator(), stored)
             trouble = judge.served(
                 msgspec.structs.replace(verdict.taken, chain=exported.fullchain, private_key=exported.private_key)
             )

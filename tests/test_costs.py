@@ -48,10 +48,6 @@ async def full(world: World) -> AsyncIterator[World]:
         await world.database.execute(f"DELETE FROM {sql}")
 
 
-def house_of(world: World) -> Any:
-    return world.app._app.state.house
-
-
 async def rows_read(world: World, table: str, *asked: tuple[str, str, Json]) -> int:
     """How many rows of a table and entries of its indexes PostgreSQL reads while a tenant asks all this TIMES times.
 
@@ -63,7 +59,7 @@ async def rows_read(world: World, table: str, *asked: tuple[str, str, Json]) -> 
     await reader.execute(f"ALTER DATABASE {await reader.fetchval('SELECT current_database()')} SET {generic}")
 
     async def told() -> int:
-        for database in (house_of(world).db, world.database):
+        for database in (world.state.services.db, world.database):
             held = [database._idle.pop() for _ in range(len(database._idle))]
             for connection in held:
                 if connection is not None:
@@ -195,7 +191,7 @@ async def test_searches_of_one_account_take_turns_and_nobody_else_waits(
     """While an account's log or list is searched, its next search waits; its first pages and other accounts do not."""
     log = f"/client/v4/accounts/{world.a.account.id.hex}/logs/audit?since=2020-01-01&before=2100-01-01"
     searches = (f"{log}&action_type=create", f"{world.a.account_path}?san=x", f"{world.a.account_path}?page=9000")
-    async with house_of(world).db.search(world.a.account.id):
+    async with world.state.services.db.search(world.a.account.id):
         waiting = [asyncio.create_task(world.http.get(path, headers=world.a.bearer)) for path in searches]
         for path in (log, world.a.account_path, f"{world.a.zone_path}?page=2"):
             assert (await world.http.get(path, headers=world.a.bearer)).status_code == 200
@@ -204,7 +200,7 @@ async def test_searches_of_one_account_take_turns_and_nobody_else_waits(
         assert not any(task.done() for task in waiting)
     assert [answer.status_code for answer in await asyncio.gather(*waiting)] == [200, 200, 200]
     monkeypatch.setattr(bounds, "WAIT_SECONDS", 0.05)
-    async with house_of(world).db.search(world.a.account.id):
+    async with world.state.services.db.search(world.a.account.id):
         answer = await world.http.get(searches[0], headers=world.a.bearer)
     assert (answer.status_code, answer.json()["errors"][0]["code"]) == (503, 1501)
     assert (await world.http.get(searches[0], headers=world.a.bearer)).status_code == 200
@@ -250,8 +246,8 @@ async def test_few_tokens_are_read_to_find_another_administrator(world: World) -
     managing = "Account API Tokens Write"
     for _ in range(delegation.MOST_READ + 10):
         text = json.dumps([policy(here), policy(here, managing, effect="deny")])
-        await make_token(world.database, world.peppers, account, policies=text)
-    last = await make_token(world.database, world.peppers, account, policies=json.dumps([policy(here, managing)]))
+        await make_token(world.services, account, policies=text)
+    last = await make_token(world.services, account, policies=json.dumps([policy(here, managing)]))
     rows = await world.database.fetch("SELECT id FROM tokens WHERE name = 'a token' ORDER BY issued_on")
     first = f"/client/v4/accounts/{account.id.hex}/tokens/{rows[0]['id'].hex}"
     # The world's own token and the last one may manage tokens.
@@ -262,7 +258,7 @@ async def test_few_tokens_are_read_to_find_another_administrator(world: World) -
     assert answer.json()["errors"][0]["code"] == 1466
     assert policies.read.cache_info().misses <= delegation.MOST_READ + 5
     key = {"X-Auth-Email": world.a.email, "X-Auth-Key": world.a.key}
-    await make_token(world.database, world.peppers, account, policies=json.dumps([policy(here, managing)]))
+    await make_token(world.services, account, policies=json.dumps([policy(here, managing)]))
     assert (await world.http.delete(path, headers=key)).status_code == 200
 
 
@@ -375,8 +371,7 @@ async def test_many_priorities_are_one_statement(full: World) -> None:
     rows = await full.database.fetch("SELECT id FROM custom_certificates")
     asked = {row["id"]: number for number, row in enumerate(rows)}
     seen: list[str] = []
-    house = house_of(full).db
-    async with house.connection() as connection:
+    async with full.state.services.db.connection() as connection:
         connection.add_query_logger(lambda query: seen.append(query.query))
     body = {"certificates": [{"id": str(each), "priority": number} for each, number in asked.items()]}
     path = full.a.zone_path.replace("csrs", "certificates")

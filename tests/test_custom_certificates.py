@@ -589,7 +589,7 @@ async def test_a_mismatch_tells_a_zones_token_of_that_zone_only(world: World, ca
     """A token for one zone is told a CSR of the zone, and neither one of the account nor one of another zone."""
     other = await zones.create_in(world.database, first_start.operator(), world.a.account, "other.example.com")
     groups = ("SSL and Certificates Write",)
-    token = await make_token(world.database, world.peppers, world.a.account, groups=groups, zones=(world.a.zone,))
+    token = await make_token(world.services, world.a.account, groups=groups, zones=(world.a.zone,))
     headers = {"Authorization": f"Bearer {token}"}
     asked = await world.create(path=world.a.zone_path)
     places = {
@@ -1408,7 +1408,7 @@ async def test_a_stored_chain_is_judged_anew_without_the_rules_for_what_is_sent(
 async def test_too_many_chains_at_once_are_told_to_come_back(world: World, ca: Authority, csr: Json) -> None:
     """Chains are searched on a thread with a queue that is bounded: 503 with Retry-After, and nothing is stored."""
     before = await stored(world)
-    world.app._app.state.house.pool._judges._most = 0
+    world.state.services.pool._judges._most = 0
     answer = await upload(world, certificate=pem(ca.of_csr(csr["csr"])), custom_csr_id=csr["id"])
     assert answer.status_code == 503
     assert int(answer.headers["retry-after"]) > 0

@@ -152,7 +152,7 @@ async def make(world: World, kind: str, number: int) -> Thing:
 
         async def open_certificate(ring: Ring) -> object:
             found = await certificates.find(database, str(certificate_id))
-            return await certificates.export(database, ring, CALLER, found)
+            return await certificates.export(msgspec.structs.replace(world.services, ring=ring), CALLER, found)
 
         row_id = await key_of("custom_certificates", certificate_id)
         return Thing(kind, certificate_id, row_id, account_id, open_certificate)
@@ -167,7 +167,7 @@ async def make(world: World, kind: str, number: int) -> Thing:
 
     async def open_ca(ring: Ring) -> object:
         found = await authorities.get(database, Scope(account_id), ca_id)
-        return await issuing.ca_key(database, ring, CALLER, found)
+        return await issuing.ca_key(msgspec.structs.replace(world.services, ring=ring), CALLER, found)
 
     return Thing(kind, ca_id, await key_of("certificate_authorities", ca_id), account_id, open_ca)
 
@@ -512,9 +512,9 @@ async def test_a_server_that_runs_serves_all_but_what_is_damaged(scene: Scene) -
     assert bad.other
     await scene.change(CHANGES["ciphertext: version 2"], bad)
     await scene.change(CHANGES["ciphertext: version 2"], scene.things["pepper"])
-    house = world.app._app.state.house
+    services = world.state.services
     with pytest.raises(KeyDamaged):
-        await house.peppers.refresh(house.db, house.ring)
+        await services.peppers.refresh(services.db, services.ring)
     unknown = await world.http.get(world.a.account_path, headers={"Authorization": f"Bearer {'x' * 50}"})
     assert unknown.status_code == 403
     for path in (f"/api/v1/pki/ca/{bad.other.id}/csr", world.a.account_path):

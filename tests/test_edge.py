@@ -21,7 +21,7 @@ PROXIES = tuple(ipaddress.ip_network(text) for text in ("10.0.0.0/8", "fd00::/8"
 async def seen_address(world: World, peer: str, *forwarded: str) -> str:
     """The address that the server takes a caller for: the refusal of a token that is bound to no address names it."""
     condition = json.dumps({"request_ip": {"not_in": ["0.0.0.0/0", "::/0"]}})
-    value = await make_token(world.database, world.peppers, world.a.account, condition=condition)
+    value = await make_token(world.services, world.a.account, condition=condition)
     transport = httpx.ASGITransport(app=world.app, client=(peer, 4711))
     headers = [("Authorization", f"Bearer {value}"), *(("X-Forwarded-For", each) for each in forwarded)]
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:

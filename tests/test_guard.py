@@ -127,9 +127,8 @@ class Asking:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        state = world.app._app.state
-        self.memory = Watched(state.house.memory.seconds)
-        state.house = msgspec.structs.replace(state.house, memory=self.memory)
+        self.memory = Watched(world.state.memory.seconds)
+        world.change(msgspec.structs.replace(world.state, memory=self.memory))
         self._judge = Judge(world.settings.public_url)
 
     def forget(self) -> None:
@@ -688,7 +687,7 @@ async def test_what_is_remembered_is_for_one_access(asking: Asking, ids: dict[st
         assert await _held(world) == held
         assert (await asking.both(here, reads)).outcome == OK
         # Who may write may read, and that is asked for once too; who may not read may not write.
-        writes = bearer(await make_token(world.database, world.peppers, world.a.account, groups=WRITE))
+        writes = bearer(await make_token(world.services, world.a.account, groups=WRITE))
         assert [(await asking.post(path, writes)).remembered for _ in range(2)] == [False, True]
         assert [(await asking.ask(here, writes)).remembered for _ in range(2)] == [False, True]
         for denied, outcomes in ((WRITE, (OK, INVALID)), (READ, (INVALID, INVALID))):
@@ -805,9 +804,7 @@ class Changed(msgspec.Struct):
 async def new_token(world: World, account: Account | None = None, **fields: Any) -> tuple[Token, str]:
     account = account or world.a.account
     text = fields.pop("policies", policies.write(account, policies.default_groups()))
-    return await tokens.create(
-        world.database, world.peppers, OPERATOR, tokens.NewToken(account, "a token", text, **fields)
-    )
+    return await tokens.create(world.services, OPERATOR, tokens.NewToken(account, "a token", text, **fields))
 
 
 async def _over_the_api(world: World, method: str, tail: str, body: Any = None) -> None:
@@ -988,7 +985,7 @@ async def test_a_token_with_an_end_or_an_address_is_judged_each_time(asking: Ask
         ({"not_before": ends}, 403, False),
     ]
     for fields, status, remembered in cases:
-        me = bearer(await make_token(world.database, world.peppers, world.a.account, **fields))
+        me = bearer(await make_token(world.services, world.a.account, **fields))
         await asking.ask(world.a.account_path, me)
         for _ in range(3):
             heard = await asking.both(here, me)
@@ -1002,11 +999,9 @@ async def test_a_token_with_an_end_or_an_address_is_judged_each_time(asking: Ask
 async def test_nobody_gets_by_on_what_is_remembered_of_somebody_else(asking: Asking, ids: dict[str, str]) -> None:
     """The same place by another token, and another place by the same token, are asked about as if nobody had been."""
     world = asking.world
-    narrow = bearer(
-        await make_token(world.database, world.peppers, world.a.account, groups=READ[:1], zones=(world.a.zone,))
-    )
+    narrow = bearer(await make_token(world.services, world.a.account, groups=READ[:1], zones=(world.a.zone,)))
     other_area = ("Zone Read", "Account Settings Read", "Private CA Read")
-    elsewhere = bearer(await make_token(world.database, world.peppers, world.a.account, groups=other_area))
+    elsewhere = bearer(await make_token(world.services, world.a.account, groups=other_area))
     account, zone = f"{world.a.account_path}/{ids['account']}", f"{world.a.zone_path}/{ids['zone']}"
     theirs = f"{world.b.account_path}/{ids['b']}"
     swapped = f"/client/v4/accounts/{world.a.zone.id.hex}/custom_csrs/{ids['zone']}"

@@ -355,7 +355,7 @@ async def test_no_id_and_no_address_is_in_the_metrics(world: World) -> None:
     """Neither ids nor names, tokens, emails or addresses are in any label, whoever asked for whatever."""
     made, another = (
         await world.create(name="a-name-of-a-csr"),
-        await make_token(world.database, world.peppers, world.a.account),
+        await make_token(world.services, world.a.account),
     )
     told = [made["id"], "a-name-of-a-csr", "198.51.100.77", "example.com", another]
     for tenant in (world.a, world.b):

@@ -740,7 +740,7 @@ async def test_no_exception_of_the_database_carries_a_key(world: World, monkeypa
         await load_peppers(database, forged)
     failed.append(damaged_.value)
     upload = matching.Upload(private_key=PEM[:60] + "é" + PEM[61:])
-    pool = world.app._app.state.house.pool
+    pool = world.state.services.pool
     with pytest.raises(KeysteadError) as refused:
         await matching._read_key(pool, str(upload.private_key))
     assert "é" not in str(refused.value)

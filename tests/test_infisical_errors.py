@@ -227,7 +227,7 @@ async def new_leaf(world: World, ca_id: str, tenant: Tenant | None = None) -> st
 
 
 async def new_token(world: World, tenant: Tenant, **fields: Any) -> tuple[Token, str]:
-    value = await make_token(world.database, world.peppers, tenant.account, **fields)
+    value = await make_token(world.services, tenant.account, **fields)
     return (await tokens.list_(world.database))[-1], value
 
 
@@ -339,7 +339,7 @@ async def test_every_action_needs_its_permission_groups(world: World) -> None:
     holders: list[tuple[str, ...]] = [(), ("Read",), ("Write",), ("Sign",), ("Issue Key",), ("Write", "Sign")]
     for held in holders:
         groups = tuple(f"Private CA {name}" for name in held) or ("Account: SSL and Certificates Write",)
-        headers = bearer(await make_token(world.database, world.peppers, world.a.account, groups=groups))
+        headers = bearer(await make_token(world.services, world.a.account, groups=groups))
         for route in ROUTES:
             case = (held, route.method, route.path)
             allowed = bool(held) if route.needs == ("Read",) else set(route.needs) <= set(held)
@@ -397,7 +397,7 @@ async def test_a_ca_that_is_not_there_is_the_same_404_whosever_it_is(world: Worl
         body = {"caId": ca_id, "csr": "x", "ttl": "1d"}
         refused(await call(world, "POST", SIGN_BY_BODY, body), 404, f"CA with ID '{ca_id}' not found", ca_id)
     # Whoever may only read learns no more of it.
-    headers = bearer(await make_token(world.database, world.peppers, world.a.account, groups=("Private CA Read",)))
+    headers = bearer(await make_token(world.services, world.a.account, groups=("Private CA Read",)))
     for ca_id in (UNKNOWN, theirs):
         answer = await call(world, "DELETE", f"/pki/ca/{ca_id}", **headers)
         refused(answer, 404, f"CA with ID '{ca_id}' not found", ca_id)
@@ -571,7 +571,7 @@ async def test_a_body_that_is_no_json_object_is_400_or_422(world: World) -> None
     before = await stored(world)
     paths = [(r.method, r.path.format(ca=ca_id, serial=serial)) for r in ROUTES if r.body is not None]
     issue_key = ("Private CA Issue Key", "Private CA Sign", "Private CA Write")
-    headers = bearer(await make_token(world.database, world.peppers, world.a.account, groups=issue_key))
+    headers = bearer(await make_token(world.services, world.a.account, groups=issue_key))
     for number, (method, path) in enumerate([*paths, ("POST", LOGIN)]):
         cases = NO_JSON if number == 0 else {name: NO_JSON[name] for name in ("nothing", "half of it", "NaN")}
         for case, raw in cases.items():
@@ -1263,7 +1263,7 @@ async def test_sign_certificate_refuses_what_is_not_a_server_or_client(world: Wo
 
 async def test_issue_certificate_makes_no_key_for_a_bad_request(world: World) -> None:
     """A key is made for nobody whose name, time or usages are wrong, and for no CA that does not sign."""
-    headers = bearer(await make_token(world.database, world.peppers, world.a.account, groups=("Private CA Issue Key",)))
+    headers = bearer(await make_token(world.services, world.a.account, groups=("Private CA Issue Key",)))
     ca_id, strict = await new_ca(world), await new_ca(world, requireTemplateForIssuance=True)
     pending = await new_ca(world, type="intermediate")
     before = await stored(world)

@@ -556,7 +556,7 @@ async def test_what_holds_keys_does_not_show_them(pool: KeyPool) -> None:
 async def test_csrs_take_the_ready_keys(database_url: str, tmp_path: Path) -> None:
     """Nothing is sealed before a key is used; six CSRs at once have six different keys, which open and match."""
     async with new_world(database_url, tmp_path, key_pool=4) as world:
-        held = await full(world.app._app.state.house.pool)
+        held = await full(world.state.services.pool)
         assert await world.database.fetch("SELECT FROM private_keys") == []
         made = await asyncio.gather(*(world.create(key_type="rsa2048") for _ in range(6)))
         digests = set()
@@ -568,14 +568,14 @@ async def test_csrs_take_the_ready_keys(database_url: str, tmp_path: Path) -> No
             digests.add(keys.spki_sha256(key))
         assert len(digests) == 6
         assert set(held) <= digests
-        refilled = await full(world.app._app.state.house.pool)
+        refilled = await full(world.state.services.pool)
         assert digests.isdisjoint(refilled)
         assert len(await world.database.fetch("SELECT FROM private_keys")) == 6
         # What is refused takes none.
         refused = {**BODY, "key_type": "rsa2048", "country": "Utopia"}
         answer = await world.http.post(world.a.account_path, json=refused, headers=world.a.bearer)
         assert answer.status_code == 400
-        assert ready(world.app._app.state.house.pool) == refilled
+        assert ready(world.state.services.pool) == refilled
 
 
 def below(pid: int) -> dict[int, bytes]:

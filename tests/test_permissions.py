@@ -282,7 +282,7 @@ def policy(groups: Iterable[str], resources: list[Json], effect: str = "allow") 
 
 async def bearer(world: World, written: list[Json], **fields: Any) -> dict[str, str]:
     """A new token of A, or of the user among the fields."""
-    value = await make_token(world.database, world.peppers, world.a.account, policies=json.dumps(written), **fields)
+    value = await make_token(world.services, world.a.account, policies=json.dumps(written), **fields)
     return {"Authorization": f"Bearer {value}"}
 
 
@@ -334,7 +334,7 @@ async def _ground(world: World) -> Ground:
         bearers[name, "all"] = await bearer(world, policy(ALL, resources), **fields)
     last = (await tokens.list_(world.database))[-1]
     await tokens.set_status(world.database, operator, last, active=False)
-    key = await tokens.roll_global_key(world.database, world.peppers, operator, reader)
+    key = await tokens.roll_global_key(world.services, operator, reader)
     reader_key = {"X-Auth-Email": reader.email, "X-Auth-Key": key}
     return Ground(world, own, foreign, nowhere, other, bearers, reader_key)
 

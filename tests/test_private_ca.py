@@ -43,8 +43,10 @@ from app.ca import issuing
 from app.caller import Area, Scope
 from app.certificates import store as certificates
 from app.custody import ring as ringfile
+from app.custody.peppers import Peppers
 from app.identity import policies
 from app.server import first_start, postgres
+from app.services import for_command
 from app.store import database as db
 from app.x509 import pkix
 
@@ -1087,7 +1089,7 @@ async def export(live: Live, certificate_id: str) -> certificates.Exported:
         ring = ringfile.load(live.data_dir / "keyring.json")
         scope = Scope(UUID(live.env["CLOUDFLARE_ACCOUNT_ID"]), UUID(live.env["CLOUDFLARE_ZONE_ID"]))
         found = await certificates.get(database, scope, UUID(certificate_id))
-        return await certificates.export(database, ring, first_start.operator(), found)
+        return await certificates.export(for_command(database, ring, Peppers({})), first_start.operator(), found)
     finally:
         await database.close()
 
@@ -1493,7 +1495,7 @@ async def test_a_key_that_is_issued_is_kept_nowhere(world: World, pki: Pki) -> N
     assert group not in policies.default_groups()
     assert group not in policies.default_groups(zones)
     body = {"commonName": HOST, "altNames": f"{HOST},192.0.2.7", "ttl": "30d"}
-    token = await make_token(world.database, world.peppers, world.a.account, groups=(group.name,))
+    token = await make_token(world.services, world.a.account, groups=(group.name,))
     for algorithm, usage in ((P256, DIGITAL_SIGNATURE), ("RSA_2048", DIGITAL_SIGNATURE_KEY_ENCIPHERMENT)):
         root = await pki.root(keyAlgorithm=algorithm)
         path = f"/ca/{root}/issue-certificate"

@@ -69,7 +69,7 @@ async def world(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFact
 async def bearer(world: World) -> dict[str, str]:
     """Of a token that may do everything with CAs, keys included."""
     groups = tuple(f"Private CA {word}" for word in ("Read", "Write", "Sign", "Issue Key"))
-    token = await make_token(world.database, world.peppers, world.a.account, groups=groups)
+    token = await make_token(world.services, world.a.account, groups=groups)
     return {"Authorization": f"Bearer {token}"}
 
 
@@ -636,7 +636,7 @@ async def test_a_renewal_needs_write_and_sign(pki: Pki, world: World) -> None:
     write, sign, read = "Private CA Write", "Private CA Sign", "Private CA Read"
     before = [await kept(world, each) for each in (root, below)]
     for groups in ((write,), (sign,), (read, write), (read, sign), (read,)):
-        token = await make_token(world.database, world.peppers, world.a.account, groups=groups)
+        token = await make_token(world.services, world.a.account, groups=groups)
         bare = Pki(pki.http, pki.project, {"Authorization": f"Bearer {token}"})
         for ca_id in (root, below):
             answer = await bare.ask("POST", f"/ca/{ca_id}/renew", RENEWAL)
@@ -645,7 +645,7 @@ async def test_a_renewal_needs_write_and_sign(pki: Pki, world: World) -> None:
                 "You are not allowed to renew on cer",
             ), groups
     assert [await kept(world, each) for each in (root, below)] == before
-    token = await make_token(world.database, world.peppers, world.a.account, groups=(write, sign))
+    token = await make_token(world.services, world.a.account, groups=(write, sign))
     both = Pki(pki.http, pki.project, {"Authorization": f"Bearer {token}"})
     for ca_id, ends in ((root, "2065"), (below, "2064")):
         await both.told("POST", f"/ca/{ca_id}/renew", {"type": "existing", "notAfter": ends})

@@ -385,7 +385,7 @@ async def test_every_kind_of_call_counts_once_for_its_caller(database_url: str, 
     async with new_world(database_url, tmp_path, RateLimit(quota, 3600)) as world:
         policy = f'"default";q={quota};w=3600'
         account = f"{API}/accounts/{world.a.account.id.hex}"
-        value = await make_token(world.database, world.peppers, world.a.account)
+        value = await make_token(world.services, world.a.account)
         verified = await world.http.get(f"{API}/user/tokens/verify", headers=bearer(value))
         assert figures(verified, policy)[0] == quota - 1
         login = {"clientId": verified.json()["result"]["id"], "clientSecret": value}
@@ -441,7 +441,7 @@ async def test_failures_count_by_network_in_both_dialects(database_url: str, tmp
         body = {"clientId": str(uuid4()), "clientSecret": tokens.new_token()}
         pair = {"X-Auth-Email": world.a.email, "X-Auth-Key": tokens.new_global_key()}
         far = json.dumps({"request_ip": {"in": ["203.0.113.0/24"]}})
-        elsewhere = await make_token(world.database, world.peppers, world.a.account, condition=far)
+        elsewhere = await make_token(world.services, world.a.account, condition=far)
         ways: list[tuple[str, str, dict[str, str], int]] = [
             ("GET", account, bearer(tokens.new_token()), 403),
             ("GET", account, pair, 400),
@@ -479,7 +479,7 @@ async def test_failures_count_by_network_in_both_dialects(database_url: str, tmp
 async def test_a_login_above_the_limit_makes_nothing(database_url: str, tmp_path: Path) -> None:
     """A login that is answered 429 leaves no access token, and no row of the audit log that says it succeeded."""
     async with new_world(database_url, tmp_path, RateLimit(10, 3600)) as world:
-        value = await make_token(world.database, world.peppers, world.a.account)
+        value = await make_token(world.services, world.a.account)
         verified = await world.http.get(f"{API}/user/tokens/verify", headers=bearer(value))
         login = {"clientId": verified.json()["result"]["id"], "clientSecret": value}
         found = [await world.http.post(f"{PKI}/auth/universal-auth/login", json=login) for _ in range(12)]
@@ -494,7 +494,7 @@ async def test_a_denial_above_the_limit_is_audited_as_it_was_answered(database_u
     """A token from an address it is not allowed from is 429 after a tenth of the limit, and the audit log says so."""
     async with new_world(database_url, tmp_path, RateLimit(20, 3600)) as world:
         far = json.dumps({"request_ip": {"in": ["203.0.113.0/24"]}})
-        value = await make_token(world.database, world.peppers, world.a.account, condition=far)
+        value = await make_token(world.services, world.a.account, condition=far)
         for path in (world.a.account_path, f"{API}/accounts", f"{PKI}/pki/ca/x"):
             found = [await world.http.get(path, headers=bearer(value)) for _ in range(3)]
             assert found[-1].status_code == 429

@@ -12,6 +12,7 @@ from uuid import UUID
 
 import asyncpg
 import httpx
+import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -76,7 +77,8 @@ async def locked_crl(world: World, ca_id: str) -> AsyncIterator[None]:
 
 async def revoke(world: World, database: db.Database, serial: str) -> Issued:
     scope = Scope(world.a.account.id)
-    return await crls.revoke(database, world.ring, keyring.SYSTEM, scope, serial, crls.Reason.SUPERSEDED)
+    services = msgspec.structs.replace(world.services, db=database)
+    return await crls.revoke(services, keyring.SYSTEM, scope, serial, crls.Reason.SUPERSEDED)
 
 
 def seconds_of_the_library(count: int) -> float:

@@ -41,9 +41,12 @@ from app.custody.ring import Entry, Ring
 from app.errors import Conflict, KeyDamaged, Misconfigured, Unauthenticated, Unavailable
 from app.identity import accounts, admission, policies, tokens, zones
 from app.identity.accounts import Account
+from app.identity.admission import Memory, TokenCredential
 from app.server import first_start
+from app.services import Services
 from app.store.database import Database
 from app.x509 import keys
+from app.x509.chains import Anchors
 from app.x509.keys import KeyType
 from app.x509.subjects import Subject
 
@@ -54,7 +57,7 @@ ABOUT = CsrRequest(
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away and be somebody else")
 
 
-class House(msgspec.Struct):
+class Place(msgspec.Struct):
     """A database with an account, and the file of its ring."""
 
     db: Database
@@ -62,6 +65,9 @@ class House(msgspec.Struct):
     path: Path
     account: Account
     pool: KeyPool
+
+    def services(self, peppers: Peppers | None = None, ring: Ring | None = None) -> Services:
+        return Services(self.db, ring or self.ring, peppers or Peppers({}), self.pool, Anchors({}))
 
     @property
     def ring(self) -> Ring:
@@ -73,7 +79,7 @@ class House(msgspec.Struct):
 
     async def make(self, ring: Ring) -> UUID:
         """A CSR whose key this ring seals; the id of the key's row."""
-        made = await csrs.create(self.db, ring, self.pool, CALLER, self.scope, ABOUT)
+        made = await csrs.create(self.services(ring=ring), CALLER, self.scope, ABOUT)
         found: UUID = await self.value("SELECT key_id FROM custom_csrs WHERE id = $1", made.id)
         return found
 
@@ -109,7 +115,7 @@ class House(msgspec.Struct):
 
     async def token(self, peppers: Peppers) -> str:
         new = tokens.NewToken(self.account, "a token", policies.write(self.account, policies.default_groups()))
-        return (await tokens.create(self.db, peppers, CALLER, new))[1]
+        return (await tokens.create(self.services(peppers), CALLER, new))[1]
 
 
 def settle(path: Path) -> None:
@@ -118,13 +124,13 @@ def settle(path: Path) -> None:
 
 
 @pytest.fixture
-async def house(database_url: str, tmp_path: Path) -> AsyncIterator[House]:
+async def site(database_url: str, tmp_path: Path) -> AsyncIterator[Place]:
     database, pool, path = Database(database_url, 4), KeyPool(), tmp_path / "keyring.json"
     ring = ringfile.create(path)
     await keyring.register(database, ring)
     await ensure_pepper(database, ring)
     account = await accounts.create_account(database, CALLER, "a", "Account a")
-    yield House(database, database_url, path, account, pool)
+    yield Place(database, database_url, path, account, pool)
     pool.close()
     await database.close()
 
@@ -132,147 +138,147 @@ async def house(database_url: str, tmp_path: Path) -> AsyncIterator[House]:
 # Re-wrapping.
 
 
-async def test_each_row_is_labelled_with_the_kek_that_wraps_it(house: House) -> None:
+async def test_each_row_is_labelled_with_the_kek_that_wraps_it(site: Place) -> None:
     """In the middle of a batch comes a row under a KEK that is newer than the target, and the file is followed."""
-    first = house.ring
+    first = site.ring
     for _ in range(9):
-        await house.make(first)
-    _, second = await house.rotate()
-    behind = house.ring
+        await site.make(first)
+    _, second = await site.rotate()
+    behind = site.ring
     assert [kek.id for kek in behind.keks] == [second, first.keks[0].id]
-    _, third = await house.rotate()
+    _, third = await site.rotate()
     # Another machine has rotated one row further meanwhile.
-    middle = list(await house.under())[4]
-    row = await house.db.fetchrow("SELECT * FROM private_keys WHERE id = $1", middle)
+    middle = list(await site.under())[4]
+    row = await site.db.fetchrow("SELECT * FROM private_keys WHERE id = $1", middle)
     assert row
     context = seal.private_key_context(row["id"], row["account_id"], row["key_type"], row["spki_sha256"])
-    ahead = house.ring
+    ahead = site.ring
     wrapped = ahead.rewrapped(middle, context, row["kek_id"], row["wrapped_key"], ahead.keks[0])
     sql = "UPDATE private_keys SET kek_id = $2, wrapped_key = $3 WHERE id = $1"
-    await house.db.execute(sql, middle, third, wrapped)
+    await site.db.execute(sql, middle, third, wrapped)
     assert third not in {kek.id for kek in behind.keks}
-    batches = [batch async for batch in rotation.rewrap(house.db, behind)]
+    batches = [batch async for batch in rotation.rewrap(site.db, behind)]
     assert behind.keks[0].id == third
     assert [damage for batch in batches for damage in batch.damaged] == []
     assert sum(batch.changed for batch in batches) == 10
-    assert set((await house.under()).values()) == {second}
-    await house.assert_all_open(house.ring)
-    assert await house.damage() == {}
+    assert set((await site.under()).values()) == {second}
+    await site.assert_all_open(site.ring)
+    assert await site.damage() == {}
     # Neither of the others is needed to open what is labelled with the second.
-    await house.assert_all_open(Ring(tuple(kek for kek in house.ring.keks if kek.id == second)))
-    await load_peppers(house.db, house.ring)
+    await site.assert_all_open(Ring(tuple(kek for kek in site.ring.keks if kek.id == second)))
+    await load_peppers(site.db, site.ring)
 
 
 # Retiring.
 
 
-def as_before(house: House) -> Ring:
+def as_before(site: Place) -> Ring:
     """The ring of a machine that was given no newer file."""
-    return Ring(house.ring.keks)
+    return Ring(site.ring.keks)
 
 
-def in_another_order(house: House) -> Ring:
+def in_another_order(site: Place) -> Ring:
     """The ring of a machine that has the new KEK, and still seals under the earlier one."""
-    return Ring(tuple(reversed(house.ring.keks)))
+    return Ring(tuple(reversed(site.ring.keks)))
 
 
 @pytest.mark.parametrize("order", ["without the new KEK", "in another order"])
-async def test_a_machine_that_is_behind_seals_nothing_under_a_retired_kek(house: House, order: str) -> None:
+async def test_a_machine_that_is_behind_seals_nothing_under_a_retired_kek(site: Place, order: str) -> None:
     """Before, what it seals is counted and keeps the KEK; after, it is refused and nothing is stored."""
-    behind = as_before(house)
-    old, new = await house.rotate()
+    behind = as_before(site)
+    old, new = await site.rotate()
     if order == "in another order":
-        behind = in_another_order(house)
+        behind = in_another_order(site)
     assert behind.keks[0].id == old
-    assert [batch.damaged async for batch in rotation.rewrap(house.db, house.ring)]
-    key_id = await house.make(behind)
-    assert (await house.under())[key_id] == old
+    assert [batch.damaged async for batch in rotation.rewrap(site.db, site.ring)]
+    key_id = await site.make(behind)
+    assert (await site.under())[key_id] == old
     with pytest.raises(Misconfigured, match=f"1 private keys and 0 peppers need the KEK {old}"):
-        await rotation.retire(house.db, house.ring, keyring.SYSTEM, house.path, old)
-    assert [kek.id for kek in house.ring.keks] == [new, old]
+        await rotation.retire(site.db, site.ring, keyring.SYSTEM, site.path, old)
+    assert [kek.id for kek in site.ring.keks] == [new, old]
     # What was refused is not half done.
-    await house.make(behind)
-    await keyring.register(house.db, behind)
-    assert [batch.changed async for batch in rotation.rewrap(house.db, house.ring)] == [0, 2]
-    await rotation.retire(house.db, house.ring, keyring.SYSTEM, house.path, old)
-    assert [kek.id for kek in house.ring.keks] == [new]
-    before = [await house.value(f"SELECT count(*) FROM {table}") for table in ("private_keys", "custom_csrs")]
+    await site.make(behind)
+    await keyring.register(site.db, behind)
+    assert [batch.changed async for batch in rotation.rewrap(site.db, site.ring)] == [0, 2]
+    await rotation.retire(site.db, site.ring, keyring.SYSTEM, site.path, old)
+    assert [kek.id for kek in site.ring.keks] == [new]
+    before = [await site.value(f"SELECT count(*) FROM {table}") for table in ("private_keys", "custom_csrs")]
     for _ in range(3):
         with pytest.raises(Unavailable, match="its KEK was retired"):
-            await house.make(behind)
+            await site.make(behind)
     with pytest.raises(Unavailable, match="its KEK was retired"):
-        await add_pepper(house.db, behind, CALLER)
-    assert [await house.value(f"SELECT count(*) FROM {table}") for table in ("private_keys", "custom_csrs")] == before
-    assert await house.value("SELECT count(*) FROM peppers") == 1
-    assert set((await house.under()).values()) == {new}
+        await add_pepper(site.db, behind, CALLER)
+    assert [await site.value(f"SELECT count(*) FROM {table}") for table in ("private_keys", "custom_csrs")] == before
+    assert await site.value("SELECT count(*) FROM peppers") == 1
+    assert set((await site.under()).values()) == {new}
     with pytest.raises(Misconfigured, match=f"the current KEK {old} of the ring was retired: give this machine"):
-        await keyring.register(house.db, behind)
-    await house.make(house.ring)
-    await house.assert_all_open(house.ring)
+        await keyring.register(site.db, behind)
+    await site.make(site.ring)
+    await site.assert_all_open(site.ring)
 
 
-async def test_a_rotation_on_a_machine_that_is_behind_does_not_go_back(house: House) -> None:
+async def test_a_rotation_on_a_machine_that_is_behind_does_not_go_back(site: Place) -> None:
     """It would wrap all under the KEK that was retired; not one row is, and all still open."""
-    old, new = await house.rotate()
-    behind = in_another_order(house)
-    await house.make(house.ring)
-    _ = [batch async for batch in rotation.rewrap(house.db, house.ring)]
-    await rotation.retire(house.db, house.ring, keyring.SYSTEM, house.path, old)
+    old, new = await site.rotate()
+    behind = in_another_order(site)
+    await site.make(site.ring)
+    _ = [batch async for batch in rotation.rewrap(site.db, site.ring)]
+    await rotation.retire(site.db, site.ring, keyring.SYSTEM, site.path, old)
     with pytest.raises(Unavailable):
-        _ = [batch async for batch in rotation.rewrap(house.db, behind)]
-    assert set((await house.under()).values()) == {new}
-    await house.assert_all_open(house.ring)
+        _ = [batch async for batch in rotation.rewrap(site.db, behind)]
+    assert set((await site.under()).values()) == {new}
+    await site.assert_all_open(site.ring)
 
 
-async def test_a_key_that_is_on_its_way_is_waited_for(house: House) -> None:
+async def test_a_key_that_is_on_its_way_is_waited_for(site: Place) -> None:
     """A transaction that has inserted under the KEK is not over: retire waits for it, counts it, and is refused."""
-    behind = as_before(house)
-    old, new = await house.rotate()
-    _ = [batch async for batch in rotation.rewrap(house.db, house.ring)]
+    behind = as_before(site)
+    old, new = await site.rotate()
+    _ = [batch async for batch in rotation.rewrap(site.db, site.ring)]
     pair = keys.generate(KeyType.P256V1)
-    row = keyring.new_key(behind, house.account.id, pair).row
-    other = await asyncpg.connect(house.url)
+    row = keyring.new_key(behind, site.account.id, pair).row
+    other = await asyncpg.connect(site.url)
     try:
         async with other.transaction():
             assert await other.execute(keyring.insert_key(1), *row) == "INSERT 0 1"
-            retiring = asyncio.create_task(rotation.retire(house.db, house.ring, keyring.SYSTEM, house.path, old))
+            retiring = asyncio.create_task(rotation.retire(site.db, site.ring, keyring.SYSTEM, site.path, old))
             waits = "SELECT count(*) FROM pg_locks WHERE relation = 'keks'::regclass AND NOT granted"
-            await until_waited(house, waits, retiring)
+            await until_waited(site, waits, retiring)
         with pytest.raises(Misconfigured, match=f"1 private keys and 0 peppers need the KEK {old}"):
             await retiring
     finally:
         await other.close()
-    assert [kek.id for kek in house.ring.keks] == [new, old]
-    assert (await house.under())[UUID(str(row[1]))] == old
-    await house.assert_all_open(house.ring)
+    assert [kek.id for kek in site.ring.keks] == [new, old]
+    assert (await site.under())[UUID(str(row[1]))] == old
+    await site.assert_all_open(site.ring)
     # It was not half done either.
-    await house.make(behind)
+    await site.make(behind)
 
 
-async def until_waited(house: House, question: str, task: "asyncio.Task[None]") -> None:
+async def until_waited(site: Place, question: str, task: "asyncio.Task[None]") -> None:
     deadline = time.monotonic() + 4
-    while not await house.value(question):
+    while not await site.value(question):
         assert not task.done()
         assert time.monotonic() < deadline, "nothing waits"
         await asyncio.sleep(0.01)
 
 
 async def test_a_retirement_that_cannot_write_the_ring_is_taken_back(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    site: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The KEK is still in the file, so machines may go on sealing under it."""
-    behind = as_before(house)
-    old, _ = await house.rotate()
-    _ = [batch async for batch in rotation.rewrap(house.db, house.ring)]
+    behind = as_before(site)
+    old, _ = await site.rotate()
+    _ = [batch async for batch in rotation.rewrap(site.db, site.ring)]
 
     def full(*_: object) -> None:
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(files, "write_private", full)
     with pytest.raises(Misconfigured, match="cannot be written"):
-        await rotation.retire(house.db, house.ring, keyring.SYSTEM, house.path, old)
-    assert old in {kek.id for kek in house.ring.keks}
-    await house.make(behind)
+        await rotation.retire(site.db, site.ring, keyring.SYSTEM, site.path, old)
+    assert old in {kek.id for kek in site.ring.keks}
+    await site.make(behind)
 
 
 # The file.
@@ -403,15 +409,15 @@ UNREADABLE: dict[str, Callable[[str], str]] = {
 
 
 @pytest.mark.parametrize("how", UNREADABLE)
-async def test_verify_names_the_key_of_a_csr_that_cannot_be_read(house: House, how: str) -> None:
+async def test_verify_names_the_key_of_a_csr_that_cannot_be_read(site: Place, how: str) -> None:
     """It is told by its row's id, and so is one behind it that does not open."""
-    ids = [await house.make(house.ring) for _ in range(5)]
+    ids = [await site.make(site.ring) for _ in range(5)]
     first, last = min(ids), max(ids)
-    text = await house.value("SELECT csr FROM custom_csrs WHERE key_id = $1", first)
+    text = await site.value("SELECT csr FROM custom_csrs WHERE key_id = $1", first)
     sql = "UPDATE custom_csrs SET csr = $2 WHERE key_id = $1"
-    await house.db.execute(sql, first, UNREADABLE[how](text))
-    await house.db.execute("UPDATE private_keys SET ciphertext = '' WHERE id = $1", last)
-    told = await house.damage()
+    await site.db.execute(sql, first, UNREADABLE[how](text))
+    await site.db.execute("UPDATE private_keys SET ciphertext = '' WHERE id = $1", last)
+    told = await site.damage()
     assert told.keys() == {first, last}
     assert all(str(row_id) in reason for row_id, reason in told.items())
 
@@ -423,32 +429,32 @@ VALUES ($1, gen_random_uuid(), $2, $3, 'sni_custom', 'force', sha256($4::bytea),
 """
 
 
-async def test_verify_names_the_key_of_a_chain_that_cannot_be_read(house: House) -> None:
+async def test_verify_names_the_key_of_a_chain_that_cannot_be_read(site: Place) -> None:
     """Also of a CA's own certificate, and of a certificate that uses the key of a CSR that is good."""
-    zone = await zones.create_in(house.db, CALLER, house.account, "a.example.com")
-    good, *bad = [await house.make(house.ring) for _ in range(5)]
+    zone = await zones.create_in(site.db, CALLER, site.account, "a.example.com")
+    good, *bad = [await site.make(site.ring) for _ in range(5)]
     texts = ("", "junk", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "é")
     for number, (key_id, text) in enumerate(zip(bad, texts, strict=True)):
-        await house.db.execute(_CERTIFICATE, house.account.id, zone.id, key_id, bytes([number]), text)
-    told = await house.damage()
+        await site.db.execute(_CERTIFICATE, site.account.id, zone.id, key_id, bytes([number]), text)
+    told = await site.damage()
     assert told.keys() == set(bad)
     assert all(str(row_id) in reason for row_id, reason in told.items())
     assert good not in told
 
 
-async def test_verify_names_keys_that_are_missing(house: House) -> None:
+async def test_verify_names_keys_that_are_missing(site: Place) -> None:
     """A restore without foreign keys has lost the row: what needs it is told, and the others are still gone through."""
-    ids = [await house.make(house.ring) for _ in range(4)]
+    ids = [await site.make(site.ring) for _ in range(4)]
     lost, broken = ids[0], ids[1]
-    lawless = await asyncpg.connect(house.url)
+    lawless = await asyncpg.connect(site.url)
     try:
         await lawless.execute("SET session_replication_role = replica")
         await lawless.execute("DELETE FROM private_keys WHERE id = $1", lost)
     finally:
         await lawless.close()
-    await house.db.execute("UPDATE private_keys SET ciphertext = '' WHERE id = $1", broken)
-    csr_id = await house.value("SELECT id FROM custom_csrs WHERE key_id = $1", lost)
-    told = await house.damage()
+    await site.db.execute("UPDATE private_keys SET ciphertext = '' WHERE id = $1", broken)
+    csr_id = await site.value("SELECT id FROM custom_csrs WHERE key_id = $1", lost)
+    told = await site.damage()
     assert told.keys() == {lost, broken}
     assert told[lost] == f"row {lost} is missing, the key of the custom CSR {csr_id}"
 
@@ -460,81 +466,77 @@ def visit() -> Visit:
     return Visit(None, "0" * 32, "GET", "/")
 
 
-async def age(house: House, seconds: float) -> None:
+async def age(site: Place, seconds: float) -> None:
     sql = "UPDATE peppers SET created_at = created_at - make_interval(secs => $1)"
-    await house.db.execute(sql, seconds)
+    await site.db.execute(sql, seconds)
 
 
-async def test_a_new_pepper_digests_once_it_has_settled(house: House) -> None:
+async def test_a_new_pepper_digests_once_it_has_settled(site: Place) -> None:
     """Until every process has read it new tokens are digested with the earlier one; it recognizes from the start."""
-    await age(house, 3600)
-    peppers = await load_peppers(house.db, house.ring)
+    await age(site, 3600)
+    peppers = await load_peppers(site.db, site.ring)
     earlier, _ = peppers.newest("x")
-    newest = await add_pepper(house.db, house.ring, CALLER)
+    newest = await add_pepper(site.db, site.ring, CALLER)
     for aged, expected in ((0, earlier), (SETTLED_SECONDS - 2, earlier), (2.1, newest)):
-        await age(house, aged)
-        await peppers.refresh(house.db, house.ring)
+        await age(site, aged)
+        await peppers.refresh(site.db, site.ring)
         assert list(peppers.by_id) == [newest, earlier]
         assert peppers.newest("x")[0] == expected
     # An earlier one is used where it is the only one, however new.
-    await house.db.execute("UPDATE peppers SET created_at = now()")
-    assert (await load_peppers(house.db, house.ring)).newest("x")[0] in {newest, earlier}
+    await site.db.execute("UPDATE peppers SET created_at = now()")
+    assert (await load_peppers(site.db, site.ring)).newest("x")[0] in {newest, earlier}
 
 
-async def test_a_pepper_that_was_retired_in_between_does_no_harm_to_a_good_token(house: House) -> None:
+async def test_a_pepper_that_was_retired_in_between_does_no_harm_to_a_good_token(site: Place) -> None:
     """A process that still has it as the current one lets the token in, which keeps the digest that it has."""
-    await age(house, 3600)
-    ring = house.ring
-    behind = await load_peppers(house.db, ring)
+    await age(site, 3600)
+    ring = site.ring
+    behind = await load_peppers(site.db, ring)
     retired, _ = behind.newest("x")
-    newest = await add_pepper(house.db, ring, CALLER)
-    await age(house, 60)
-    ahead = await load_peppers(house.db, ring)
+    newest = await add_pepper(site.db, ring, CALLER)
+    await age(site, 60)
+    ahead = await load_peppers(site.db, ring)
     assert ahead.newest("x")[0] == newest
-    value = await house.token(ahead)
+    value = await site.token(ahead)
     # It has read the new one, and has not taken it for the current one yet.
     stale = Peppers(dict(ahead.by_id), current=retired)
-    assert await tokens.retire_pepper(house.db, CALLER, retired, revoke=False) == 0
+    assert await tokens.retire_pepper(site.db, CALLER, retired, revoke=False) == 0
     held = "SELECT digest FROM tokens"
-    before = await house.value(held)
-    place = admission.Place(Level.ACCOUNT, house.account.id)
+    before = await site.value(held)
+    place = admission.Place(Level.ACCOUNT, site.account.id)
     for _ in range(2):
-        caller = await admission.authenticate(
-            house.db, stale, admission.Memory(), admission.TokenCredential(value), visit()
-        )
-        admitted = await admission.admit(
-            house.db, stale, admission.Memory(), admission.TokenCredential(value), place, visit()
-        )
+        caller = await admission.authenticate(site.services(stale), Memory(), TokenCredential(value), visit())
+        admitted = await admission.admit(site.services(stale), Memory(), TokenCredential(value), place, visit())
         assert caller.id == admitted.caller.id
-        assert await house.value(held) == before
+        assert await site.value(held) == before
     with pytest.raises(Conflict, match="try again"):
-        await house.token(stale)
-    assert await house.value("SELECT count(*) FROM tokens") == 1
+        await site.token(stale)
+    assert await site.value("SELECT count(*) FROM tokens") == 1
     with pytest.raises(Unauthenticated):
-        await admission.authenticate(house.db, behind, admission.Memory(), admission.TokenCredential(value), visit())
+        await admission.authenticate(site.services(behind), Memory(), TokenCredential(value), visit())
 
 
-async def test_a_pepper_that_is_needed_is_retired_by_nobody_who_does_not_say_revoke(house: House) -> None:
+async def test_a_pepper_that_is_needed_is_retired_by_nobody_who_does_not_say_revoke(site: Place) -> None:
     """Tokens, global keys and the pepper are as they were, and nothing is audited."""
-    await age(house, 3600)
-    peppers = await load_peppers(house.db, house.ring)
+    await age(site, 3600)
+    peppers = await load_peppers(site.db, site.ring)
     pepper_id, _ = peppers.newest("x")
-    value = await house.token(peppers)
-    user = await accounts.create_user(house.db, CALLER, "a@example.com")
-    await tokens.roll_global_key(house.db, peppers, CALLER, user)
-    await add_pepper(house.db, house.ring, CALLER)
+    value = await site.token(peppers)
+    user = await accounts.create_user(site.db, CALLER, "a@example.com")
+    await tokens.roll_global_key(site.services(peppers), CALLER, user)
+    await add_pepper(site.db, site.ring, CALLER)
     tables = ("tokens", "users", "peppers", "audit_log")
-    before = [await house.db.fetch(f"SELECT * FROM {table} ORDER BY 1, 2") for table in tables]
+    before = [await site.db.fetch(f"SELECT * FROM {table} ORDER BY 1, 2") for table in tables]
     with pytest.raises(Conflict, match="1 tokens and 1 global keys need this pepper"):
-        await tokens.retire_pepper(house.db, CALLER, pepper_id, revoke=False)
-    assert [await house.db.fetch(f"SELECT * FROM {table} ORDER BY 1, 2") for table in tables] == before
+        await tokens.retire_pepper(site.db, CALLER, pepper_id, revoke=False)
+    assert [await site.db.fetch(f"SELECT * FROM {table} ORDER BY 1, 2") for table in tables] == before
     assert (
-        await admission.authenticate(house.db, peppers, admission.Memory(), admission.TokenCredential(value), visit())
+        await admission.authenticate(site.services(peppers), Memory(), TokenCredential(value), visit())
     ).name == "a token"
-    assert await tokens.retire_pepper(house.db, CALLER, pepper_id, revoke=True) == 2
-    assert await house.value("SELECT count(*) FROM tokens") == 0
+    assert await tokens.retire_pepper(site.db, CALLER, pepper_id, revoke=True) == 2
+    assert await site.value("SELECT count(*) FROM tokens") == 0
     with pytest.raises(Unauthenticated):
-        await admission.authenticate(house.db, peppers, admission.Memory(), admission.TokenCredential(value), visit())
+        await admission.authenticate(site.services(peppers), Memory(), TokenCredential(value), visit())
 
 
 # Serving.

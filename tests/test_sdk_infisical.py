@@ -393,7 +393,7 @@ async def test_the_csr_has_its_documented_form(world: World, prefix: str) -> Non
 
 async def test_who_may_write_cas_may_have_their_csr(world: World) -> None:
     """The group Private CA Write is enough."""
-    token = await make_token(world.database, world.peppers, world.a.account, groups=("Private CA Write",))
+    token = await make_token(world.services, world.a.account, groups=("Private CA Write",))
     answer = await asked(world, f"/api/v1/pki/ca/{await ca_of(world, world.a)}/csr", token)
     assert answer.status_code == 200
 
@@ -419,7 +419,7 @@ async def test_403_of_a_malformed_token_has_its_documented_form(world: World) ->
 
 async def test_403_of_a_caller_without_permission_has_its_documented_form(world: World) -> None:
     """Who may only read CAs is refused as documented, with what was not permitted."""
-    token = await make_token(world.database, world.peppers, world.a.account, groups=("Private CA Read",))
+    token = await make_token(world.services, world.a.account, groups=("Private CA Read",))
     answer = await asked(world, f"/api/v1/pki/ca/{await ca_of(world, world.a)}/csr", token)
     assert (answer.status_code, answer.json()["error"]) == (403, "PermissionDenied")
     assert answer.json()["message"] == "You are not allowed to create on certificate-authorities"

@@ -35,10 +35,10 @@ async def application(scope, receive, send):
         await receive()
         if "sick" in sys.argv:
             await send({"type": "lifespan.startup.failed", "message": "it does not open"})
-            raise RuntimeError("the house does not open")
+            raise RuntimeError("the state does not open")
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        print("a worker has closed its house", flush=True)
+        print("a worker has closed its state", flush=True)
         await send({"type": "lifespan.shutdown.complete"})
         return
     answer = {"pid": os.getpid()}
@@ -269,7 +269,7 @@ def test_workers_that_fail_late_end_it_too(server: Server) -> None:
 def test_failed_start_shows_no_variables(server: Server, log: str) -> None:
     """A traceback in the log names the error and shows no values: some are secret."""
     assert server.start("sick", **NO_DATABASE, LOG=log).wait(60) == 1
-    assert "RuntimeError: the house does not open" in server.output()
+    assert "RuntimeError: the state does not open" in server.output()
     assert "a secret value" not in server.output()
 
 
@@ -307,7 +307,7 @@ def test_several_workers_share_the_port(server: Server) -> None:
 
 @pytest.mark.parametrize("stop", ["SIGTERM to the parent", "SIGINT to the group"])
 def test_stops_cleanly(server: Server, stop: str) -> None:
-    """SIGTERM and Ctrl-C let the workers close their house, stop PostgreSQL, and give status 0."""
+    """SIGTERM and Ctrl-C let the workers close their state, stop PostgreSQL, and give status 0."""
     process = server.started_up()
     assert "keystead_api" in server.get("/database")
     worker, postmaster = server.worker(), server.postmaster()
@@ -318,7 +318,7 @@ def test_stops_cleanly(server: Server, stop: str) -> None:
     assert process.wait(30) == 0
     assert is_gone(worker)
     assert is_gone(postmaster)
-    assert "a worker has closed its house" in server.output()
+    assert "a worker has closed its state" in server.output()
     assert "Unexpected exit" not in server.output()
 
 

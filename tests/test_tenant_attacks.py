@@ -47,9 +47,7 @@ async def test_a_name_of_hex_digits_twice_is_an_account_each(world: World) -> No
 async def test_a_body_that_arrives_after_the_revocation_makes_nothing(world: World) -> None:
     """A token that is revoked, rolled or disabled while its request is on the way makes no token that lives on."""
     for attack in ("revoke", "roll", "disable"):
-        value = await make_token(
-            world.database, world.peppers, world.a.account, policies=json.dumps([policy_stored(world)])
-        )
+        value = await make_token(world.services, world.a.account, policies=json.dumps([policy_stored(world)]))
         row = await world.database.fetchrow("SELECT id FROM tokens ORDER BY issued_on DESC LIMIT 1")
         assert row is not None
         token = await tokens.find(world.database, str(row["id"]))
@@ -71,7 +69,7 @@ async def test_a_body_that_arrives_after_the_revocation_makes_nothing(world: Wor
         if attack == "revoke":
             await tokens.revoke(world.database, operator, token)
         elif attack == "roll":
-            await tokens.roll(world.database, world.peppers, operator, token)
+            await tokens.roll(world.services, operator, token)
         else:
             await tokens.set_status(world.database, operator, token, active=False)
         go.set()
@@ -88,17 +86,15 @@ def policy_stored(world: World) -> Json:
 
 async def test_a_login_that_crosses_a_roll_gives_nothing(world: World) -> None:
     """An access token is never made for a value that is dead by then."""
-    value = await make_token(world.database, world.peppers, world.a.account)
+    value = await make_token(world.services, world.a.account)
     row = await world.database.fetchrow("SELECT id FROM tokens ORDER BY issued_on DESC LIMIT 1")
     assert row is not None
     token = await tokens.find(world.database, str(row["id"]))
     visit = Visit(None, "0" * 32, "POST", "/")
-    caller = await admission.authenticate_login(
-        world.database, world.peppers, admission.Memory(), token.id, value, visit
-    )
-    await tokens.roll(world.database, world.peppers, first_start.operator(), token)
+    caller = await admission.authenticate_login(world.services, admission.Memory(), token.id, value, visit)
+    await tokens.roll(world.services, first_start.operator(), token)
     with pytest.raises(Unauthenticated):
-        await admission.log_in(world.database, world.peppers, caller, value)
+        await admission.log_in(world.services, caller, value)
     assert not await world.database.fetch("SELECT FROM access_tokens")
 
 
@@ -190,7 +186,7 @@ async def test_a_list_of_zones_does_not_hold_up_the_others(world: World, monkeyp
         ids,
         world.a.account.id,
     )
-    value = await make_token(world.database, world.peppers, world.a.account, policies=json.dumps(stored))
+    value = await make_token(world.services, world.a.account, policies=json.dumps(stored))
     covers, asked = Target.covers, 0
 
     def counted(self: Target, level: Level, scope: Scope) -> bool:

@@ -93,13 +93,13 @@ async def of_user(world: World, *allowed: tuple[str, str], denied: tuple[tuple[s
     """A token of the user of tenant a, for pairs of a permission group and a resource."""
     user = await accounts.find_user(world.database, world.a.email)
     text = policies_text(*(("allow", *each) for each in allowed), *(("deny", *each) for each in denied))
-    return bearer(await make_token(world.database, world.peppers, world.a.account, policies=text, user=user))
+    return bearer(await make_token(world.services, world.a.account, policies=text, user=user))
 
 
 async def of_account(world: World, *rules: tuple[str, str, str]) -> Headers:
     """A token of account a, for triples of effect, permission group and resource."""
     text = policies_text(*rules)
-    return bearer(await make_token(world.database, world.peppers, world.a.account, policies=text))
+    return bearer(await make_token(world.services, world.a.account, policies=text))
 
 
 def policies_text(*rules: tuple[str, str, str]) -> str:
@@ -840,7 +840,7 @@ async def test_a_deleted_account_is_gone_for_everybody(world: World) -> None:
     made = await new_account(world, "Short")
     zone = await new_zone(world, "short.example", made["id"])
     account = await accounts.find_account(world.database, made["id"])
-    value = await make_token(world.database, world.peppers, account)
+    value = await make_token(world.services, account)
     result(await world.http.delete(f"{ZONES}/{zone['id']}", headers=bearer(value)))
     assert told(await world.http.get(f"{ZONES}/{zone['id']}", headers=bearer(value))) == (404, [(7003, None)])
     result(await world.http.delete(f"{ACCOUNTS}/{made['id']}", headers=bearer(value)))

@@ -725,7 +725,7 @@ async def test_an_expired_token_can_be_given_more_time(world: World) -> None:
     operator, past = first_start.operator(), datetime.now(UTC) - timedelta(hours=1)
     text = policies.write(world.a.account, (policies.find_group(SSL_READ),))
     new = tokens.NewToken(world.a.account, "ended", text, expires_on=past)
-    token, value = await tokens.create(world.database, world.peppers, operator, new)
+    token, value = await tokens.create(world.services, operator, new)
     url = f"{path_of(world)}/{token.id.hex}"
     back = result(await ask(world, "GET", url))
     assert back["status"] == "expired"
@@ -801,7 +801,7 @@ async def test_changes_are_audited_without_their_content(world: World) -> None:
 
 async def test_a_token_that_is_not_there_is_1468(world: World) -> None:
     """An unknown token and one of somebody else are 404/1468, an id that is none 404/7003, by any method."""
-    own, theirs = await create(world, path=OWN), await make_token(world.database, world.peppers, world.b.account)
+    own, theirs = await create(world, path=OWN), await make_token(world.services, world.b.account)
     mine = await create(world)
     foreign = await id_of(world, theirs)
     sent = body(policy(on(world.a.account), "Account Settings Read"))
@@ -868,7 +868,7 @@ async def test_expired_tokens_are_listed_when_asked_for(world: World) -> None:
         result(await ask(world, "PUT", f"{path}/{off['id']}", sent=_changed(off, value=..., status="disabled")))
         past = datetime.now(UTC) - timedelta(seconds=1)
         new = tokens.NewToken(world.a.account, "ended", text, owner, expires_on=past)
-        ended, _ = await tokens.create(world.database, world.peppers, operator, new)
+        ended, _ = await tokens.create(world.services, operator, new)
         for query, expected in (("", False), ("?include_expired=false", False), ("?include_expired=true", True)):
             answer = await ask(world, "GET", path + query)
             found = {each["id"]: each["status"] for each in result(answer)}
@@ -959,13 +959,13 @@ async def test_the_last_administrator_token_of_an_account_stays(world: World) ->
     may, read = policy(here, TOKENS_WRITE), policy(here, TOKENS_READ)
     # None of these could stand in for it.
     hour = timedelta(hours=1)
-    await make_token(world.database, world.peppers, world.a.account, expires_on=datetime.now(UTC) - hour)
-    await make_token(world.database, world.peppers, world.a.account, not_before=datetime.now(UTC) + hour)
-    off = await id_of(world, await make_token(world.database, world.peppers, world.a.account))
+    await make_token(world.services, world.a.account, expires_on=datetime.now(UTC) - hour)
+    await make_token(world.services, world.a.account, not_before=datetime.now(UTC) + hour)
+    off = await id_of(world, await make_token(world.services, world.a.account))
     await tokens.set_status(
         world.database, first_start.operator(), await tokens.find(world.database, off), active=False
     )
-    await make_token(world.database, world.peppers, world.b.account)
+    await make_token(world.services, world.b.account)
     await create(world, policy(on(None), OWN_WRITE, TOKENS_WRITE), path=OWN)
     await create(world, may, policy(here, TOKENS_WRITE, effect="deny"))
     before = await stored(world)

@@ -100,7 +100,7 @@ async def _use_everything(world: World) -> tuple[httpx.Response, dict[str, list[
     leaf = {"csr": csr_of(ec.generate_private_key(ec.SECP256R1()), "a.example.com"), "ttl": "1d"}
     await world.http.post(f"{authority}/sign-certificate", json=leaf, headers=a.bearer)
     await world.http.get(a.account_path, headers={"Authorization": f"Bearer {40 * 'a'}"})
-    await world.app._app.state.house.failures.flush(world.database)
+    await world.state.failures.flush(world.database)
     token_id = await world.database.fetchrow("SELECT id FROM tokens WHERE account_id = $1", a.account.id)
     assert token_id
     login = {"clientId": str(token_id["id"]), "clientSecret": a.token}

@@ -29,13 +29,15 @@ from app.caller import Role
 from app.config import RateLimit
 from app.custody import keyring
 from app.custody import ring as ringfile
-from app.custody.peppers import Peppers, load_peppers
+from app.custody.peppers import load_peppers
 from app.identity import accounts, policies, tokens, zones
 from app.identity.accounts import Account
 from app.identity.zones import Zone
 from app.server import first_start, pages, postgres
 from app.server import worker as main
+from app.services import Services, for_command
 from app.store import database as db
+from app.web.state import State
 from app.x509 import chains, keys
 
 HERE = Path(__file__).parent
@@ -94,19 +96,34 @@ class World(msgspec.Struct):
     """Two tenants behind one application; `http` judges every answer that it gets."""
 
     settings: config.Settings
-    database: db.Database
-    ring: ringfile.Ring
-    peppers: Peppers
+    services: Services
     a: Tenant
     b: Tenant
     app: Any
     http: httpx.AsyncClient
     seen: list[str]
 
+    @property
+    def database(self) -> db.Database:
+        return self.services.db
+
+    @property
+    def ring(self) -> ringfile.Ring:
+        return self.services.ring
+
+    @property
+    def state(self) -> State:
+        """What the application has opened."""
+        opened: State = self.app._app.state.shared
+        return opened
+
+    def change(self, state: State) -> None:
+        self.app._app.state.shared = state
+
     def trust(self, anchors: chains.Anchors) -> None:
         """Make the application trust these roots, as it would those of KEYSTEAD_TRUST_DIR at its start."""
-        litestar = self.app._app
-        litestar.state.house = msgspec.structs.replace(litestar.state.house, trusted=anchors)
+        services = msgspec.structs.replace(self.state.services, trusted=anchors)
+        self.change(msgspec.structs.replace(self.state, services=services))
 
     async def create(self, tenant: Tenant | None = None, path: str | None = None, **fields: Any) -> dict[str, Any]:
         """A CSR made over the API; returns its object."""
@@ -146,20 +163,19 @@ async def new_world(
     )
     database = db.Database(database_url, 1)
     ring = await first_start.ring_for(settings, database)
-    peppers = await load_peppers(database, ring)
+    services = for_command(database, ring, await load_peppers(database, ring))
     seen: list[str] = []
     log = io.StringIO()
-    a, b = [await _tenant(database, peppers, slug) for slug in ("a", "b")]
+    a, b = [await _tenant(services, slug) for slug in ("a", "b")]
     routes = _ROUTES.pop() if _ROUTES else main.routes()
     app = main.around(routes, settings)
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(log))
     edge: Any = app
     edge._log.stream = log
     statuses: dict[str, int] = {}
-    litestar: Any = app._app  # type: ignore[attr-defined] # the application behind the edge
     async with _lifespan(app), judged_client(app, seen, settings.public_url, statuses) as http:
-        litestar.state.house.memory.seconds = remembered
-        made = World(settings, database, ring, peppers, a, b, app, http, seen)
+        made = World(settings, services, a, b, app, http, seen)
+        made.state.memory.seconds = remembered
         yield made
     _ROUTES.append(routes)
     await _audited_as_answered(made, statuses)
@@ -167,22 +183,21 @@ async def new_world(
     await database.close()
 
 
-async def _tenant(database: db.Database, peppers: Peppers, slug: str) -> Tenant:
-    caller = first_start.operator()
+async def _tenant(services: Services, slug: str) -> Tenant:
+    caller, database = first_start.operator(), services.db
     account = await accounts.create_account(database, caller, slug, f"Account {slug}")
     zone = await zones.create_in(database, caller, account, f"{slug}.example.com")
     user = await accounts.create_user(database, caller, f"{slug}@example.com")
     await accounts.set_membership(database, caller, user, account, Role.ADMINISTRATOR)
-    key = await tokens.roll_global_key(database, peppers, caller, user)
-    token = await make_token(database, peppers, account)
+    key = await tokens.roll_global_key(services, caller, user)
+    token = await make_token(services, account)
     read = ("SSL and Certificates Read", "Account: SSL and Certificates Read")
-    read_token = await make_token(database, peppers, account, groups=read)
+    read_token = await make_token(services, account, groups=read)
     return Tenant(account, zone, token, read_token, user.email, key)
 
 
 async def make_token(
-    database: db.Database,
-    peppers: Peppers,
+    services: Services,
     account: Account,
     groups: tuple[str, ...] = (),
     zones: tuple[Zone, ...] = (),
@@ -190,7 +205,7 @@ async def make_token(
 ) -> str:
     chosen = tuple(policies.find_group(name) for name in groups) or policies.default_groups()
     new = tokens.NewToken(account, "a token", fields.pop("policies", policies.write(account, chosen, zones)), **fields)
-    _, value = await tokens.create(database, peppers, first_start.operator(), new)
+    _, value = await tokens.create(services, first_start.operator(), new)
     return value
 
 

@@ -12,9 +12,8 @@ from app.ca import issuing
 from app.ca.model import Authority, CaCertificate, CaType
 from app.caller import Caller, Level, Scope
 from app.custody import keyring
-from app.custody.keypool import KeyPool
-from app.custody.ring import Ring
 from app.errors import NotFound, Problem, Refusal, Rule, quoted
+from app.services import Services
 from app.store import scopes
 from app.store.database import Connection, Database, parameters
 from app.x509 import chains, subjects
@@ -75,11 +74,11 @@ SELECT id FROM ca
 """
 
 
-async def insert(db: Database, ring: Ring, pool: KeyPool, caller: Caller, scope: Scope, new: NewAuthority) -> Authority:
+async def insert(services: Services, caller: Caller, scope: Scope, new: NewAuthority) -> Authority:
     """Create a CA with its key, without a certificate; raises Refusal above the quota, and Unavailable."""
-    await _require_room(db, scope)
-    pair = await pool.take(new.key_type)
-    key, ca_id = keyring.new_key(ring, scope.account_id, pair), uuid4()
+    await _require_room(services.db, scope)
+    pair = await services.pool.take(new.key_type)
+    key, ca_id = keyring.new_key(services.ring, scope.account_id, pair), uuid4()
     values = (
         *key.row,
         *(scope.account_id, ca_id, new.type.value, new.friendly_name or None, *_texts(new.subject)),
@@ -93,8 +92,8 @@ async def insert(db: Database, ring: Ring, pool: KeyPool, caller: Caller, scope:
         _judge_room(scope, await connection.fetchval(_COUNT, scope.account_id))
         await connection.execute(_INSERT, *values)
 
-    await db.transaction(work)
-    return await get(db, scope, ca_id)
+    await services.db.transaction(work)
+    return await get(services.db, scope, ca_id)
 
 
 _COUNT = "SELECT count(*) FROM certificate_authorities WHERE account_id = $1"

@@ -15,8 +15,8 @@ from app.ca import authorities, issuing
 from app.ca.model import Authority, Issued, Profile
 from app.caller import Caller, Scope
 from app.custody import keyring
-from app.custody.ring import Ring
 from app.errors import KeyDamaged, KeysteadError, NotFound, Refusal, Unavailable
+from app.services import Services
 from app.store.database import Connection, Database
 from app.x509 import crl as crl_bytes
 from app.x509.keys import PrivateKey
@@ -64,12 +64,13 @@ def _line(db: Database, authority: Authority) -> _Line:
     return _lines.setdefault((db, authority.id), _Line(asyncio.Lock(), []))
 
 
-async def revoke(db: Database, ring: Ring, caller: Caller, scope: Scope, serial: str, reason: Reason) -> Issued:
+async def revoke(services: Services, caller: Caller, scope: Scope, serial: str, reason: Reason) -> Issued:
     """Revoke a certificate that a CA of this account signed; it is on the CA's CRL when this returns.
 
     Revocation and CRL are one transaction. Raises NotFound, Unavailable, KeyDamaged, and Refusal if it is already
     revoked or is a root's own certificate.
     """
+    db = services.db
     certificate = await issuing.get(db, scope.account_id, serial)
     if certificate.profile is Profile.ROOT:
         raise Refusal("The certificate of a root cannot be revoked: nobody would believe it")
@@ -79,7 +80,7 @@ async def revoke(db: Database, ring: Ring, caller: Caller, scope: Scope, serial:
     try:
         async with line.turn:
             if asked.outcome is None:
-                await _take_turn(db, ring, authority, line)
+                await _take_turn(services, authority, line)
     finally:
         if asked in line.asked:
             line.asked.remove(asked)
@@ -88,12 +89,12 @@ async def revoke(db: Database, ring: Ring, caller: Caller, scope: Scope, serial:
     return asked.outcome
 
 
-async def _take_turn(db: Database, ring: Ring, authority: Authority, line: _Line) -> None:
+async def _take_turn(services: Services, authority: Authority, line: _Line) -> None:
     """Carry out up to MAX_AT_ONCE of the pending revocations, and set the outcome of each."""
     batch = line.asked[:MAX_AT_ONCE]
     del line.asked[:MAX_AT_ONCE]
     try:
-        outcomes = await _revoke_all(db, ring, authority, batch)
+        outcomes = await _revoke_all(services, authority, batch)
     except KeysteadError as error:
         outcomes = [error] * len(batch)
     except BaseException:
@@ -116,9 +117,10 @@ SELECT {issuing.ISSUED} FROM revoked
 
 
 async def _revoke_all(
-    db: Database, ring: Ring, authority: Authority, batch: Sequence[_Asked]
+    services: Services, authority: Authority, batch: Sequence[_Asked]
 ) -> list[Issued | KeysteadError]:
-    private_key = await issuing.ca_key(db, ring, batch[0].caller, authority)
+    db = services.db
+    private_key = await issuing.ca_key(services, batch[0].caller, authority)
     state = await db.fetchrow(_STATE, authority.account_id, authority.id)
     anew = await _anew(db, authority, state) if state and _is_due(state) else None
 
@@ -131,7 +133,7 @@ async def _revoke_all(
         revoked = [each for each in outcomes if isinstance(each, Issued)]
         if revoked:
             entries += b"".join(_entry(each.serial, now, each.revocation_reason) for each in revoked)
-            await _sign(connection, authority, private_key, state, entries, now)
+            await _sign(connection, authority, private_key, state, entries)
         return outcomes
 
     return await db.transaction(work)
@@ -151,12 +153,13 @@ _LOCK = f"{_GET} FOR UPDATE"
 _LOCK_UNLESS_BUSY = f"{_LOCK} SKIP LOCKED"
 
 
-async def current(db: Database, ring: Ring, authority: Authority) -> bytes:
+async def current(services: Services, authority: Authority) -> bytes:
     """The CRL in DER. After half its lifetime the first request renews it, while others get the old one.
 
     Raises Refusal for a CA without a certificate, and Unavailable.
     """
     issuing.latest(authority)
+    db = services.db
     row = await db.fetchrow(_GET, authority.account_id, authority.id)
     if row is None:
         raise issuing.no_ca(str(authority.id))
@@ -167,7 +170,7 @@ async def current(db: Database, ring: Ring, authority: Authority) -> bytes:
         return bytes(row["der"])
     try:
         async with line.turn:
-            return await _refreshed(db, ring, authority)
+            return await _refreshed(services, authority)
     except (Unavailable, KeyDamaged):
         if is_valid:
             return bytes(row["der"])
@@ -183,11 +186,12 @@ def _is_due(state: asyncpg.Record) -> bool:
     return bool(state["unsigned"] or state["this_update"].date() != issuing.now().date())
 
 
-async def _refreshed(db: Database, ring: Ring, authority: Authority) -> bytes:
+async def _refreshed(services: Services, authority: Authority) -> bytes:
+    db = services.db
     row = await db.fetchrow(_GET, authority.account_id, authority.id)
     if row is not None and _is_fresh(row):
         return bytes(row["der"])
-    private_key = await issuing.ca_key(db, ring, keyring.SYSTEM, authority)
+    private_key = await issuing.ca_key(services, keyring.SYSTEM, authority)
     if row is None:
         raise issuing.no_ca(str(authority.id))
     anew = await _anew(db, authority, row)
@@ -203,7 +207,7 @@ async def _refreshed(db: Database, ring: Ring, authority: Authority) -> bytes:
         place = (authority.account_id, authority.id, None)
         resource = audit.Resource.CERTIFICATE_AUTHORITY
         await audit.record(connection, keyring.SYSTEM, audit.Action.SIGN, resource, place)
-        return await _sign(connection, authority, private_key, state, entries, issuing.now())
+        return await _sign(connection, authority, private_key, state, entries)
 
     return await db.transaction(work)
 
@@ -267,14 +271,14 @@ async def _sign(
     private_key: PrivateKey,
     state: asyncpg.Record | None,
     entries: bytes,
-    now: datetime,
 ) -> bytes:
     if state is None:
         raise issuing.no_ca(str(authority.id))
     place = (authority.account_id, authority.id)
     # Read again: the CA may have been renewed meanwhile.
     issuer = authorities.certificate_of(await authorities.read(connection, *place))
-    number, ends = state["number"] + 1, now + LIFETIME
+    number, now = state["number"] + 1, issuing.now()
+    ends = now + LIFETIME
     # In a thread, because hashing a long CRL takes milliseconds.
     der = await asyncio.to_thread(crl_bytes.signed, issuer, private_key, number, now, ends, entries)
     await connection.execute(_KEEP, *place, number, der, now, ends)
@@ -284,10 +288,11 @@ async def _sign(
 _ACCOUNT = "SELECT account_id FROM certificate_authorities WHERE id = $1"
 
 
-async def published(db: Database, ring: Ring, ca_id: UUID) -> bytes:
+async def published(services: Services, ca_id: UUID) -> bytes:
     """The CRL of any CA, in DER, without authentication: certificates name its URL. Raises NotFound."""
+    db = services.db
     row = await db.fetchrow(_ACCOUNT, ca_id)
     authority = await authorities.get(db, Scope(row["account_id"]), ca_id) if row else None
     if authority is None or authority.certificate is None:
         raise NotFound(f"CRL with ID '{ca_id}' not found")
-    return await current(db, ring, authority)
+    return await current(services, authority)

@@ -18,8 +18,8 @@ from app.audit import record as audit
 from app.ca.model import Authority, CaCertificate, Issued, Profile
 from app.caller import Caller, Scope
 from app.custody import keyring
-from app.custody.ring import Ring
 from app.errors import KeysteadError, NotFound, Refusal
+from app.services import Services
 from app.store.database import Database, parameters
 from app.x509 import chains, pkix
 from app.x509.keys import PrivateKey
@@ -141,10 +141,11 @@ def issuer_url(authority: Authority, pki_url: str | None) -> str | None:
     return f"{pki_url}/api/v1/pki/ca/{authority.id}/certificates/{authority.certificate.id}/der"
 
 
-async def ca_key(db: Database, ring: Ring, caller: Caller, authority: Authority) -> PrivateKey:
+async def ca_key(services: Services, caller: Caller, authority: Authority) -> PrivateKey:
     """The CA's private key, checked against its public key; raises NotFound and KeyDamaged."""
     try:
-        return await keyring.open_key(db, ring, caller, authority.account_id, authority.key_id, authority.spki_sha256)
+        held = (authority.account_id, authority.key_id, authority.spki_sha256)
+        return await keyring.open_key(services.db, services.ring, caller, *held)
     except NotFound:
         # The CA and its key were deleted after it was read.
         raise no_ca(str(authority.id)) from None
@@ -178,35 +179,35 @@ UPDATE issued_certificates SET pem = $3, modified_at = now() WHERE account_id = 
 """
 
 
+class Entry(msgspec.Struct, frozen=True):
+    """What the audit log and the list of issued certificates say of a new one, besides what is in it."""
+
+    action: audit.Action
+    common_name: str = ""
+    friendly_name: str | None = None
+
+
 async def sign(
-    db: Database,
-    ring: Ring,
-    caller: Caller,
-    authority: Authority,
-    meant: pkix.ToSign,
-    action: audit.Action,
-    *,
-    common_name: str = "",
-    friendly_name: str | None = None,
+    services: Services, caller: Caller, authority: Authority, meant: pkix.ToSign, entry: Entry
 ) -> x509.Certificate:
-    """Insert the row, sign the certificate with the CA's key, and store it; `action` is for the audit log.
+    """Insert the row, sign the certificate with the CA's key, and store it.
 
     Raises NotFound if the CA was deleted meanwhile, Refusal if it is disabled, and KeyDamaged.
     """
-    private_key = await ca_key(db, ring, caller, authority)
+    private_key = await ca_key(services, caller, authority)
     row_id = uuid4()
     issuer_id = authority.certificate.id if authority.certificate else None
     row = (
         *(row_id, issuer_id, _profile(meant), f"{meant.serial:040x}", chains.spki_of(meant.public_key)),
-        *(meant.subject.rfc4514_string(), common_name, [str(name.value) for name in meant.sans]),
-        *(list(meant.key_usages), list(meant.extended_key_usages), meant.path_length, friendly_name),
+        *(meant.subject.rfc4514_string(), entry.common_name, [str(name.value) for name in meant.sans]),
+        *(list(meant.key_usages), list(meant.extended_key_usages), meant.path_length, entry.friendly_name),
         *(meant.not_before, meant.not_after),
     )
-    audited = audit.values(caller, action, audit.Resource.ISSUED_CERTIFICATE)
-    if await db.fetchrow(_MEAN, authority.account_id, authority.id, *row, *audited) is None:
-        raise await _unwilling(db, authority, meant)
+    audited = audit.values(caller, entry.action, audit.Resource.ISSUED_CERTIFICATE)
+    if await services.db.fetchrow(_MEAN, authority.account_id, authority.id, *row, *audited) is None:
+        raise await _unwilling(services.db, authority, meant)
     certificate = pkix.certificate(meant, private_key)
-    await db.execute(_KEEP, authority.account_id, row_id, chains.pem([certificate]))
+    await services.db.execute(_KEEP, authority.account_id, row_id, chains.pem([certificate]))
     return certificate
 
 

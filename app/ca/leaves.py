@@ -11,12 +11,11 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from app.audit import record as audit
 from app.ca import authorities, issuing
-from app.ca.issuing import Signed
+from app.ca.issuing import Entry, Signed
 from app.ca.model import Authority, CaCertificate
 from app.caller import Caller, Scope
-from app.custody.keypool import KeyPool
-from app.custody.ring import Ring
 from app.errors import Invalid, Problem, Refusal, Rule, quoted
+from app.services import Services
 from app.store.database import Database
 from app.x509 import chains, keys, names, pkix, subjects
 from app.x509.names import NamePolicy
@@ -75,14 +74,12 @@ def problems(asked: LeafRequest) -> tuple[Problem, ...]:
     return tuple(found)
 
 
-async def sign(
-    db: Database, ring: Ring, caller: Caller, scope: Scope, ca_id: UUID, asked: LeafRequest, pki_url: str | None
-) -> Signed:
+async def sign(services: Services, caller: Caller, scope: Scope, ca_id: UUID, asked: LeafRequest) -> Signed:
     """Sign a CSR with its subject and key, and with its names and usages unless the request has others.
 
     Raises Invalid, NotFound, Refusal.
     """
-    authority, issuer = await _signer(db, scope, ca_id, asked)
+    authority, issuer = await _signer(services.db, scope, ca_id, asked)
     try:
         request = pkix.read_csr(asked.csr)
     except pkix.BadCsr as error:
@@ -94,26 +91,18 @@ async def sign(
     common_name = asked.common_name or request.common_name
     sans = _given(asked.alt_names) or tuple(dict.fromkeys(request.sans))
     asked = _with_usages(asked, request, rsa_key=isinstance(request.public_key, rsa.RSAPublicKey))
-    meant = _leaf(authority, issuer, asked, request.subject, request.public_key, pki_url)
+    meant = _leaf(authority, asked, request.subject, request.public_key, services.pki_url)
     meant = msgspec.structs.replace(meant, sans=_judged(sans or _from(common_name), scope.name_policy))
-    return await _sign(db, ring, caller, authority, issuer, meant, asked, common_name, audit.Action.SIGN)
+    entry = Entry(audit.Action.SIGN, common_name, asked.friendly_name or None)
+    return await _sign(services, caller, authority, meant, entry)
 
 
-async def issue(
-    db: Database,
-    ring: Ring,
-    pool: KeyPool,
-    caller: Caller,
-    scope: Scope,
-    ca_id: UUID,
-    asked: LeafRequest,
-    pki_url: str | None,
-) -> WithKey:
+async def issue(services: Services, caller: Caller, scope: Scope, ca_id: UUID, asked: LeafRequest) -> WithKey:
     """Create a key of the CA's key type and a certificate for it; the key is returned and not stored.
 
     Raises Invalid, NotFound, Refusal and Unavailable.
     """
-    authority, issuer = await _signer(db, scope, ca_id, asked)
+    authority, issuer = await _signer(services.db, scope, ca_id, asked)
     sans = _judged(_given(asked.alt_names) or _from(asked.common_name), scope.name_policy)
     subject = pkix.common_name(asked.common_name)
     # Validate everything before generating a key.
@@ -122,11 +111,11 @@ async def issue(
     stand_in = issuer_certificate.public_key()
     if not isinstance(stand_in, pkix.PublicKey):
         raise TypeError("neither an RSA nor an EC key")
-    meant = msgspec.structs.replace(_leaf(authority, issuer, asked, subject, stand_in, pki_url), sans=sans)
-    pair = await pool.take(authority.key_type)
+    meant = msgspec.structs.replace(_leaf(authority, asked, subject, stand_in, services.pki_url), sans=sans)
+    pair = await services.pool.take(authority.key_type)
     meant = msgspec.structs.replace(meant, public_key=pair.private_key.public_key())
-    action = audit.Action.ISSUE_KEY
-    signed = await _sign(db, ring, caller, authority, issuer, meant, asked, asked.common_name, action)
+    entry = Entry(audit.Action.ISSUE_KEY, asked.common_name, asked.friendly_name or None)
+    signed = await _sign(services, caller, authority, meant, entry)
     return WithKey(signed, keys.pem(pair.private_key))
 
 
@@ -144,13 +133,9 @@ async def _signer(db: Database, scope: Scope, ca_id: UUID, asked: LeafRequest) -
 
 
 def _leaf(
-    authority: Authority,
-    issuer: CaCertificate,
-    asked: LeafRequest,
-    subject: x509.Name,
-    public_key: pkix.PublicKey,
-    pki_url: str | None,
+    authority: Authority, asked: LeafRequest, subject: x509.Name, public_key: pkix.PublicKey, pki_url: str | None
 ) -> pkix.ToSign:
+    issuer = issuing.latest(authority)
     begins, ends = issuing.validity(issuer, asked.not_before, _ends(asked))
     (issuer_certificate,) = chains.stored(issuer.pem)
     return pkix.ToSign(
@@ -301,25 +286,7 @@ def _broken(san: x509.GeneralName, policy: NamePolicy) -> str:
             return "The CSR has an alternative name that is neither a host, an address, an email nor a URI."
 
 
-async def _sign(
-    db: Database,
-    ring: Ring,
-    caller: Caller,
-    authority: Authority,
-    issuer: CaCertificate,
-    meant: pkix.ToSign,
-    asked: LeafRequest,
-    common_name: str,
-    action: audit.Action,
-) -> Signed:
-    certificate = await issuing.sign(
-        db,
-        ring,
-        caller,
-        authority,
-        meant,
-        action,
-        common_name=common_name,
-        friendly_name=asked.friendly_name or None,
-    )
+async def _sign(services: Services, caller: Caller, authority: Authority, meant: pkix.ToSign, entry: Entry) -> Signed:
+    certificate = await issuing.sign(services, caller, authority, meant, entry)
+    issuer = issuing.latest(authority)
     return Signed(f"{meant.serial:040x}", chains.pem([certificate]), issuer.pem, issuer.pem + issuer.chain)

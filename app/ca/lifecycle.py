@@ -14,12 +14,11 @@ from cryptography import x509
 from app.audit import record as audit
 from app.ca import authorities, issuing
 from app.ca.authorities import NewAuthority
-from app.ca.issuing import Signed
+from app.ca.issuing import Entry, Signed
 from app.ca.model import Authority, CaCertificate, CaType
 from app.caller import Caller, Scope
-from app.custody.keypool import KeyPool
-from app.custody.ring import Ring
 from app.errors import Invalid, NotFound, Refusal, Unavailable, quoted
+from app.services import Services
 from app.store.database import Connection, Database, parameters
 from app.x509 import chains, pkix
 
@@ -28,7 +27,7 @@ MAX_CHAIN = 64 * 1024
 MAX_VERSIONS = 100
 
 
-async def create(db: Database, ring: Ring, pool: KeyPool, caller: Caller, scope: Scope, new: NewAuthority) -> Authority:
+async def create(services: Services, caller: Caller, scope: Scope, new: NewAuthority) -> Authority:
     """Create a CA with its key; a root signs itself at once, an intermediate is pending until it has a certificate.
 
     Raises Invalid, Refusal and Unavailable.
@@ -37,10 +36,10 @@ async def create(db: Database, ring: Ring, pool: KeyPool, caller: Caller, scope:
     if found:
         raise Invalid(found)
     begins, ends = issuing.validity(None, new.not_before, new.not_after or _ends(new))
-    made = await authorities.insert(db, ring, pool, caller, scope, new)
+    made = await authorities.insert(services, caller, scope, new)
     if new.type is CaType.INTERMEDIATE:
         return made
-    private_key = await issuing.ca_key(db, ring, caller, made)
+    private_key = await issuing.ca_key(services, caller, made)
     meant = pkix.ToSign(
         issuer=None,
         subject=pkix.ca_name(new.subject),
@@ -52,9 +51,9 @@ async def create(db: Database, ring: Ring, pool: KeyPool, caller: Caller, scope:
         path_length=new.max_path_length if new.max_path_length >= 0 else None,
         key_usages=pkix.ROOT_KEY_USAGES,
     )
-    certificate = await _sign_ca(db, ring, caller, made, meant, audit.Action.SIGN)
-    await _install(db, caller, made, certificate, (), None, None)
-    return await authorities.get(db, scope, made.id)
+    certificate = await _sign_ca(services, caller, made, meant, audit.Action.SIGN)
+    await _install(services.db, caller, made, _Version((certificate,)), None)
+    return await authorities.get(services.db, scope, made.id)
 
 
 def _ends(new: NewAuthority) -> datetime:
@@ -65,25 +64,25 @@ def _ends(new: NewAuthority) -> datetime:
 
 
 async def _sign_ca(
-    db: Database, ring: Ring, caller: Caller, by: Authority, meant: pkix.ToSign, action: audit.Action
+    services: Services, caller: Caller, by: Authority, meant: pkix.ToSign, action: audit.Action
 ) -> x509.Certificate:
     subject = pkix.ca_subject(meant.subject)
     name = subject.common_name if subject else ""
-    return await issuing.sign(db, ring, caller, by, meant, action, common_name=name)
+    return await issuing.sign(services, caller, by, meant, Entry(action, name))
 
 
-async def csr(db: Database, ring: Ring, caller: Caller, scope: Scope, ca_id: UUID) -> str:
+async def csr(services: Services, caller: Caller, scope: Scope, ca_id: UUID) -> str:
     """A new CSR for an intermediate, signed with its key; PEM with a trailing newline. Audited.
 
     Raises NotFound, Refusal for a root, and KeyDamaged.
     """
-    authority = await authorities.get(db, scope, ca_id)
+    authority = await authorities.get(services.db, scope, ca_id)
     if authority.type is CaType.ROOT:
         raise Refusal("Root CA cannot generate CSR")
-    private_key = await issuing.ca_key(db, ring, caller, authority)
+    private_key = await issuing.ca_key(services, caller, authority)
     path_length = authority.max_path_length if authority.max_path_length >= 0 else None
     request = pkix.ca_csr(private_key, authority.subject, path_length)
-    await authorities.note(db, caller, authority, audit.Action.GET_CSR)
+    await authorities.note(services.db, caller, authority, audit.Action.GET_CSR)
     return request
 
 
@@ -97,25 +96,19 @@ class IntermediateRequest(msgspec.Struct, frozen=True):
 
 
 async def sign_intermediate(
-    db: Database,
-    ring: Ring,
-    caller: Caller,
-    scope: Scope,
-    ca_id: UUID,
-    asked: IntermediateRequest,
-    pki_url: str | None,
+    services: Services, caller: Caller, scope: Scope, ca_id: UUID, asked: IntermediateRequest
 ) -> Signed:
     """Sign another CA's CSR; raises NotFound, Refusal and KeyDamaged."""
-    authority = await authorities.get(db, scope, ca_id)
+    authority = await authorities.get(services.db, scope, ca_id)
     if authority.disabled:
         raise Refusal("CA is disabled")
-    issuer = await issuing.installed(db, authority)
+    issuer = await issuing.installed(services.db, authority)
     issuers = chains.stored(issuer.pem + issuer.chain)
     request = _acceptable(asked.csr, issuers[0])
     path_length = _path_length(issuers, asked.max_path_length)
     begins, ends = issuing.validity(issuer, asked.not_before, asked.not_after)
-    meant = _intermediate(authority, issuers[0], request, path_length, (begins, ends), pki_url)
-    certificate = await _sign_ca(db, ring, caller, authority, meant, audit.Action.SIGN_INTERMEDIATE)
+    meant = _intermediate(authority, request, path_length, (begins, ends), services.pki_url)
+    certificate = await _sign_ca(services, caller, authority, meant, audit.Action.SIGN_INTERMEDIATE)
     return Signed(f"{meant.serial:040x}", chains.pem([certificate]), issuer.pem, issuer.pem + issuer.chain)
 
 
@@ -159,7 +152,6 @@ def _path_length(issuers: Sequence[x509.Certificate], asked: int) -> int | None:
 
 def _intermediate(
     by: Authority,
-    issuer: x509.Certificate,
     request: pkix.Request,
     path_length: int | None,
     dates: tuple[datetime, datetime],
@@ -168,7 +160,7 @@ def _intermediate(
     if request.public_key is None:
         raise TypeError("a key that was not judged")
     return pkix.ToSign(
-        issuer=issuer,
+        issuer=authorities.certificate_of(by),
         subject=request.subject,
         public_key=request.public_key,
         serial=issuing.new_serial(),
@@ -182,20 +174,27 @@ def _intermediate(
     )
 
 
+class SignedElsewhere(msgspec.Struct, frozen=True):
+    """A CA's certificate from another CA, in PEM; `chain` goes up to the root, in any order."""
+
+    certificate: str
+    chain: str
+
+
 async def import_certificate(
-    db: Database, caller: Caller, scope: Scope, ca_id: UUID, certificate: str, chain: str
+    db: Database, caller: Caller, scope: Scope, ca_id: UUID, signed: SignedElsewhere
 ) -> Authority:
-    """Install an intermediate's certificate; `chain` goes up to the root, in any order. Raises NotFound, Refusal."""
+    """Install an intermediate's certificate; raises NotFound and Refusal."""
     authority = await authorities.get(db, scope, ca_id)
     _require_open(authority)
-    if len(certificate) + len(chain) > MAX_CHAIN:
+    if len(signed.certificate) + len(signed.chain) > MAX_CHAIN:
         raise Refusal(f"The certificate and its chain have more than {MAX_CHAIN} characters")
-    own = _one_certificate(certificate)
+    own = _one_certificate(signed.certificate)
     mismatch = _mismatch(authority, own)
     if mismatch:
         raise Refusal(f"Imported certificate does not match CA configuration: {mismatch}")
     try:
-        others = [c for c in chains.read(chain) if c != own]
+        others = [c for c in chains.read(signed.chain) if c != own]
     except Invalid as error:
         raise Refusal(f"Failed to parse certificate chain: {error}") from None
     try:
@@ -213,7 +212,7 @@ async def import_certificate(
         raise Refusal(f"Invalid certificate chain: {chains.named(revoked.subject)} is revoked")
     row = await db.fetchrow(_PARENT, authority.account_id, chains.facts(above[0]).sha256)
     parent_id = row["ca_id"] if row and row["ca_id"] != authority.id else None
-    await _install(db, caller, authority, own, above, parent_id, audit.Action.IMPORT)
+    await _install(db, caller, authority, _Version((own, *above), parent_id), audit.Action.IMPORT)
     return await authorities.get(db, scope, ca_id)
 
 
@@ -295,18 +294,18 @@ UPDATE crls SET der = NULL, this_update = NULL, next_update = NULL WHERE account
 _SET_PARENT = "UPDATE certificate_authorities SET parent_id = $3, modified_at = now() WHERE account_id = $1 AND id = $2"
 
 
-async def _install(
-    db: Database,
-    caller: Caller,
-    before: Authority,
-    certificate: x509.Certificate,
-    above: Sequence[x509.Certificate],
-    parent_id: UUID | None,
-    action: audit.Action | None,
-) -> None:
+class _Version(msgspec.Struct, frozen=True):
+    """A new certificate of a CA with those above it, up to the root; `parent_id` is the CA here that signed it."""
+
+    path: tuple[x509.Certificate, ...]
+    parent_id: UUID | None = None
+
+
+async def _install(db: Database, caller: Caller, before: Authority, new: _Version, action: audit.Action | None) -> None:
     """Store this as the CA's latest certificate; raises Unavailable if another request has changed the CA meanwhile."""
     version = before.certificate.version + 1 if before.certificate else 1
-    root = [certificate, *above][-1]
+    (certificate, *above), parent_id = new.path, new.parent_id
+    root = new.path[-1]
     values = (
         *(before.account_id, uuid4(), before.id, version, _serial(certificate), chains.facts(certificate).sha256),
         *(chains.path_length(certificate), certificate.not_valid_before_utc, certificate.not_valid_after_utc),
@@ -357,14 +356,12 @@ async def published(db: Database, ca_id: UUID, certificate_id: UUID) -> bytes:
     return pkix.certificate_der(row["pem"])
 
 
-async def renew(
-    db: Database, ring: Ring, caller: Caller, scope: Scope, ca_id: UUID, not_after: datetime, pki_url: str | None
-) -> Authority:
+async def renew(services: Services, caller: Caller, scope: Scope, ca_id: UUID, not_after: datetime) -> Authority:
     """Issue a new certificate for the CA's key and name, with the path length that is allowed now.
 
     Raises NotFound, Refusal, KeyDamaged and Unavailable.
     """
-    authority = await authorities.get(db, scope, ca_id)
+    authority = await authorities.get(services.db, scope, ca_id)
     current = issuing.latest(authority)
     if authority.disabled:
         raise Refusal("CA is disabled")
@@ -374,47 +371,40 @@ async def renew(
     if not_after.replace(microsecond=0) <= current.not_after:
         raise Refusal("New notAfter date must be after the notAfter date of the current certificate")
     if authority.type is CaType.ROOT:
-        await _renew_root(db, ring, caller, authority, not_after)
+        await _renew_root(services, caller, authority, not_after)
     else:
-        await _renew_child(db, ring, caller, scope, authority, not_after, pki_url)
-    return await authorities.get(db, scope, ca_id)
+        await _renew_child(services, caller, scope, authority, not_after)
+    return await authorities.get(services.db, scope, ca_id)
 
 
-async def _renew_root(db: Database, ring: Ring, caller: Caller, root: Authority, not_after: datetime) -> None:
+async def _renew_root(services: Services, caller: Caller, root: Authority, not_after: datetime) -> None:
     old = authorities.certificate_of(root)
     dates = issuing.validity(None, None, not_after)
     meant = msgspec.structs.replace(
-        _intermediate(root, old, _renewed(old), issuing.latest(root).path_length, dates, None),
+        _intermediate(root, _renewed(old), issuing.latest(root).path_length, dates, None),
         issuer=None,
         key_usages=pkix.ROOT_KEY_USAGES,
     )
-    certificate = await _sign_ca(db, ring, caller, root, meant, audit.Action.RENEW)
-    await _install(db, caller, root, certificate, (), None, audit.Action.RENEW)
+    certificate = await _sign_ca(services, caller, root, meant, audit.Action.RENEW)
+    await _install(services.db, caller, root, _Version((certificate,)), audit.Action.RENEW)
 
 
-async def _renew_child(
-    db: Database,
-    ring: Ring,
-    caller: Caller,
-    scope: Scope,
-    child: Authority,
-    not_after: datetime,
-    pki_url: str | None,
-) -> None:
+async def _renew_child(services: Services, caller: Caller, scope: Scope, child: Authority, not_after: datetime) -> None:
     if child.parent_id is None:
         raise Refusal("Failed to renew intermediate CA certificate with external parent CA")
-    parent = await authorities.get(db, scope, child.parent_id)
+    parent = await authorities.get(services.db, scope, child.parent_id)
     if parent.disabled:
         raise Refusal("Parent CA is disabled")
-    issuer = await issuing.installed(db, parent)
+    issuer = await issuing.installed(services.db, parent)
     dates = issuing.validity(issuer, None, not_after)
     above = chains.stored(issuer.pem + issuer.chain)
     kept = issuing.latest(child).path_length
     path_length = _path_length(above, -1 if kept is None else kept)
     old = authorities.certificate_of(child)
-    meant = _intermediate(parent, above[0], _renewed(old), path_length, dates, pki_url)
-    certificate = await _sign_ca(db, ring, caller, parent, meant, audit.Action.RENEW)
-    await _install(db, caller, child, certificate, above, parent.id, audit.Action.RENEW)
+    meant = _intermediate(parent, _renewed(old), path_length, dates, services.pki_url)
+    certificate = await _sign_ca(services, caller, parent, meant, audit.Action.RENEW)
+    version = _Version((certificate, *above), parent.id)
+    await _install(services.db, caller, child, version, audit.Action.RENEW)
 
 
 def _renewed(old: x509.Certificate) -> pkix.Request:

@@ -14,12 +14,12 @@ from app.caller import Access, Area, Caller, Scope
 from app.certificates.model import BundleMethod, Certificate
 from app.custody import keyring
 from app.custody.keypool import KeyPool
-from app.custody.ring import Ring
 from app.errors import Advice, Hint, Invalid, NotFound, Problem, Rule, Thing, quoted
 from app.ids import canonical_uuid
+from app.services import Services
 from app.store.database import Database
 from app.x509 import chains, keys, pkix
-from app.x509.chains import Anchors, Certificates, Leaf
+from app.x509.chains import Bundle, Certificates, Leaf
 from app.x509.names import NamePolicy
 from app.x509.pem import Kind, instead
 from app.x509.subjects import FORBIDDEN
@@ -105,21 +105,21 @@ WHERE account_id = $1 AND scope_id = ANY(ARRAY[$1, $2]) AND id = $3
 
 
 async def key_for(
-    db: Database, ring: Ring, pool: KeyPool, scope: Scope, upload: Upload, current: Key | None = None
+    services: Services, scope: Scope, upload: Upload, current: Key | None = None
 ) -> tuple[Key, tuple[Advice, ...]]:
     """The key for an upload, with warnings: the CSR's, an uploaded one, or `current`; raises Invalid and NotFound."""
     offered = upload.private_key if isinstance(upload.private_key, str) else ""
-    pair = await _read_key(pool, offered) if keys.holds_pem(offered) else None
+    pair = await _read_key(services.pool, offered) if keys.holds_pem(offered) else None
     key = current
     if isinstance(upload.custom_csr_id, str):
-        key = await _csr_key(db, scope, UUID(upload.custom_csr_id))
+        key = await _csr_key(services.db, scope, UUID(upload.custom_csr_id))
     if key is None or (pair and pair.spki_sha256 != key.spki_sha256 and not isinstance(upload.custom_csr_id, str)):
         if pair is None:
             text = "private_key is missing: send custom_csr_id, or a PEM private key."
             if offered:
                 text = f"private_key {instead(offered, Kind.KEY)}. Send that, or custom_csr_id."
             raise Invalid((Problem(Rule.PRIVATE_KEY, "private_key", text),))
-        new = keyring.new_key(ring, scope.account_id, pair, generated=False)
+        new = keyring.new_key(services.ring, scope.account_id, pair, generated=False)
         return Key(new.id, pair.spki_sha256, new=new), ()
     if pair and pair.spki_sha256 != key.spki_sha256:
         text = "private_key is not the key of the custom CSR; leave it out, since Keystead holds that key."
@@ -146,31 +146,30 @@ async def _csr_key(db: Database, scope: Scope, csr_id: UUID) -> Key:
     return Key(row["key_id"], digest, csr_id, row["created_at"], tuple(row["sans"]))
 
 
-async def judged(
-    db: Database,
-    pool: KeyPool,
-    trusted: Anchors,
-    caller: Caller,
-    scope: Scope,
-    sent: Certificates,
-    method: BundleMethod,
-    key: Key,
-) -> tuple[Leaf, str]:
-    """Validate certificates against a key; returns the leaf's facts and the PEM chain to store. Raises Invalid."""
-    now = datetime.now(UTC)
+async def arranged(db: Database, caller: Caller, scope: Scope, sent: Certificates, key: Key) -> Bundle:
+    """Find the leaf among the certificates; raises Invalid if it is not for this key."""
     bundle = chains.arrange(sent, key.spki_sha256)
     leaf = chains.facts(bundle.leaf)
     if leaf.spki_sha256 != key.spki_sha256:
         raise Invalid((Problem(Rule.KEY_MISMATCH, "certificate", await _mismatch(db, caller, scope, leaf, key)),))
+    return bundle
+
+
+async def judged(
+    services: Services, scope: Scope, sent: Certificates, bundle: Bundle, method: BundleMethod
+) -> tuple[Leaf, str]:
+    """Validate the `arranged` certificates; returns the leaf's facts and the PEM chain to store. Raises Invalid."""
+    now = datetime.now(UTC)
+    leaf = chains.facts(bundle.leaf)
     if len(leaf.hosts) > MAX_HOSTS:
         text = f"certificate names {len(leaf.hosts)} hosts; at most {MAX_HOSTS} are allowed."
         raise Invalid((Problem(Rule.CERTIFICATE, "certificate", text),))
     chains.judge_leaf(bundle.leaf, now)
-    await _require_host(db, scope, leaf)
+    await _require_host(services.db, scope, leaf)
     if method is BundleMethod.FORCE:
         return leaf, chains.pem([bundle.leaf, *(c for c in sent if c is not bundle.leaf)])
-    roots = await _own_roots(db, scope, sent)
-    above = await pool.judge(lambda: chains.verify(bundle, chains.with_roots(trusted, roots), now))
+    roots = await _own_roots(services.db, scope, sent)
+    above = await services.pool.judge(lambda: chains.verify(bundle, chains.with_roots(services.trusted, roots), now))
     return leaf, chains.pem([bundle.leaf, *above])
 
 

@@ -18,8 +18,6 @@ from app.caller import Caller, Scope
 from app.certificates import matching
 from app.certificates.model import BundleMethod, Certificate, CertificatePage, CertificateQuery, Status, Superseded
 from app.custody import keyring
-from app.custody.keypool import KeyPool
-from app.custody.ring import Ring
 from app.errors import (
     Advice,
     Invalid,
@@ -33,11 +31,11 @@ from app.errors import (
     quoted,
 )
 from app.ids import canonical_uuid
+from app.services import Services
 from app.store import paging
 from app.store.database import Connection, Database, parameters
 from app.times import CLOCK_SKEW
 from app.x509 import chains, keys
-from app.x509.chains import Anchors
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -63,20 +61,19 @@ SELECT {_COLUMNS} FROM certificate
 _INSERT_KEY = keyring.insert_key(1)
 
 
-async def create(
-    db: Database, ring: Ring, pool: KeyPool, trusted: Anchors, caller: Caller, scope: Scope, upload: matching.Upload
-) -> Told:
+async def create(services: Services, caller: Caller, scope: Scope, upload: matching.Upload) -> Told:
     """Store a certificate in a zone; raises Invalid, NotFound(CSR_OF_CERTIFICATE), Conflict and LimitReached."""
     found = list(matching.problems(upload))
     if not upload.certificate and not any(p.field == "certificate" for p in found):
         found.append(Problem(Rule.CERTIFICATE, "certificate", "certificate is required: the PEM that the CA gave."))
     if found:
         raise Invalid(tuple(found))
-    key, advice = await matching.key_for(db, ring, pool, scope, upload)
+    key, advice = await matching.key_for(services, scope, upload)
     sent = chains.read(str(upload.certificate))
     advice += chains.remarks(str(upload.certificate))
     method = BundleMethod(upload.bundle_method or BundleMethod.UBIQUITOUS)
-    leaf, chain = await matching.judged(db, pool, trusted, caller, scope, sent, method, key)
+    bundle = await matching.arranged(services.db, caller, scope, sent, key)
+    leaf, chain = await matching.judged(services, scope, sent, bundle, method)
     now = datetime.now(UTC)
     certificate = Certificate(
         id=uuid4(),
@@ -100,7 +97,7 @@ async def create(
         uploaded_at=now,
         modified_at=now,
     )
-    stored = await db.transaction(lambda connection: _store(connection, caller, scope, certificate, key))
+    stored = await services.db.transaction(lambda connection: _store(connection, caller, scope, certificate, key))
     return Told(stored, (*advice, *matching.advice(stored, scope, key)))
 
 
@@ -205,54 +202,41 @@ _DELETE_KEY = f"WITH gone AS (SELECT $1::uuid AS account_id, $2::uuid AS key_id)
 
 
 async def update(
-    db: Database,
-    ring: Ring,
-    pool: KeyPool,
-    trusted: Anchors,
-    caller: Caller,
-    scope: Scope,
-    certificate_id: UUID,
-    upload: matching.Upload,
+    services: Services, caller: Caller, scope: Scope, certificate_id: UUID, upload: matching.Upload
 ) -> Told:
     """Renew or change a certificate: it keeps its id, and the previous version goes to its history.
 
     Raises as `create`, and NotFound(CERTIFICATE).
     """
     found = matching.problems(upload)
-    before = await get(db, scope, certificate_id)
+    before = await get(services.db, scope, certificate_id)
     if found:
         raise Invalid(found)
     for _ in range(_ATTEMPTS):
-        told = await _update_once(db, ring, pool, trusted, caller, scope, before, upload)
+        told = await _update_once(services, caller, scope, before, upload)
         if told is not None:
             return told
         # It was changed concurrently: validate again against the current version.
-        before = await get(db, scope, certificate_id)
+        before = await get(services.db, scope, certificate_id)
     raise Unavailable("this certificate is being changed by many requests at once")
 
 
 async def _update_once(
-    db: Database,
-    ring: Ring,
-    pool: KeyPool,
-    trusted: Anchors,
-    caller: Caller,
-    scope: Scope,
-    before: Certificate,
-    upload: matching.Upload,
+    services: Services, caller: Caller, scope: Scope, before: Certificate, upload: matching.Upload
 ) -> Told | None:
     try:
-        current = await matching.current_key(db, scope, before)
+        current = await matching.current_key(services.db, scope, before)
     except NotFound:
         # A concurrent request gave the certificate another CSR and deleted this one.
         return None
-    key, advice = await matching.key_for(db, ring, pool, scope, upload, current)
+    key, advice = await matching.key_for(services, scope, upload, current)
     advice += chains.remarks(upload.certificate or "")
     method = BundleMethod(upload.bundle_method or before.bundle_method)
     after = before
     if (key.id, method) != (before.key_id, before.bundle_method) or not _is_old_news(upload, before):
         sent = chains.read(upload.certificate) if upload.certificate else chains.stored(before.chain)
-        leaf, chain = await matching.judged(db, pool, trusted, caller, scope, sent, method, key)
+        bundle = await matching.arranged(services.db, caller, scope, sent, key)
+        leaf, chain = await matching.judged(services, scope, sent, bundle, method)
         after = msgspec.structs.replace(
             after,
             sha256=leaf.sha256,
@@ -275,7 +259,7 @@ async def _update_once(
     )
     if after == before:
         return Told(before, advice)
-    stored = await db.transaction(lambda connection: _replace(connection, caller, scope, before, after, key))
+    stored = await services.db.transaction(lambda connection: _replace(connection, caller, scope, before, after, key))
     if stored is None:
         return None
     return Told(stored, (*advice, *(matching.advice(stored, scope, key) if stored.sha256 != before.sha256 else ())))
@@ -418,20 +402,21 @@ class Exported(msgspec.Struct, frozen=True):
         return "Exported()"
 
 
-async def export(db: Database, ring: Ring, caller: Caller, certificate: Certificate) -> Exported:
+async def export(services: Services, caller: Caller, certificate: Certificate) -> Exported:
     """The chain and the decrypted private key, for the operator; audited before it returns.
 
     Raises KeyDamaged if the key cannot be decrypted or is not that of the certificate.
     """
     (leaf, *_) = chains.stored(certificate.chain)
     digest = chains.spki_digest(leaf)
-    private_key = await keyring.open_key(db, ring, caller, certificate.account_id, certificate.key_id, digest)
+    held = (certificate.account_id, certificate.key_id, digest)
+    private_key = await keyring.open_key(services.db, services.ring, caller, *held)
     place = (certificate.account_id, certificate.id, certificate.zone_id)
 
     async def work(connection: Connection) -> None:
         await audit.record(connection, caller, audit.Action.EXPORT, audit.Resource.CUSTOM_CERTIFICATE, place)
 
-    await db.transaction(work)
+    await services.db.transaction(work)
     return Exported(certificate.chain, keys.pem(private_key))
 
 

@@ -45,7 +45,7 @@ class Accounts(Controller):
         raw = await reading.body(request)
         once = reading.idempotency(request, raw)
         name, malformed, advice = _decoded(raw, frozenset({"name", "type", "standalone"}))
-        account = await accounts.create(context.house.db, context.caller, name, malformed, once)
+        account = await accounts.create(context.services.db, context.caller, name, malformed, once)
         return context.envelope(_object(account), advice)
 
     @get()
@@ -55,26 +55,26 @@ class Accounts(Controller):
         values = reading.known_values(request.scope["query_string"], known)
         page, per_page = reading.page_of(values, PER_PAGE, MIN_PER_PAGE, MAX_PER_PAGE)
         query = accounts.Query(page, per_page, values.get("name"), reading.direction_of(values, Direction.ASC))
-        found = await accounts.list_page(context.house.db, context.caller, query)
+        found = await accounts.list_page(context.services.db, context.caller, query)
         return context.page([_object(account) for account in found.items], page, per_page, found.total)
 
     @get("/{account_id:str}", needs=_READ)
     async def get_one(self, context: Context) -> Envelope[AccountObject]:
         """Get an account."""
-        return context.envelope(_object(await accounts.get(context.house.db, context.scope)))
+        return context.envelope(_object(await accounts.get(context.services.db, context.scope)))
 
     @put("/{account_id:str}", needs=_WRITE)
     async def update(self, context: Context, request: AnyRequest) -> Envelope[AccountObject]:
         """Rename an account."""
         known = frozenset({"id", "name", "type"})
         name, malformed, advice = _decoded(await reading.body(request), known, context.scope.account_id.hex)
-        account = await accounts.rename(context.house.db, context.caller, context.scope, name, malformed)
+        account = await accounts.rename(context.services.db, context.caller, context.scope, name, malformed)
         return context.envelope(_object(account), advice)
 
     @delete("/{account_id:str}", needs=_WRITE)
     async def delete_one(self, context: Context) -> Envelope[DeletedAccount]:
         """Delete an empty account."""
-        await accounts.delete(context.house.db, context.caller, context.scope)
+        await accounts.delete(context.services.db, context.caller, context.scope)
         return context.envelope(DeletedAccount(context.scope.account_id.hex))
 
 

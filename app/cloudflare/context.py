@@ -19,7 +19,7 @@ class CallerContext(context.CallerContext, frozen=True):
     """The caller, for paths without an account or zone."""
 
     def envelope(self, result: T, advice: Iterable[Advice] = (), messages: Sequence[Item] = ()) -> Envelope[T]:
-        messages = [*Reference(self.house.public_url).advice(advice), *messages]
+        messages = [*Reference(self.state.public_url).advice(advice), *messages]
         return Envelope(result, True, [], messages)
 
     def page(self, items: list[T], page: int, per_page: int, total: int) -> Page[T]:

@@ -62,51 +62,45 @@ class CustomCertificates(Controller):
     @post(needs=_WRITE)
     async def create(self, context: Context, request: AnyRequest) -> Envelope[CustomCertificate]:
         """Upload a certificate."""
-        house = context.house
         upload, ignored = decode(await reading.body(request, reading.MAX_CERTIFICATE_BODY))
-        told = await certificates.create(
-            *(house.db, house.ring, house.pool, house.trusted, context.caller, context.scope, upload)
-        )
+        told = await certificates.create(context.services, context.caller, context.scope, upload)
         return _answer(context, told, ignored)
 
     @get(needs=_READ)
     async def list_(self, context: Context, request: AnyRequest) -> Page[CustomCertificate]:
         """List the certificates."""
         query = parse_query(request.scope["query_string"])
-        found = await certificates.list_(context.house.db, context.scope, query)
+        found = await certificates.list_(context.services.db, context.scope, query)
         return context.page([_object(each) for each in found.items], query.page, query.per_page, found.total)
 
     @put("/prioritize", needs=_WRITE)
     async def prioritize(self, context: Context, request: AnyRequest) -> Envelope[list[CustomCertificate]]:
         """Set priorities."""
         priorities = decode_priorities(await reading.body(request))
-        zone = await certificates.prioritize(context.house.db, context.caller, context.scope, priorities)
+        zone = await certificates.prioritize(context.services.db, context.caller, context.scope, priorities)
         return context.envelope([_object(each) for each in zone])
 
     @get("/{custom_certificate_id:str}", needs=_READ)
     async def get_one(self, context: Context, custom_certificate_id: FromPath[str]) -> Envelope[CustomCertificate]:
         """Get a certificate."""
         certificate_id = reading.certificate_id(custom_certificate_id)
-        return context.envelope(_object(await certificates.get(context.house.db, context.scope, certificate_id)))
+        return context.envelope(_object(await certificates.get(context.services.db, context.scope, certificate_id)))
 
     @patch("/{custom_certificate_id:str}", needs=_WRITE)
     async def edit(
         self, context: Context, request: AnyRequest, custom_certificate_id: FromPath[str]
     ) -> Envelope[CustomCertificate]:
         """Renew a certificate, or change its settings."""
-        house, certificate_id = context.house, reading.certificate_id(custom_certificate_id)
+        certificate_id = reading.certificate_id(custom_certificate_id)
         upload, ignored = decode(await reading.body(request, reading.MAX_CERTIFICATE_BODY))
-        told = await certificates.update(
-            *(house.db, house.ring, house.pool, house.trusted, context.caller, context.scope),
-            *(certificate_id, upload),
-        )
+        told = await certificates.update(context.services, context.caller, context.scope, certificate_id, upload)
         return _answer(context, told, ignored)
 
     @delete("/{custom_certificate_id:str}", needs=_WRITE)
     async def delete_one(self, context: Context, custom_certificate_id: FromPath[str]) -> Envelope[DeletedCertificate]:
         """Delete a certificate."""
         certificate_id = reading.certificate_id(custom_certificate_id)
-        await certificates.delete(context.house.db, context.caller, context.scope, certificate_id)
+        await certificates.delete(context.services.db, context.caller, context.scope, certificate_id)
         return context.envelope(DeletedCertificate(str(certificate_id)))
 
 

@@ -7,7 +7,7 @@ import msgspec
 from litestar import Controller, Response
 from litestar.params import FromPath
 
-from app.caller import Access, Area, Caller, Scope
+from app.caller import Access, Area
 from app.cloudflare import envelope, guard, reading
 from app.cloudflare.context import Context, ScopeContext
 from app.cloudflare.envelope import Envelope, Page
@@ -15,10 +15,8 @@ from app.cloudflare.guard import Needs
 from app.csrs import store as csrs
 from app.csrs.model import Csr, CsrQuery, CsrRequest, Order
 from app.errors import Advice, Problem
-from app.store.idempotency import Idempotency
 from app.store.paging import Direction
 from app.web.handling import AnyRequest, delete, get, post
-from app.web.state import House
 from app.x509 import pkix
 from app.x509.keys import KeyType
 from app.x509.subjects import Subject
@@ -66,14 +64,16 @@ class CustomCsrs(Controller):
         """Make a key pair and its CSR."""
         raw = await reading.body(request)
         once = reading.idempotency(request, raw)
-        csr, advice = await made(context.house, context.caller, context.scope, raw, once)
+        decoded = decode(raw)
+        csr = await csrs.create(context.services, context.caller, context.scope, decoded.request, once)
+        advice = (*decoded.ignored, *csrs.advice(csr.request, context.scope.name_policy))
         return _answer(context, request, csr, advice)
 
     @get(needs=_READ)
     async def list_(self, context: Context, request: AnyRequest) -> Page[CustomCsr]:
         """List the CSRs."""
         query = parse_query(request.scope["query_string"], 50 if context.scope.zone_id is None else 20)
-        found = await csrs.list_(context.house.db, context.scope, query)
+        found = await csrs.list_(context.services.db, context.scope, query)
         return context.page([object_(csr) for csr in found.items], query.page, query.per_page, found.total)
 
     @get("/{custom_csr_id:str}", needs=_READ)
@@ -81,24 +81,15 @@ class CustomCsrs(Controller):
         self, context: Context, request: AnyRequest, custom_csr_id: FromPath[str]
     ) -> Envelope[CustomCsr] | Response[bytes]:
         """Get a CSR."""
-        csr = await csrs.get(context.house.db, context.scope, reading.csr_id(custom_csr_id))
+        csr = await csrs.get(context.services.db, context.scope, reading.csr_id(custom_csr_id))
         return _answer(context, request, csr, context.scope.age_advice(csr.created_at, datetime.now(UTC)))
 
     @delete("/{custom_csr_id:str}", needs=_WRITE)
     async def delete_one(self, context: Context, custom_csr_id: FromPath[str]) -> Envelope[Deleted]:
         """Delete a CSR and destroy its private key."""
         csr_id = reading.csr_id(custom_csr_id)
-        await csrs.delete(context.house.db, context.caller, context.scope, csr_id)
+        await csrs.delete(context.services.db, context.caller, context.scope, csr_id)
         return context.envelope(Deleted(str(csr_id)))
-
-
-async def made(
-    house: House, caller: Caller, scope: Scope, raw: bytes, once: Idempotency | None
-) -> tuple[Csr, tuple[Advice, ...]]:
-    """Create the CSR that a body describes; returns it with advice."""
-    decoded = decode(raw)
-    csr = await csrs.create(house.db, house.ring, house.pool, caller, scope, decoded.request, once)
-    return csr, (*decoded.ignored, *csrs.advice(csr.request, scope.name_policy))
 
 
 def object_(csr: Csr) -> CustomCsr:

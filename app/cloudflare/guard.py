@@ -15,7 +15,7 @@ from app.identity import accounts, admission
 from app.identity.admission import Admission, Credential, KeyCredential, Place, TokenCredential
 from app.ids import hex32
 from app.web.handling import AnyConnection, header
-from app.web.state import House
+from app.web.state import State, state_of
 
 BEARER = re.compile(r"[A-Za-z0-9_-]{20,256}")
 _KEY = re.compile(r"[0-9a-f]{32,45}")
@@ -38,62 +38,63 @@ async def guard(connection: AnyConnection, handler: BaseRouteHandler) -> None:
     Where the path names an account or zone, the caller must be allowed what the handler `needs` there; elsewhere the
     core judges what the caller may.
     """
-    house: House = connection.app.state.house
+    state = state_of(connection)
     visit = _visit(connection, handler)
     where = place(connection.path_params, visit)
     credential = credentials(connection)
     if where is None:
-        caller = await _authenticated(house, credential, visit)
+        caller = await _authenticated(state, credential, visit)
         count(connection, caller.id)
-        connection.scope["state"]["context"] = CallerContext(house, visit, caller)
+        connection.scope["state"]["context"] = CallerContext(state, visit, caller)
         return
     needs: Needs = handler.opt["needs"]
-    found = None if needs.anew else house.memory.allowed(credential, where, needs.area, needs.access, visit)
+    found = None if needs.anew else state.memory.allowed(credential, where, needs.area, needs.access, visit)
     if found:
         caller, scope = found
         count(connection, caller.id)
     else:
-        caller, scope = await _looked_up(connection, house, credential, where, visit, needs)
-    connection.scope["state"]["context"] = ScopeContext(house, visit, caller, scope)
+        caller, scope = await _looked_up(connection, credential, where, visit, needs)
+    connection.scope["state"]["context"] = ScopeContext(state, visit, caller, scope)
 
 
-async def _authenticated(house: House, credential: Credential, visit: Visit) -> Caller:
+async def _authenticated(state: State, credential: Credential, visit: Visit) -> Caller:
     try:
         # A user may have become a member of an account within the last second, by making it.
-        return await admission.authenticate(house.db, house.peppers, house.memory, credential, visit, anew=True)
+        return await admission.authenticate(state.services, state.memory, credential, visit, anew=True)
     except (Unauthenticated, Forbidden) as error:
-        await _fail(house, visit, error)
+        await _fail(state, visit, error)
         raise
 
 
 async def _looked_up(
-    connection: AnyConnection, house: House, credential: Credential, where: Place, visit: Visit, needs: Needs
+    connection: AnyConnection, credential: Credential, where: Place, visit: Visit, needs: Needs
 ) -> tuple[Caller, Scope]:
     """Admit and count a caller of whom it is not known yet that they may; remember those who may."""
+    state = state_of(connection)
     try:
-        admitted = await _admitted(house, credential, where, visit, needs)
+        admitted = await _admitted(state, credential, where, visit, needs)
     except (Unauthenticated, Forbidden) as error:
-        await _fail(house, visit, error)
+        await _fail(state, visit, error)
         raise
     caller, scope = admitted.caller, admitted.scope
     count(connection, caller.id)
     if scope is None or not _may(admitted, needs):
         resource = audit.Resource.ZONE if where.level is Level.ZONE else audit.Resource.ACCOUNT
-        await audit.denied(house.db, caller, resource, where.id, scope)
+        await audit.denied(state.services.db, caller, resource, where.id, scope)
         raise Forbidden(Denial.RESOURCE)
     if admitted.gone:
         raise not_routed(visit)
-    house.memory.allow(credential, where, needs.area, needs.access, admitted)
+    state.memory.allow(credential, where, needs.area, needs.access, admitted)
     return caller, scope
 
 
-async def _fail(house: House, visit: Visit, error: Exception) -> None:
-    count_failure(house, visit)
-    await admission.write_down(house.db, error)
+async def _fail(state: State, visit: Visit, error: Exception) -> None:
+    count_failure(state, visit)
+    await admission.write_down(state.services.db, error)
 
 
-async def _admitted(house: House, credential: Credential, where: Place, visit: Visit, needs: Needs) -> Admission:
-    asking = (house.db, house.peppers, house.memory, credential, where, visit)
+async def _admitted(state: State, credential: Credential, where: Place, visit: Visit, needs: Needs) -> Admission:
+    asking = (state.services, state.memory, credential, where, visit)
     if needs.anew:
         return await admission.admit_anew(*asking)
     admitted = await admission.admit(*asking)
@@ -168,21 +169,20 @@ def _bad_header(code: int, header: str) -> Refused:
 
 def count(connection: AnyConnection, caller_id: UUID) -> None:
     """Count a request of a known caller against the rate limit; raises 429 above it."""
-    house: House = connection.app.state.house
-    state = connection.scope["state"]
-    state["caller_id"] = str(caller_id)
-    if house.rate_limit:
-        state["verdict"] = verdict = house.limiter.hit(b"caller" + caller_id.bytes, house.rate_limit)
+    state, found = state_of(connection), connection.scope["state"]
+    found["caller_id"] = str(caller_id)
+    if state.rate_limit:
+        found["verdict"] = verdict = state.limiter.hit(b"caller" + caller_id.bytes, state.rate_limit)
         if not verdict.allowed:
             raise _throttled(verdict.retry_after)
 
 
-def count_failure(house: House, visit: Visit) -> None:
+def count_failure(state: State, visit: Visit) -> None:
     """Count a failed authentication against its address (IPv6: its /64); raises 429 above a tenth of the rate."""
-    house.failures.count(visit.address)
-    if house.rate_limit is None:
+    state.failures.count(visit.address)
+    if state.rate_limit is None:
         return
-    verdict = house.limiter.failed(visit.address, house.rate_limit)
+    verdict = state.limiter.failed(visit.address, state.rate_limit)
     if not verdict.allowed:
         raise _throttled(verdict.retry_after)
 

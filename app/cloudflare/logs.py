@@ -106,7 +106,7 @@ class Logs(Controller):
     @get("/audit", needs=_READ)
     async def audit(self, context: Context, request: AnyRequest) -> AuditPage:
         """Read the audit log."""
-        page = await audit_log.list_(context.house.db, context.scope, parse_query(request.scope["query_string"]))
+        page = await audit_log.list_(context.services.db, context.scope, parse_query(request.scope["query_string"]))
         info = AuditInfo(len(page.items), Cursors(page.cursor), page.cursor)
         return AuditPage([_object(entry) for entry in page.items], True, [], [], info)
 

@@ -21,7 +21,7 @@ from app.identity.delegation import Owner
 from app.identity.tokens import Token, TokenStatus
 from app.store.paging import Direction
 from app.web.handling import AnyRequest, delete, get, post, put
-from app.web.state import House
+from app.web.state import state_of
 
 _READ = Needs(Area.ACCOUNT_TOKENS, Access.READ)
 _WRITE = Needs(Area.ACCOUNT_TOKENS, Access.WRITE, anew=True)
@@ -162,14 +162,14 @@ def _account(context: ScopeContext) -> Owner:
 
 
 async def _user(context: CallerContext, access: Access) -> Owner:
-    return await delegation.of_user(context.house.db, context.caller, access)
+    return await delegation.of_user(context.services.db, context.caller, access)
 
 
 async def _create(context: CallerContext, owner: Owner, request: AnyRequest) -> Envelope[TokenObject]:
-    house, raw = context.house, await reading.body(request)
+    raw = await reading.body(request)
     once = reading.idempotency(request, raw)
     draft, advice = decode(raw, updating=False)
-    token, value = await delegation.create(house.db, house.peppers, context.caller, owner, draft, once)
+    token, value = await delegation.create(context.services, context.caller, owner, draft, once)
     return context.envelope(_object(token, value), advice)
 
 
@@ -179,32 +179,32 @@ async def _list(context: CallerContext, owner: Owner, request: AnyRequest) -> Pa
     page, per_page = reading.page_of(values, PER_PAGE, MIN_PER_PAGE, MAX_PER_PAGE)
     expired = reading.one_of(values, "include_expired", ("true", "false")) == "true"
     query = delegation.Query(page, per_page, reading.direction_of(values, Direction.ASC), expired)
-    found = await delegation.list_(context.house.db, owner, query)
+    found = await delegation.list_(context.services.db, owner, query)
     return context.page([_object(token) for token in found.items], page, per_page, found.total)
 
 
 async def _get(context: CallerContext, owner: Owner, token_id: str) -> Envelope[TokenObject]:
-    found = await delegation.get(context.house.db, owner, guard.id_of(token_id, context.visit))
+    found = await delegation.get(context.services.db, owner, guard.id_of(token_id, context.visit))
     return context.envelope(_object(found))
 
 
 async def _update(context: CallerContext, owner: Owner, request: AnyRequest, token_id: str) -> Envelope[TokenObject]:
     wanted = guard.id_of(token_id, context.visit)
     draft, advice = decode(await reading.body(request), updating=True)
-    token = await delegation.update(context.house.db, context.caller, owner, wanted, draft)
+    token = await delegation.update(context.services.db, context.caller, owner, wanted, draft)
     return context.envelope(_object(token), advice)
 
 
 async def _roll(context: CallerContext, owner: Owner, request: AnyRequest, token_id: str) -> Envelope[str]:
-    wanted, house = guard.id_of(token_id, context.visit), context.house
+    wanted = guard.id_of(token_id, context.visit)
     # The body is ignored: clients send none, an empty object, or null.
     await reading.body(request)
-    return context.envelope(await delegation.roll(house.db, house.peppers, context.caller, owner, wanted))
+    return context.envelope(await delegation.roll(context.services, context.caller, owner, wanted))
 
 
 async def _delete(context: CallerContext, owner: Owner, token_id: str) -> Envelope[DeletedToken]:
     wanted = guard.id_of(token_id, context.visit)
-    await delegation.delete(context.house.db, context.caller, owner, wanted)
+    await delegation.delete(context.services.db, context.caller, owner, wanted)
     return context.envelope(DeletedToken(wanted.hex))
 
 
@@ -328,19 +328,19 @@ def _status(fields: dict[str, Any], problems: list[Problem]) -> TokenStatus | No
 
 
 async def _verify(request: AnyRequest, account_id: UUID | None) -> Envelope[Verified]:
-    house: House = request.app.state.house
+    state = state_of(request)
     visit = msgspec.structs.replace(request.scope["state"]["visit"], denied_status=403)
     credential = guard.credentials(request)
     if not isinstance(credential, TokenCredential):
         raise Refused(400, 9106, "Missing Authorization header: a global key has no token to verify")
     try:
-        verification = await admission.verify(house.db, house.peppers, credential, account_id, visit)
+        verification = await admission.verify(state.services, credential, account_id, visit)
     except Unauthenticated:
-        guard.count_failure(house, visit)
+        guard.count_failure(state, visit)
         raise Refused(401, 1000, "Invalid API Token") from None
     guard.count(request, verification.id)
     if verification.denied:
-        await admission.write_down(house.db, verification.denied)
+        await admission.write_down(state.services.db, verification.denied)
         raise verification.denied
     valid = [Item(10000, "This API Token is valid and active")] if verification.usable else []
     return Envelope(_verified(verification), True, [], valid)

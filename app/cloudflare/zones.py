@@ -70,7 +70,7 @@ class Zones(Controller):
         raw = await reading.body(request)
         once = reading.idempotency(request, raw)
         draft, advice = _decoded(raw)
-        zone = await zones.create(context.house.db, context.caller, draft, once)
+        zone = await zones.create(context.services.db, context.caller, draft, once)
         return context.envelope(_object(zone), advice)
 
     @get()
@@ -79,25 +79,25 @@ class Zones(Controller):
         query, none = parse_query(request.scope["query_string"])
         found = zones.Page((), 0)
         if not none:
-            found = await zones.list_page(context.house.db, context.caller, query)
+            found = await zones.list_page(context.services.db, context.caller, query)
         return context.page([_object(zone) for zone in found.items], query.page, query.per_page, found.total)
 
     @get("/{zone_id:str}", needs=_READ)
     async def get_one(self, context: Context) -> Envelope[ZoneObject]:
         """Get a zone."""
-        return context.envelope(_object(await zones.get(context.house.db, context.scope)))
+        return context.envelope(_object(await zones.get(context.services.db, context.scope)))
 
     @patch("/{zone_id:str}", needs=_WRITE)
     async def edit(self, context: Context, request: AnyRequest) -> Envelope[ZoneObject]:
         """Change a zone."""
         settings, advice = _settings(await reading.body(request))
-        zone = await zones.edit(context.house.db, context.caller, context.scope, settings)
+        zone = await zones.edit(context.services.db, context.caller, context.scope, settings)
         return context.envelope(_object(zone), advice)
 
     @delete("/{zone_id:str}", needs=_WRITE)
     async def delete_one(self, context: Context) -> Envelope[DeletedZone]:
         """Delete an empty zone."""
-        await zones.delete(context.house.db, context.caller, context.scope)
+        await zones.delete(context.services.db, context.caller, context.scope)
         return context.envelope(DeletedZone(context.scope.id.hex))
 
 

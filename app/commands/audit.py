@@ -9,10 +9,9 @@ from app.audit import log as audit_log
 from app.audit import record as audit
 from app.audit.log import Entry
 from app.commands import terminal
-from app.custody.peppers import Peppers
 from app.identity import accounts
 from app.ids import any_uuid
-from app.store.database import Database
+from app.services import Services
 
 
 @click.group("audit")
@@ -29,11 +28,12 @@ def audit_list(account: str | None, since: str, limit: int, as_json: bool) -> No
     """Show the latest entries, the newest first."""
     begins = _moment(since, "--since")
 
-    async def work(d: Database, _: Peppers) -> tuple[Entry, ...]:
+    async def work(services: Services) -> tuple[Entry, ...]:
+        db = services.db
         # An id also finds the entries of a deleted account.
         known = any_uuid(account) if account else audit.NO_ACCOUNT
-        account_id = known or (await accounts.find_account(d, account or "")).id
-        return await audit_log.latest(d, account_id, begins, limit)
+        account_id = known or (await accounts.find_account(db, account or "")).id
+        return await audit_log.latest(db, account_id, begins, limit)
 
     terminal.show([_entry(each) for each in terminal.run(work)], as_json)
 
@@ -43,7 +43,9 @@ def audit_list(account: str | None, since: str, limit: int, as_json: bool) -> No
 def audit_prune(before: str) -> None:
     """Delete old entries of all accounts."""
     ends = _moment(before, "--before")
-    count = terminal.run(lambda d, _: audit_log.prune(d, terminal.operator(f"audit prune {ends:%Y-%m-%d}"), ends))
+    count = terminal.run(
+        lambda services: audit_log.prune(services.db, terminal.operator(f"audit prune {ends:%Y-%m-%d}"), ends)
+    )
     print(f"deleted {count} entries from before {ends:%Y-%m-%dT%H:%M:%SZ}")
 
 

@@ -13,14 +13,12 @@ from app.ca.authorities import Changes, NewAuthority
 from app.ca.crls import Reason
 from app.ca.issuing import Signed
 from app.ca.leaves import LeafRequest
-from app.ca.lifecycle import IntermediateRequest
+from app.ca.lifecycle import IntermediateRequest, SignedElsewhere
 from app.ca.model import Authority, CaType, Issued
 from app.commands import terminal
-from app.custody.keypool import KeyPool
-from app.custody.ring import Ring
 from app.errors import Misconfigured
 from app.identity import accounts
-from app.store.database import Database
+from app.services import Services
 from app.x509 import crl as crl_bytes
 from app.x509 import pem, pkix
 from app.x509.keys import CaKeyType
@@ -85,14 +83,11 @@ def create(
         not_after=terminal.time_of(not_after, "--not-after"),
     )
 
-    async def work(db: Database, ring: Ring) -> Authority:
+    async def work(services: Services) -> Authority:
+        db = services.db
         home = await accounts.find_account(db, account)
         scope = await authorities.scope_for_operator(db, home.id)
-        pool = KeyPool()
-        try:
-            return await lifecycle.create(db, ring, pool, terminal.operator(), scope, new)
-        finally:
-            pool.close()
+        return await lifecycle.create(services, terminal.operator(), scope, new)
 
     terminal.show([_row(terminal.run_with_ring(work))], as_json)
 
@@ -103,7 +98,8 @@ def create(
 def list_(account: str | None, as_json: bool) -> None:
     """Show CAs, the oldest first."""
 
-    async def work(db: Database, _: Ring) -> tuple[Authority, ...]:
+    async def work(services: Services) -> tuple[Authority, ...]:
+        db = services.db
         home = await accounts.find_account(db, account) if account else None
         return await authorities.for_operator(db, home.id if home else None)
 
@@ -120,7 +116,8 @@ def list_(account: str | None, as_json: bool) -> None:
 def show(ca: str, certificate: bool, chain: bool, issued: bool, out: Path | None, as_json: bool) -> None:
     """Show a CA, its certificate, or the certificates it has issued."""
 
-    async def work(db: Database, _: Ring) -> tuple[Authority, tuple[Issued, ...]]:
+    async def work(services: Services) -> tuple[Authority, tuple[Issued, ...]]:
+        db = services.db
         found = (await authorities.find(db, ca))[1]
         return found, await issuing.of_ca(db, found) if issued else ()
 
@@ -141,9 +138,9 @@ def csr(ca: str, out: Path | None) -> None:
     """Print a new CSR for an intermediate, signed with its key."""
     _check(out)
 
-    async def work(db: Database, ring: Ring) -> str:
-        scope, found = await authorities.find(db, ca)
-        return await lifecycle.csr(db, ring, terminal.operator(), scope, found.id)
+    async def work(services: Services) -> str:
+        scope, found = await authorities.find(services.db, ca)
+        return await lifecycle.csr(services, terminal.operator(), scope, found.id)
 
     _write(out, terminal.run_with_ring(work))
 
@@ -158,11 +155,12 @@ def import_(ca: str, files: Sequence[str], as_json: bool) -> None:
     found = [block for block in pem.blocks(text) if block.label not in pem.PASSED_OVER]
     if len(found) < 2:
         raise click.UsageError("the files must hold its certificate and the chain up to and including the root")
-    own, above = ("\n".join(block.whole for block in part) for part in (found[:1], found[1:]))
+    signed = SignedElsewhere(*("\n".join(block.whole for block in part) for part in (found[:1], found[1:])))
 
-    async def work(db: Database, _: Ring) -> Authority:
+    async def work(services: Services) -> Authority:
+        db = services.db
         scope, authority = await authorities.find(db, ca)
-        return await lifecycle.import_certificate(db, terminal.operator(), scope, authority.id, own, above)
+        return await lifecycle.import_certificate(db, terminal.operator(), scope, authority.id, signed)
 
     terminal.show([_row(terminal.run_with_ring(work))], as_json)
 
@@ -202,17 +200,15 @@ def sign(
     if path_length >= 0 and not as_ca:
         raise click.UsageError("--path-length is for a CA: add --ca")
     _check(out)
-    text, pki_url = _read(csr, pem.Kind.REQUEST), terminal.settings().pki_url
-    last = _end(ttl, not_after)
+    text, last = _read(csr, pem.Kind.REQUEST), _end(ttl, not_after)
 
-    async def work(db: Database, ring: Ring) -> Signed:
-        scope, found = await authorities.find(db, ca)
+    async def work(services: Services) -> Signed:
+        scope, found = await authorities.find(services.db, ca)
         if as_ca:
             asked = IntermediateRequest(text, last, max_path_length=path_length)
-            place = (terminal.operator(), scope, found.id)
-            return await lifecycle.sign_intermediate(db, ring, *place, asked, pki_url)
+            return await lifecycle.sign_intermediate(services, terminal.operator(), scope, found.id, asked)
         leaf = LeafRequest(csr=text, alt_names=names, not_after=last, extended_key_usages=tuple(usages))
-        return await leaves.sign(db, ring, terminal.operator(), scope, found.id, leaf, pki_url)
+        return await leaves.sign(services, terminal.operator(), scope, found.id, leaf)
 
     signed = terminal.run_with_ring(work)
     _write(out, signed.pem + (signed.chain if chain else ""))
@@ -227,10 +223,9 @@ def renew(ca: str, ttl: str | None, not_after: str | None, as_json: bool) -> Non
     """Renew the certificate of a root, or of a CA that was signed here, for the same key and name."""
     ends = _end(ttl, not_after)
 
-    async def work(db: Database, ring: Ring) -> Authority:
-        scope, found = await authorities.find(db, ca)
-        place = (terminal.operator(), scope, found.id)
-        return await lifecycle.renew(db, ring, *place, ends, terminal.settings().pki_url)
+    async def work(services: Services) -> Authority:
+        scope, found = await authorities.find(services.db, ca)
+        return await lifecycle.renew(services, terminal.operator(), scope, found.id, ends)
 
     terminal.show([_row(terminal.run_with_ring(work))], as_json)
 
@@ -244,7 +239,8 @@ def renew(ca: str, ttl: str | None, not_after: str | None, as_json: bool) -> Non
 def set_(ca: str, status: str, as_json: bool) -> None:
     """Disable or enable a CA; its CRL is published either way."""
 
-    async def work(db: Database, _: Ring) -> Authority:
+    async def work(services: Services) -> Authority:
+        db = services.db
         scope, found = await authorities.find(db, ca)
         changes = Changes(disabled=status == "disabled")
         return await authorities.change(db, terminal.operator(), scope, found.id, changes)
@@ -257,7 +253,8 @@ def set_(ca: str, status: str, as_json: bool) -> None:
 def delete(ca: str) -> None:
     """Delete a CA and destroy its key; refused while sub-CAs or unexpired certificates depend on it."""
 
-    async def work(db: Database, _: Ring) -> None:
+    async def work(services: Services) -> None:
+        db = services.db
         scope, found = await authorities.find(db, ca)
         await authorities.delete(db, terminal.operator(), scope, found.id)
 
@@ -272,12 +269,13 @@ def delete(ca: str) -> None:
 def revoke(ca: str, serial: str, reason: str) -> None:
     """Revoke a certificate by its serial number in hex, and sign a new CRL."""
 
-    async def work(db: Database, ring: Ring) -> Issued:
+    async def work(services: Services) -> Issued:
+        db = services.db
         scope, found = await authorities.find(db, ca)
         number = serial.replace(":", "").lower()
         if (await issuing.get(db, scope.account_id, number)).ca_id != found.id:
             raise issuing.not_found(number)
-        return await crls.revoke(db, ring, terminal.operator(), scope, number, Reason[reason])
+        return await crls.revoke(services, terminal.operator(), scope, number, Reason[reason])
 
     terminal.say(f"revoked certificate {terminal.run_with_ring(work).serial}")
 
@@ -288,9 +286,9 @@ def revoke(ca: str, serial: str, reason: str) -> None:
 def crl(ca: str, out: Path | None) -> None:
     """Print the CA's CRL in PEM."""
 
-    async def work(db: Database, ring: Ring) -> bytes:
-        _, found = await authorities.find(db, ca)
-        return await crls.current(db, ring, found)
+    async def work(services: Services) -> bytes:
+        _, found = await authorities.find(services.db, ca)
+        return await crls.current(services, found)
 
     _write(out, crl_bytes.pem(terminal.run_with_ring(work)))
 

@@ -20,13 +20,11 @@ from app.commands import doctor, terminal
 from app.commands import keys as keys_commands
 from app.commands import tenants as tenant_commands
 from app.commands import tokens as token_commands
-from app.custody.peppers import Peppers
-from app.custody.ring import Ring
 from app.errors import KeysteadError, Misconfigured, Unavailable
 from app.identity import zones
+from app.services import Services
 from app.store import database as db
 from app.store import schema
-from app.store.database import Database
 
 T = TypeVar("T")
 # certbot's file names, which guides for web servers use.
@@ -159,8 +157,9 @@ def certificate() -> None:
 def certificate_list(zone: str | None, as_json: bool) -> None:
     """List certificates, soonest expiry first."""
 
-    async def work(d: Database, _: Peppers) -> tuple[Certificate, ...]:
-        return await certificates.for_operator(d, (await zones.find(d, zone)).id if zone else None)
+    async def work(services: Services) -> tuple[Certificate, ...]:
+        db = services.db
+        return await certificates.for_operator(db, (await zones.find(db, zone)).id if zone else None)
 
     terminal.show([_certificate(each) for each in terminal.run(work)], as_json)
 
@@ -171,7 +170,7 @@ def certificate_list(zone: str | None, as_json: bool) -> None:
 def certificate_expiring(within: str, as_json: bool) -> None:
     """Show the certificates that have expired or expire soon."""
     before = datetime.now(UTC) + _days(within)
-    found = terminal.run(lambda d, _: certificates.for_operator(d, before=before))
+    found = terminal.run(lambda services: certificates.for_operator(services.db, before=before))
     terminal.show([_certificate(each) for each in found], as_json)
 
 
@@ -180,7 +179,7 @@ def certificate_expiring(within: str, as_json: bool) -> None:
 @terminal.as_json_option
 def certificate_show(certificate: str, as_json: bool) -> None:
     """Show a certificate, named by its id."""
-    found = terminal.run(lambda d, _: certificates.find(d, certificate))
+    found = terminal.run(lambda services: certificates.find(services.db, certificate))
     more = {"issuer": found.issuer, "signature": found.signature, "bundle_method": found.bundle_method.value}
     terminal.show([{**_certificate(found), **more, "uploaded_on": terminal.shown(found.uploaded_at)}], as_json)
 
@@ -191,8 +190,9 @@ def certificate_show(certificate: str, as_json: bool) -> None:
 def certificate_history(certificate: str, as_json: bool) -> None:
     """Show the earlier versions of a renewed certificate, latest first."""
 
-    async def work(d: Database, _: Peppers) -> tuple[Superseded, ...]:
-        return await certificates.history(d, await certificates.find(d, certificate))
+    async def work(services: Services) -> tuple[Superseded, ...]:
+        db = services.db
+        return await certificates.history(db, await certificates.find(db, certificate))
 
     terminal.show([_superseded(each) for each in terminal.run(work)], as_json)
 
@@ -203,8 +203,10 @@ def certificate_history(certificate: str, as_json: bool) -> None:
 def certificate_export(certificate: str, out: Path) -> None:
     """Write fullchain.pem and privkey.pem for a web server; audited."""
 
-    async def work(d: Database, ring: Ring) -> certificates.Exported:
-        return await certificates.export(d, ring, terminal.operator(), await certificates.find(d, certificate))
+    async def work(services: Services) -> certificates.Exported:
+        return await certificates.export(
+            services, terminal.operator(), await certificates.find(services.db, certificate)
+        )
 
     try:
         out.mkdir(mode=0o700, parents=True, exist_ok=True)

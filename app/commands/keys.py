@@ -16,11 +16,11 @@ from app.commands import terminal
 from app.custody import keyring, rotation
 from app.custody import ring as ringfile
 from app.custody.peppers import PepperUse, add_pepper, pepper_uses
-from app.custody.ring import Ring
 from app.custody.rotation import Batch, Damage
 from app.errors import Misconfigured
 from app.identity import tokens
 from app.ids import any_uuid
+from app.services import Services
 from app.store.database import Database
 
 # Seconds between two progress lines when the output is no terminal.
@@ -51,11 +51,12 @@ def init() -> None:
 def add(pepper: bool) -> None:
     """Add a new KEK, not yet current, so that the ring can be copied to all machines first."""
     if pepper:
-        made = terminal.run_with_ring(lambda db, ring: add_pepper(db, ring, terminal.operator("keys add")))
+        made = terminal.run_with_ring(lambda s: add_pepper(s.db, s.ring, terminal.operator("keys add")))
         print(f"added pepper {made}: in some seconds new tokens use it, and existing ones from their next use")
         return
 
-    async def work(db: Database, _: Ring) -> str:
+    async def work(services: Services) -> str:
+        db = services.db
         entry = ringfile.add(terminal.settings().keyring)
         await keyring.register(db, ringfile.load(terminal.settings().keyring))
         await keyring.note(db, terminal.operator(f"keys add {entry.id}"), audit.Action.CREATE, audit.Resource.RING)
@@ -72,7 +73,8 @@ def status(as_json: bool) -> None:
     """Show each KEK of the ring and each pepper, and how many stored keys and tokens need it."""
     content = ringfile.read(terminal.settings().keyring)
 
-    async def work(db: Database, _: Ring) -> tuple[dict[str, tuple[int, int]], tuple[PepperUse, ...]]:
+    async def work(services: Services) -> tuple[dict[str, tuple[int, int]], tuple[PepperUse, ...]]:
+        db = services.db
         return await rotation.counts(db), await pepper_uses(db)
 
     held, peppers = terminal.run_with_any_ring(work)
@@ -104,7 +106,8 @@ def rotate(dry_run: bool) -> None:
     path = terminal.settings().keyring
     target = _target(path)
 
-    async def work(db: Database, ring: Ring) -> list[Damage]:
+    async def work(services: Services) -> list[Damage]:
+        db, ring = services.db, services.ring
         held = await rotation.counts(db)
         left = sum(sum(numbers) for kek_id, numbers in held.items() if kek_id != target)
         if dry_run:
@@ -150,7 +153,8 @@ def retire(id_: str, revoke: bool) -> None:
     caller = terminal.operator(f"keys retire {id_}")
     pepper_id = any_uuid(id_)
 
-    async def work(db: Database, ring: Ring) -> str:
+    async def work(services: Services) -> str:
+        db, ring = services.db, services.ring
         if pepper_id:
             gone = await tokens.retire_pepper(db, caller, pepper_id, revoke=revoke)
             return f"retired pepper {pepper_id}" + (f", with {gone} tokens and global keys" if gone else "")
@@ -168,7 +172,8 @@ def verify(rate: int | None) -> None:
     Keys that do not are listed on standard error, and the exit status is 1.
     """
 
-    async def work(db: Database, ring: Ring) -> list[Damage]:
+    async def work(services: Services) -> list[Damage]:
+        db, ring = services.db, services.ring
         held = await rotation.counts(db)
         seen = _Seen("verified", sum(map(sum, held.values())), lambda batch: batch.read)
         await seen.follow(rotation.verify(db, ring, rate))

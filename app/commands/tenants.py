@@ -4,11 +4,10 @@ import click
 
 from app.caller import Role, Scope
 from app.commands import terminal
-from app.custody.peppers import Peppers
 from app.identity import accounts, tokens, zones
 from app.identity.accounts import Account, User
 from app.identity.zones import Zone, ZoneType
-from app.store.database import Database
+from app.services import Services
 from app.x509.names import NamePolicy
 
 _ROLES = [role.value for role in Role]
@@ -25,7 +24,7 @@ def account() -> None:
 @terminal.as_json_option
 def account_create(slug: str, name: str | None, as_json: bool) -> None:
     """Create an account."""
-    made = terminal.run(lambda d, _: accounts.create_account(d, terminal.operator(), slug, name or slug))
+    made = terminal.run(lambda services: accounts.create_account(services.db, terminal.operator(), slug, name or slug))
     terminal.show([_account(made)], as_json)
 
 
@@ -33,7 +32,9 @@ def account_create(slug: str, name: str | None, as_json: bool) -> None:
 @terminal.as_json_option
 def account_list(as_json: bool) -> None:
     """Show all accounts."""
-    terminal.show([_account(each) for each in terminal.run(lambda d, _: accounts.list_accounts(d))], as_json)
+    terminal.show(
+        [_account(each) for each in terminal.run(lambda services: accounts.list_accounts(services.db))], as_json
+    )
 
 
 _switch = click.Choice(["on", "off"])
@@ -53,7 +54,7 @@ _key_max_age = click.option(
 @terminal.as_json_option
 def account_show(account: str, as_json: bool) -> None:
     """Show an account, named by id or slug."""
-    terminal.show([_account(terminal.run(lambda d, _: accounts.find_account(d, account)))], as_json)
+    terminal.show([_account(terminal.run(lambda services: accounts.find_account(services.db, account)))], as_json)
 
 
 @account.command("set")
@@ -83,8 +84,9 @@ def account_set(
     cas = _quota_number(ca_quota, "--ca-quota")
     changes = accounts.Changes(name, policy, _on(csrs), quota, key_max_age, cas)
 
-    async def work(d: Database, _: Peppers) -> Account:
-        return await accounts.set_account(d, terminal.operator(), await accounts.find_account(d, account), changes)
+    async def work(services: Services) -> Account:
+        db = services.db
+        return await accounts.set_account(db, terminal.operator(), await accounts.find_account(db, account), changes)
 
     terminal.show([_account(terminal.run(work))], as_json)
 
@@ -94,8 +96,9 @@ def account_set(
 def account_delete(account: str) -> None:
     """Delete an account and its tokens; refused while it holds CSRs, certificates, CAs or zones."""
 
-    async def work(d: Database, _: Peppers) -> None:
-        await accounts.delete_account(d, terminal.operator(), await accounts.find_account(d, account))
+    async def work(services: Services) -> None:
+        db = services.db
+        await accounts.delete_account(db, terminal.operator(), await accounts.find_account(db, account))
 
     terminal.run(work)
     terminal.say(f"deleted account {account}")
@@ -113,8 +116,9 @@ def zone() -> None:
 def zone_create(name: str, account: str, as_json: bool) -> None:
     """Create a zone."""
 
-    async def work(d: Database, _: Peppers) -> Zone:
-        return await zones.create_in(d, terminal.operator(), await accounts.find_account(d, account), name)
+    async def work(services: Services) -> Zone:
+        db = services.db
+        return await zones.create_in(db, terminal.operator(), await accounts.find_account(db, account), name)
 
     terminal.show([_zone(terminal.run(work))], as_json)
 
@@ -125,8 +129,9 @@ def zone_create(name: str, account: str, as_json: bool) -> None:
 def zone_list(account: str | None, as_json: bool) -> None:
     """Show zones."""
 
-    async def work(d: Database, _: Peppers) -> tuple[Zone, ...]:
-        return await zones.list_(d, await accounts.find_account(d, account) if account else None)
+    async def work(services: Services) -> tuple[Zone, ...]:
+        db = services.db
+        return await zones.list_(db, await accounts.find_account(db, account) if account else None)
 
     terminal.show([_zone(each) for each in terminal.run(work)], as_json)
 
@@ -136,7 +141,7 @@ def zone_list(account: str | None, as_json: bool) -> None:
 @terminal.as_json_option
 def zone_show(zone: str, as_json: bool) -> None:
     """Show a zone, named by id or name."""
-    terminal.show([_zone(terminal.run(lambda d, _: zones.find(d, zone)))], as_json)
+    terminal.show([_zone(terminal.run(lambda services: zones.find(services.db, zone)))], as_json)
 
 
 @zone.command("set")
@@ -166,8 +171,9 @@ def zone_set(
     certificates = _quota_number(certificate_quota, "--certificate-quota")
     changes = zones.Changes(_on(csrs), quota, certificates, _on(paused), ZoneType(kind) if kind else None)
 
-    async def work(d: Database, _: Peppers) -> Zone:
-        return await zones.set_(d, terminal.operator(), await zones.find(d, zone), changes)
+    async def work(services: Services) -> Zone:
+        db = services.db
+        return await zones.set_(db, terminal.operator(), await zones.find(db, zone), changes)
 
     terminal.show([_zone(terminal.run(work))], as_json)
 
@@ -177,9 +183,10 @@ def zone_set(
 def zone_delete(zone: str) -> None:
     """Delete a zone; refused while it holds CSRs or certificates."""
 
-    async def work(d: Database, _: Peppers) -> None:
-        found = await zones.find(d, zone)
-        await zones.delete(d, terminal.operator(), Scope(found.account_id, found.id))
+    async def work(services: Services) -> None:
+        db = services.db
+        found = await zones.find(db, zone)
+        await zones.delete(db, terminal.operator(), Scope(found.account_id, found.id))
 
     terminal.run(work)
     terminal.say(f"deleted zone {zone}")
@@ -198,11 +205,12 @@ def user() -> None:
 def user_create(email: str, account: str, role: str, as_json: bool) -> None:
     """Create a user with a role in an account; the global key is shown once."""
 
-    async def work(d: Database, peppers: Peppers) -> tuple[User, str]:
-        home = await accounts.find_account(d, account)
-        made = await accounts.create_user(d, terminal.operator(), email)
-        made = await accounts.set_membership(d, terminal.operator(), made, home, Role(role))
-        return made, await tokens.roll_global_key(d, peppers, terminal.operator(), made)
+    async def work(services: Services) -> tuple[User, str]:
+        db = services.db
+        home = await accounts.find_account(db, account)
+        made = await accounts.create_user(db, terminal.operator(), email)
+        made = await accounts.set_membership(db, terminal.operator(), made, home, Role(role))
+        return made, await tokens.roll_global_key(services, terminal.operator(), made)
 
     made, key = terminal.run(work)
     terminal.show([{**_user(made), "global_key": key}], as_json)
@@ -212,7 +220,7 @@ def user_create(email: str, account: str, role: str, as_json: bool) -> None:
 @terminal.as_json_option
 def user_list(as_json: bool) -> None:
     """Show all users with their roles."""
-    terminal.show([_user(each) for each in terminal.run(lambda d, _: accounts.list_users(d))], as_json)
+    terminal.show([_user(each) for each in terminal.run(lambda services: accounts.list_users(services.db))], as_json)
 
 
 @user.command("set")
@@ -226,13 +234,14 @@ def user_list(as_json: bool) -> None:
 def user_set(user: str, account: str, role: str | None, roll_key: bool, as_json: bool) -> None:
     """Change a user, named by id or email."""
 
-    async def work(d: Database, peppers: Peppers) -> dict[str, object]:
-        found = await accounts.find_user(d, user)
+    async def work(services: Services) -> dict[str, object]:
+        db = services.db
+        found = await accounts.find_user(db, user)
         if role:
-            home = await accounts.find_account(d, account)
+            home = await accounts.find_account(db, account)
             new_role = None if role == "none" else Role(role)
-            found = await accounts.set_membership(d, terminal.operator(), found, home, new_role)
-        key = {"global_key": await tokens.roll_global_key(d, peppers, terminal.operator(), found)} if roll_key else {}
+            found = await accounts.set_membership(db, terminal.operator(), found, home, new_role)
+        key = {"global_key": await tokens.roll_global_key(services, terminal.operator(), found)} if roll_key else {}
         return {**_user(found), **key}
 
     terminal.show([terminal.run(work)], as_json)
@@ -243,8 +252,9 @@ def user_set(user: str, account: str, role: str | None, roll_key: bool, as_json:
 def user_delete(user: str) -> None:
     """Delete a user, with the user's global key and tokens."""
 
-    async def work(d: Database, _: Peppers) -> None:
-        await accounts.delete_user(d, terminal.operator(), await accounts.find_user(d, user))
+    async def work(services: Services) -> None:
+        db = services.db
+        await accounts.delete_user(db, terminal.operator(), await accounts.find_user(db, user))
 
     terminal.run(work)
     terminal.say(f"deleted user {user}")

@@ -21,6 +21,7 @@ from app.custody.peppers import Peppers, load_peppers
 from app.custody.ring import Ring
 from app.errors import Misconfigured
 from app.server import first_start, roles
+from app.services import Services, for_command
 from app.store import schema
 from app.store.database import Database
 
@@ -68,42 +69,43 @@ def dsn(settings: config.Settings) -> Iterator[str]:
         yield cluster.owner
 
 
-def run(work: Callable[[Database, Peppers], Awaitable[T]]) -> T:
-    """Run `work` with the database and the peppers; raises if the schema is not this release's."""
+def run(work: Callable[[Services], Awaitable[T]]) -> T:
+    """Run `work` with the peppers; raises if the schema is not this release's, or the ring lacks a needed KEK."""
 
-    async def with_peppers(database: Database, ring: Ring) -> T:
-        return await work(database, await load_peppers(database, ring))
+    async def with_peppers(services: Services) -> T:
+        peppers = await load_peppers(services.db, services.ring)
+        return await work(msgspec.structs.replace(services, peppers=peppers))
 
     return run_with_ring(with_peppers)
 
 
-def run_with_ring(work: Callable[[Database, Ring], Awaitable[T]]) -> T:
-    """`run` for work that seals or opens keys; raises if the ring lacks a KEK that the database needs."""
-    chosen = settings()
-
-    async def with_ring(database: Database) -> T:
-        return await work(database, await first_start.ring_for(chosen, database))
-
-    return _run_on_database(with_ring)
+def run_with_ring(work: Callable[[Services], Awaitable[T]]) -> T:
+    """`run` without the peppers, which may be damaged."""
+    return _run(work, first_start.ring_for)
 
 
-def run_with_any_ring(work: Callable[[Database, Ring], Awaitable[T]]) -> T:
+def run_with_any_ring(work: Callable[[Services], Awaitable[T]]) -> T:
     """`run_with_ring` for diagnosis: the ring may lack KEKs."""
 
-    async def with_ring(database: Database) -> T:
-        return await work(database, ringfile.load(settings().keyring))
+    async def ring_as_it_is(chosen: config.Settings, _: Database) -> Ring:
+        return ringfile.load(chosen.keyring)
 
-    return _run_on_database(with_ring)
+    return _run(work, ring_as_it_is)
 
 
-def _run_on_database(work: Callable[[Database], Awaitable[T]]) -> T:
+def _run(
+    work: Callable[[Services], Awaitable[T]], ring_for: Callable[[config.Settings, Database], Awaitable[Ring]]
+) -> T:
     chosen = settings()
 
     async def inside(address: str) -> T:
         database = Database(address, 1, chosen.statement_cache_size)
         try:
             await schema.require_current(database)
-            return await work(database)
+            ring = await ring_for(chosen, database)
+            services = for_command(database, ring, Peppers({}), chosen.pki_url)
+            with contextlib.closing(services.pool):
+                return await work(services)
         finally:
             await database.close()
 

@@ -8,11 +8,11 @@ import click
 
 from app.caller import GROUPS
 from app.commands import terminal
-from app.custody.peppers import Peppers
 from app.errors import Invalid, Misconfigured
 from app.identity import accounts, policies, tokens, zones
 from app.identity.accounts import Account, User
 from app.identity.tokens import Token
+from app.services import Services
 from app.store.database import Database
 
 
@@ -54,15 +54,16 @@ def token_create(
     asked = _read(file) if file else None
     named = tuple(policies.find_group(group) for group in groups)
 
-    async def work(d: Database, peppers: Peppers) -> tuple[Token, str]:
-        home = await accounts.find_account(d, account)
-        owner = await accounts.find_user(d, user) if user else None
-        only = tuple(dict.fromkeys([await zones.find_in(d, home, word) for word in zone_words]))
+    async def work(services: Services) -> tuple[Token, str]:
+        db = services.db
+        home = await accounts.find_account(db, account)
+        owner = await accounts.find_user(db, user) if user else None
+        only = tuple(dict.fromkeys([await zones.find_in(db, home, word) for word in zone_words]))
         text = policies.write(home, named or policies.default_groups(only), only)
         if asked is not None:
-            text = await _from_file(d, home, owner, asked)
+            text = await _from_file(db, home, owner, asked)
         new = tokens.NewToken(home, name, text, owner, condition, begins, expires_on)
-        return await tokens.create(d, peppers, terminal.operator(), new)
+        return await tokens.create(services, terminal.operator(), new)
 
     made, value = terminal.run(work)
     terminal.show([{**_token(made), "token": value}], as_json)
@@ -72,7 +73,7 @@ def token_create(
 @terminal.as_json_option
 def token_list(as_json: bool) -> None:
     """Show all tokens, without their values."""
-    terminal.show([_token(each) for each in terminal.run(lambda d, _: tokens.list_(d))], as_json)
+    terminal.show([_token(each) for each in terminal.run(lambda services: tokens.list_(services.db))], as_json)
 
 
 @token.command("show")
@@ -80,7 +81,7 @@ def token_list(as_json: bool) -> None:
 @terminal.as_json_option
 def token_show(token: str, as_json: bool) -> None:
     """Show a token, named by its id, with its policies."""
-    found = terminal.run(lambda d, _: tokens.find(d, token))
+    found = terminal.run(lambda services: tokens.find(services.db, token))
     more = {"not_before": terminal.shown(found.not_before), "condition": found.condition, "policies": found.policies}
     terminal.show([{**_token(found), **more}], as_json)
 
@@ -99,9 +100,9 @@ def token_groups(as_json: bool) -> None:
 def token_roll(token: str, as_json: bool) -> None:
     """Give a token, named by its id, a new value, shown once; the old one stops working within a second."""
 
-    async def work(d: Database, peppers: Peppers) -> tuple[Token, str]:
-        found = await tokens.find(d, token)
-        return found, await tokens.roll(d, peppers, terminal.operator(), found)
+    async def work(services: Services) -> tuple[Token, str]:
+        found = await tokens.find(services.db, token)
+        return found, await tokens.roll(services, terminal.operator(), found)
 
     found, value = terminal.run(work)
     terminal.show([{**_token(found), "token": value}], as_json)
@@ -114,8 +115,9 @@ def token_roll(token: str, as_json: bool) -> None:
 def token_set(token: str, status: str, as_json: bool) -> None:
     """Enable or disable a token, named by its id."""
 
-    async def work(d: Database, _: Peppers) -> Token:
-        return await tokens.set_status(d, terminal.operator(), await tokens.find(d, token), active=status == "active")
+    async def work(services: Services) -> Token:
+        db = services.db
+        return await tokens.set_status(db, terminal.operator(), await tokens.find(db, token), active=status == "active")
 
     terminal.show([_token(terminal.run(work))], as_json)
 
@@ -125,8 +127,9 @@ def token_set(token: str, status: str, as_json: bool) -> None:
 def token_revoke(token: str) -> None:
     """Delete a token, named by its id; it stops working within a second."""
 
-    async def work(d: Database, _: Peppers) -> None:
-        await tokens.revoke(d, terminal.operator(), await tokens.find(d, token))
+    async def work(services: Services) -> None:
+        db = services.db
+        await tokens.revoke(db, terminal.operator(), await tokens.find(db, token))
 
     terminal.run(work)
     terminal.say(f"revoked token {token}")

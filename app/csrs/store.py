@@ -11,8 +11,6 @@ from app.audit import record as audit
 from app.caller import Caller, Scope
 from app.csrs.model import Csr, CsrQuery, CsrRequest, Order, Page
 from app.custody import keyring
-from app.custody.keypool import KeyPool
-from app.custody.ring import Ring
 from app.errors import (
     Advice,
     Clash,
@@ -27,6 +25,7 @@ from app.errors import (
     Thing,
     quoted,
 )
+from app.services import Services
 from app.store import idempotency, paging
 from app.store.database import Connection, Database, parameters
 from app.store.idempotency import Idempotency
@@ -203,19 +202,14 @@ _CREATES = {
 
 
 async def create(
-    db: Database,
-    ring: Ring,
-    pool: KeyPool,
-    caller: Caller,
-    scope: Scope,
-    request: CsrRequest,
-    once: Idempotency | None = None,
+    services: Services, caller: Caller, scope: Scope, request: CsrRequest, once: Idempotency | None = None
 ) -> Csr:
     """Create a key pair and its CSR. With `once`, repeated calls return the CSR of the first one.
 
     Raises Invalid, LimitReached, Unavailable, Conflict if the key of `once` was used with another body, and NotFound if
     the CSR of the first call has been deleted.
     """
+    db = services.db
     made = await idempotency.find(db, caller, scope.account_id, once) if once else None
     if made:
         return await get(db, scope, made)
@@ -224,10 +218,10 @@ async def create(
         raise Invalid(found)
     # Before the expensive work.
     db.require_room()
-    pair = await pool.take(KeyType(request.key_type))
+    pair = await services.pool.take(KeyType(request.key_type))
     csr_id = uuid4()
     pem = pkcs10.custom_csr(pair, request.subject, request.sans)
-    key = keyring.new_key(ring, scope.account_id, pair)
+    key = keyring.new_key(services.ring, scope.account_id, pair)
     values = (
         *key.row,
         *(csr_id, scope.zone_id, request.name, request.description),

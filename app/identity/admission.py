@@ -20,10 +20,10 @@ import msgspec
 
 from app.audit import record as audit
 from app.caller import Access, Actor, Area, Caller, Level, Role, Scope, Visit
-from app.custody.peppers import Peppers
 from app.errors import Conflict, Denial, Forbidden, Scheme, Unauthenticated, Unavailable
 from app.identity import policies, tokens
 from app.identity.tokens import TokenStatus
+from app.services import Services
 from app.store import scopes
 from app.store.database import Database
 
@@ -232,39 +232,37 @@ _ACCESS_TOKEN_SQL = _statement(_BY_ACCESS_TOKEN, None, "")
 _KEY_AT = {level: _statement(_BY_KEY, level, "$3") for level in (*Level, None)}
 
 
-async def admit(
-    db: Database, peppers: Peppers, memory: Memory, credential: Credential, place: Place, visit: Visit
-) -> Admission:
+async def admit(services: Services, memory: Memory, credential: Credential, place: Place, visit: Visit) -> Admission:
     """Who asks, and what the path names, in one statement, or in none if both are remembered.
 
     Raises Unauthenticated, and Forbidden(ADDRESS) for a token that is not allowed from the caller's address.
     """
     caller, what = _remembered(memory, credential, visit), memory.scope(place)
     if caller is None or what is None:
-        return await admit_anew(db, peppers, memory, credential, place, visit)
+        return await admit_anew(services, memory, credential, place, visit)
     return Admission(caller, *_scope(what), remembered=True)
 
 
 async def admit_anew(
-    db: Database, peppers: Peppers, memory: Memory, credential: Credential, place: Place, visit: Visit
+    services: Services, memory: Memory, credential: Credential, place: Place, visit: Visit
 ) -> Admission:
     """As `admit`, and nothing remembered counts."""
     asked = time.monotonic()
-    row = await _look(db, peppers, credential, place)
+    row = await _look(services, credential, place)
     caller = _caller(row, credential, visit, place)
     memory.keep(asked, row, credential, place)
     return Admission(caller, *_scope(row))
 
 
 async def authenticate(
-    db: Database, peppers: Peppers, memory: Memory, credential: Credential, visit: Visit, *, anew: bool = False
+    services: Services, memory: Memory, credential: Credential, visit: Visit, *, anew: bool = False
 ) -> Caller:
     """Who asks, where the path names neither account nor zone; errors as for `admit`."""
     remembered = None if anew else _remembered(memory, credential, visit)
     if remembered is not None:
         return remembered
     asked = time.monotonic()
-    row = await _look(db, peppers, credential, None)
+    row = await _look(services, credential, None)
     caller = _caller(row, credential, visit, None)
     memory.keep(asked, row, credential)
     return caller
@@ -281,7 +279,8 @@ def _remembered(memory: Memory, credential: Credential, visit: Visit) -> Caller 
     return caller if _allowed_address(caller) else None
 
 
-async def _look(db: Database, peppers: Peppers, credential: Credential, place: Place | None) -> asyncpg.Record:
+async def _look(services: Services, credential: Credential, place: Place | None) -> asyncpg.Record:
+    db, peppers = services.db, services.peppers
     level, ids = (place.level, (place.id,)) if place else (None, ())
     renewed: str | None = _NEW_DIGEST
     values: tuple[object, ...] = ids
@@ -293,7 +292,7 @@ async def _look(db: Database, peppers: Peppers, credential: Credential, place: P
     else:
         value, sql = credential.value, _TOKEN_AT[level]
     row = await db.fetchrow(sql, peppers.digests(value), *values)
-    if row is not None and row["id"] and renewed and await _renew_digest(db, peppers, renewed, row, value):
+    if row is not None and row["id"] and renewed and await _renew_digest(services, renewed, row, value):
         row = await db.fetchrow(sql, peppers.digests(value), *values)
     if row is None or row["id"] is None:
         raise Unauthenticated(_scheme(credential))
@@ -390,14 +389,15 @@ _NEW_DIGEST = "UPDATE tokens SET digest = $4, pepper_id = $3 WHERE id = $1 AND d
 _NEW_KEY_DIGEST = "UPDATE users SET key_digest = $4, key_pepper_id = $3 WHERE id = $1 AND key_digest = ANY($2)"
 
 
-async def _renew_digest(db: Database, peppers: Peppers, sql: str, row: asyncpg.Record, value: str) -> bool:
+async def _renew_digest(services: Services, sql: str, row: asyncpg.Record, value: str) -> bool:
     """Digest a credential that was good with the newest pepper from now on, so that earlier ones can be retired."""
-    pepper_id, digest = peppers.newest(value)
+    pepper_id, digest = services.peppers.newest(value)
     if row["pepper_id"] != pepper_id:
         # A database that takes no writes now, or has just lost this pepper, is asked another time; the credential is
         # good all the same.
         with contextlib.suppress(Unavailable, Conflict):
-            return await db.execute(sql, row["id"], peppers.digests(value), pepper_id, digest) == "UPDATE 1"
+            digests = services.peppers.digests(value)
+            return await services.db.execute(sql, row["id"], digests, pepper_id, digest) == "UPDATE 1"
     return False
 
 
@@ -413,10 +413,10 @@ class Verification(msgspec.Struct, frozen=True):
 
 
 async def verify(
-    db: Database, peppers: Peppers, credential: TokenCredential, account_id: UUID | None, visit: Visit
+    services: Services, credential: TokenCredential, account_id: UUID | None, visit: Visit
 ) -> Verification:
     """The state of a token, for a token of any owner, as it is now; raises Unauthenticated for an unknown one."""
-    row = await db.fetchrow(_TOKEN_AT[None], peppers.digests(credential.value))
+    row = await services.db.fetchrow(_TOKEN_AT[None], services.peppers.digests(credential.value))
     if row is None or row["id"] is None:
         raise Unauthenticated(Scheme.TOKEN)
     now, begins, ends = datetime.now(UTC), row["not_before"], row["expires_on"]
@@ -453,28 +453,27 @@ SELECT id FROM login
 """
 
 
-async def authenticate_login(
-    db: Database, peppers: Peppers, memory: Memory, token_id: UUID, secret: str, visit: Visit
-) -> Caller:
+async def authenticate_login(services: Services, memory: Memory, token_id: UUID, secret: str, visit: Visit) -> Caller:
     """Who logs in with the id and the value of an API token; raises Unauthenticated and Forbidden(ADDRESS)."""
     if not tokens.is_well_formed(secret) or not secret.startswith(tokens.API_TOKEN):
         raise Unauthenticated(Scheme.TOKEN)
-    caller = await authenticate(db, peppers, memory, TokenCredential(secret), visit, anew=True)
+    caller = await authenticate(services, memory, TokenCredential(secret), visit, anew=True)
     if caller.id != token_id:
         raise Unauthenticated(Scheme.TOKEN)
     return caller
 
 
-async def log_in(db: Database, peppers: Peppers, caller: Caller, secret: str) -> str:
+async def log_in(services: Services, caller: Caller, secret: str) -> str:
     """An access token for the caller's API token: the same policies, addresses and end, for ACCESS_SECONDS at most.
 
     Audited; raises Unauthenticated when the token was revoked or rolled meanwhile.
     """
     value = tokens.new_token(tokens.ACCESS_TOKEN)
+    peppers = services.peppers
     _, digest = peppers.newest(value)
     audited = audit.values(caller, audit.Action.LOGIN, audit.Resource.TOKEN)
     values = (digest, float(tokens.ACCESS_SECONDS), caller.id, audit.NO_ACCOUNT, peppers.digests(secret))
-    row = await db.fetchrow(_LOGIN, *values, *audited)
+    row = await services.db.fetchrow(_LOGIN, *values, *audited)
     if row is None:
         raise Unauthenticated(Scheme.TOKEN)
     return value

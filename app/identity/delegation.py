@@ -10,7 +10,6 @@ import msgspec
 
 from app.audit import record as audit
 from app.caller import GROUPS, Access, Actor, Area, Caller, Level, Role, Scope
-from app.custody.peppers import Peppers
 from app.errors import (
     Clash,
     Conflict,
@@ -27,6 +26,7 @@ from app.errors import (
 )
 from app.identity import accounts, containment, policies, proof, tokens, zones
 from app.identity.tokens import Token, TokenStatus
+from app.services import Services
 from app.store import idempotency, paging
 from app.store.database import Connection, Database
 from app.store.idempotency import Idempotency
@@ -139,17 +139,18 @@ def _no_token(token_id: UUID) -> NotFound:
 
 
 async def create(
-    db: Database, peppers: Peppers, caller: Caller, owner: Owner, draft: Draft, once: Idempotency | None = None
+    services: Services, caller: Caller, owner: Owner, draft: Draft, once: Idempotency | None = None
 ) -> tuple[Token, str]:
     """Create a token; returns it with its value, which is not stored.
 
     Raises Invalid, Wider, LimitReached, and Conflict if a request with the key of `once` has already created one.
     """
+    db = services.db
     if once and await idempotency.find(db, caller, owner.filed_under, once):
         raise _not_again()
     text = await _checked(db, caller, owner, draft, None)
     value = tokens.new_token()
-    pepper_id, digest = peppers.newest(value)
+    pepper_id, digest = services.peppers.newest(value)
     token_id = uuid4()
 
     async def work(connection: Connection) -> Token | None:
@@ -214,8 +215,9 @@ async def update(db: Database, caller: Caller, owner: Owner, token_id: UUID, dra
     return await db.transaction(work)
 
 
-async def roll(db: Database, peppers: Peppers, caller: Caller, owner: Owner, token_id: UUID) -> str:
+async def roll(services: Services, caller: Caller, owner: Owner, token_id: UUID) -> str:
     """Give a token a new value, and return it; the old one stops working. Raises NotFound, Wider and Conflict."""
+    db = services.db
     token = await get(db, owner, token_id)
     made = _as_caller(owner, caller, token.policies, token.condition, token.expires_on)
     await _require_contained(db, caller, owner, made, token_id)
@@ -229,7 +231,7 @@ async def roll(db: Database, peppers: Peppers, caller: Caller, owner: Owner, tok
             raise _no_token(token_id)
         if tokens.of_row(now).modified_on != token.modified_on:
             raise Conflict("the token was changed at this moment; try again", Clash.CHANGED)
-        return await tokens.roll_in(connection, peppers, caller, token_id)
+        return await tokens.roll_in(connection, services.peppers, caller, token_id)
 
     return await db.transaction(work)
 

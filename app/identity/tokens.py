@@ -18,6 +18,7 @@ from app.errors import Conflict, NotFound, Scheme, Unauthenticated, quoted
 from app.identity import accounts
 from app.identity.accounts import Account, User
 from app.ids import any_uuid
+from app.services import Services
 from app.store.database import Connection, Database
 
 
@@ -111,11 +112,11 @@ class NewToken(msgspec.Struct, frozen=True):
     expires_on: datetime | None = None
 
 
-async def create(db: Database, peppers: Peppers, caller: Caller, new: NewToken) -> tuple[Token, str]:
+async def create(services: Services, caller: Caller, new: NewToken) -> tuple[Token, str]:
     """Create a token, for the operator; returns it with its value, which is not stored. Raises Invalid."""
     accounts.checked_name("name", new.name, MAX_NAME)
     value = new_token()
-    pepper_id, digest = peppers.newest(value)
+    pepper_id, digest = services.peppers.newest(value)
     owner = (None, new.user.id) if new.user else (new.account.id, None)
 
     async def work(connection: Connection) -> Token:
@@ -124,7 +125,7 @@ async def create(db: Database, peppers: Peppers, caller: Caller, new: NewToken) 
             *(connection, caller, uuid4(), *owner, new.name, digest, pepper_id, new.policies, new.condition, *times)
         )
 
-    return await db.transaction(work), value
+    return await services.db.transaction(work), value
 
 
 async def insert(connection: Connection, caller: Caller, *values: object) -> Token:
@@ -176,9 +177,9 @@ async def roll_in(connection: Connection, peppers: Peppers, caller: Caller, toke
     return value
 
 
-async def roll(db: Database, peppers: Peppers, caller: Caller, token: Token) -> str:
+async def roll(services: Services, caller: Caller, token: Token) -> str:
     """`roll_in` in its own transaction, for the operator."""
-    return await db.transaction(lambda connection: roll_in(connection, peppers, caller, token.id))
+    return await services.db.transaction(lambda connection: roll_in(connection, services.peppers, caller, token.id))
 
 
 async def revoke(db: Database, caller: Caller, token: Token) -> None:
@@ -191,10 +192,10 @@ async def revoke(db: Database, caller: Caller, token: Token) -> None:
     await db.transaction(work)
 
 
-async def roll_global_key(db: Database, peppers: Peppers, caller: Caller, user: User) -> str:
+async def roll_global_key(services: Services, caller: Caller, user: User) -> str:
     """Give a user a new global key, and return it; it is not stored, and the old one stops working."""
     value = new_global_key()
-    pepper_id, digest = peppers.newest(value)
+    pepper_id, digest = services.peppers.newest(value)
 
     async def work(connection: Connection) -> None:
         sql = "UPDATE users SET key_digest = $2, key_pepper_id = $3 WHERE id = $1"
@@ -202,7 +203,7 @@ async def roll_global_key(db: Database, peppers: Peppers, caller: Caller, user: 
         place = (audit.NO_ACCOUNT, user.id, None)
         await audit.record(connection, caller, audit.Action.UPDATE, audit.Resource.USER, place)
 
-    await db.transaction(work)
+    await services.db.transaction(work)
     return value
 
 

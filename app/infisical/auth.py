@@ -10,7 +10,7 @@ from app.infisical import guard, reading, wire
 from app.infisical.wire import Malformed, Refused
 from app.web import bodies
 from app.web.handling import AnyRequest, post
-from app.web.state import House
+from app.web.state import State, state_of
 
 # These count as failed logins of the address.
 _REFUSED = (bodies.TooLarge, bodies.Incomplete, Refused, Malformed, Unauthenticated, Forbidden)
@@ -34,18 +34,18 @@ class Login(Controller):
     @post("/login")
     async def login(self, request: AnyRequest) -> AccessToken:
         """Get an access token for an API token."""
-        house, visit = wire.house(request), msgspec.structs.replace(wire.visit(request), status=200, denied_status=401)
+        state, visit = state_of(request), msgspec.structs.replace(wire.visit(request), status=200, denied_status=401)
         try:
             client_id, secret = await _credentials(request)
             token_id = tokens.id_of(client_id)
-            caller = await admission.authenticate_login(house.db, house.peppers, house.memory, token_id, secret, visit)
+            caller = await admission.authenticate_login(state.services, state.memory, token_id, secret, visit)
         except _REFUSED as error:
-            raise await _refused(house, visit, error) from None
+            raise await _refused(state, visit, error) from None
         guard.count(request, caller)
         try:
-            value = await admission.log_in(house.db, house.peppers, caller, secret)
+            value = await admission.log_in(state.services, caller, secret)
         except Unauthenticated as error:
-            raise await _refused(house, visit, error) from None
+            raise await _refused(state, visit, error) from None
         return AccessToken(value, tokens.ACCESS_SECONDS, tokens.ACCESS_SECONDS)
 
 
@@ -60,8 +60,8 @@ async def _credentials(request: AnyRequest) -> tuple[str, str]:
     return client_id, secret
 
 
-async def _refused(house: House, visit: Visit, error: Exception) -> Exception:
+async def _refused(state: State, visit: Visit, error: Exception) -> Exception:
     """Count a failed login and return the error to raise; raises 429 above the limit."""
-    guard.count_failure(house, visit)
-    await admission.write_down(house.db, error)
+    guard.count_failure(state, visit)
+    await admission.write_down(state.services.db, error)
     return Refused(401, "Invalid credentials") if isinstance(error, Unauthenticated | Forbidden) else error

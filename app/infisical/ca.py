@@ -12,7 +12,7 @@ from app.ca import authorities, issuing, leaves, lifecycle
 from app.ca.authorities import Changes, NewAuthority
 from app.ca.issuing import Signed
 from app.ca.leaves import LeafRequest
-from app.ca.lifecycle import IntermediateRequest
+from app.ca.lifecycle import IntermediateRequest, SignedElsewhere
 from app.ca.model import Authority, CaType
 from app.caller import Caller, Scope
 from app.errors import NotFound
@@ -23,6 +23,7 @@ from app.infisical.guard import Action
 from app.infisical.reading import Fields
 from app.infisical.wire import Issue, Malformed
 from app.web.handling import AnyRequest, delete, get, patch, post
+from app.web.state import state_of
 from app.x509 import pkix
 from app.x509.keys import CaKeyType
 from app.x509.subjects import CaSubject
@@ -145,13 +146,13 @@ class NewCa(Controller):
     @post()
     async def create(self, context: CallerOnly, request: AnyRequest) -> CaAnswer:
         """Make a CA."""
-        house, caller = context.house, context.caller
+        services, caller = context.services, context.caller
         fields = reading.fields(await wire.body(request))
         slug, new = fields.text("projectSlug", required=True), _new_authority(fields)
         fields.done()
-        scope = await authorities.scope_of_slug(house.db, caller, slug)
-        await guard.require(house, caller, scope, Action.CREATE)
-        return CaAnswer(ca_object(await lifecycle.create(house.db, house.ring, house.pool, caller, scope, new)))
+        scope = await authorities.scope_of_slug(services.db, caller, slug)
+        await guard.require(context.state, caller, scope, Action.CREATE)
+        return CaAnswer(ca_object(await lifecycle.create(services, caller, scope, new)))
 
 
 class Cas(Controller):
@@ -160,16 +161,16 @@ class Cas(Controller):
     @get()
     async def list_(self, context: CallerOnly, request: AnyRequest) -> list[InternalCa]:
         """List the CAs of an account."""
-        house, caller = context.house, context.caller
+        db, caller = context.services.db, context.caller
         project_ids = request.query_params.getall("projectId", [])
         if len(project_ids) != 1:
             raise Malformed([Issue("invalid_type", ["projectId"], "Required once", "string", "undefined")])
         project_id = guard.account_id_of(project_ids[0])
         if project_id is None:
             raise NotFound(f"Project with ID '{project_ids[0]}' not found")
-        scope = await authorities.scope_of_account(house.db, caller, project_id)
-        await guard.require(house, caller, scope, Action.READ)
-        return [_internal(authority) for authority in await authorities.list_(house.db, caller, scope)]
+        scope = await authorities.scope_of_account(db, caller, project_id)
+        await guard.require(context.state, caller, scope, Action.READ)
+        return [_internal(authority) for authority in await authorities.list_(db, caller, scope)]
 
 
 class OneCa(Controller):
@@ -178,7 +179,7 @@ class OneCa(Controller):
     @get(action=Action.READ)
     async def get_one(self, context: Context, ca_id: FromPath[str]) -> CaAnswer:
         """Get a CA."""
-        return CaAnswer(ca_object(await authorities.viewed(context.house.db, *_place(context, ca_id))))
+        return CaAnswer(ca_object(await authorities.viewed(context.services.db, *_place(context, ca_id))))
 
     @patch(action=Action.EDIT)
     async def edit(self, context: Context, request: AnyRequest, ca_id: FromPath[str]) -> CaAnswer:
@@ -189,23 +190,21 @@ class OneCa(Controller):
             disabled = fields.choice("status", ["active", "disabled"]) == "disabled"
         changes = Changes(disabled, fields.flag("requireTemplateForIssuance"))
         fields.done()
-        return CaAnswer(ca_object(await authorities.change(context.house.db, *_place(context, ca_id), changes)))
+        return CaAnswer(ca_object(await authorities.change(context.services.db, *_place(context, ca_id), changes)))
 
     @delete(action=Action.DELETE)
     async def delete_one(self, context: Context, ca_id: FromPath[str]) -> CaAnswer:
         """Delete a CA and destroy its key."""
-        return CaAnswer(ca_object(await authorities.delete(context.house.db, *_place(context, ca_id))))
+        return CaAnswer(ca_object(await authorities.delete(context.services.db, *_place(context, ca_id))))
 
     @get("/csr", action=Action.CREATE)
     async def csr(self, context: Context, ca_id: FromPath[str]) -> Csr:
         """Get the CSR of an intermediate."""
-        house = context.house
-        return Csr(wire.shown(await lifecycle.csr(house.db, house.ring, *_place(context, ca_id))))
+        return Csr(wire.shown(await lifecycle.csr(context.services, *_place(context, ca_id))))
 
     @post("/sign-intermediate", action=Action.SIGN_INTERMEDIATE)
     async def sign_intermediate(self, context: Context, request: AnyRequest, ca_id: FromPath[str]) -> SignedCertificate:
         """Sign the CSR of another CA."""
-        house = context.house
         fields = reading.fields(await wire.body(request))
         text, not_after = fields.text("csr", required=True), fields.date("notAfter", required=True)
         not_before = fields.date("notBefore")
@@ -214,7 +213,7 @@ class OneCa(Controller):
         if not_after is None:
             raise TypeError("a required date that is not there")
         asked, place = IntermediateRequest(text, not_after, not_before, length), _place(context, ca_id)
-        signed = await lifecycle.sign_intermediate(house.db, house.ring, *place, asked, house.pki_url)
+        signed = await lifecycle.sign_intermediate(context.services, *place, asked)
         return signed_object(signed)
 
     @post("/import-certificate", action=Action.CREATE)
@@ -224,25 +223,24 @@ class OneCa(Controller):
         certificate, chain = fields.text("certificate", required=True), fields.text("certificateChain", required=True)
         fields.done()
         place = _place(context, ca_id)
-        made = await lifecycle.import_certificate(context.house.db, *place, certificate, chain)
+        made = await lifecycle.import_certificate(context.services.db, *place, SignedElsewhere(certificate, chain))
         return Imported("Successfully imported certificate to CA", str(made.id))
 
     @get("/certificate", action=Action.READ)
     async def certificate(self, context: Context, ca_id: FromPath[str]) -> CertificateWithChain:
         """Get the certificate of a CA."""
-        return _with_chain(await authorities.viewed(context.house.db, *_place(context, ca_id)))
+        return _with_chain(await authorities.viewed(context.services.db, *_place(context, ca_id)))
 
     @get("/ca-certificates", action=Action.READ)
     async def versions(self, context: Context, ca_id: FromPath[str]) -> list[CaVersion]:
         """List the certificates that a CA has had."""
-        authority = await authorities.viewed(context.house.db, *_place(context, ca_id))
-        found = await lifecycle.versions(context.house.db, authority)
+        authority = await authorities.viewed(context.services.db, *_place(context, ca_id))
+        found = await lifecycle.versions(context.services.db, authority)
         return [CaVersion(wire.shown(v.pem), wire.shown(v.chain), v.serial, v.version) for v in found]
 
     @post("/renew", action=Action.RENEW)
     async def renew(self, context: Context, request: AnyRequest, ca_id: FromPath[str]) -> CertificateWithChain:
         """Renew the certificate of a CA for the same key."""
-        house = context.house
         fields = reading.fields(await wire.body(request))
         fields.choice("type", ["existing"])
         not_after = fields.date("notAfter", required=True)
@@ -250,27 +248,25 @@ class OneCa(Controller):
         if not_after is None:
             raise TypeError("a required date that is not there")
         place = _place(context, ca_id)
-        return _with_chain(await lifecycle.renew(house.db, house.ring, *place, not_after, house.pki_url))
+        return _with_chain(await lifecycle.renew(context.services, *place, not_after))
 
     @post("/sign-certificate", action=Action.ISSUE)
     async def sign_certificate(self, context: Context, request: AnyRequest, ca_id: FromPath[str]) -> SignedCertificate:
         """Sign the CSR of a server or client."""
-        house = context.house
         fields = reading.fields(await wire.body(request))
         asked = leaf_request(fields, with_csr=True)
         fields.done()
         place = _place(context, ca_id)
-        return signed_object(await leaves.sign(house.db, house.ring, *place, asked, house.pki_url))
+        return signed_object(await leaves.sign(context.services, *place, asked))
 
     @post("/issue-certificate", action=Action.ISSUE_KEY)
     async def issue_certificate(self, context: Context, request: AnyRequest, ca_id: FromPath[str]) -> IssuedCertificate:
         """Create a key and a certificate for it; the key is returned once and not stored."""
-        house = context.house
         fields = reading.fields(await wire.body(request))
         asked = leaf_request(fields, with_csr=False)
         fields.done()
         place = _place(context, ca_id)
-        made = await leaves.issue(house.db, house.ring, house.pool, *place, asked, house.pki_url)
+        made = await leaves.issue(context.services, *place, asked)
         signed = signed_object(made.signed)
         values = (signed.certificate, signed.certificate_chain, signed.issuing_ca_certificate, signed.serial_number)
         return IssuedCertificate(*values, private_key=wire.shown(made.private_key))
@@ -285,7 +281,7 @@ class CaCertificates(Controller):
         found, certificate_id = canonical_uuid(ca_id), canonical_uuid(ca_cert_id)
         if found is None or certificate_id is None:
             raise NotFound("CA certificate not found")
-        der = await lifecycle.published(wire.house(request).db, found, certificate_id)
+        der = await lifecycle.published(state_of(request).services.db, found, certificate_id)
         return wire.download(der, "application/pkix-cert")
 
 

@@ -50,36 +50,37 @@ class Certificates(Controller):
     @post("/sign-certificate")
     async def sign_certificate(self, context: CallerOnly, request: AnyRequest) -> SignedCertificate:
         """Sign the CSR of a server or client with the CA that the body names."""
-        house = context.house
         fields = reading.fields(await wire.body(request))
         text, asked = fields.text("caId", required=True), ca.leaf_request(fields, with_csr=True)
         fields.done()
-        scope, ca_id = await guard.scope_of_ca(house, context.caller, text, Action.ISSUE)
-        signed = await leaves.sign(house.db, house.ring, context.caller, scope, ca_id, asked, house.pki_url)
+        scope, ca_id = await guard.scope_of_ca(context.state, context.caller, text, Action.ISSUE)
+        signed = await leaves.sign(context.services, context.caller, scope, ca_id, asked)
         return ca.signed_object(signed)
 
     @get("/{serial_number:str}", action=Action.READ)
     async def get_one(self, context: Context, serial_number: FromPath[str]) -> CertificateAnswer:
         """Get a certificate."""
         serial = wire.serial_of(serial_number)
-        return CertificateAnswer(_object(await issuing.viewed(context.house.db, context.caller, context.scope, serial)))
+        return CertificateAnswer(
+            _object(await issuing.viewed(context.services.db, context.caller, context.scope, serial))
+        )
 
     @get("/{serial_number:str}/certificate", action=Action.READ)
     async def certificate(self, context: Context, serial_number: FromPath[str]) -> CertificateWithChain:
         """Get a certificate with its chain."""
         serial = wire.serial_of(serial_number)
-        found = await issuing.viewed(context.house.db, context.caller, context.scope, serial)
-        signed = await issuing.signed(context.house.db, found)
+        found = await issuing.viewed(context.services.db, context.caller, context.scope, serial)
+        signed = await issuing.signed(context.services.db, found)
         return CertificateWithChain(wire.shown(signed.pem), wire.shown(signed.chain), signed.serial)
 
     @post("/{serial_number:str}/revoke", action=Action.REVOKE)
     async def revoke(self, context: Context, request: AnyRequest, serial_number: FromPath[str]) -> Revoked:
         """Revoke a certificate."""
-        house, serial = context.house, wire.serial_of(serial_number)
+        serial = wire.serial_of(serial_number)
         fields = reading.fields(await wire.body(request))
         reason = fields.choice("revocationReason", [*Reason.__members__])
         fields.done()
-        revoked = await crls.revoke(house.db, house.ring, context.caller, context.scope, serial, Reason[reason])
+        revoked = await crls.revoke(context.services, context.caller, context.scope, serial, Reason[reason])
         at = wire.instant(revoked.revoked_at or revoked.modified_at)
         return Revoked("Successfully revoked certificate", revoked.serial, at)
 

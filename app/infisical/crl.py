@@ -13,6 +13,7 @@ from app.infisical import wire
 from app.infisical.context import Context, ScopeContext
 from app.infisical.guard import Action
 from app.web.handling import AnyRequest, get
+from app.web.state import state_of
 from app.x509 import crl as crl_bytes
 
 
@@ -47,13 +48,12 @@ class PublicCrl(Controller):
     @get("/{crl_id:str}/der")
     async def der(self, request: AnyRequest, crl_id: FromPath[str]) -> Response[bytes]:
         """Fetch a CRL."""
-        house, found = wire.house(request), canonical_uuid(crl_id)
+        found = canonical_uuid(crl_id)
         if found is None:
             raise NotFound("CRL not found")
-        return wire.download(await crls.published(house.db, house.ring, found), "application/pkix-crl")
+        return wire.download(await crls.published(state_of(request).services, found), "application/pkix-crl")
 
 
 async def _pem(context: ScopeContext, ca_id: str) -> str:
-    house = context.house
-    authority = await authorities.viewed(house.db, context.caller, context.scope, UUID(ca_id))
-    return wire.shown(crl_bytes.pem(await crls.current(house.db, house.ring, authority)))
+    authority = await authorities.viewed(context.services.db, context.caller, context.scope, UUID(ca_id))
+    return wire.shown(crl_bytes.pem(await crls.current(context.services, authority)))

@@ -19,7 +19,7 @@ from app.infisical.wire import Detail, Refused
 from app.web.context import CallerContext
 from app.web.handling import AnyConnection, header
 from app.web.limits import Verdict
-from app.web.state import House
+from app.web.state import State, state_of
 
 SUBJECT = "certificate-authorities"
 
@@ -59,50 +59,49 @@ async def guard(connection: AnyConnection, handler: BaseRouteHandler) -> None:
     Where the path names a CA or certificate, the caller must be allowed the `action` in its account; elsewhere
     the handler asks `require` once the body has named the account.
     """
-    house: House = connection.app.state.house
-    state = connection.scope["state"]
-    visit = msgspec.structs.replace(state["visit"], status=200, denied_status=403)
-    caller = await _authenticated(connection, house, visit)
+    state, found = state_of(connection), connection.scope["state"]
+    visit = msgspec.structs.replace(found["visit"], status=200, denied_status=403)
+    caller = await _authenticated(connection, state, visit)
     count(connection, caller)
     params = connection.path_params
     if "ca_id" in params:
-        scope = await _of_ca(house, caller, params["ca_id"])
+        scope = await _of_ca(state, caller, params["ca_id"])
     elif "serial_number" in params:
-        scope = await authorities.scope_of_serial(house.db, caller, wire.serial_of(params["serial_number"]))
+        scope = await authorities.scope_of_serial(state.services.db, caller, wire.serial_of(params["serial_number"]))
     else:
-        state["context"] = CallerContext(house, visit, caller)
+        found["context"] = CallerContext(state, visit, caller)
         return
-    await require(house, caller, scope, handler.opt["action"])
-    state["context"] = ScopeContext(house, visit, caller, scope)
+    await require(state, caller, scope, handler.opt["action"])
+    found["context"] = ScopeContext(state, visit, caller, scope)
 
 
-async def _authenticated(connection: AnyConnection, house: House, visit: Visit) -> Caller:
+async def _authenticated(connection: AnyConnection, state: State, visit: Visit) -> Caller:
     scheme, _, value = (header(connection, b"authorization") or "").partition(" ")
     if scheme.lower() != "bearer":
         raise Refused(401, "Token missing")
     if not tokens.is_well_formed(value):
-        count_failure(house, visit)
+        count_failure(state, visit)
         raise Refused(403, wire.MALFORMED, "TokenError")
     try:
         credential = TokenCredential(value, access=True)
-        return await admission.authenticate(house.db, house.peppers, house.memory, credential, visit)
+        return await admission.authenticate(state.services, state.memory, credential, visit)
     except (Unauthenticated, Forbidden) as error:
-        count_failure(house, visit)
-        await admission.write_down(house.db, error)
+        count_failure(state, visit)
+        await admission.write_down(state.services.db, error)
         raise
 
 
-async def _of_ca(house: House, caller: Caller, text: str) -> Scope:
+async def _of_ca(state: State, caller: Caller, text: str) -> Scope:
     ca_id = canonical_uuid(text)
     if ca_id is None:
         raise issuing.no_ca(text)
-    return await authorities.scope_of_ca(house.db, caller, ca_id)
+    return await authorities.scope_of_ca(state.services.db, caller, ca_id)
 
 
-async def scope_of_ca(house: House, caller: Caller, text: str, action: Action) -> tuple[Scope, UUID]:
+async def scope_of_ca(state: State, caller: Caller, text: str, action: Action) -> tuple[Scope, UUID]:
     """The account and id of a CA that a body names, once the caller may do this with it."""
-    scope = await _of_ca(house, caller, text)
-    await require(house, caller, scope, action)
+    scope = await _of_ca(state, caller, text)
+    await require(state, caller, scope, action)
     return scope, UUID(text)
 
 
@@ -111,29 +110,28 @@ def account_id_of(text: str) -> UUID | None:
     return hex32(text) or canonical_uuid(text)
 
 
-async def require(house: House, caller: Caller, scope: Scope, action: Action) -> None:
+async def require(state: State, caller: Caller, scope: Scope, action: Action) -> None:
     """Raise 403 unless the caller has every permission that this needs."""
     if not all(caller.may(Area.PRIVATE_CA, access, scope) for access in NEEDS[action]):
-        await audit.denied(house.db, caller, audit.Resource.ACCOUNT, scope.account_id, scope)
+        await audit.denied(state.services.db, caller, audit.Resource.ACCOUNT, scope.account_id, scope)
         text = f"You are not allowed to {action} on {SUBJECT}"
         raise Refused(403, text, details=[Detail(action.value, SUBJECT)])
 
 
 def count(connection: AnyConnection, caller: Caller) -> None:
     """Count a request of a known caller against the rate limit; raises 429 above it."""
-    house: House = connection.app.state.house
-    state = connection.scope["state"]
-    state["caller_id"] = str(caller.id)
-    if house.rate_limit:
-        state["verdict"] = verdict = house.limiter.hit(b"caller" + caller.id.bytes, house.rate_limit)
+    state, found = state_of(connection), connection.scope["state"]
+    found["caller_id"] = str(caller.id)
+    if state.rate_limit:
+        found["verdict"] = verdict = state.limiter.hit(b"caller" + caller.id.bytes, state.rate_limit)
         _judge(verdict)
 
 
-def count_failure(house: House, visit: Visit) -> None:
+def count_failure(state: State, visit: Visit) -> None:
     """Count a failed authentication against its address; raises 429 above the limit."""
-    house.failures.count(visit.address)
-    if house.rate_limit:
-        _judge(house.limiter.failed(visit.address, house.rate_limit))
+    state.failures.count(visit.address)
+    if state.rate_limit:
+        _judge(state.limiter.failed(visit.address, state.rate_limit))
 
 
 def _judge(verdict: Verdict) -> None:

@@ -13,7 +13,6 @@ from app.caller import Visit
 from app.errors import Denial, Problem, Rule
 from app.web import bodies
 from app.web.handling import AnyRequest
-from app.web.state import House
 
 MAX_BODY = 1024 * 1024
 JSON = "application/json"
@@ -181,11 +180,6 @@ def download(der: bytes, media_type: str) -> Response[bytes]:
     """A public DER file, cacheable for five minutes."""
     headers = {"Cache-Control": "public, max-age=300"}
     return Response(der, status_code=200, media_type=media_type, headers=headers)
-
-
-def house(request: AnyRequest) -> House:
-    opened: House = request.app.state.house
-    return opened
 
 
 def visit(request: AnyRequest) -> Visit:

@@ -16,12 +16,13 @@ from app.caller import Actor, Caller, Role
 from app.config import Settings
 from app.custody import keyring
 from app.custody import ring as ringfile
-from app.custody.peppers import Peppers, ensure_pepper, load_peppers
+from app.custody.peppers import ensure_pepper, load_peppers
 from app.custody.ring import Ring
 from app.errors import KeyDamaged, Misconfigured, NotFound
 from app.identity import accounts, policies, tokens, zones
 from app.identity.accounts import Account
 from app.server import roles
+from app.services import Services, for_command
 from app.store import database as db
 from app.store import schema
 
@@ -71,7 +72,7 @@ async def _prepare(settings: Settings, cluster: "Cluster | None" = None) -> str:
         await schema.require_current(database)
         ring = await ring_for(settings, database)
         peppers = await load_peppers(database, ring)
-        credentials = await _first_account(settings, database, peppers)
+        credentials = await _first_account(settings, for_command(database, ring, peppers))
     except KeyDamaged as error:
         raise Misconfigured(f"the ring {settings.keyring} does not belong to this database: {error}") from None
     finally:
@@ -107,7 +108,8 @@ async def ring_for(settings: Settings, database: db.Database) -> Ring:
     return ring
 
 
-async def _first_account(settings: Settings, database: db.Database, peppers: Peppers) -> Path | None:
+async def _first_account(settings: Settings, services: Services) -> Path | None:
+    database = services.db
     path = settings.data_dir / "credentials.env"
     # An interrupted first start is finished by the next: there is no token yet, or with the bundled PostgreSQL no file.
     finished = await tokens.list_(database) and (path.exists() or not settings.embedded)
@@ -126,9 +128,9 @@ async def _first_account(settings: Settings, database: db.Database, peppers: Pep
     except NotFound:
         user = await accounts.create_user(database, caller, FIRST_EMAIL)
     await accounts.set_membership(database, caller, user, account, Role.ADMINISTRATOR)
-    key = await tokens.roll_global_key(database, peppers, caller, user)
+    key = await tokens.roll_global_key(services, caller, user)
     granted = policies.write(account, policies.default_groups())
-    _, token = await tokens.create(database, peppers, caller, tokens.NewToken(account, "first token", granted))
+    _, token = await tokens.create(services, caller, tokens.NewToken(account, "first token", granted))
     files.write_private(path, Credentials(settings.public_url, token, account, zone.id, FIRST_EMAIL, key).text())
     return path
 

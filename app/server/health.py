@@ -15,8 +15,10 @@ from app.caller import Visit
 from app.certificates import store as certificates
 from app.custody import keyring
 from app.errors import KeysteadError
+from app.services import Services
 from app.store import schema
-from app.web.state import House
+from app.store.database import Database
+from app.web.state import State, state_of
 
 AnyRequest = Request[Any, Any, Any]
 METRICS = "/metrics"
@@ -35,12 +37,11 @@ async def healthz() -> dict[str, str]:
 @get("/readyz")
 async def readyz(request: AnyRequest) -> Response[dict[str, str]]:
     """200 if the database answers with this release's schema and the ring can seal, else 503 with the reason."""
-    house: House = request.app.state.house
     state = request.app.state
     # The route is public, so the database is asked at most once a second.
     async with state.setdefault("ready_lock", asyncio.Lock()):
         if time.monotonic() - state.get("ready_at", -READY_SECONDS) >= READY_SECONDS:
-            problem = await _problem(house)
+            problem = await _problem(state_of(request).services)
             state["ready_at"], state["ready"] = time.monotonic(), problem
     problem = state["ready"]
     if problem:
@@ -48,12 +49,12 @@ async def readyz(request: AnyRequest) -> Response[dict[str, str]]:
     return Response({"status": "ok"})
 
 
-async def _problem(house: House) -> str | None:
+async def _problem(services: Services) -> str | None:
     try:
-        async with house.db.connection(first=True) as connection:
+        async with services.db.connection(first=True) as connection:
             if await schema.schema_state(connection) is not schema.SchemaState.CURRENT:
                 return "schema"
-            return None if await keyring.may_seal(connection, house.ring) else "ring"
+            return None if await keyring.may_seal(connection, services.ring) else "ring"
     except KeysteadError:
         return "database"
 
@@ -61,32 +62,32 @@ async def _problem(house: House) -> str | None:
 @get(METRICS)
 async def metrics_(request: AnyRequest) -> Response[bytes]:
     """Prometheus's text format, for the networks of KEYSTEAD_METRICS_FROM; 404 for all others."""
-    house: House = request.app.state.house
+    state = state_of(request)
     visit: Visit = request.scope["state"]["visit"]
-    if not _may_see(request, house, visit):
+    if not _may_see(request, state, visit):
         raise NotFoundException
-    body = metrics.text(_Expiry(await _expiry(request.app.state, house)))
+    body = metrics.text(_Expiry(await _expiry(request.app.state, state.services.db)))
     return Response(body, media_type=metrics.CONTENT_TYPE)
 
 
-def _may_see(request: AnyRequest, house: House, visit: Visit) -> bool:
+def _may_see(request: AnyRequest, state: State, visit: Visit) -> bool:
     # A local proxy that is not configured as trusted, or omits the client's address, must not expose the metrics.
     peer = addresses.parsed(request.client.host) if request.client else None
     names = request.headers.keys()
     forwarded = any(name in _FORWARDED or name.startswith("x-forwarded") for name in names)
     if forwarded and visit.address == peer:
         return False
-    return visit.address is not None and any(visit.address in network for network in house.metrics_from)
+    return visit.address is not None and any(visit.address in network for network in state.metrics_from)
 
 
 HANDLERS: list[Any] = [healthz, readyz, metrics_]
 
 
-async def _expiry(state: Any, house: House) -> dict[str, int]:  # noqa: ANN401 - Litestar's state
+async def _expiry(state: Any, db: Database) -> dict[str, int]:  # noqa: ANN401 - Litestar's state
     async with state.setdefault("expiry_lock", asyncio.Lock()):
         if time.monotonic() - state.get("expiry_at", -EXPIRY_SECONDS) >= EXPIRY_SECONDS:
             try:
-                state["expiry"] = await certificates.by_expiry(house.db)
+                state["expiry"] = await certificates.by_expiry(db)
             except KeysteadError:
                 # The counters in memory matter most while the database is down.
                 return {}

@@ -15,6 +15,7 @@ from app.cloudflare import openapi
 from app.cloudflare.errors import CODES
 from app.infisical import openapi as infisical_openapi
 from app.web.handling import AnyRequest
+from app.web.state import state_of
 
 _ASSETS = {
     "swagger-ui.css": "text/css",
@@ -78,7 +79,7 @@ def _answer(request: AnyRequest, page: Page) -> Response[bytes]:
 
 @get("/openapi.json")
 async def openapi_json(request: AnyRequest) -> Response[bytes]:
-    return _answer(request, _openapi(request.app.state.house.public_url))
+    return _answer(request, _openapi(state_of(request).public_url))
 
 
 @lru_cache(maxsize=1)

@@ -1,4 +1,4 @@
-"""The application of one worker process: opens the house, mounts the dialects, answers what belongs to none."""
+"""The application of one worker process: opens its state, mounts the dialects, answers what belongs to none."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 
 import structlog
 from litestar import Litestar, Response
-from litestar.datastructures import State
+from litestar.datastructures import State as AppState
 from litestar.exceptions import HTTPException, NotFoundException
 
 from app import bounds, config, metrics
@@ -32,13 +32,14 @@ from app.infisical import router as infisical
 from app.infisical import wire as infisical_wire
 from app.server import edge, health, pages
 from app.server.request_log import RequestLog
+from app.services import Services
 from app.store import database as db
 from app.store import idempotency
 from app.store.database import Database
 from app.web import asgi
 from app.web.handling import AnyRequest
 from app.web.limits import Limiter
-from app.web.state import House
+from app.web.state import State
 from app.x509 import names
 
 PRUNE_SECONDS = 600
@@ -64,17 +65,17 @@ def routes() -> Litestar:
 
 
 def around(app: Litestar, settings: config.Settings) -> asgi.App:
-    """What stands before the routes, and the settings by which they open their house."""
+    """What stands before the routes, and the settings by which they open their state."""
     configure_log(settings.log)
     # Before the first request, which would wait for it.
     names.suffixes()
     names.icann_suffixes()
-    app.state = State({"settings": settings, "reference": Reference(settings.public_url)})
+    app.state = AppState({"settings": settings, "reference": Reference(settings.public_url)})
     log = RequestLog(as_json=settings.log is config.LogFormat.JSON)
     return edge.Edge(app, settings.trusted_proxies, settings.rate_limit, log, _door(app.state))  # type: ignore[arg-type] # ASGI as plain dicts
 
 
-def _door(state: State) -> asgi.Door:
+def _door(state: AppState) -> asgi.Door:
     """Turns requests of both dialects away while too many wait; the probes and pages are always answered."""
     error, nobody = Unavailable(db.CROWDED), Visit(None, asgi.REQUEST_ID.decode(), "GET", "/")
     reference: Reference = state.reference
@@ -82,8 +83,8 @@ def _door(state: State) -> asgi.Door:
     infisicals = _answer(infisical_wire.failure(error, nobody))
 
     def refusal(raw_path: bytes) -> asgi.Answer | None:
-        house: House | None = state.get("house")
-        if house is None or house.db.has_room():
+        shared: State | None = state.get("shared")
+        if shared is None or shared.services.db.has_room():
             return None
         if b"%" in raw_path:
             raw_path = unquote_to_bytes(raw_path)
@@ -132,26 +133,29 @@ async def _open(app: Litestar) -> AsyncIterator[None]:
         raise ValueError("the address of the database is not set")
     db = Database(settings.database_url, bounds.DATABASE_CONNECTIONS, settings.statement_cache_size)
     ring = ringfile.load(settings.keyring)
-    house = House(
+    services = Services(
         db=db,
         ring=ring,
         peppers=await _patiently(lambda: load_peppers(db, ring)),
         pool=KeyPool(settings.key_pool, settings.data_dir / "keymaker.lock"),
         trusted=trust.load(settings.trust_dir),
+        pki_url=settings.pki_url,
+    )
+    state = State(
+        services=services,
         limiter=Limiter(settings.data_dir / "limits"),
         memory=Memory(),
         failures=failures.Failures(),
         rate_limit=settings.rate_limit,
         public_url=settings.public_url,
-        pki_url=settings.pki_url,
         metrics_from=settings.metrics_from,
         proxies=settings.trusted_proxies,
     )
-    app.state.house = house
-    house.pool.start()
+    app.state.shared = state
+    services.pool.start()
     pruner = asyncio.create_task(_prune(db))
-    follower = asyncio.create_task(_follow(house))
-    counter = asyncio.create_task(_count_failures(house))
+    follower = asyncio.create_task(_follow(services))
+    counter = asyncio.create_task(_count_failures(state))
     try:
         yield
     finally:
@@ -161,9 +165,9 @@ async def _open(app: Litestar) -> AsyncIterator[None]:
         # What it was about to write down comes back to be counted.
         await asyncio.gather(counter, return_exceptions=True)
         with contextlib.suppress(KeysteadError):
-            await house.failures.flush(db)
-        house.pool.close()
-        house.limiter.close()
+            await state.failures.flush(db)
+        services.pool.close()
+        state.limiter.close()
         await db.close()
 
 
@@ -181,22 +185,22 @@ async def _patiently(work: Callable[[], Awaitable[T]]) -> T:
             await asyncio.sleep(0.2)
 
 
-async def _follow(house: House) -> None:
+async def _follow(services: Services) -> None:
     while True:
         await asyncio.sleep(PEPPER_SECONDS)
-        metrics.connections(house.db.in_use, house.db.size - house.db.in_use)
+        metrics.connections(services.db.in_use, services.db.size - services.db.in_use)
         try:
-            house.ring.follow()
-            await house.peppers.refresh(house.db, house.ring)
+            services.ring.follow()
+            await services.peppers.refresh(services.db, services.ring)
         except Exception as error:  # noqa: BLE001 - those it has stay good, and the next round tries again
             _log.warning("the peppers cannot be read again for now", reason=type(error).__name__)
 
 
-async def _count_failures(house: House) -> None:
+async def _count_failures(state: State) -> None:
     while True:
         await asyncio.sleep(failures.FLUSH_SECONDS)
         try:
-            await house.failures.flush(house.db)
+            await state.failures.flush(state.services.db)
         except Exception as error:  # noqa: BLE001 - they are kept, and the next round tries again
             _log.warning("failed authentications are not written down for now", reason=type(error).__name__)
 

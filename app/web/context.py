@@ -6,16 +6,21 @@ import msgspec
 from litestar.di import Provide
 
 from app.caller import Caller, Visit
+from app.services import Services
 from app.web.handling import AnyRequest
-from app.web.state import House
+from app.web.state import State
 
 
 class CallerContext(msgspec.Struct, frozen=True):
     """The caller; the dialects add the scope."""
 
-    house: House
+    state: State
     visit: Visit
     caller: Caller
+
+    @property
+    def services(self) -> Services:
+        return self.state.services
 
 
 async def _context(request: AnyRequest) -> Any:  # noqa: ANN401 - each dialect's own kind

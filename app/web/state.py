@@ -5,29 +5,27 @@ import msgspec
 from app.addresses import Network
 from app.audit.failures import Failures
 from app.config import RateLimit
-from app.custody.keypool import KeyPool
-from app.custody.peppers import Peppers
-from app.custody.ring import Ring
 from app.identity.admission import Memory
-from app.store.database import Database
+from app.services import Services
+from app.web.handling import AnyConnection
 from app.web.limits import Limiter
-from app.x509.chains import Anchors
 
 
-class House(msgspec.Struct, frozen=True):
-    db: Database
-    ring: Ring
-    peppers: Peppers
-    pool: KeyPool
-    trusted: Anchors
+class State(msgspec.Struct, frozen=True):
+    services: Services
     limiter: Limiter
     memory: Memory
     failures: Failures
     rate_limit: RateLimit | None
     public_url: str
-    pki_url: str | None
     metrics_from: tuple[Network, ...]
     proxies: tuple[Network, ...]
 
     def __repr__(self) -> str:
-        return "House()"
+        return "State()"
+
+
+def state_of(connection: AnyConnection) -> State:
+    """The state of the application that serves this request."""
+    state: State = connection.app.state.shared
+    return state

@@ -195,7 +195,7 @@ async def fill(world: World, url: str) -> dict[str, list[str]]:
     lone = await accounts.create_account(world.database, operator, "lone", "Lone")
     for word, owner in (("token", account), ("lone", lone)):
         await sql.execute(_TOKENS, owner.id, text, TOKENS - 10, word)
-    only = await make_token(world.database, world.peppers, lone)
+    only = await make_token(world.services, lone)
     user = await accounts.find_user(world.database, world.a.email)
     for number in range(ACCOUNTS - 1):
         other = await accounts.create_account(world.database, operator, f"more-{number}", f"More {number}")
@@ -750,14 +750,14 @@ async def _ground(world: World, name: str, ids: dict[str, list[str]]) -> Ground:
     ]
     named = {f"com.cloudflare.api.account.zone.{each}": "*" for each in ids["in account"][:260]}
     wide.append({"id": uuid4().hex, "effect": "allow", "resources": named, "permission_groups": groups})
-    issue = await make_token(world.database, world.peppers, account, policies=json.dumps(wide[:1]))
-    of_user = await make_token(world.database, world.peppers, account, policies=json.dumps(wide), user=user)
+    issue = await make_token(world.services, account, policies=json.dumps(wide[:1]))
+    of_user = await make_token(world.services, account, policies=json.dumps(wide), user=user)
     long = json.dumps([*json.loads(text)[:-1], *wide[:1]])
     askers = {
         "nobody": {},
         "token": {"Authorization": f"Bearer {issue}"},
         "user": {"X-Auth-Email": world.a.email, "X-Auth-Key": world.a.key},
-        "long": {"Authorization": f"Bearer {await make_token(world.database, world.peppers, account, policies=long)}"},
+        "long": {"Authorization": f"Bearer {await make_token(world.services, account, policies=long)}"},
         "of user": {"Authorization": f"Bearer {of_user}"},
         "lone": {"Authorization": f"Bearer {ids['lone'][1]}"},
     }

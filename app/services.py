@@ -1,0 +1,28 @@
+"""What the subjects work with, so that it is passed as one."""
+
+import msgspec
+
+from app.custody.keypool import KeyPool
+from app.custody.peppers import Peppers
+from app.custody.ring import Ring
+from app.store.database import Database
+from app.x509.chains import Anchors
+
+
+class Services(msgspec.Struct, frozen=True):
+    """Opened once by a process. `pki_url` is the address that issued certificates name for CRLs; None for none."""
+
+    db: Database
+    ring: Ring
+    peppers: Peppers
+    pool: KeyPool
+    trusted: Anchors
+    pki_url: str | None = None
+
+    def __repr__(self) -> str:
+        return "Services()"
+
+
+def for_command(db: Database, ring: Ring, peppers: Peppers, pki_url: str | None = None) -> Services:
+    """Services of a command: keys are generated when asked for, and no uploads are verified."""
+    return Services(db, ring, peppers, KeyPool(), Anchors({}), pki_url)

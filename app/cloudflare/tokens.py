@@ -30,7 +30,7 @@ _WRITE = Needs(Area.ACCOUNT_TOKENS, Access.WRITE, anew=True)
 _STAR = {"const": "*"}
 _RESOURCES = {"additionalProperties": {"anyOf": [_STAR, {"type": "object", "additionalProperties": _STAR}]}}
 # Passed on as they are: the core reads these from their text.
-_OPAQUE = {"json": object, "fields": (), "item": None}
+_OPAQUE = {"json": object, "fields": (), "item": None, "make": None}
 _SCOPES = {Level.ACCOUNT: "com.cloudflare.api.account", Level.ZONE: "com.cloudflare.api.account.zone"}
 
 
@@ -273,7 +273,7 @@ def draft_of(data: Decoded[TokenRequest], status: TokenStatus | None = None) -> 
     if condition is not None and not policies.is_readable(condition):
         problems.append(Problem(Rule.CONDITION, "condition", "condition cannot be read; give each key once."))
     drafts: tuple[policies.Draft, ...] = ()
-    if fields.policies is not None:
+    if not any(problem.field == "policies" for problem in problems):
         drafts, misshapen = policies.drafts(bytes(texts["policies"]))
         problems += misshapen
     return delegation.Draft(

@@ -40,7 +40,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
         made = Home(cluster, cluster._layout.home.parent)
         settings = msgspec.structs.replace(made.settings, database_url=cluster.dsn, embedded=True)
         with ThreadPoolExecutor(1) as pool:
-            pool.submit(first_start.prepare, settings).result()
+            pool.submit(lambda: asyncio.run(first_start.prepare(settings))).result()
         yield made
 
 
@@ -247,7 +247,8 @@ def test_an_older_schema_is_migrated_by_its_new_owner(tmp_path: Path) -> None:
         in_thread(lambda: _first_release(cluster))
         settings = Settings(data_dir=tmp_path / "data", keyring=tmp_path / "data" / "keyring.json", embedded=True)
         with ThreadPoolExecutor(1) as pool:
-            assert "Keystead" in pool.submit(first_start.prepare, settings, cluster).result()
+            banner = pool.submit(lambda: asyncio.run(first_start.prepare(settings, cluster))).result()
+        assert "Keystead" in banner
         in_thread(lambda: _as_made_today(cluster))
 
 

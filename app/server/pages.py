@@ -18,6 +18,7 @@ from app.web.handling import AnyRequest
 from app.web.state import state_of
 
 _ASSETS = {
+    "errors": "text/html",
     "swagger-ui.css": "text/css",
     "swagger-ui-bundle.js": "text/javascript",
     "favicon-32x32.png": "image/png",
@@ -70,8 +71,8 @@ def _page(body: bytes, media_type: str, policy: dict[str, str] = _POLICY) -> Pag
 
 def _answer(request: AnyRequest, page: Page) -> Response[bytes]:
     """The page, or 304 if If-None-Match has its ETag (RFC 9110 section 13.1.2)."""
-    known = ",".join(request.headers.getall("if-none-match", []))
-    if any(tag.strip().removeprefix("W/") in (page.headers["ETag"], "*") for tag in known.split(",")):
+    cached = ",".join(request.headers.getall("if-none-match", []))
+    if any(tag.strip().removeprefix("W/") in (page.headers["ETag"], "*") for tag in cached.split(",")):
         return Response(b"", status_code=304, headers=page.headers)
     request.scope["state"]["file"] = page.file
     return Response(page.body, media_type=page.media_type, headers=page.headers)
@@ -89,10 +90,10 @@ def _openapi(public_url: str) -> Page:
 
 def document(public_url: str) -> dict[str, Any]:
     """The OpenAPI document of both dialects; `public_url` is where the clients reach this server."""
-    made = openapi.document(public_url)
-    made["paths"].update(infisical_openapi.paths())
-    made["components"]["schemas"].update(infisical_openapi.schemas())
-    return made
+    result = openapi.document(public_url)
+    result["paths"].update(infisical_openapi.paths())
+    result["components"]["schemas"].update(infisical_openapi.schemas())
+    return result
 
 
 @get("/docs")
@@ -117,6 +118,8 @@ async def asset(request: AnyRequest) -> Response[bytes]:
 
 @cache
 def _asset(name: str) -> Page:
+    if name == "errors":
+        return _errors()
     if name == "start.js":
         return _page(_START.encode(), _ASSETS[name])
     vendor = resources.files("swagger_ui_bundle").joinpath("vendor")
@@ -124,12 +127,6 @@ def _asset(name: str) -> Page:
     return _page(folder.joinpath(name).read_bytes(), _ASSETS[name])
 
 
-@get("/docs/errors")
-async def errors(request: AnyRequest) -> Response[bytes]:
-    return _answer(request, _errors())
-
-
-@cache
 def _errors() -> Page:
     rows = "\n".join(
         f'<tr id="{code}"><td><a href="#{code}">{code}</a></td><td>{status}</td><td>{html.escape(text)}</td></tr>'
@@ -143,7 +140,7 @@ def _errors() -> Page:
     return _html("Keystead error reference", f"<h1>Error reference</h1>\n{head}\n{rows}\n</tbody></table>", style)
 
 
-HANDLERS = [openapi_json, docs, asset, errors]
+HANDLERS = [openapi_json, docs, asset]
 
 
 def _html(title: str, body: str, head: str) -> Page:

@@ -263,7 +263,7 @@ def _write(out: Path | None, text: str) -> None:
         out.write_text(text, encoding="ascii")
     except OSError as error:
         raise Misconfigured(f"{out} cannot be written ({error.strerror})") from None
-    terminal.say(f"wrote {out}")
+    terminal.print_line(f"wrote {out}")
 
 
 def _row(authority: Authority) -> Row:

@@ -96,7 +96,7 @@ def _drop_output() -> None:
 
 
 def _fail(text: str) -> NoReturn:
-    terminal.complain(text)
+    terminal.print_error(text)
     sys.exit(1)
 
 

@@ -44,7 +44,7 @@ def init() -> None:
         if path.exists():
             raise Misconfigured(f"there is a ring already: {path}") from None
         raise Misconfigured(f"the ring {path} cannot be written ({error.strerror})") from None
-    terminal.say(f"created the ring {path}: back it up separately from the database")
+    terminal.print_line(f"created the ring {path}: back it up separately from the database")
 
 
 @terminal.command(keys, "add", json=False)
@@ -169,7 +169,7 @@ def verify(rate: int | None) -> None:
 
 def _report(damaged: list[Damage]) -> None:
     for damage in damaged:
-        terminal.complain(damage.reason)
+        terminal.print_error(damage.reason)
     if damaged:
         sys.exit(1)
 

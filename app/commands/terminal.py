@@ -52,7 +52,7 @@ def command(
         def run_and_print(*, as_json: bool = False, **options: object) -> None:
             result = run(lambda services: work(services, **options), ring_for)
             if isinstance(result, str):
-                say(result)
+                print_line(result)
             elif result is not None:
                 show([result] if isinstance(result, dict) else result, as_json)
 
@@ -148,13 +148,13 @@ def span(text: str) -> timedelta:
     return found
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     """Print a line that may contain names from users: unprintable characters are escaped."""
     print(visible.text(line))
 
 
-def complain(text: str) -> None:
-    """Print to standard error, escaped like `say`; the text may have several lines."""
+def print_error(text: str) -> None:
+    """Print to standard error, escaped like `print_line`; the text may have several lines."""
     print(f"keystead: {visible.lines(text)}", file=sys.stderr)
 
 

@@ -16,7 +16,7 @@ from app.ids import any_uuid
 from app.services import Services
 
 
-def _past(text: str) -> datetime:
+def date_or_span(text: str) -> datetime:
     """Parse a date, or a span before now."""
     try:
         span = times.span(text)
@@ -38,9 +38,11 @@ def audit_group() -> None:
 @terminal.command(audit_group, "list")
 @click.option("--account", help="Account id or slug; default: entries without an account, such as failed logins.")
 @click.option(
-    "--since", type=_past, default="1d", show_default=True, help="How far back: a span such as 7d, or a date."
+    "--since", type=date_or_span, default="1d", show_default=True, help="How far back: a span such as 7d, or a date."
 )
-@click.option("--limit", type=click.IntRange(1, audit_log.MAX_LIMIT), default=100, show_default=True)
+@click.option(
+    "--limit", type=click.IntRange(1, audit_log.MAX_LIMIT), default=100, show_default=True, help="Most entries."
+)
 async def audit_list(services: Services, account: str | None, since: datetime, limit: int) -> Sequence[Row]:
     """Show the latest entries, the newest first."""
     # An id also finds the entries of a deleted account.
@@ -51,7 +53,7 @@ async def audit_list(services: Services, account: str | None, since: datetime, l
 
 @terminal.command(audit_group, "prune", json=False)
 @click.option(
-    "--before", type=_past, required=True, help="Delete entries older than this: a span such as 400d, or a date."
+    "--before", type=date_or_span, required=True, help="Delete entries older than this: a span such as 400d, or a date."
 )
 async def audit_prune(services: Services, before: datetime) -> str:
     """Delete old entries of all accounts."""

@@ -56,7 +56,13 @@ def ca() -> None:
 
 @terminal.command(ca, "create")
 @click.argument("common_name")
-@click.option("--type", type=click.Choice([each.value for each in CaType]), default="root", show_default=True)
+@click.option(
+    "--type",
+    type=click.Choice([each.value for each in CaType]),
+    default="root",
+    show_default=True,
+    help="An intermediate is signed by another CA.",
+)
 @terminal.account_option
 @click.option(
     "--key",
@@ -64,6 +70,7 @@ def ca() -> None:
     type=click.Choice([each.value for each in CaKeyType]),
     default="p256v1",
     show_default=True,
+    help="Kind of its key pair.",
 )
 @click.option("--organization", default="", help="O of the subject.")
 @click.option("--unit", "organizational_unit", default="", help="OU of the subject.")
@@ -215,7 +222,13 @@ async def delete(services: Services, ca: str) -> str:
 @terminal.command(ca, "revoke", json=False)
 @click.argument("ca")
 @click.argument("serial")
-@click.option("--reason", type=click.Choice([*Reason.__members__]), default=Reason.UNSPECIFIED.name, show_default=True)
+@click.option(
+    "--reason",
+    type=click.Choice([*Reason.__members__]),
+    default=Reason.UNSPECIFIED.name,
+    show_default=True,
+    help="Stated in the CRL.",
+)
 async def revoke(services: Services, ca: str, serial: str, reason: str) -> str:
     """Revoke a certificate by its serial number in hex, and sign a new CRL."""
     scope, found = await authorities.find(services.db, ca)

@@ -146,7 +146,7 @@ def check(as_json: bool) -> None:
         sys.exit(1)
 
 
-def _days(text: str) -> timedelta:
+def days(text: str) -> timedelta:
     number = text.removesuffix("d")
     if not number.isascii() or not number.isdigit() or int(number) > 36_500:
         raise click.BadParameter("it takes a number of days, such as 30d")
@@ -167,7 +167,7 @@ async def certificate_list(services: Services, zone: str | None) -> Sequence[Row
 
 
 @terminal.command(certificate, "expiring")
-@click.option("--within", type=_days, default="30d", show_default=True, help="Days ahead, such as 30d.")
+@click.option("--within", type=days, default="30d", show_default=True, help="Days ahead, such as 30d.")
 async def certificate_expiring(services: Services, within: timedelta) -> Sequence[Row]:
     """Show the certificates that have expired or expire soon."""
     found = await certificates.for_operator(services.db, before=datetime.now(UTC) + within)

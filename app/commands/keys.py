@@ -85,7 +85,7 @@ def _status(kind: str, id_: str, state: str, created_on: str | None, needed_by: 
 
 
 @keys.command("rotate")
-@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be done.")
 def rotate(dry_run: bool) -> None:
     """Make the newest KEK the current one, and re-wrap all data keys under it, while the servers keep serving.
 

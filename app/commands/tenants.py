@@ -22,7 +22,7 @@ def _is_on(_: click.Context, __: click.Parameter, word: str | None) -> bool | No
     return None if word is None else word == "on"
 
 
-def _quota(text: str) -> int:
+def quota(text: str) -> int:
     if text == "none":
         return -1
     if not text.isascii() or not text.isdigit() or int(text) > 2_000_000_000:
@@ -33,7 +33,7 @@ def _quota(text: str) -> int:
 _switch = functools.partial(click.option, type=click.Choice(["on", "off"]), callback=_is_on)
 _csrs = _switch("--csrs", "csrs_enabled", help="Switch custom CSRs on or off (off answers 403/1404).")
 _csr_quota = click.option(
-    "--csr-quota", type=_quota, help="Most custom CSRs it may hold: a number, or none for no limit."
+    "--csr-quota", type=quota, help="Most custom CSRs it may hold: a number, or none for no limit."
 )
 
 
@@ -71,7 +71,7 @@ async def account_show(services: Services, account: str) -> Row:
 )
 @_csrs
 @_csr_quota
-@click.option("--ca-quota", type=_quota, help="Most CAs it may hold: a number, or none for the general limit of 1000.")
+@click.option("--ca-quota", type=quota, help="Most CAs it may hold: a number, or none for the general limit of 1000.")
 @click.option(
     "--key-max-age", "key_max_age_days", type=click.IntRange(1, 36_500), help="Days after which a key counts as old."
 )
@@ -124,7 +124,7 @@ async def zone_show(services: Services, zone: str) -> Row:
 @click.argument("zone")
 @_csrs
 @_csr_quota
-@click.option("--certificate-quota", type=_quota, help="Most certificates it may hold: a number, or none for no limit.")
+@click.option("--certificate-quota", type=quota, help="Most certificates it may hold: a number, or none for no limit.")
 @_switch("--paused", help="Cloudflare's switch; stored and returned, without effect here.")
 @click.option(
     "--type",
@@ -155,7 +155,7 @@ def user() -> None:
 @terminal.command(user, "create")
 @click.argument("email")
 @terminal.account_option
-@click.option("--role", type=click.Choice(_ROLES), default=Role.READ.value, show_default=True)
+@click.option("--role", type=click.Choice(_ROLES), default=Role.READ.value, show_default=True, help="The role.")
 async def user_create(services: Services, email: str, account: str, role: str) -> Row:
     """Create a user with a role in an account; the global key is shown once."""
     services, caller = await terminal.with_peppers(services), terminal.operator()

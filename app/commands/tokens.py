@@ -113,7 +113,7 @@ async def token_roll(services: Services, token: str) -> Row:
 
 @terminal.command(token, "set")
 @click.argument("token")
-@click.option("--status", type=click.Choice(["active", "disabled"]), required=True)
+@click.option("--status", type=click.Choice(["active", "disabled"]), required=True, help="A disabled token is refused.")
 async def token_set(services: Services, token: str, status: str) -> Row:
     """Enable or disable a token, named by its id."""
     found = await tokens.find(services.db, token)

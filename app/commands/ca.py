@@ -58,7 +58,7 @@ def ca() -> None:
 @click.argument("common_name")
 @click.option(
     "--type",
-    type=click.Choice([each.value for each in CaType]),
+    type=terminal.choice(CaType),
     default="root",
     show_default=True,
     help="An intermediate is signed by another CA.",
@@ -67,7 +67,7 @@ def ca() -> None:
 @click.option(
     "--key",
     "key_type",
-    type=click.Choice([each.value for each in CaKeyType]),
+    type=terminal.choice(CaKeyType),
     default="p256v1",
     show_default=True,
     help="Kind of its key pair.",

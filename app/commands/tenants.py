@@ -15,8 +15,6 @@ from app.identity.zones import Zone, ZoneType
 from app.services import Services
 from app.x509.names import NamePolicy
 
-_ROLES = [role.value for role in Role]
-
 
 def _is_on(_: click.Context, __: click.Parameter, word: str | None) -> bool | None:
     return None if word is None else word == "on"
@@ -66,9 +64,7 @@ async def account_show(services: Services, account: str) -> Row:
 @terminal.command(account, "set")
 @click.argument("account")
 @click.option("--name", help="Display name.")
-@click.option(
-    "--name-policy", type=click.Choice([policy.value for policy in NamePolicy]), help="Which hostnames CSRs may name."
-)
+@click.option("--name-policy", type=terminal.choice(NamePolicy), help="Which hostnames CSRs may name.")
 @_csrs
 @_csr_quota
 @click.option("--ca-quota", type=quota, help="Most CAs it may hold: a number, or none for the general limit of 1000.")
@@ -127,9 +123,7 @@ async def zone_show(services: Services, zone: str) -> Row:
 @click.option("--certificate-quota", type=quota, help="Most certificates it may hold: a number, or none for no limit.")
 @_switch("--paused", help="Cloudflare's switch; stored and returned, without effect here.")
 @click.option(
-    "--type",
-    type=click.Choice([kind.value for kind in ZoneType]),
-    help="Cloudflare's zone type; stored and returned, without effect here.",
+    "--type", type=terminal.choice(ZoneType), help="Cloudflare's zone type; stored and returned, without effect here."
 )
 async def zone_set(services: Services, zone: str, **changes: object) -> Row:
     """Change the settings of a zone, named by id or name."""
@@ -155,7 +149,7 @@ def user() -> None:
 @terminal.command(user, "create")
 @click.argument("email")
 @terminal.account_option
-@click.option("--role", type=click.Choice(_ROLES), default=Role.READ.value, show_default=True, help="The role.")
+@click.option("--role", type=terminal.choice(Role), default=Role.READ.value, show_default=True, help="The role.")
 async def user_create(services: Services, email: str, account: str, role: str) -> Row:
     """Create a user with a role in an account; the global key is shown once."""
     services, caller = await terminal.with_peppers(services), terminal.operator()
@@ -175,7 +169,9 @@ async def user_list(services: Services) -> Sequence[Row]:
 @click.argument("user")
 @terminal.account_option
 @click.option(
-    "--role", type=click.Choice([*_ROLES, "none"]), help="The role in that account; none removes the user from it."
+    "--role",
+    type=click.Choice([*(role.value for role in Role), "none"]),
+    help="The role in that account; none removes the user from it.",
 )
 @click.option("--roll-key", is_flag=True, help="Replace the global key; the new one is shown once.")
 async def user_set(services: Services, user: str, account: str, role: str | None, roll_key: bool) -> Row:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from typing import Concatenate, TypeAlias, TypeVar
 
 import click
@@ -21,7 +22,7 @@ from app.custody import ring as ringfile
 from app.custody.peppers import Peppers, load_peppers
 from app.custody.ring import Ring
 from app.errors import Misconfigured
-from app.server import first_start, roles
+from app.server import first_start, postgres, roles
 from app.services import Services, for_command
 from app.store import schema
 from app.store.database import Database
@@ -64,6 +65,11 @@ def command(
     return add
 
 
+def choice(kind: type[Enum]) -> click.Choice[str]:
+    """An option type for the values of an enumeration."""
+    return click.Choice([each.value for each in kind])
+
+
 def operator(words: str = "") -> Caller:
     """The caller of a command; the audit log shows `words`, by default the running command, as the path."""
     context = click.get_current_context(silent=True)
@@ -87,8 +93,6 @@ def dsn(settings: config.Settings) -> Iterator[str]:
             f"there is no installation in {settings.data_dir}: run this where `keystead serve` runs, or set "
             "KEYSTEAD_DATA_DIR or KEYSTEAD_DATABASE_URL"
         )
-    from app.server import postgres
-
     with postgres.running(settings.data_dir) as cluster:
         asyncio.run(roles.make(cluster.dsn))
         yield cluster.owner

@@ -5,7 +5,6 @@ import pwd
 import re
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 import msgspec
@@ -21,12 +20,10 @@ from app.errors import KeyDamaged, Misconfigured, NotFound
 from app.identity import accounts, policies, tokens, zones
 from app.identity.accounts import Account
 from app.server import roles
+from app.server.postgres import Cluster
 from app.services import Services, for_command
 from app.store import database as db
 from app.store import schema
-
-if TYPE_CHECKING:
-    from app.server.postgres import Cluster
 
 FIRST_SLUG = "default"
 FIRST_ZONE = "example.com"
@@ -50,7 +47,7 @@ def operator() -> Caller:
     return Caller(actor=Actor.OPERATOR, id=UUID(int=0), reach={}, name=name, method="CLI")
 
 
-async def prepare(settings: Settings, cluster: "Cluster | None" = None) -> str:
+async def prepare(settings: Settings, cluster: Cluster | None = None) -> str:
     """Prepare the installation for serving and return the banner; raises Misconfigured.
 
     For the bundled PostgreSQL (`cluster`), also creates its roles and their grants.

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from granian.constants import HTTPModes, Interfaces, Loops
@@ -33,10 +33,8 @@ from granian.server.mp import MPServer
 
 from app import bounds, child, config, metrics, process
 from app.errors import Misconfigured, Unavailable
-from app.server import logs, tls
-
-if TYPE_CHECKING:
-    from app.server.postgres import Cluster
+from app.server import logs, postgres, tls
+from app.server.postgres import Cluster
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +73,7 @@ def serve(settings: config.Settings) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _prepared(settings: config.Settings, cluster: "Cluster | None") -> str:
+def _prepared(settings: config.Settings, cluster: Cluster | None) -> str:
     """Prepare the installation and return its banner; raises Misconfigured.
 
     Waits for a bundled PostgreSQL in crash recovery, because exiting would interrupt it.
@@ -90,7 +88,7 @@ def _prepared(settings: config.Settings, cluster: "Cluster | None") -> str:
     return outcome
 
 
-def _preparation(settings: config.Settings, cluster: "Cluster | None") -> str | Misconfigured | Unavailable:
+def _preparation(settings: config.Settings, cluster: Cluster | None) -> str | Misconfigured | Unavailable:
     """Run `_prepare` in a child process: it opens the ring, after which workers could not read this process's /proc."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -107,7 +105,7 @@ def _preparation(settings: config.Settings, cluster: "Cluster | None") -> str | 
     return outcome
 
 
-def _prepare(sender: "Connection[Any, Any]", settings: config.Settings, cluster: "Cluster | None") -> None:
+def _prepare(sender: "Connection[Any, Any]", settings: config.Settings, cluster: Cluster | None) -> None:
     from app.server import first_start
     from app.store import database as db
 
@@ -124,26 +122,21 @@ def _alone(data_dir: Path) -> Iterator[None]:
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(data_dir / "serve.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        _claim(lock, data_dir)
+        _while_taken(lambda: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB))
         os.ftruncate(lock, 0)
         os.pwrite(lock, str(os.getpid()).encode(), 0)
-    except OSError as error:
-        raise Misconfigured(f"the data folder {data_dir} cannot be used ({error}): set KEYSTEAD_DATA_DIR") from None
-    try:
-        yield
-    finally:
-        os.close(lock)
-
-
-def _claim(lock: int, data_dir: Path) -> None:
-    try:
-        _while_taken(lambda: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB))
     except BlockingIOError:
         holder = os.pread(lock, 20, 0).decode() or "unknown"
         raise Misconfigured(
             f"the data folder {data_dir} is in use by the server with pid {holder}: stop that one, or set "
             "KEYSTEAD_DATA_DIR"
         ) from None
+    except OSError as error:
+        raise Misconfigured(f"the data folder {data_dir} cannot be used ({error}): set KEYSTEAD_DATA_DIR") from None
+    try:
+        yield
+    finally:
+        os.close(lock)
 
 
 def _while_taken(take: Callable[[], None]) -> None:
@@ -197,13 +190,11 @@ def _bind(settings: config.Settings) -> None:
 
 
 @contextlib.contextmanager
-def _database(settings: config.Settings) -> "Iterator[tuple[config.Settings, Cluster | None]]":
+def _database(settings: config.Settings) -> Iterator[tuple[config.Settings, Cluster | None]]:
     """The settings of the workers, and the bundled PostgreSQL if that is what they use."""
     if settings.database_url is not None:
         yield settings, None
         return
-    from app.server import postgres
-
     with postgres.running(settings.data_dir) as cluster:
         leaving = threading.Event()
         watcher = threading.Thread(target=_watch, args=(cluster, leaving), name="watch-postgres", daemon=True)
@@ -215,7 +206,7 @@ def _database(settings: config.Settings) -> "Iterator[tuple[config.Settings, Clu
             watcher.join()
 
 
-def _watch(cluster: "Cluster", leaving: threading.Event) -> None:
+def _watch(cluster: Cluster, leaving: threading.Event) -> None:
     while not leaving.wait(0.5):
         if cluster.alive():
             continue
@@ -349,9 +340,6 @@ class _Server(MPServer):
         for old in self.copies[:-1]:
             os.close(old)
         self.copies = [*self.copies[-1:], copy]
-        self.use(copy)
-
-    def use(self, copy: int) -> None:
         self.ssl_ctx = tls.context(tls.path(copy))  # type: ignore[assignment]
 
     def listened(self, pid: int | None) -> bool:
@@ -403,9 +391,9 @@ class _Server(MPServer):
         trial = self._spawn_worker(0, spawn_target, target_loader).inner
         trial.start()
         deadline = time.monotonic() + 2 * bounds.DATABASE_PATIENCE_SECONDS
-        while trial.is_alive() and not self.listened(trial.pid) and time.monotonic() < deadline:
-            if self.interrupt_signal:
-                break
+        while trial.is_alive() and not (
+            self.listened(trial.pid) or self.interrupt_signal or time.monotonic() > deadline
+        ):
             trial.join(0.05)
         if trial.is_alive() and self.listened(trial.pid):
             trial.terminate()
@@ -416,5 +404,5 @@ class _Server(MPServer):
         else:
             _log.error("a new worker does not start, so the running ones stay, with their certificate and key")
             os.close(self.copies.pop())
-            self.use(self.copies[-1])
+            self.ssl_ctx = tls.context(tls.path(self.copies[-1]))  # type: ignore[assignment]
         trial.kill()

@@ -176,16 +176,16 @@ async def user_list(services: Services) -> Sequence[Row]:
 @click.option("--roll-key", is_flag=True, help="Replace the global key; the new one is shown once.")
 async def user_set(services: Services, user: str, account: str, role: str | None, roll_key: bool) -> Row:
     """Change a user, named by id or email."""
-    services, caller = await terminal.with_peppers(services), terminal.operator()
+    caller = terminal.operator()
+    services = await terminal.with_peppers(services) if roll_key else services
     found = await accounts.find_user(services.db, user)
     if role:
         member_of = await accounts.find_account(services.db, account)
         new_role = None if role == "none" else Role(role)
         found = await accounts.set_membership(services.db, caller, found, member_of, new_role)
-    return {
-        **_user(found),
-        **({"global_key": await tokens.roll_global_key(services, caller, found)} if roll_key else {}),
-    }
+    if not roll_key:
+        return _user(found)
+    return {**_user(found), "global_key": await tokens.roll_global_key(services, caller, found)}
 
 
 @terminal.command(user, "delete", json=False)

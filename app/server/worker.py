@@ -124,13 +124,12 @@ async def _open(app: Litestar) -> AsyncIterator[None]:
     )
     app.state.shared = state
     services.pool.start()
-    tasks = [
-        asyncio.create_task(_every(PRUNE_SECONDS, "expired rows cannot be deleted", lambda: _prune(db))),
-        asyncio.create_task(_every(PEPPER_SECONDS, "ring and peppers cannot be read again", lambda: _follow(services))),
-        asyncio.create_task(
-            _every(failures.FLUSH_SECONDS, "failed logins cannot be counted", lambda: state.failures.flush(db))
-        ),
-    ]
+    rounds = (
+        (PRUNE_SECONDS, "expired rows cannot be deleted", lambda: _prune(db)),
+        (PEPPER_SECONDS, "ring and peppers cannot be read again", lambda: _follow(services)),
+        (failures.FLUSH_SECONDS, "failed logins cannot be saved", lambda: state.failures.flush(db)),
+    )
+    tasks = [asyncio.create_task(_every(*each)) for each in rounds]
     try:
         yield
     finally:

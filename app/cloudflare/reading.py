@@ -10,7 +10,6 @@ from uuid import UUID
 
 import msgspec
 from litestar.exceptions import HTTPException
-from litestar.params import SkipValidationMarker
 from msgspec import Meta
 
 from app import times
@@ -173,12 +172,12 @@ async def _query(request: AnyRequest, struct: type[T]) -> T:
 
 
 # What handlers annotate their parameters with.
-Body = Annotated[Decoded[T], Source(Part.BODY, _body), SkipValidationMarker()]
-BodyWithCertificate = Annotated[Decoded[T], Source(Part.BODY, _body_with_certificate), SkipValidationMarker()]
-BodyOnce = Annotated[Decoded[T], Source(Part.BODY, _body_once, once=True), SkipValidationMarker()]
+Body = Annotated[Decoded[T], Source(Part.BODY, _body)]
+BodyWithCertificate = Annotated[Decoded[T], Source(Part.BODY, _body_with_certificate)]
+BodyOnce = Annotated[Decoded[T], Source(Part.BODY, _body_once, once=True)]
 # Clients send no body, an empty object, or null.
-IgnoredBody: TypeAlias = Annotated[Ignored, Source(Part.BODY, _ignored_body, required=False), SkipValidationMarker()]
-Query = Annotated[T, Source(Part.QUERY, _query), SkipValidationMarker()]
+IgnoredBody: TypeAlias = Annotated[Ignored, Source(Part.BODY, _ignored_body, required=False)]
+Query = Annotated[T, Source(Part.QUERY, _query)]
 
 
 async def raw_body(request: AnyRequest, most: int = MAX_BODY) -> bytes:

@@ -4,7 +4,6 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 from litestar import Controller
-from litestar.params import SkipValidationMarker
 from msgspec import Meta
 
 from app.caller import Visit
@@ -48,7 +47,8 @@ async def _read(request: AnyRequest, struct: type[LoginRequest]) -> LoginRequest
 
 
 _Credentials: TypeAlias = Annotated[
-    LoginRequest, Source(Part.BODY, _read, media_types=reading.MEDIA_TYPES), SkipValidationMarker()
+    LoginRequest,
+    Source(Part.BODY, _read, media_types=reading.MEDIA_TYPES),
 ]
 
 

@@ -4,7 +4,6 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
-from litestar.params import SkipValidationMarker
 from msgspec import Meta
 
 from app import times
@@ -134,5 +133,5 @@ async def _query(request: AnyRequest, struct: type[T]) -> T:
 
 
 # What handlers annotate their parameters with.
-Body = Annotated[T, Source(Part.BODY, _body), SkipValidationMarker()]
-Query = Annotated[T, Source(Part.QUERY, _query), SkipValidationMarker()]
+Body = Annotated[T, Source(Part.BODY, _body)]
+Query = Annotated[T, Source(Part.QUERY, _query)]

@@ -514,7 +514,7 @@ async def test_the_role_starts_again(served: Served, tmp_path: Path, before: str
     if before != "nothing":
         served.owner.run("keys", *before.split())
     settings = Settings(database_url=served.url, data_dir=tmp_path, keyring=served.owner.path)
-    assert "Keystead" in await first_start._prepare(settings)
+    assert "Keystead" in await first_start.prepare(settings)
 
 
 async def test_the_role_starts_with_a_kek_of_which_the_database_has_not_heard(served: Served, tmp_path: Path) -> None:
@@ -525,4 +525,4 @@ async def test_the_role_starts_with_a_kek_of_which_the_database_has_not_heard(se
     ringfile.add(path)
     settings = Settings(database_url=served.url, data_dir=tmp_path, keyring=path)
     with contextlib.suppress(Misconfigured):
-        await first_start._prepare(settings)
+        await first_start.prepare(settings)

@@ -472,7 +472,7 @@ async def test_a_server_does_not_start_with_another_ring(scene: Scene, tmp_path:
     path = write(rings(scene.world.ring)[which], tmp_path / "keyring.json")
     before = path.read_bytes()
     with pytest.raises(Misconfigured) as caught:
-        await first_start._prepare(msgspec.structs.replace(settings(scene, tmp_path), keyring=path))
+        await first_start.prepare(msgspec.structs.replace(settings(scene, tmp_path), keyring=path))
     assert_sentence(str(caught.value))
     assert path.read_bytes() == before
     assert await scene.changed() == set()
@@ -490,7 +490,7 @@ async def test_a_server_does_not_start_with_a_damaged_pepper(scene: Scene, tmp_p
     await scene.change(CHANGES[name], thing)
     changed = await scene.changed()
     with pytest.raises(Misconfigured) as caught:
-        await first_start._prepare(settings(scene, tmp_path))
+        await first_start.prepare(settings(scene, tmp_path))
     text = str(caught.value)
     assert_sentence(text)
     assert any(str(row_id) in text for row_id in changed) or "lacks the KEK" in text
@@ -500,10 +500,10 @@ async def test_a_server_starts_with_a_damaged_key(scene: Scene, tmp_path: Path) 
     """One bad key does not keep the others from being served; only a KEK that is not there does."""
     thing = scene.things["intermediate"]
     await scene.change(CHANGES["ciphertext: version 2"], thing)
-    await first_start._prepare(settings(scene, tmp_path))
+    await first_start.prepare(settings(scene, tmp_path))
     await scene.change(CHANGES["kek_id: unknown"], thing)
     with pytest.raises(Misconfigured, match="the ring lacks the KEK gone"):
-        await first_start._prepare(settings(scene, tmp_path))
+        await first_start.prepare(settings(scene, tmp_path))
 
 
 async def test_a_server_that_runs_serves_all_but_what_is_damaged(scene: Scene) -> None:

@@ -46,7 +46,7 @@ async def test_an_older_schema_of_somebodys_own_database_is_not_touched(
     monkeypatch.setattr(schema, "version_of_this_program", lambda: newer)
     settings = Settings(data_dir=tmp_path, database_url=database_url, keyring=tmp_path / "keyring.json")
     with pytest.raises(Misconfigured, match="run `keystead migrate` first"):
-        await first_start._prepare(settings)
+        await first_start.prepare(settings)
     assert not settings.keyring.exists()
 
 
@@ -54,14 +54,14 @@ async def test_the_first_start_makes_what_is_missing_once(cluster: postgres.Clus
     """An empty database gets schema, ring, account, zone, user and token; a second start changes nothing."""
     async with new_database(cluster, "template0") as url:
         settings = Settings(data_dir=tmp_path, database_url=url, keyring=tmp_path / "keyring.json")
-        banner = await first_start._prepare(settings)
+        banner = await first_start.prepare(settings)
         path = tmp_path / "credentials.env"
         assert path.stat().st_mode & 0o777 == 0o600
         assert str(path) in banner
         assert str(settings.keyring) in banner
         first = (path.read_text(), settings.keyring.read_bytes())
         assert all(line.split("=", 1)[1] not in banner for line in first[0].splitlines() if "TOKEN=" in line)
-        await first_start._prepare(settings)
+        await first_start.prepare(settings)
         assert (path.read_text(), settings.keyring.read_bytes()) == first
         database = db.Database(url, 1)
         counts = await database.fetchrow(
@@ -78,9 +78,9 @@ async def test_a_first_start_that_was_killed_is_finished_by_the_next(cluster: po
     """With our own database, a start that ended before credentials.env was written is made up for."""
     async with new_database(cluster, "template0") as url:
         settings = Settings(data_dir=tmp_path, database_url=url, keyring=tmp_path / "keyring.json", embedded=True)
-        await first_start._prepare(settings)
+        await first_start.prepare(settings)
         (tmp_path / "credentials.env").unlink()
-        await first_start._prepare(settings)
+        await first_start.prepare(settings)
         assert "CLOUDFLARE_API_TOKEN=kst_" in (tmp_path / "credentials.env").read_text()
 
 
@@ -88,13 +88,13 @@ async def test_a_lost_ring_is_never_replaced_by_a_new_one(cluster: postgres.Clus
     """Where something is sealed, a missing ring stops the start, and no new one is made."""
     async with new_database(cluster, "template0") as url:
         settings = Settings(data_dir=tmp_path, database_url=url, keyring=tmp_path / "keyring.json")
-        await first_start._prepare(settings)
+        await first_start.prepare(settings)
         kept = settings.keyring.rename(tmp_path / "kept.json")
         with pytest.raises(Misconfigured, match="restore it from your backup"):
-            await first_start._prepare(settings)
+            await first_start.prepare(settings)
         assert not settings.keyring.exists()
         kept.rename(settings.keyring)
-        await first_start._prepare(settings)
+        await first_start.prepare(settings)
 
 
 async def test_a_database_that_cannot_be_reached_is_one_sentence(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ async def test_a_database_that_cannot_be_reached_is_one_sentence(tmp_path: Path)
         keyring=tmp_path / "keyring.json",
     )
     with pytest.raises(Unavailable, match="cannot be reached") as caught:
-        await first_start._prepare(settings)
+        await first_start.prepare(settings)
     assert "hunter2" not in str(caught.value)
 
 
@@ -141,7 +141,7 @@ async def test_a_half_made_first_account_is_finished(cluster: postgres.Cluster, 
         database = db.Database(url, 1)
         await accounts.create_account(database, first_start.operator(), "default", "Default")
         settings = Settings(data_dir=tmp_path, database_url=url, keyring=tmp_path / "keyring.json")
-        await first_start._prepare(settings)
+        await first_start.prepare(settings)
         assert "CLOUDFLARE_API_TOKEN=kst_" in (tmp_path / "credentials.env").read_text()
         assert len(await zones.list_(database)) == 1
         await database.close()

@@ -20,7 +20,7 @@ import asyncpg
 import pytest
 
 from app.errors import Misconfigured
-from app.server import postgres
+from app.server import layout, postgres
 
 ROOT = Path(postgres.__file__).parents[2]
 USER = """
@@ -261,8 +261,8 @@ def open_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder that every user reaches, on a machine that refuses user namespaces."""
     with short_folder() as folder:
         folder.chmod(0o755)
-        monkeypatch.setattr(postgres, "_SHARED", folder / "shared")
-        monkeypatch.setattr(postgres, "_namespace_works", lambda _place: False)
+        monkeypatch.setattr(layout, "_SHARED", folder / "shared")
+        monkeypatch.setattr(layout, "_namespace_works", lambda _place: False)
         yield folder
 
 
@@ -307,7 +307,7 @@ def test_nobodys_data_stay_nobodys(open_dir: Path, monkeypatch: pytest.MonkeyPat
     data_dir.mkdir()
     with postgres.running(data_dir):
         pass
-    monkeypatch.setattr(postgres, "_namespace_works", lambda _place: True)
+    monkeypatch.setattr(layout, "_namespace_works", lambda _place: True)
     with postgres.running(data_dir):
         assert Path(f"/proc/{postmaster(data_dir)}").stat().st_uid == pwd.getpwnam("nobody").pw_uid
 
@@ -355,7 +355,7 @@ def test_a_uid_without_a_name_runs_it_in_a_namespace() -> None:
 def test_a_uid_without_a_name_is_refused_without_namespaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sentence comes before anything of a cluster is made."""
     monkeypatch.setattr(os, "geteuid", lambda: 54321)
-    monkeypatch.setattr(postgres, "_namespace_works", lambda _place: False)
+    monkeypatch.setattr(layout, "_namespace_works", lambda _place: False)
     with pytest.raises(Misconfigured, match="uid 54321, which has no name"), postgres.running(tmp_path / "data"):
         pass
     assert not list((tmp_path / "data" / "postgres").iterdir())

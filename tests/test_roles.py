@@ -39,8 +39,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     with postgres.running(tmp_path_factory.mktemp("roles") / "data") as cluster:
         made = Home(cluster, cluster._layout.home.parent)
         settings = msgspec.structs.replace(made.settings, database_url=cluster.dsn, embedded=True)
-        with ThreadPoolExecutor(1) as pool:
-            pool.submit(first_start.prepare, settings).result()
+        in_thread(lambda: first_start.prepare(settings))
         yield made
 
 
@@ -246,8 +245,7 @@ def test_an_older_schema_is_migrated_by_its_new_owner(tmp_path: Path) -> None:
     with postgres.running(tmp_path / "data") as cluster:
         in_thread(lambda: _first_release(cluster))
         settings = Settings(data_dir=tmp_path / "data", keyring=tmp_path / "data" / "keyring.json", embedded=True)
-        with ThreadPoolExecutor(1) as pool:
-            assert "Keystead" in pool.submit(first_start.prepare, settings, cluster).result()
+        assert "Keystead" in in_thread(lambda: first_start.prepare(settings, cluster))
         in_thread(lambda: _as_made_today(cluster))
 
 

@@ -68,9 +68,9 @@ def create_app(settings):
     return application
 
 
-def prepare(settings, cluster):
+async def prepare(settings, cluster):
     if cluster is not None:
-        asyncio.run(roles.make(cluster.dsn))
+        await roles.make(cluster.dsn)
     print("preparing", flush=True)
     if "slow" in sys.argv:
         time.sleep(60)

@@ -184,7 +184,7 @@ async def test_every_row_stays_and_every_answer_is_the_same(old: Old, site: Site
     assert await schema.migrate(old.url) == _later(old.released)
     assert await _contents(old) == before
     settings = msgspec.structs.replace(site.settings, database_url=old.url)
-    await first_start._prepare(settings)
+    await first_start.prepare(settings)
     database, ring = db.Database(old.url, 1), ringfile.load(settings.keyring)
     for row in await database.fetch("SELECT account_id, id, spki_sha256 FROM private_keys"):
         await keyring.open_key(database, ring, keyring.SYSTEM, row["account_id"], row["id"], row["spki_sha256"])
@@ -235,7 +235,7 @@ async def test_the_bundled_database_is_upgraded_by_the_start(cluster: postgres.C
     async with new_database(cluster, "template0") as url, _connected(url) as connection:
         await connection.execute(RELEASED["schema_0001"])
         settings = Settings(data_dir=tmp_path, database_url=url, keyring=tmp_path / "keyring.json", embedded=True)
-        await first_start._prepare(settings)
+        await first_start.prepare(settings)
         assert await schema.state_at(url) is schema.SchemaState.CURRENT
 
 

@@ -70,7 +70,7 @@ async def new_database(cluster: postgres.Cluster, template: str = "blank") -> As
 def document(public_url: str) -> dict[str, Any]:
     """The OpenAPI document; routers alone have no exception handlers of the application, but all the routes."""
     routers = [cloudflare_router.router(), infisical_router.router()]
-    return pages.document(Litestar(route_handlers=routers, openapi_config=None).routes, public_url)
+    return pages.document(Litestar(route_handlers=routers, openapi_config=None, logging_config=None).routes, public_url)
 
 
 class Tenant(msgspec.Struct):

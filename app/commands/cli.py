@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 import click
 
@@ -20,13 +20,13 @@ from app.commands import doctor, terminal
 from app.commands import keys as keys_commands
 from app.commands import tenants as tenant_commands
 from app.commands import tokens as token_commands
+from app.commands.terminal import Row
 from app.errors import KeysteadError, Misconfigured, Unavailable
 from app.identity import zones
 from app.services import Services
 from app.store import database as db
 from app.store import schema
 
-T = TypeVar("T")
 # certbot's file names, which guides for web servers use.
 FULLCHAIN, PRIVATE_KEY = "fullchain.pem", "privkey.pem"
 
@@ -96,7 +96,7 @@ def _drop_output() -> None:
 
 
 def _fail(text: str) -> NoReturn:
-    terminal.complain(text)
+    terminal.print_error(text)
     sys.exit(1)
 
 
@@ -146,78 +146,67 @@ def check(as_json: bool) -> None:
         sys.exit(1)
 
 
+def days(text: str) -> timedelta:
+    number = text.removesuffix("d")
+    if not number.isascii() or not number.isdigit() or int(number) > 36_500:
+        raise click.BadParameter("it takes a number of days, such as 30d")
+    return timedelta(days=int(number))
+
+
 @cli.group()
 def certificate() -> None:
     """Custom certificates: list, inspect and export."""
 
 
-@certificate.command("list")
+@terminal.command(certificate, "list")
 @click.option("--zone", help="Zone id or name; default: all.")
-@terminal.as_json_option
-def certificate_list(zone: str | None, as_json: bool) -> None:
+async def certificate_list(services: Services, zone: str | None) -> Sequence[Row]:
     """List certificates, soonest expiry first."""
-
-    async def work(services: Services) -> tuple[Certificate, ...]:
-        db = services.db
-        return await certificates.for_operator(db, (await zones.find(db, zone)).id if zone else None)
-
-    terminal.show([_certificate(each) for each in terminal.run(work)], as_json)
+    zone_id = (await zones.find(services.db, zone)).id if zone else None
+    return [_certificate(each) for each in await certificates.for_operator(services.db, zone_id)]
 
 
-@certificate.command("expiring")
-@click.option("--within", default="30d", show_default=True, help="Days ahead, such as 30d.")
-@terminal.as_json_option
-def certificate_expiring(within: str, as_json: bool) -> None:
+@terminal.command(certificate, "expiring")
+@click.option("--within", type=days, default="30d", show_default=True, help="Days ahead, such as 30d.")
+async def certificate_expiring(services: Services, within: timedelta) -> Sequence[Row]:
     """Show the certificates that have expired or expire soon."""
-    before = datetime.now(UTC) + _days(within)
-    found = terminal.run(lambda services: certificates.for_operator(services.db, before=before))
-    terminal.show([_certificate(each) for each in found], as_json)
+    found = await certificates.for_operator(services.db, before=datetime.now(UTC) + within)
+    return [_certificate(each) for each in found]
 
 
-@certificate.command("show")
+@terminal.command(certificate, "show")
 @click.argument("certificate")
-@terminal.as_json_option
-def certificate_show(certificate: str, as_json: bool) -> None:
+async def certificate_show(services: Services, certificate: str) -> Row:
     """Show a certificate, named by its id."""
-    found = terminal.run(lambda services: certificates.find(services.db, certificate))
+    found = await certificates.find(services.db, certificate)
     more = {"issuer": found.issuer, "signature": found.signature, "bundle_method": found.bundle_method.value}
-    terminal.show([{**_certificate(found), **more, "uploaded_on": terminal.shown(found.uploaded_at)}], as_json)
+    return {**_certificate(found), **more, "uploaded_on": terminal.shown(found.uploaded_at)}
 
 
-@certificate.command("history")
+@terminal.command(certificate, "history")
 @click.argument("certificate")
-@terminal.as_json_option
-def certificate_history(certificate: str, as_json: bool) -> None:
+async def certificate_history(services: Services, certificate: str) -> Sequence[Row]:
     """Show the earlier versions of a renewed certificate, latest first."""
-
-    async def work(services: Services) -> tuple[Superseded, ...]:
-        db = services.db
-        return await certificates.history(db, await certificates.find(db, certificate))
-
-    terminal.show([_superseded(each) for each in terminal.run(work)], as_json)
+    found = await certificates.find(services.db, certificate)
+    return [_superseded(each) for each in await certificates.history(services.db, found)]
 
 
-@certificate.command("export")
+@terminal.command(certificate, "export", json=False)
 @click.argument("certificate")
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to write to.")
-def certificate_export(certificate: str, out: Path) -> None:
+async def certificate_export(services: Services, certificate: str, out: Path) -> str:
     """Write fullchain.pem and privkey.pem for a web server; audited."""
-
-    async def work(services: Services) -> certificates.Exported:
-        return await certificates.export(
-            services, terminal.operator(), await certificates.find(services.db, certificate)
-        )
-
     try:
-        out.mkdir(mode=0o700, parents=True, exist_ok=True)
-        exported = terminal.run_with_ring(work)
+        out.mkdir(mode=0o700, parents=True, exist_ok=True)  # noqa: ASYNC240 - nothing else runs here
+        found = await certificates.find(services.db, certificate)
+        exported = await certificates.export(services, terminal.operator(), found)
         files.write_together(out, {PRIVATE_KEY: exported.private_key, FULLCHAIN: exported.fullchain})
     except OSError as error:
         raise Misconfigured(f"{out} cannot be written ({error.strerror})") from None
-    terminal.say(f"wrote {out / FULLCHAIN} and {out / PRIVATE_KEY}")
+    return f"wrote {out / FULLCHAIN} and {out / PRIVATE_KEY}"
 
 
-def _certificate(certificate: Certificate) -> dict[str, object]:
+def _certificate(certificate: Certificate) -> Row:
     now = datetime.now(UTC)
     return {
         "id": str(certificate.id),
@@ -230,7 +219,7 @@ def _certificate(certificate: Certificate) -> dict[str, object]:
     }
 
 
-def _superseded(version: Superseded) -> dict[str, object]:
+def _superseded(version: Superseded) -> Row:
     return {
         "hosts": _hosts(version.hosts),
         "issuer": version.issuer,
@@ -243,10 +232,3 @@ def _superseded(version: Superseded) -> dict[str, object]:
 
 def _hosts(hosts: Sequence[str]) -> str:
     return ", ".join(hosts[:3]) + (f" and {len(hosts) - 3} more" if len(hosts) > 3 else "")
-
-
-def _days(text: str) -> timedelta:
-    number = text.removesuffix("d")
-    if not number.isascii() or not number.isdigit() or int(number) > 36_500:
-        raise click.BadParameter("it takes a number of days, such as 30d", param_hint="--within")
-    return timedelta(days=int(number))

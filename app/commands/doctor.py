@@ -1,6 +1,7 @@
 """`keystead doctor`: checks an installation; a failed check says in one line what is wrong and how to fix it."""
 
 import asyncio
+import contextlib
 import fcntl
 import http.client
 import os
@@ -46,9 +47,8 @@ def examine(environ: Mapping[str, str]) -> list[Finding]:
         settings = config.load(environ)
     except KeysteadError as error:
         return [Finding("settings", False, str(error))]
-    shown = f"{settings.host}:{settings.port}, data in {settings.data_dir}"
     findings = [
-        Finding("settings", True, shown),
+        Finding("settings", True, f"{settings.host}:{settings.port}, data in {settings.data_dir}"),
         _folder(settings.data_dir),
         _ring(settings.keyring),
         *_anchors(settings.trust_dir),
@@ -98,53 +98,50 @@ def _anchors(trust_dir: Path | None) -> list[Finding]:
     if not found.count and not found.skipped:
         text = "there are none, so no public CA is trusted: install the package ca-certificates"
         return [Finding("trust anchors", False, text)]
-    mend = "no chain can end at it; replace or remove it"
-    skipped = [Finding("trust anchors", False, f"{file}: {reason}: {mend}") for file, reason in found.skipped]
+    repair = "no chain can end at it; replace or remove it"
+    skipped = [Finding("trust anchors", False, f"{file}: {reason}: {repair}") for file, reason in found.skipped]
     return [Finding("trust anchors", True, f"{found.count} roots"), *skipped]
 
 
 async def _database(settings: config.Settings, dsn: str) -> list[Finding]:
     database = Database(dsn, 1, settings.statement_cache_size)
+    findings = []
     try:
         async with database.connection() as connection:
-            findings = [
-                await _version(connection),
-                await _durability(connection),
-                await _clock(connection),
-                await _connections(connection, settings.workers),
-            ]
+            for name, check in _CHECKS.items():
+                try:
+                    findings.append(Finding(name, True, await check(connection, settings)))
+                except Misconfigured as error:
+                    findings.append(Finding(name, False, f"{error}"))
             try:
                 state = await schema.schema_state(connection)
             except Misconfigured as error:
-                return [
-                    *findings,
-                    Finding("schema" if "schema version" in str(error) else "database", False, f"{error}"),
-                ]
+                name = "schema" if "schema version" in str(error) else "database"
+                return [*findings, Finding(name, False, f"{error}")]
         if state is not schema.SchemaState.CURRENT:
             text = f"it is {state.name.lower()}: run `keystead migrate`"
             if state is schema.SchemaState.NEWER:
                 text = "it is newer than this release: run the newer release"
             return [*findings, Finding("schema", False, text)]
-        version = schema.version_of_this_program()
-        findings.append(Finding("schema", True, f"version {version}"))
+        findings.append(Finding("schema", True, f"version {schema.version_of_this_program()}"))
         return [*findings, *await _custody(settings, database)]
     finally:
         await database.close()
 
 
-async def _version(connection: Connection) -> Finding:
+async def _version(connection: Connection, _: config.Settings) -> str:
     version = int(await connection.fetchval("SELECT current_setting('server_version_num')")) // 10_000
     encoding = await connection.fetchval("SELECT current_setting('server_encoding')")
     if version < OLDEST_POSTGRESQL:
-        return Finding("database", False, f"PostgreSQL {version}: upgrade it to {OLDEST_POSTGRESQL} or newer")
+        raise Misconfigured(f"PostgreSQL {version}: upgrade it to {OLDEST_POSTGRESQL} or newer")
     if encoding != "UTF8":
-        return Finding("database", False, f"its encoding is {encoding}: recreate it with ENCODING 'UTF8'")
-    return Finding("database", True, f"PostgreSQL {version}")
+        raise Misconfigured(f"its encoding is {encoding}: recreate it with ENCODING 'UTF8'")
+    return f"PostgreSQL {version}"
 
 
 _SETTING = "SELECT setting, source, context FROM pg_settings WHERE name = $1"
 # The sources of a setting (pg_settings.source), and what turns it on there.
-_MENDS = {
+_REPAIRS = {
     "database": "ALTER DATABASE {database} SET {name} = on",
     "user": "ALTER ROLE {role} SET {name} = on",
     "database user": "ALTER ROLE {role} IN DATABASE {database} SET {name} = on",
@@ -152,48 +149,49 @@ _MENDS = {
 }
 
 
-async def _durability(connection: Connection) -> Finding:
+async def _durability(connection: Connection, _: config.Settings) -> str:
     for name in ("fsync", "full_page_writes", "synchronous_commit"):
         row = await connection.fetchrow(_SETTING, name)
         if row is not None and row["setting"] == "off":
-            who = await connection.fetchrow(
+            names = await connection.fetchrow(
                 "SELECT quote_ident(current_database()) AS database, quote_ident(current_user) AS role"
             )
-            anywhere = "ALTER SYSTEM SET {name} = on; SELECT pg_reload_conf()"
-            mend = _MENDS.get(row["source"], anywhere).format(name=name, **dict(who or ()))
-            return Finding("durability", False, f"{name} is off, so a crash can lose acknowledged writes: {mend}")
-    return Finding("durability", True, "fsync, full_page_writes and synchronous_commit are on")
+            elsewhere = "ALTER SYSTEM SET {name} = on; SELECT pg_reload_conf()"
+            repair = _REPAIRS.get(row["source"], elsewhere).format(name=name, **dict(names or ()))
+            raise Misconfigured(f"{name} is off, so a crash can lose acknowledged writes: {repair}")
+    return "fsync, full_page_writes and synchronous_commit are on"
 
 
-async def _clock(connection: Connection) -> Finding:
+async def _clock(connection: Connection, _: config.Settings) -> str:
     before = time.time()
     now: datetime = await connection.fetchval("SELECT clock_timestamp()")
     apart = now.timestamp() - (before + time.time()) / 2
     if abs(apart) > CLOCK_SECONDS:
-        text = f"this machine's is {abs(apart):.0f} s {'behind' if apart > 0 else 'ahead of'} the database's"
-        return Finding(
-            "clock",
-            False,
-            f"{text}: synchronise both by NTP, because the validity of tokens and certificates depends on them",
+        raise Misconfigured(
+            f"this machine's is {abs(apart):.0f} s {'behind' if apart > 0 else 'ahead of'} the database's: synchronise "
+            "both by NTP, because the validity of tokens and certificates depends on them"
         )
     if await connection.fetchval("SELECT to_regclass('schema_version')") is not None:
         applied: datetime | None = await connection.fetchval("SELECT max(applied_at) FROM schema_version")
         if applied is not None and applied > now:
-            text = f"it is before {applied:%Y-%m-%dT%H:%M:%SZ}, when the database was migrated: synchronise it by NTP"
-            return Finding("clock", False, text)
-    return Finding("clock", True, f"{abs(apart) * 1000:.0f} ms apart from the database's")
+            migrated = f"{applied:%Y-%m-%dT%H:%M:%SZ}, when the database was migrated"
+            raise Misconfigured(f"it is before {migrated}: synchronise it by NTP")
+    return f"{abs(apart) * 1000:.0f} ms apart from the database's"
 
 
-async def _connections(connection: Connection, workers: int) -> Finding:
-    most = int(await connection.fetchval("SELECT current_setting('max_connections')"))
-    needed = workers * bounds.DATABASE_CONNECTIONS
-    if needed + SPARE_CONNECTIONS > most:
-        text = (
-            f"{workers} workers hold {needed} connections, and PostgreSQL allows {most} in all: lower KEYSTEAD_WORKERS "
-            f"or set max_connections to {needed + SPARE_CONNECTIONS}"
+async def _connections(connection: Connection, settings: config.Settings) -> str:
+    limit = int(await connection.fetchval("SELECT current_setting('max_connections')"))
+    needed = settings.workers * bounds.DATABASE_CONNECTIONS
+    if needed + SPARE_CONNECTIONS > limit:
+        raise Misconfigured(
+            f"{settings.workers} workers hold {needed} connections, and PostgreSQL allows {limit} in all: lower "
+            f"KEYSTEAD_WORKERS or set max_connections to {needed + SPARE_CONNECTIONS}"
         )
-        return Finding("connections", False, text)
-    return Finding("connections", True, f"{workers} workers hold {needed} of {most}")
+    return f"{settings.workers} workers hold {needed} of {limit}"
+
+
+# Each returns what is good, or raises Misconfigured with what is wrong and how to fix it.
+_CHECKS = {"database": _version, "durability": _durability, "clock": _clock, "connections": _connections}
 
 
 async def _custody(settings: config.Settings, database: Database) -> list[Finding]:
@@ -238,16 +236,16 @@ def _server(settings: config.Settings) -> list[Finding]:
     if parent is None:
         return [*findings, _port(settings, where)]
     running = _workers(parent)
+    text = f"{running} of {settings.workers} run"
     if running < settings.workers:
         text = f"{running} of {settings.workers} workers run: the log of process {parent} says why they end"
-        findings.append(Finding("workers", False, text))
-    else:
-        findings.append(Finding("workers", True, f"{running} of {settings.workers} run"))
+    findings.append(Finding("workers", running >= settings.workers, text))
+    answers = _answers(settings)
     if not _holds_port(parent, settings):
         text = f"process {parent}, which uses this folder, does not serve on {where}"
-        text += ", where another server answers" if _answers(settings) else ""
+        text += ", where another server answers" if answers else ""
         return [*findings, Finding("server", False, f"{text}: run this command with the environment of that server")]
-    if not _answers(settings):
+    if not answers:
         text = f"process {parent} does not answer on {where}: check its log, and restart it"
         return [*findings, Finding("server", False, text)]
     return [*findings, Finding("server", True, f"process {parent} answers on {where}")]
@@ -269,11 +267,11 @@ def _holds_port(parent: int, settings: config.Settings) -> bool:
 
     try:
         lines = Path(f"/proc/{parent}/net/unix").read_text().splitlines()
-        held = {os.readlink(file) for file in Path(f"/proc/{parent}/fd").iterdir()}  # noqa: PTH115 - the target is no path
+        open_files = {os.readlink(file) for file in Path(f"/proc/{parent}/fd").iterdir()}  # noqa: PTH115 - the target is no path
     except OSError:
         return True
     sockets = (line.split(maxsplit=7) for line in lines if line.endswith(f"@{serve.port_name(settings)}"))
-    return any(f"socket:[{fields[6]}]" in held for fields in sockets)
+    return any(f"socket:[{fields[6]}]" in open_files for fields in sockets)
 
 
 def _parent(folder: Path) -> int | None:
@@ -290,18 +288,12 @@ def _parent(folder: Path) -> int | None:
 
 
 def _workers(parent: int) -> int:
-    try:
-        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    except OSError:
-        return 0
-    return sum(b"spawn_main" in _command(child) for child in children)
-
-
-def _command(pid: str) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
+    count = 0
+    with contextlib.suppress(OSError):
+        for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+            with contextlib.suppress(OSError):
+                count += b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+    return count
 
 
 def _answers(settings: config.Settings) -> bool:

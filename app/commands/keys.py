@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from uuid import UUID
 
@@ -13,9 +13,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from app.audit import record as audit
 from app.commands import terminal
+from app.commands.terminal import Row
 from app.custody import keyring, rotation
 from app.custody import ring as ringfile
-from app.custody.peppers import PepperUse, add_pepper, pepper_uses
+from app.custody.peppers import add_pepper, pepper_uses
 from app.custody.rotation import Batch, Damage
 from app.errors import Misconfigured
 from app.identity import tokens
@@ -43,61 +44,48 @@ def init() -> None:
         if path.exists():
             raise Misconfigured(f"there is a ring already: {path}") from None
         raise Misconfigured(f"the ring {path} cannot be written ({error.strerror})") from None
-    terminal.say(f"created the ring {path}: back it up separately from the database")
+    terminal.print_line(f"created the ring {path}: back it up separately from the database")
 
 
-@keys.command("add")
+@terminal.command(keys, "add", json=False)
 @click.option("--pepper", is_flag=True, help="Add a pepper for tokens instead; it is used after some seconds.")
-def add(pepper: bool) -> None:
+async def add(services: Services, pepper: bool) -> str:
     """Add a new KEK, not yet current, so that the ring can be copied to all machines first."""
+    db, path = services.db, terminal.settings().keyring
     if pepper:
-        made = terminal.run_with_ring(lambda s: add_pepper(s.db, s.ring, terminal.operator("keys add")))
-        print(f"added pepper {made}: in some seconds new tokens use it, and existing ones from their next use")
-        return
-
-    async def work(services: Services) -> str:
-        db = services.db
-        entry = ringfile.add(terminal.settings().keyring)
-        await keyring.register(db, ringfile.load(terminal.settings().keyring))
-        await keyring.note(db, terminal.operator(f"keys add {entry.id}"), audit.Action.CREATE, audit.Resource.RING)
-        return entry.id
-
-    terminal.say(
-        f"added KEK {terminal.run_with_ring(work)}, not yet current: {BACK_UP}, then run `keystead keys rotate`"
-    )
+        added = await add_pepper(db, services.ring, terminal.operator("keys add"))
+        return f"added pepper {added}: in some seconds new tokens use it, and existing ones from their next use"
+    entry = ringfile.add(path)
+    await keyring.register(db, ringfile.load(path))
+    await keyring.note(db, terminal.operator(f"keys add {entry.id}"), audit.Action.CREATE, audit.Resource.RING)
+    return f"added KEK {entry.id}, not yet current: {BACK_UP}, then run `keystead keys rotate`"
 
 
-@keys.command("status")
-@terminal.as_json_option
-def status(as_json: bool) -> None:
+@terminal.command(keys, "status", ring_for=terminal.any_ring)
+async def status(services: Services) -> Sequence[Row]:
     """Show each KEK of the ring and each pepper, and how many stored keys and tokens need it."""
     content = ringfile.read(terminal.settings().keyring)
-
-    async def work(services: Services) -> tuple[dict[str, tuple[int, int]], tuple[PepperUse, ...]]:
-        db = services.db
-        return await rotation.counts(db), await pepper_uses(db)
-
-    held, peppers = terminal.run_with_any_ring(work)
-    rows: list[dict[str, object]] = []
+    held = await rotation.counts(services.db)
+    rows: list[Row] = []
     for index, entry in enumerate(content.keks):
         sealed, wrapped = held.get(entry.id, (0, 0))
         pending = index > 0 and entry == ringfile.newest(content)
         state = "current" if index == 0 else "not yet current" if pending else "earlier"
         needed_by = f"{sealed} private keys, {wrapped} peppers"
         rows.append(_status("KEK", entry.id, state, terminal.shown(entry.created_at), needed_by))
-    for index, pepper in enumerate(peppers):
+    for index, pepper in enumerate(await pepper_uses(services.db)):
         needed_by = f"{pepper.tokens} tokens, {pepper.users} global keys"
         state = "earlier" if index else "current"
         rows.append(_status("pepper", str(pepper.id), state, terminal.shown(pepper.created_at), needed_by))
-    terminal.show(rows, as_json)
+    return rows
 
 
-def _status(kind: str, id_: str, state: str, created_on: str | None, needed_by: str) -> dict[str, object]:
+def _status(kind: str, id_: str, state: str, created_on: str | None, needed_by: str) -> Row:
     return {"id": id_, "kind": kind, "state": state, "created_on": created_on, "needed_by": needed_by}
 
 
 @keys.command("rotate")
-@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be done.")
 def rotate(dry_run: bool) -> None:
     """Make the newest KEK the current one, and re-wrap all data keys under it, while the servers keep serving.
 
@@ -119,22 +107,22 @@ def rotate(dry_run: bool) -> None:
             ring = ringfile.load(path)
         elif not left:
             print("the newest KEK is already the current one; `keystead keys add` adds another")
-        seen = _Seen("re-wrapped", left, lambda batch: batch.changed)
-        await seen.follow(rotation.rewrap(db, ring))
+        job = _Job("re-wrapped", left, lambda batch: batch.changed)
+        await job.follow(rotation.rewrap(db, ring))
         later = sum(sum(numbers) for kek_id, numbers in (await rotation.counts(db)).items() if kek_id != target)
-        if later > len(seen.damaged):
+        if later > len(job.damaged):
             print(
                 f"{later} were sealed under an earlier KEK meanwhile: copy the ring to all machines, and rotate again"
             )
-        print(f"re-wrapped {seen.done} data keys under KEK {target} in {seen.seconds:.1f} s ({seen.rate:.0f} a second)")
-        await _note(db, seen, "keys rotate")
-        return list(seen.damaged.values())
+        print(f"re-wrapped {job.done} data keys under KEK {target} in {job.seconds:.1f} s ({job.rate:.0f} a second)")
+        await _note(db, job, "keys rotate")
+        return list(job.damaged.values())
 
-    _report(terminal.run_with_ring(work))
+    _report(terminal.run(work))
 
 
-async def _note(db: Database, seen: "_Seen", words: str) -> None:
-    for damage in seen.damaged.values():
+async def _note(db: Database, job: "_Job", words: str) -> None:
+    for damage in job.damaged.values():
         resource = audit.Resource.PEPPER if damage.account_id == audit.NO_ACCOUNT else audit.Resource.PRIVATE_KEY
         await keyring.note_damage(db, terminal.operator(words), damage.account_id, damage.id, resource)
 
@@ -145,23 +133,17 @@ def _target(path: Path) -> str:
     return (ringfile.newest(content) if ringfile.can_change(path) else content.keks[0]).id
 
 
-@keys.command("retire")
+@terminal.command(keys, "retire", json=False)
 @click.argument("id_", metavar="ID")
 @click.option("--revoke", is_flag=True, help="For a pepper: delete the tokens and global keys that still need it.")
-def retire(id_: str, revoke: bool) -> None:
+async def retire(services: Services, id_: str, revoke: bool) -> str:
     """Remove a KEK from the ring, or a pepper from the database, once nothing needs it."""
     caller = terminal.operator(f"keys retire {id_}")
-    pepper_id = any_uuid(id_)
-
-    async def work(services: Services) -> str:
-        db, ring = services.db, services.ring
-        if pepper_id:
-            gone = await tokens.retire_pepper(db, caller, pepper_id, revoke=revoke)
-            return f"retired pepper {pepper_id}" + (f", with {gone} tokens and global keys" if gone else "")
-        await rotation.retire(db, ring, caller, terminal.settings().keyring, id_)
-        return f"retired KEK {id_}: it remains only in the copies of the ring that you keep"
-
-    terminal.say(terminal.run_with_ring(work))
+    if pepper_id := any_uuid(id_):
+        gone = await tokens.retire_pepper(services.db, caller, pepper_id, revoke=revoke)
+        return f"retired pepper {pepper_id}" + (f", with {gone} tokens and global keys" if gone else "")
+    await rotation.retire(services.db, services.ring, caller, terminal.settings().keyring, id_)
+    return f"retired KEK {id_}: it remains only in the copies of the ring that you keep"
 
 
 @keys.command("verify")
@@ -175,24 +157,24 @@ def verify(rate: int | None) -> None:
     async def work(services: Services) -> list[Damage]:
         db, ring = services.db, services.ring
         held = await rotation.counts(db)
-        seen = _Seen("verified", sum(map(sum, held.values())), lambda batch: batch.read)
-        await seen.follow(rotation.verify(db, ring, rate))
-        await _note(db, seen, "keys verify")
-        good = seen.done - len(seen.damaged)
-        print(f"{max(good, 0)} keys and peppers are good, {len(seen.damaged)} are damaged ({seen.rate:.0f} a second)")
-        return list(seen.damaged.values())
+        job = _Job("verified", sum(map(sum, held.values())), lambda batch: batch.read)
+        await job.follow(rotation.verify(db, ring, rate))
+        await _note(db, job, "keys verify")
+        good = job.done - len(job.damaged)
+        print(f"{max(good, 0)} keys and peppers are good, {len(job.damaged)} are damaged ({job.rate:.0f} a second)")
+        return list(job.damaged.values())
 
-    _report(terminal.run_with_any_ring(work))
+    _report(terminal.run(work, terminal.any_ring))
 
 
 def _report(damaged: list[Damage]) -> None:
     for damage in damaged:
-        terminal.complain(damage.reason)
+        terminal.print_error(damage.reason)
     if damaged:
         sys.exit(1)
 
 
-class _Seen:
+class _Job:
     """The progress of a long job: a bar with the time left on a terminal, else a line every few seconds."""
 
     def __init__(self, verb: str, total: int, of: Callable[[Batch], int]) -> None:
@@ -202,7 +184,7 @@ class _Seen:
         self.damaged: dict[UUID, Damage] = {}
         self._of = of
         self._started = time.monotonic()
-        self._said = self._started
+        self._printed_at = self._started
 
     @property
     def seconds(self) -> float:
@@ -222,11 +204,11 @@ class _Seen:
                 self.damaged |= {damage.id: damage for damage in batch.damaged}
                 bar.update(task, completed=self.done, total=max(self.total, self.done), rate=f"{self.rate:.0f}/s")
                 if not on_terminal:
-                    self._say()
+                    self._print_line()
                 # Let the event loop run, so that Ctrl-C is handled.
                 await asyncio.sleep(0)
 
-    def _say(self) -> None:
-        if time.monotonic() - self._said >= LINE_SECONDS:
-            self._said = time.monotonic()
+    def _print_line(self) -> None:
+        if time.monotonic() - self._printed_at >= LINE_SECONDS:
+            self._printed_at = time.monotonic()
             print(f"{self.verb} {self.done} of {self.total}, {self.rate:.0f} a second", file=sys.stderr)

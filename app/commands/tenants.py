@@ -1,16 +1,38 @@
 """The commands for accounts, zones and users."""
 
+import functools
+from collections.abc import Sequence
+
 import click
+import msgspec
 
 from app.caller import Role, Scope
 from app.commands import terminal
+from app.commands.terminal import Row
 from app.identity import accounts, tokens, zones
 from app.identity.accounts import Account, User
 from app.identity.zones import Zone, ZoneType
 from app.services import Services
 from app.x509.names import NamePolicy
 
-_ROLES = [role.value for role in Role]
+
+def _is_on(_: click.Context, __: click.Parameter, word: str | None) -> bool | None:
+    return None if word is None else word == "on"
+
+
+def quota(text: str) -> int:
+    if text == "none":
+        return -1
+    if not text.isascii() or not text.isdigit() or int(text) > 2_000_000_000:
+        raise click.BadParameter("it takes a whole number, or none")
+    return int(text)
+
+
+_switch = functools.partial(click.option, type=click.Choice(["on", "off"]), callback=_is_on)
+_csrs = _switch("--csrs", "csrs_enabled", help="Switch custom CSRs on or off (off answers 403/1404).")
+_csr_quota = click.option(
+    "--csr-quota", type=quota, help="Most custom CSRs it may hold: a number, or none for no limit."
+)
 
 
 @click.group()
@@ -18,90 +40,51 @@ def account() -> None:
     """Accounts: the tenants."""
 
 
-@account.command("create")
+@terminal.command(account, "create")
 @click.argument("slug")
 @click.option("--name", help="Display name; default: the slug.")
-@terminal.as_json_option
-def account_create(slug: str, name: str | None, as_json: bool) -> None:
+async def account_create(services: Services, slug: str, name: str | None) -> Row:
     """Create an account."""
-    made = terminal.run(lambda services: accounts.create_account(services.db, terminal.operator(), slug, name or slug))
-    terminal.show([_account(made)], as_json)
+    return _account(await accounts.create_account(services.db, terminal.operator(), slug, name or slug))
 
 
-@account.command("list")
-@terminal.as_json_option
-def account_list(as_json: bool) -> None:
+@terminal.command(account, "list")
+async def account_list(services: Services) -> Sequence[Row]:
     """Show all accounts."""
-    terminal.show(
-        [_account(each) for each in terminal.run(lambda services: accounts.list_accounts(services.db))], as_json
-    )
+    return [_account(each) for each in await accounts.list_accounts(services.db)]
 
 
-_switch = click.Choice(["on", "off"])
-_ca_quota = click.option("--ca-quota", help="Most CAs it may hold: a number, or none for the general limit of 1000.")
-_csrs = click.option("--csrs", type=_switch, help="Switch custom CSRs on or off (off answers 403/1404).")
-_quota = click.option("--csr-quota", help="Most custom CSRs it may hold: a number, or none for no limit.")
-_certificate_quota = click.option(
-    "--certificate-quota", help="Most certificates it may hold: a number, or none for no limit."
-)
-_key_max_age = click.option(
-    "--key-max-age", type=click.IntRange(1, 36_500), help="Days after which a key counts as old."
-)
-
-
-@account.command("show")
+@terminal.command(account, "show")
 @click.argument("account")
-@terminal.as_json_option
-def account_show(account: str, as_json: bool) -> None:
+async def account_show(services: Services, account: str) -> Row:
     """Show an account, named by id or slug."""
-    terminal.show([_account(terminal.run(lambda services: accounts.find_account(services.db, account)))], as_json)
+    return _account(await accounts.find_account(services.db, account))
 
 
-@account.command("set")
+@terminal.command(account, "set")
 @click.argument("account")
 @click.option("--name", help="Display name.")
-@click.option(
-    "--name-policy", type=click.Choice([policy.value for policy in NamePolicy]), help="Which hostnames CSRs may name."
-)
+@click.option("--name-policy", type=terminal.choice(NamePolicy), help="Which hostnames CSRs may name.")
 @_csrs
-@_quota
-@_ca_quota
-@_key_max_age
-@terminal.as_json_option
-def account_set(
-    account: str,
-    name: str | None,
-    name_policy: str | None,
-    csrs: str | None,
-    csr_quota: str | None,
-    ca_quota: str | None,
-    key_max_age: int | None,
-    as_json: bool,
-) -> None:
+@_csr_quota
+@click.option("--ca-quota", type=quota, help="Most CAs it may hold: a number, or none for the general limit of 1000.")
+@click.option(
+    "--key-max-age", "key_max_age_days", type=click.IntRange(1, 36_500), help="Days after which a key counts as old."
+)
+async def account_set(services: Services, account: str, **changes: object) -> Row:
     """Change the settings of an account, named by id or slug."""
-    policy = NamePolicy(name_policy) if name_policy else None
-    quota = _quota_number(csr_quota, "--csr-quota")
-    cas = _quota_number(ca_quota, "--ca-quota")
-    changes = accounts.Changes(name, policy, _on(csrs), quota, key_max_age, cas)
-
-    async def work(services: Services) -> Account:
-        db = services.db
-        return await accounts.set_account(db, terminal.operator(), await accounts.find_account(db, account), changes)
-
-    terminal.show([_account(terminal.run(work))], as_json)
+    found = await accounts.find_account(services.db, account)
+    wanted = msgspec.convert(changes, accounts.Changes)
+    return _account(await accounts.set_account(services.db, terminal.operator(), found, wanted))
 
 
-@account.command("delete")
+@terminal.command(account, "delete", json=False)
 @click.argument("account")
-def account_delete(account: str) -> None:
+async def account_delete(services: Services, account: str) -> str:
     """Delete an account and its tokens; refused while it holds CSRs, certificates, CAs or zones."""
-
-    async def work(services: Services) -> None:
-        db = services.db
-        await accounts.delete_account(db, terminal.operator(), await accounts.find_account(db, account))
-
-    terminal.run(work)
-    terminal.say(f"deleted account {account}")
+    found = await accounts.find_account(services.db, account)
+    await accounts.delete_account(services.db, terminal.operator(), found)
+    return f"deleted account {account}"
 
 
 @click.group()
@@ -109,87 +92,53 @@ def zone() -> None:
     """Zones: the domains of an account."""
 
 
-@zone.command("create")
+@terminal.command(zone, "create")
 @click.argument("name")
 @terminal.account_option
-@terminal.as_json_option
-def zone_create(name: str, account: str, as_json: bool) -> None:
+async def zone_create(services: Services, name: str, account: str) -> Row:
     """Create a zone."""
-
-    async def work(services: Services) -> Zone:
-        db = services.db
-        return await zones.create_in(db, terminal.operator(), await accounts.find_account(db, account), name)
-
-    terminal.show([_zone(terminal.run(work))], as_json)
+    owner = await accounts.find_account(services.db, account)
+    return _zone(await zones.create_in(services.db, terminal.operator(), owner, name))
 
 
-@zone.command("list")
+@terminal.command(zone, "list")
 @click.option("--account", help="Account id or slug; default: all.")
-@terminal.as_json_option
-def zone_list(account: str | None, as_json: bool) -> None:
+async def zone_list(services: Services, account: str | None) -> Sequence[Row]:
     """Show zones."""
-
-    async def work(services: Services) -> tuple[Zone, ...]:
-        db = services.db
-        return await zones.list_(db, await accounts.find_account(db, account) if account else None)
-
-    terminal.show([_zone(each) for each in terminal.run(work)], as_json)
+    owner = await accounts.find_account(services.db, account) if account else None
+    return [_zone(each) for each in await zones.list_(services.db, owner)]
 
 
-@zone.command("show")
+@terminal.command(zone, "show")
 @click.argument("zone")
-@terminal.as_json_option
-def zone_show(zone: str, as_json: bool) -> None:
+async def zone_show(services: Services, zone: str) -> Row:
     """Show a zone, named by id or name."""
-    terminal.show([_zone(terminal.run(lambda services: zones.find(services.db, zone)))], as_json)
+    return _zone(await zones.find(services.db, zone))
 
 
-@zone.command("set")
+@terminal.command(zone, "set")
 @click.argument("zone")
 @_csrs
-@_quota
-@_certificate_quota
-@click.option("--paused", type=_switch, help="Cloudflare's switch; stored and returned, without effect here.")
+@_csr_quota
+@click.option("--certificate-quota", type=quota, help="Most certificates it may hold: a number, or none for no limit.")
+@_switch("--paused", help="Cloudflare's switch; stored and returned, without effect here.")
 @click.option(
-    "--type",
-    "kind",
-    type=click.Choice([kind.value for kind in ZoneType]),
-    help="Cloudflare's zone type; stored and returned, without effect here.",
+    "--type", type=terminal.choice(ZoneType), help="Cloudflare's zone type; stored and returned, without effect here."
 )
-@terminal.as_json_option
-def zone_set(
-    zone: str,
-    csrs: str | None,
-    csr_quota: str | None,
-    certificate_quota: str | None,
-    paused: str | None,
-    kind: str | None,
-    as_json: bool,
-) -> None:
+async def zone_set(services: Services, zone: str, **changes: object) -> Row:
     """Change the settings of a zone, named by id or name."""
-    quota = _quota_number(csr_quota, "--csr-quota")
-    certificates = _quota_number(certificate_quota, "--certificate-quota")
-    changes = zones.Changes(_on(csrs), quota, certificates, _on(paused), ZoneType(kind) if kind else None)
-
-    async def work(services: Services) -> Zone:
-        db = services.db
-        return await zones.set_(db, terminal.operator(), await zones.find(db, zone), changes)
-
-    terminal.show([_zone(terminal.run(work))], as_json)
+    found = await zones.find(services.db, zone)
+    wanted = msgspec.convert(changes, zones.Changes)
+    return _zone(await zones.set_(services.db, terminal.operator(), found, wanted))
 
 
-@zone.command("delete")
+@terminal.command(zone, "delete", json=False)
 @click.argument("zone")
-def zone_delete(zone: str) -> None:
+async def zone_delete(services: Services, zone: str) -> str:
     """Delete a zone; refused while it holds CSRs or certificates."""
-
-    async def work(services: Services) -> None:
-        db = services.db
-        found = await zones.find(db, zone)
-        await zones.delete(db, terminal.operator(), Scope(found.account_id, found.id))
-
-    terminal.run(work)
-    terminal.say(f"deleted zone {zone}")
+    found = await zones.find(services.db, zone)
+    await zones.delete(services.db, terminal.operator(), Scope(found.account_id, found.id))
+    return f"deleted zone {zone}"
 
 
 @click.group()
@@ -197,70 +146,57 @@ def user() -> None:
     """Users: people with a global key and a role in accounts."""
 
 
-@user.command("create")
+@terminal.command(user, "create")
 @click.argument("email")
 @terminal.account_option
-@click.option("--role", type=click.Choice(_ROLES), default=Role.READ.value, show_default=True)
-@terminal.as_json_option
-def user_create(email: str, account: str, role: str, as_json: bool) -> None:
+@click.option("--role", type=terminal.choice(Role), default=Role.READ.value, show_default=True, help="The role.")
+async def user_create(services: Services, email: str, account: str, role: str) -> Row:
     """Create a user with a role in an account; the global key is shown once."""
-
-    async def work(services: Services) -> tuple[User, str]:
-        db = services.db
-        home = await accounts.find_account(db, account)
-        made = await accounts.create_user(db, terminal.operator(), email)
-        made = await accounts.set_membership(db, terminal.operator(), made, home, Role(role))
-        return made, await tokens.roll_global_key(services, terminal.operator(), made)
-
-    made, key = terminal.run(work)
-    terminal.show([{**_user(made), "global_key": key}], as_json)
+    services, caller = await terminal.with_peppers(services), terminal.operator()
+    member_of = await accounts.find_account(services.db, account)
+    created = await accounts.create_user(services.db, caller, email)
+    created = await accounts.set_membership(services.db, caller, created, member_of, Role(role))
+    return {**_user(created), "global_key": await tokens.roll_global_key(services, caller, created)}
 
 
-@user.command("list")
-@terminal.as_json_option
-def user_list(as_json: bool) -> None:
+@terminal.command(user, "list")
+async def user_list(services: Services) -> Sequence[Row]:
     """Show all users with their roles."""
-    terminal.show([_user(each) for each in terminal.run(lambda services: accounts.list_users(services.db))], as_json)
+    return [_user(each) for each in await accounts.list_users(services.db)]
 
 
-@user.command("set")
+@terminal.command(user, "set")
 @click.argument("user")
 @terminal.account_option
 @click.option(
-    "--role", type=click.Choice([*_ROLES, "none"]), help="The role in that account; none removes the user from it."
+    "--role",
+    type=click.Choice([*(role.value for role in Role), "none"]),
+    help="The role in that account; none removes the user from it.",
 )
 @click.option("--roll-key", is_flag=True, help="Replace the global key; the new one is shown once.")
-@terminal.as_json_option
-def user_set(user: str, account: str, role: str | None, roll_key: bool, as_json: bool) -> None:
+async def user_set(services: Services, user: str, account: str, role: str | None, roll_key: bool) -> Row:
     """Change a user, named by id or email."""
-
-    async def work(services: Services) -> dict[str, object]:
-        db = services.db
-        found = await accounts.find_user(db, user)
-        if role:
-            home = await accounts.find_account(db, account)
-            new_role = None if role == "none" else Role(role)
-            found = await accounts.set_membership(db, terminal.operator(), found, home, new_role)
-        key = {"global_key": await tokens.roll_global_key(services, terminal.operator(), found)} if roll_key else {}
-        return {**_user(found), **key}
-
-    terminal.show([terminal.run(work)], as_json)
+    caller = terminal.operator()
+    services = await terminal.with_peppers(services) if roll_key else services
+    found = await accounts.find_user(services.db, user)
+    if role:
+        member_of = await accounts.find_account(services.db, account)
+        new_role = None if role == "none" else Role(role)
+        found = await accounts.set_membership(services.db, caller, found, member_of, new_role)
+    if not roll_key:
+        return _user(found)
+    return {**_user(found), "global_key": await tokens.roll_global_key(services, caller, found)}
 
 
-@user.command("delete")
+@terminal.command(user, "delete", json=False)
 @click.argument("user")
-def user_delete(user: str) -> None:
+async def user_delete(services: Services, user: str) -> str:
     """Delete a user, with the user's global key and tokens."""
-
-    async def work(services: Services) -> None:
-        db = services.db
-        await accounts.delete_user(db, terminal.operator(), await accounts.find_user(db, user))
-
-    terminal.run(work)
-    terminal.say(f"deleted user {user}")
+    await accounts.delete_user(services.db, terminal.operator(), await accounts.find_user(services.db, user))
+    return f"deleted user {user}"
 
 
-def _account(account: Account) -> dict[str, object]:
+def _account(account: Account) -> Row:
     return {
         "id": account.id.hex,
         "slug": account.slug,
@@ -274,7 +210,7 @@ def _account(account: Account) -> dict[str, object]:
     }
 
 
-def _zone(zone: Zone) -> dict[str, object]:
+def _zone(zone: Zone) -> Row:
     return {
         "id": zone.id.hex,
         "name": zone.name,
@@ -288,24 +224,10 @@ def _zone(zone: Zone) -> dict[str, object]:
     }
 
 
-def _user(user: User) -> dict[str, object]:
+def _user(user: User) -> Row:
     roles = {account.hex: role.value for account, role in user.memberships.items()}
     return {"id": user.id.hex, "email": user.email, "roles": roles, "created_on": terminal.shown(user.created_at)}
 
 
 def _word(on: bool) -> str:
     return "on" if on else "off"
-
-
-def _on(word: str | None) -> bool | None:
-    return None if word is None else word == "on"
-
-
-def _quota_number(text: str | None, option: str) -> int | None:
-    if text is None:
-        return None
-    if text == "none":
-        return -1
-    if not text.isascii() or not text.isdigit() or int(text) > 2_000_000_000:
-        raise click.BadParameter("it takes a whole number, or none", param_hint=option)
-    return int(text)

@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import functools
 import os
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
+from enum import Enum
+from typing import Concatenate, TypeAlias, TypeVar
 
 import click
 import msgspec
@@ -20,30 +22,59 @@ from app.custody import ring as ringfile
 from app.custody.peppers import Peppers, load_peppers
 from app.custody.ring import Ring
 from app.errors import Misconfigured
-from app.server import first_start, roles
+from app.server import first_start, postgres, roles
 from app.services import Services, for_command
 from app.store import schema
 from app.store.database import Database
 
 T = TypeVar("T")
+RingLoader: TypeAlias = Callable[[config.Settings, Database], Awaitable[Ring]]
+Row: TypeAlias = dict[str, object]
+Output: TypeAlias = str | Row | Sequence[Row] | None
 # asyncpg stores datetime.max as infinity.
 LAST_YEAR = 9998
-
-
-def operator(words: str = "") -> Caller:
-    """The caller of a command; the audit log shows `words`, by default the running command, as the path."""
-    context = click.get_current_context(silent=True) if not words else None
-    names: list[str] = []
-    while context is not None and context.parent is not None:
-        names.insert(0, context.info_name or "")
-        context = context.parent
-    return msgspec.structs.replace(first_start.operator(), path=words or " ".join(names))
-
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 account_option = click.option(
     "--account", default=first_start.FIRST_SLUG, show_default=True, help="Account id or slug."
 )
+
+
+def command(
+    group: click.Group, name: str, *, json: bool = True, ring_for: RingLoader = first_start.ring_for
+) -> Callable[[Callable[Concatenate[Services, ...], Awaitable[Output]]], click.Command]:
+    """Add an async function of the services and the options as a command.
+
+    The text it returns is printed as a line, rows as a table; `json` adds the option that prints rows as JSON.
+    """
+
+    def add(work: Callable[Concatenate[Services, ...], Awaitable[Output]]) -> click.Command:
+        @functools.wraps(work)
+        def run_and_print(*, as_json: bool = False, **options: object) -> None:
+            result = run(lambda services: work(services, **options), ring_for)
+            if isinstance(result, str):
+                print_line(result)
+            elif result is not None:
+                show([result] if isinstance(result, dict) else result, as_json)
+
+        added = group.command(name)(run_and_print)
+        if json:
+            added.params.append(click.Option(["--json", "as_json"], is_flag=True, help="Print JSON."))
+        return added
+
+    return add
+
+
+def choice(kind: type[Enum]) -> click.Choice[str]:
+    """An option type for the values of an enumeration."""
+    return click.Choice([each.value for each in kind])
+
+
+def operator(words: str = "") -> Caller:
+    """The caller of a command; the audit log shows `words`, by default the running command, as the path."""
+    context = click.get_current_context(silent=True)
+    running = context.command_path.removeprefix(context.find_root().command_path).strip() if context else ""
+    return msgspec.structs.replace(first_start.operator(), path=words or running)
 
 
 def settings() -> config.Settings:
@@ -62,40 +93,16 @@ def dsn(settings: config.Settings) -> Iterator[str]:
             f"there is no installation in {settings.data_dir}: run this where `keystead serve` runs, or set "
             "KEYSTEAD_DATA_DIR or KEYSTEAD_DATABASE_URL"
         )
-    from app.server import postgres
-
     with postgres.running(settings.data_dir) as cluster:
         asyncio.run(roles.make(cluster.dsn))
         yield cluster.owner
 
 
-def run(work: Callable[[Services], Awaitable[T]]) -> T:
-    """Run `work` with the peppers; raises if the schema is not this release's, or the ring lacks a needed KEK."""
+def run(work: Callable[[Services], Awaitable[T]], ring_for: RingLoader = first_start.ring_for) -> T:
+    """Run `work` with services that have no peppers, as these may be damaged.
 
-    async def with_peppers(services: Services) -> T:
-        peppers = await load_peppers(services.db, services.ring)
-        return await work(msgspec.structs.replace(services, peppers=peppers))
-
-    return run_with_ring(with_peppers)
-
-
-def run_with_ring(work: Callable[[Services], Awaitable[T]]) -> T:
-    """`run` without the peppers, which may be damaged."""
-    return _run(work, first_start.ring_for)
-
-
-def run_with_any_ring(work: Callable[[Services], Awaitable[T]]) -> T:
-    """`run_with_ring` for diagnosis: the ring may lack KEKs."""
-
-    async def ring_as_it_is(chosen: config.Settings, _: Database) -> Ring:
-        return ringfile.load(chosen.keyring)
-
-    return _run(work, ring_as_it_is)
-
-
-def _run(
-    work: Callable[[Services], Awaitable[T]], ring_for: Callable[[config.Settings, Database], Awaitable[Ring]]
-) -> T:
+    Raises if the schema is not this release's, or if the ring lacks a needed KEK.
+    """
     chosen = settings()
 
     async def inside(address: str) -> T:
@@ -113,39 +120,49 @@ def _run(
         return asyncio.run(inside(address))
 
 
+async def any_ring(settings: config.Settings, _: Database) -> Ring:
+    """For `run`, to diagnose: the ring as it is, which may lack KEKs."""
+    return ringfile.load(settings.keyring)
+
+
+async def with_peppers(services: Services) -> Services:
+    """The services for commands that create the value of a token or a key."""
+    return msgspec.structs.replace(services, peppers=await load_peppers(services.db, services.ring))
+
+
 def shown(time: datetime | None) -> str | None:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ") if time else None
 
 
-def time_of(text: str | None, option: str) -> datetime | None:
-    """Parse an option's time, which must be in the future; raises BadParameter."""
-    time = times.date(text) if text else None
-    if text and (time is None or time.year > LAST_YEAR):
-        raise click.BadParameter("it takes a date such as 2029-06-12, or a time in ISO 8601", param_hint=option)
-    if time and time <= datetime.now(UTC):
-        raise click.BadParameter("it is in the past", param_hint=option)
-    return time
+def time(text: str) -> datetime:
+    """Parse an option's time, which must be in the future."""
+    found = times.date(text)
+    if found is None or found.year > LAST_YEAR:
+        raise click.BadParameter("it takes a date such as 2029-06-12, or a time in ISO 8601")
+    if found <= datetime.now(UTC):
+        raise click.BadParameter("it is in the past")
+    return found
 
 
-def span_of(text: str | None, option: str) -> timedelta | None:
-    """Parse an option's time span, such as 90d; raises BadParameter."""
-    span = times.span(text) if text else None
-    if text and span is None:
-        raise click.BadParameter("it takes a number and one of s, m, h, d, w and y, such as 90d", param_hint=option)
-    return span
+def span(text: str) -> timedelta:
+    """Parse an option's time span, such as 90d."""
+    found = times.span(text)
+    if found is None:
+        raise click.BadParameter("it takes a number and one of s, m, h, d, w and y, such as 90d")
+    return found
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     """Print a line that may contain names from users: unprintable characters are escaped."""
     print(visible.text(line))
 
 
-def complain(text: str) -> None:
-    """Print to standard error, escaped like `say`; the text may have several lines."""
+def print_error(text: str) -> None:
+    """Print to standard error, escaped like `print_line`; the text may have several lines."""
     print(f"keystead: {visible.lines(text)}", file=sys.stderr)
 
 
-def show(rows: Sequence[dict[str, object]], as_json: bool) -> None:
+def show(rows: Sequence[Row], as_json: bool) -> None:
     """Print the rows as a table, a single row as lines of name and value, or all of them as JSON."""
     if as_json:
         print(visible.json(msgspec.json.format(msgspec.json.encode(rows)).decode("utf-8")))

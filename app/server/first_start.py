@@ -1,12 +1,10 @@
 """What `keystead serve` does before it serves: schema, ring, first account, credentials file."""
 
-import asyncio
 import os
 import pwd
 import re
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 import msgspec
@@ -22,12 +20,10 @@ from app.errors import KeyDamaged, Misconfigured, NotFound
 from app.identity import accounts, policies, tokens, zones
 from app.identity.accounts import Account
 from app.server import roles
+from app.server.postgres import Cluster
 from app.services import Services, for_command
 from app.store import database as db
 from app.store import schema
-
-if TYPE_CHECKING:
-    from app.server.postgres import Cluster
 
 FIRST_SLUG = "default"
 FIRST_ZONE = "example.com"
@@ -51,20 +47,18 @@ def operator() -> Caller:
     return Caller(actor=Actor.OPERATOR, id=UUID(int=0), reach={}, name=name, method="CLI")
 
 
-def prepare(settings: Settings, cluster: "Cluster | None" = None) -> str:
+async def prepare(settings: Settings, cluster: Cluster | None = None) -> str:
     """Prepare the installation for serving and return the banner; raises Misconfigured.
 
     For the bundled PostgreSQL (`cluster`), also creates its roles and their grants.
     """
-    return asyncio.run(_prepare(settings, cluster))
-
-
-async def _prepare(settings: Settings, cluster: "Cluster | None" = None) -> str:
     if cluster is not None:
         await roles.make(cluster.dsn)
         settings = msgspec.structs.replace(settings, database_url=cluster.owner)
     dsn = settings.database_url or ""
-    await _schema(settings, dsn)
+    # The operator's own database is only migrated when it is empty; later upgrades are left to `keystead migrate`.
+    if settings.embedded or await schema.state_at(dsn) is schema.SchemaState.EMPTY:
+        await schema.migrate(dsn)
     if cluster is not None:
         await roles.grant(dsn)
     database = db.Database(dsn, 1, settings.statement_cache_size)
@@ -79,12 +73,6 @@ async def _prepare(settings: Settings, cluster: "Cluster | None" = None) -> str:
         await database.close()
     (settings.data_dir / "limits").unlink(missing_ok=True)
     return _banner(settings, credentials)
-
-
-async def _schema(settings: Settings, dsn: str) -> None:
-    # The operator's own database is only migrated when it is empty; later upgrades are left to `keystead migrate`.
-    if settings.embedded or await schema.state_at(dsn) is schema.SchemaState.EMPTY:
-        await schema.migrate(dsn)
 
 
 async def ring_for(settings: Settings, database: db.Database) -> Ring:
@@ -115,14 +103,14 @@ async def _first_account(settings: Settings, services: Services) -> Path | None:
     finished = await tokens.list_(database) and (path.exists() or not settings.embedded)
     others = [account for account in await accounts.list_accounts(database) if account.slug != FIRST_SLUG]
     if finished or (others and not settings.embedded):
-        return _addressed(path, settings.public_url) if path.exists() else None
+        return _with_address(path, settings.public_url) if path.exists() else None
     caller = operator()
     try:
         account = await accounts.find_account(database, FIRST_SLUG)
     except NotFound:
         account = await accounts.create_account(database, caller, FIRST_SLUG, "Default")
-    held = await zones.list_(database, account)
-    zone = held[0] if held else await zones.create_in(database, caller, account, FIRST_ZONE)
+    existing = await zones.list_(database, account)
+    zone = existing[0] if existing else await zones.create_in(database, caller, account, FIRST_ZONE)
     try:
         user = await accounts.find_user(database, FIRST_EMAIL)
     except NotFound:
@@ -135,12 +123,12 @@ async def _first_account(settings: Settings, services: Services) -> Path | None:
     return path
 
 
-def _addressed(path: Path, public_url: str) -> Path:
+def _with_address(path: Path, public_url: str) -> Path:
     """Update CLOUDFLARE_BASE_URL in the file after a change of port or address."""
     text = path.read_text()
-    fresh = re.sub("^CLOUDFLARE_BASE_URL=.*$", lambda _: _base_url(public_url), text, flags=re.MULTILINE)
-    if fresh != text:
-        files.write_private(path, fresh)
+    updated = re.sub("^CLOUDFLARE_BASE_URL=.*$", lambda _: _base_url(public_url), text, flags=re.MULTILINE)
+    if updated != text:
+        files.write_private(path, updated)
     return path
 
 
@@ -162,18 +150,17 @@ class Credentials(msgspec.Struct, frozen=True):
         return "Credentials()"
 
     def text(self) -> str:
-        lines = [
-            "# Read by the official SDKs and Terraform: set -a; . this file; set +a. Keep it secret.",
-            _base_url(self.public_url),
-            f"CLOUDFLARE_API_TOKEN={self.token}",
-            f"CLOUDFLARE_ACCOUNT_ID={self.account.id.hex}",
-            f"CLOUDFLARE_ZONE_ID={self.zone_id.hex}",
-            f"KEYSTEAD_PROJECT_SLUG={self.account.slug}",
-            "# The older scheme, commented out because clients refuse or mix two schemes at once.",
-            f"# CLOUDFLARE_EMAIL={self.email}",
-            f"# CLOUDFLARE_API_KEY={self.key}",
-        ]
-        return "\n".join(lines) + "\n"
+        return f"""\
+# Read by the official SDKs and Terraform: set -a; . this file; set +a. Keep it secret.
+{_base_url(self.public_url)}
+CLOUDFLARE_API_TOKEN={self.token}
+CLOUDFLARE_ACCOUNT_ID={self.account.id.hex}
+CLOUDFLARE_ZONE_ID={self.zone_id.hex}
+KEYSTEAD_PROJECT_SLUG={self.account.slug}
+# The older scheme, commented out because clients refuse or mix two schemes at once.
+# CLOUDFLARE_EMAIL={self.email}
+# CLOUDFLARE_API_KEY={self.key}
+"""
 
 
 _TRY = """\
@@ -184,21 +171,18 @@ _TRY = """\
 
 
 def _banner(settings: Settings, credentials: Path | None) -> str:
-    lines = [
-        f"Keystead {__version__} serves on {settings.public_url}",
-        "",
-        f"  back up      {visible.text(str(settings.keyring))}",
-        "               and the database; without this ring no private key can be decrypted",
-    ]
+    start = f"""Keystead {__version__} serves on {settings.public_url}
+
+  back up      {visible.text(str(settings.keyring))}
+               and the database; without this ring no private key can be decrypted
+"""
     if credentials is None:
-        return "\n".join([*lines, "", "  credentials  run `keystead token create` for a token", ""])
-    lines += [
-        f"  credentials  {visible.text(str(credentials))}",
-        f"  reference    {settings.public_url}/docs",
-        "",
-        "Paste this line to create a first CSR; it prints the PEM:",
-        "",
-        _TRY.format(credentials=visible.text(shlex.quote(str(credentials)))),
-        "",
-    ]
-    return "\n".join(lines)
+        return f"{start}\n  credentials  run `keystead token create` for a token\n"
+    return f"""{start}
+  credentials  {visible.text(str(credentials))}
+  reference    {settings.public_url}/docs
+
+Paste this line to create a first CSR; it prints the PEM:
+
+{_TRY.format(credentials=visible.text(shlex.quote(str(credentials))))}
+"""

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, Generic, TypeVar
 
 from litestar import Request, Response, get
 from litestar.exceptions import NotFoundException
@@ -17,15 +17,30 @@ from app.custody import keyring
 from app.errors import KeysteadError
 from app.services import Services
 from app.store import schema
-from app.store.database import Database
 from app.web.state import State, state_of
 
+T = TypeVar("T")
 AnyRequest = Request[Any, Any, Any]
 METRICS = "/metrics"
 # Headers that proxies add and scrapers do not send.
 _FORWARDED = frozenset({"forwarded", "via", "x-real-ip"})
 READY_SECONDS = 1.0
 EXPIRY_SECONDS = 60.0
+
+
+class _Cached(Generic[T]):
+    """The last result of a query; requests that find it too old wait for one new query."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._result: tuple[float, T] | None = None
+
+    async def get(self, seconds: float, query: Callable[[], Awaitable[T]]) -> T:
+        async with self._lock:
+            if self._result is None or time.monotonic() - self._result[0] >= seconds:
+                result = await query()
+                self._result = time.monotonic(), result
+            return self._result[1]
 
 
 @get("/healthz")
@@ -37,14 +52,9 @@ async def healthz() -> dict[str, str]:
 @get("/readyz")
 async def readyz(request: AnyRequest) -> Response[dict[str, str]]:
     """200 if the database answers with this release's schema and the ring can seal, else 503 with the reason."""
-    state = request.app.state
-    # The route is public, so the database is asked at most once a second.
-    async with state.setdefault("ready_lock", asyncio.Lock()):
-        if time.monotonic() - state.get("ready_at", -READY_SECONDS) >= READY_SECONDS:
-            problem = await _problem(state_of(request).services)
-            state["ready_at"], state["ready"] = time.monotonic(), problem
-    problem = state["ready"]
-    if problem:
+    # The route is public, so the database is queried at most once a second.
+    cached: _Cached[str | None] = request.app.state.setdefault("ready", _Cached())
+    if problem := await cached.get(READY_SECONDS, lambda: _problem(state_of(request).services)):
         return Response({"status": "unavailable", "reason": problem}, status_code=503, headers={"Retry-After": "1"})
     return Response({"status": "ok"})
 
@@ -66,8 +76,13 @@ async def metrics_(request: AnyRequest) -> Response[bytes]:
     visit: Visit = request.scope["state"]["visit"]
     if not _may_see(request, state, visit):
         raise NotFoundException
-    body = metrics.text(_Expiry(await _expiry(request.app.state, state.services.db)))
-    return Response(body, media_type=metrics.CONTENT_TYPE)
+    cached: _Cached[dict[str, int]] = request.app.state.setdefault("expiry", _Cached())
+    try:
+        expiry = await cached.get(EXPIRY_SECONDS, lambda: certificates.by_expiry(state.services.db))
+    except KeysteadError:
+        # The counters in memory matter most while the database is down.
+        expiry = {}
+    return Response(metrics.text(_Expiry(expiry)), media_type=metrics.CONTENT_TYPE)
 
 
 def _may_see(request: AnyRequest, state: State, visit: Visit) -> bool:
@@ -81,19 +96,6 @@ def _may_see(request: AnyRequest, state: State, visit: Visit) -> bool:
 
 
 HANDLERS: list[Any] = [healthz, readyz, metrics_]
-
-
-async def _expiry(state: Any, db: Database) -> dict[str, int]:  # noqa: ANN401 - Litestar's state
-    async with state.setdefault("expiry_lock", asyncio.Lock()):
-        if time.monotonic() - state.get("expiry_at", -EXPIRY_SECONDS) >= EXPIRY_SECONDS:
-            try:
-                state["expiry"] = await certificates.by_expiry(db)
-            except KeysteadError:
-                # The counters in memory matter most while the database is down.
-                return {}
-            state["expiry_at"] = time.monotonic()
-    found: dict[str, int] = state["expiry"]
-    return found
 
 
 class _Expiry(Collector):

@@ -21,6 +21,7 @@ from app.web.handling import AnyRequest
 from app.web.state import state_of
 
 _ASSETS = {
+    "errors": "text/html",
     "swagger-ui.css": "text/css",
     "swagger-ui-bundle.js": "text/javascript",
     "favicon-32x32.png": "image/png",
@@ -73,8 +74,8 @@ def _page(body: bytes, media_type: str, policy: dict[str, str] = _POLICY) -> Pag
 
 def _answer(request: AnyRequest, page: Page) -> Response[bytes]:
     """The page, or 304 if If-None-Match has its ETag (RFC 9110 section 13.1.2)."""
-    known = ",".join(request.headers.getall("if-none-match", []))
-    if any(tag.strip().removeprefix("W/") in (page.headers["ETag"], "*") for tag in known.split(",")):
+    cached = ",".join(request.headers.getall("if-none-match", []))
+    if any(tag.strip().removeprefix("W/") in (page.headers["ETag"], "*") for tag in cached.split(",")):
         return Response(b"", status_code=304, headers=page.headers)
     request.scope["state"]["file"] = page.file
     return Response(page.body, media_type=page.media_type, headers=page.headers)
@@ -135,6 +136,8 @@ async def asset(request: AnyRequest) -> Response[bytes]:
 
 @cache
 def _asset(name: str) -> Page:
+    if name == "errors":
+        return _errors()
     if name == "start.js":
         return _page(_START.encode(), _ASSETS[name])
     vendor = resources.files("swagger_ui_bundle").joinpath("vendor")
@@ -142,12 +145,6 @@ def _asset(name: str) -> Page:
     return _page(folder.joinpath(name).read_bytes(), _ASSETS[name])
 
 
-@get("/docs/errors")
-async def errors(request: AnyRequest) -> Response[bytes]:
-    return _answer(request, _errors())
-
-
-@cache
 def _errors() -> Page:
     rows = "\n".join(
         f'<tr id="{code}"><td><a href="#{code}">{code}</a></td><td>{status}</td><td>{html.escape(text)}</td></tr>'
@@ -161,7 +158,7 @@ def _errors() -> Page:
     return _html("Keystead error reference", f"<h1>Error reference</h1>\n{head}\n{rows}\n</tbody></table>", style)
 
 
-HANDLERS = [openapi_json, docs, asset, errors]
+HANDLERS = [openapi_json, docs, asset]
 
 
 def _html(title: str, body: str, head: str) -> Page:

@@ -4,6 +4,7 @@ A worker or PostgreSQL that dies is restarted. If the parent dies, its workers e
 for the next start.
 """
 
+import asyncio
 import contextlib
 import errno
 import fcntl
@@ -22,10 +23,9 @@ import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
-import structlog
 from granian.constants import HTTPModes, Interfaces, Loops
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
@@ -33,10 +33,8 @@ from granian.server.mp import MPServer
 
 from app import bounds, child, config, metrics, process
 from app.errors import Misconfigured, Unavailable
-from app.server import tls
-
-if TYPE_CHECKING:
-    from app.server.postgres import Cluster
+from app.server import logs, postgres, tls
+from app.server.postgres import Cluster
 
 _log = logging.getLogger(__name__)
 
@@ -75,46 +73,44 @@ def serve(settings: config.Settings) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _prepared(settings: config.Settings, cluster: "Cluster | None") -> str:
+def _prepared(settings: config.Settings, cluster: Cluster | None) -> str:
     """Prepare the installation and return its banner; raises Misconfigured.
 
     Waits for a bundled PostgreSQL in crash recovery, because exiting would interrupt it.
     """
     deadline = time.monotonic() + bounds.DATABASE_PATIENCE_SECONDS
-    while True:
-        outcome = _preparation(settings, cluster)
-        if isinstance(outcome, str):
-            return outcome
-        if isinstance(outcome, Misconfigured):
-            raise outcome
+    while isinstance(outcome := _preparation(settings, cluster), Unavailable):
         if not settings.embedded or time.monotonic() > deadline:
             raise Misconfigured(str(outcome))
         time.sleep(0.5)
+    if isinstance(outcome, Misconfigured):
+        raise outcome
+    return outcome
 
 
-def _preparation(settings: config.Settings, cluster: "Cluster | None") -> str | Misconfigured | Unavailable:
+def _preparation(settings: config.Settings, cluster: Cluster | None) -> str | Misconfigured | Unavailable:
     """Run `_prepare` in a child process: it opens the ring, after which workers could not read this process's /proc."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_prepare, args=(sender, settings, cluster), daemon=True)
-    child.start()
+    preparing = context.Process(target=_prepare, args=(sender, settings, cluster), daemon=True)
+    preparing.start()
     sender.close()
     try:
         outcome: str | Misconfigured | Unavailable = receiver.recv()
     except EOFError:
         return Misconfigured("the process that prepares the start ended unexpectedly")
     finally:
-        child.kill()
-        child.join()
+        preparing.kill()
+        preparing.join()
     return outcome
 
 
-def _prepare(sender: "Connection[Any, Any]", settings: config.Settings, cluster: "Cluster | None") -> None:
+def _prepare(sender: "Connection[Any, Any]", settings: config.Settings, cluster: Cluster | None) -> None:
     from app.server import first_start
     from app.store import database as db
 
     try:
-        sender.send(first_start.prepare(settings, cluster))
+        sender.send(asyncio.run(first_start.prepare(settings, cluster)))
     except (Misconfigured, Unavailable) as error:
         sender.send(error)
     except (OSError, db.Refused) as error:
@@ -126,9 +122,15 @@ def _alone(data_dir: Path) -> Iterator[None]:
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(data_dir / "serve.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        _claim(lock, data_dir)
+        _while_taken(lambda: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB))
         os.ftruncate(lock, 0)
         os.pwrite(lock, str(os.getpid()).encode(), 0)
+    except BlockingIOError:
+        holder = os.pread(lock, 20, 0).decode() or "unknown"
+        raise Misconfigured(
+            f"the data folder {data_dir} is in use by the server with pid {holder}: stop that one, or set "
+            "KEYSTEAD_DATA_DIR"
+        ) from None
     except OSError as error:
         raise Misconfigured(f"the data folder {data_dir} cannot be used ({error}): set KEYSTEAD_DATA_DIR") from None
     try:
@@ -137,19 +139,16 @@ def _alone(data_dir: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _claim(lock: int, data_dir: Path) -> None:
+def _while_taken(take: Callable[[], None]) -> None:
+    """Try again for _GRACE seconds while something is taken, by the workers of a killed parent as a rule."""
     deadline = time.monotonic() + _GRACE
     while True:
         try:
-            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                holder = os.pread(lock, 20, 0).decode() or "unknown"
-                raise Misconfigured(
-                    f"the data folder {data_dir} is in use by the server with pid {holder}: stop that one, or set "
-                    "KEYSTEAD_DATA_DIR"
-                ) from None
-            time.sleep(0.02)
+            return take()
+        except OSError as error:
+            if error.errno not in {errno.EADDRINUSE, errno.EAGAIN} or time.monotonic() > deadline:
+                raise
+        time.sleep(0.02)
 
 
 def port_name(settings: config.Settings) -> str:
@@ -161,37 +160,26 @@ def port_name(settings: config.Settings) -> str:
 def _named(settings: config.Settings) -> Iterator[None]:
     # Held from before the port check until exit, so that two starts cannot both pass the check before granian listens.
     with socket.socket(socket.AF_UNIX) as name:
-        deadline = time.monotonic() + _GRACE
-        while True:
-            try:
-                name.bind(f"\0{port_name(settings)}")
-                break
-            except OSError:
-                if time.monotonic() > deadline:
-                    where = f"port {settings.port} on {settings.host}"
-                    raise Misconfigured(
-                        f"{where} is taken by another keystead: stop it, or set KEYSTEAD_PORT"
-                    ) from None
-                time.sleep(0.02)
+        try:
+            _while_taken(lambda: name.bind(f"\0{port_name(settings)}"))
+        except OSError:
+            where = f"port {settings.port} on {settings.host}"
+            raise Misconfigured(f"{where} is taken by another keystead: stop it, or set KEYSTEAD_PORT") from None
         yield
 
 
 def check_port(settings: config.Settings) -> None:
     """Raises Misconfigured if the port cannot be bound."""
-    deadline = time.monotonic() + _GRACE
     where = f"port {settings.port} on {settings.host}"
-    while True:
-        try:
-            return _bind(settings)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise Misconfigured(
-                    f"{where} cannot be bound ({error.strerror}): set KEYSTEAD_HOST to an address of this machine and "
-                    "KEYSTEAD_PORT to a port that this user may use"
-                ) from None
-            if time.monotonic() > deadline:
-                raise Misconfigured(f"{where} is taken by another program: stop it, or set KEYSTEAD_PORT") from None
-            time.sleep(0.02)
+    try:
+        _while_taken(lambda: _bind(settings))
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise Misconfigured(f"{where} is taken by another program: stop it, or set KEYSTEAD_PORT") from None
+        raise Misconfigured(
+            f"{where} cannot be bound ({error.strerror}): set KEYSTEAD_HOST to an address of this machine and "
+            "KEYSTEAD_PORT to a port that this user may use"
+        ) from None
 
 
 def _bind(settings: config.Settings) -> None:
@@ -202,13 +190,11 @@ def _bind(settings: config.Settings) -> None:
 
 
 @contextlib.contextmanager
-def _database(settings: config.Settings) -> "Iterator[tuple[config.Settings, Cluster | None]]":
+def _database(settings: config.Settings) -> Iterator[tuple[config.Settings, Cluster | None]]:
     """The settings of the workers, and the bundled PostgreSQL if that is what they use."""
     if settings.database_url is not None:
         yield settings, None
         return
-    from app.server import postgres
-
     with postgres.running(settings.data_dir) as cluster:
         leaving = threading.Event()
         watcher = threading.Thread(target=_watch, args=(cluster, leaving), name="watch-postgres", daemon=True)
@@ -220,7 +206,7 @@ def _database(settings: config.Settings) -> "Iterator[tuple[config.Settings, Clu
             watcher.join()
 
 
-def _watch(cluster: "Cluster", leaving: threading.Event) -> None:
+def _watch(cluster: Cluster, leaving: threading.Event) -> None:
     while not leaving.wait(0.5):
         if cluster.alive():
             continue
@@ -232,15 +218,11 @@ def _watch(cluster: "Cluster", leaving: threading.Event) -> None:
             leaving.wait(5)
 
 
-def _reset_metrics(folder: Path) -> None:
-    """Give the workers' metrics an empty folder."""
+def _run(server: "_Server", settings: config.Settings, banner: str) -> int:
+    folder = settings.data_dir / "metrics"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)
     os.environ[metrics.FOLDER] = str(folder)
-
-
-def _run(server: "_Server", settings: config.Settings, banner: str) -> int:
-    _reset_metrics(settings.data_dir / "metrics")
     announce = threading.Thread(target=_announce, args=(settings, banner), name="banner", daemon=True)
     server.on_startup(announce.start)
     # A fork while another thread imports a module can deadlock the worker on the import lock, and forked workers would
@@ -278,10 +260,10 @@ def _load(settings: config.Settings, parent: int, listens: "Connection[Any, Any]
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     # A closing terminal sends SIGHUP to the process group, but only the parent reloads on it.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    threading.Thread(target=_when_it_listens, args=(listens,), name="when-it-listens", daemon=True).start()
-    from app.server import worker as main
+    threading.Thread(target=_report_listening, args=(listens,), name="listening", daemon=True).start()
+    from app.server import worker
 
-    app = main.create_app(settings)
+    app = worker.create_app(settings)
     # The objects so far are permanent, and a request leaves few cycles behind, so collect rarely.
     gc.collect()
     gc.freeze()
@@ -289,56 +271,29 @@ def _load(settings: config.Settings, parent: int, listens: "Connection[Any, Any]
     return app
 
 
-def _when_it_listens(listens: "Connection[Any, Any]") -> None:
+def _report_listening(listens: "Connection[Any, Any]") -> None:
     """Report the pid to the parent once granian listens, and bound how long a client may not read its answer.
 
     granian has no such time-out. It opens the listening socket after the application has started; accepted connections
     inherit its options.
     """
-    while True:
-        for ours in tls.listening():
-            ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(bounds.UNREAD_SECONDS * 1000))
-            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, bounds.UNREAD_BYTES)
-            listens.send(os.getpid())
-            return
+    while (listener := tls.listener()) is None:
         time.sleep(0.02)
-
-
-def _formatter(log: config.LogFormat) -> logging.Formatter:
-    # structlog's default tracebacks show local variables, which may be secret.
-    plain = structlog.dev.plain_traceback
-    renderer: tuple[structlog.typing.Processor, ...] = (
-        (structlog.processors.format_exc_info, structlog.processors.JSONRenderer())
-        if log is config.LogFormat.JSON
-        else (structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain),)
-    )
-    return structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[structlog.stdlib.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True)],
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
-    )
-
-
-def _log_settings(log: config.LogFormat) -> dict[str, object]:
-    """The logging configuration: granian's and our modules' records in one format on standard error."""
-    ours = {"handlers": ["lines"], "level": "WARNING", "propagate": False}
-    return {
-        "formatters": {"lines": {"()": _formatter, "log": log}},
-        "handlers": {
-            "lines": {"class": "logging.StreamHandler", "formatter": "lines", "stream": "ext://sys.stderr"},
-        },
-        "loggers": {"_granian": ours, "app": ours},
-    }
+    with listener:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(bounds.UNREAD_SECONDS * 1000))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, bounds.UNREAD_BYTES)
+    listens.send(os.getpid())
 
 
 def _clients() -> int:
     """The most connections of a worker: bounds.CLIENTS, or fewer if the limit of open files is too low."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = bounds.CLIENTS + _OWN_FILES
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    files = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < files:
         # Workers inherit it.
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return bounds.CLIENTS if soft == resource.RLIM_INFINITY else max(1, min(bounds.CLIENTS, soft - _OWN_FILES))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+    return max(1, files - _OWN_FILES)
 
 
 class _Server(MPServer):
@@ -358,7 +313,7 @@ class _Server(MPServer):
             backlog=bounds.BACKLOG,
             backpressure=_clients(),
             log_level=LogLevels.warning,
-            log_dictconfig=_log_settings(settings.log),
+            log_dictconfig=logs.for_granian(settings.log),
             respawn_failed_workers=True,
             workers_kill_timeout=int(bounds.STOP_SECONDS),
         )
@@ -385,9 +340,6 @@ class _Server(MPServer):
         for old in self.copies[:-1]:
             os.close(old)
         self.copies = [*self.copies[-1:], copy]
-        self.use(copy)
-
-    def use(self, copy: int) -> None:
         self.ssl_ctx = tls.context(tls.path(copy))  # type: ignore[assignment]
 
     def listened(self, pid: int | None) -> bool:
@@ -439,9 +391,9 @@ class _Server(MPServer):
         trial = self._spawn_worker(0, spawn_target, target_loader).inner
         trial.start()
         deadline = time.monotonic() + 2 * bounds.DATABASE_PATIENCE_SECONDS
-        while trial.is_alive() and not self.listened(trial.pid) and time.monotonic() < deadline:
-            if self.interrupt_signal:
-                break
+        while trial.is_alive() and not (
+            self.listened(trial.pid) or self.interrupt_signal or time.monotonic() > deadline
+        ):
             trial.join(0.05)
         if trial.is_alive() and self.listened(trial.pid):
             trial.terminate()
@@ -452,5 +404,5 @@ class _Server(MPServer):
         else:
             _log.error("a new worker does not start, so the running ones stay, with their certificate and key")
             os.close(self.copies.pop())
-            self.use(self.copies[-1])
+            self.ssl_ctx = tls.context(tls.path(self.copies[-1]))  # type: ignore[assignment]
         trial.kill()

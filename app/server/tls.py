@@ -4,7 +4,6 @@ OpenSSL accepts files and keys that rustls does not, and a worker ends when rust
 """
 
 import asyncio
-import base64
 import contextlib
 import os
 import re
@@ -13,8 +12,6 @@ import ssl
 import stat
 import subprocess
 import sys
-import textwrap
-from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
@@ -70,9 +67,9 @@ def path(copy: int) -> str:
 
 def _chain(file: Path) -> str:
     blocks = _blocks(_CERTIFICATE, file)
-    chain = [_reencoded(_CERTIFICATE, file, block) for block in blocks if block.label == "CERTIFICATE"]
     if any(block.label == "TRUSTED CERTIFICATE" for block in blocks):
         raise _refused(_CERTIFICATE, file, "it is a TRUSTED CERTIFICATE: convert it with `openssl x509`")
+    chain = [_reencoded(_CERTIFICATE, file, block) for block in blocks if block.label == "CERTIFICATE"]
     if not chain:
         raise _refused(_CERTIFICATE, file, "it holds no certificate in PEM")
     return "".join(chain)
@@ -84,9 +81,8 @@ def _key(file: Path) -> str:
     if any(block.label == "ENCRYPTED PRIVATE KEY" or "ENCRYPTED" in block.body for block in blocks):
         raise _refused(_KEY, file, "the key has a passphrase: remove it with `openssl pkey`")
     if len(keys) != 1:
-        raise _refused(
-            _KEY, file, f"it holds {len(keys) or 'no'} private key{'s' * bool(keys)} in PEM, and must hold one"
-        )
+        count = f"{len(keys)} private keys" if keys else "no private key"
+        raise _refused(_KEY, file, f"it holds {count} in PEM, and must hold one")
     _require_private(file)
     return _reencoded(_KEY, file, keys[0])
 
@@ -106,11 +102,9 @@ def _blocks(setting: str, file: Path) -> list[pem.Block]:
 
 def _reencoded(setting: str, file: Path, block: pem.Block) -> str:
     try:
-        der = base64.b64decode("".join(block.body.split()), validate=True)
-    except ValueError:
+        return pem.encoded(block.label, pem.decoded(block))
+    except pem.Garbled:
         raise _refused(setting, file, f"its {block.label} is not Base64") from None
-    body = textwrap.fill(base64.b64encode(der).decode("ascii"), 64)
-    return f"-----BEGIN {block.label}-----\n{body}\n-----END {block.label}-----\n"
 
 
 def _require_private(file: Path) -> None:
@@ -156,36 +150,34 @@ def _last_line(text: str) -> str:
 
 async def _shake_hands(file: str) -> None:
     server = Server(
-        _nothing, "127.0.0.1", 0, interface=Interfaces.ASGINL, http=HTTPModes.http1, websockets=False, log_enabled=False
+        _unused, "127.0.0.1", 0, interface=Interfaces.ASGINL, http=HTTPModes.http1, websockets=False, log_enabled=False
     )
     server.ssl_ctx = context(file)  # type: ignore[assignment]
     serving = asyncio.create_task(server.serve())
-    while not (addresses := [each.getsockname() for each in listening()]):  # noqa: ASYNC110 - granian has no event for it
+    while (bound := listener()) is None:  # noqa: ASYNC110 - granian has no event for it
         await asyncio.sleep(0.01)
     # Only whether a handshake succeeds, not whether clients trust the certificate.
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
-    reader, writer = await asyncio.open_connection(*addresses[0], ssl=client)
-    writer.write(b"GET / HTTP/1.0\r\n\r\n")
-    if not (await reader.readline()).startswith(b"HTTP/1."):
-        raise OSError("it does not answer")
+    await asyncio.open_connection(*bound.getsockname(), ssl=client)
     del serving
 
 
-async def _nothing(_: object, __: object, send: Callable[[dict[str, object]], Awaitable[None]]) -> None:
-    await send({"type": "http.response.start", "status": 204, "headers": []})
-    await send({"type": "http.response.body", "body": b""})
+async def _unused(*_: object) -> None:
+    """No request is sent."""
 
 
-def listening() -> Iterator[socket.socket]:
-    """The listening sockets of this process, found through /proc because granian does not expose its own."""
+def listener() -> socket.socket | None:
+    """A duplicate of this process's listening socket, found through /proc because granian does not expose its own."""
     for file in Path("/proc/self/fd").iterdir():
         # The descriptor may be closed by now.
         with contextlib.suppress(OSError):
             if file.is_socket():
-                with socket.socket(fileno=os.dup(int(file.name))) as ours:
-                    if ours.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                        yield ours
+                found = socket.socket(fileno=os.dup(int(file.name)))
+                if found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    return found
+                found.close()
+    return None
 
 
 def main() -> None:

@@ -1,9 +1,7 @@
-"""The application of one worker process: opens its state, mounts the dialects, answers what belongs to none."""
+"""The application of one worker process: its state, the routes of both dialects, and errors outside of them."""
 
 import asyncio
 import contextlib
-import logging
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
@@ -30,7 +28,7 @@ from app.identity import tokens
 from app.identity.admission import Memory
 from app.infisical import router as infisical
 from app.infisical import wire as infisical_wire
-from app.server import edge, health, pages
+from app.server import edge, health, logs, pages
 from app.server.request_log import RequestLog
 from app.services import Services
 from app.store import database as db
@@ -53,7 +51,7 @@ def create_app(settings: config.Settings) -> asgi.App:
 
 
 def routes() -> Litestar:
-    """All routes with their guards, which are the same for all settings; the framework takes long to prepare them."""
+    """All routes with their guards; preparing them takes long, and does not depend on the settings."""
     return Litestar(
         route_handlers=[cloudflare.router(), infisical.router(), *health.HANDLERS, *pages.HANDLERS],
         lifespan=[_open],
@@ -65,65 +63,38 @@ def routes() -> Litestar:
 
 
 def around(app: Litestar, settings: config.Settings) -> asgi.App:
-    """What stands before the routes, and the settings by which they open their state."""
-    configure_log(settings.log)
-    # Before the first request, which would wait for it.
+    """The routes with these settings, behind the edge."""
+    logs.configure(settings.log)
+    # Loaded now, so that the first request does not wait for it.
     names.suffixes()
     names.icann_suffixes()
     app.state = AppState({"settings": settings, "reference": Reference(settings.public_url)})
     log = RequestLog(as_json=settings.log is config.LogFormat.JSON)
-    return edge.Edge(app, settings.trusted_proxies, settings.rate_limit, log, _door(app.state))  # type: ignore[arg-type] # ASGI as plain dicts
+    return edge.Edge(app, settings.trusted_proxies, settings.rate_limit, log, _overload(app.state))  # type: ignore[arg-type] # ASGI as plain dicts
 
 
-def _door(state: AppState) -> asgi.Door:
-    """Turns requests of both dialects away while too many wait; the probes and pages are always answered."""
-    error, nobody = Unavailable(db.CROWDED), Visit(None, asgi.REQUEST_ID.decode(), "GET", "/")
+def _overload(state: AppState) -> asgi.Door:
+    """Rejects requests of both dialects while too many wait; the probes and pages are always answered."""
+    error, unknown = Unavailable(db.CROWDED), Visit(None, asgi.REQUEST_ID.decode(), "GET", "/")
     reference: Reference = state.reference
-    cloudflares = _answer(reference.failure(error, nobody))
-    infisicals = _answer(infisical_wire.failure(error, nobody))
+    answers = {
+        cloudflare.PREFIX.encode(): _answer(reference.failure(error, unknown)),
+        infisical.PREFIX.encode(): _answer(infisical_wire.failure(error, unknown)),
+    }
 
-    def refusal(raw_path: bytes) -> asgi.Answer | None:
+    def rejection(raw_path: bytes) -> asgi.Answer | None:
         shared: State | None = state.get("shared")
         if shared is None or shared.services.db.has_room():
             return None
-        if b"%" in raw_path:
-            raw_path = unquote_to_bytes(raw_path)
-        if raw_path.startswith(cloudflare.PREFIX.encode()):
-            return cloudflares
-        return infisicals if raw_path.startswith(infisical.PREFIX.encode()) else None
+        path = unquote_to_bytes(raw_path)
+        return next((answer for prefix, answer in answers.items() if path.startswith(prefix)), None)
 
-    return refusal
+    return rejection
 
 
 def _answer(response: Response[bytes]) -> asgi.Answer:
     headers = tuple((k.encode(), v.encode()) for k, v in response.headers.items() if k != "content-type")
     return asgi.Answer(response.status_code or 500, response.content, headers)
-
-
-def configure_log(log: config.LogFormat) -> None:
-    renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer()
-        if log is config.LogFormat.JSON
-        else structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-        )
-    )
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info if log is config.LogFormat.JSON else _as_it_is,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        # One write for a line: workers share the stream, and half lines would mix.
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=False,
-    )
-
-
-def _as_it_is(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    return event
 
 
 @contextlib.asynccontextmanager
@@ -136,7 +107,7 @@ async def _open(app: Litestar) -> AsyncIterator[None]:
     services = Services(
         db=db,
         ring=ring,
-        peppers=await _patiently(lambda: load_peppers(db, ring)),
+        peppers=await _wait_for(lambda: load_peppers(db, ring)),
         pool=KeyPool(settings.key_pool, settings.data_dir / "keymaker.lock"),
         trusted=trust.load(settings.trust_dir),
         pki_url=settings.pki_url,
@@ -153,17 +124,19 @@ async def _open(app: Litestar) -> AsyncIterator[None]:
     )
     app.state.shared = state
     services.pool.start()
-    pruner = asyncio.create_task(_prune(db))
-    follower = asyncio.create_task(_follow(services))
-    counter = asyncio.create_task(_count_failures(state))
+    rounds = (
+        (PRUNE_SECONDS, "expired rows cannot be deleted", lambda: _prune(db)),
+        (PEPPER_SECONDS, "ring and peppers cannot be read again", lambda: _follow(services)),
+        (failures.FLUSH_SECONDS, "failed logins cannot be saved", lambda: state.failures.flush(db)),
+    )
+    tasks = [asyncio.create_task(_every(*each)) for each in rounds]
     try:
         yield
     finally:
-        pruner.cancel()
-        follower.cancel()
-        counter.cancel()
-        # What it was about to write down comes back to be counted.
-        await asyncio.gather(counter, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        # A cancelled flush keeps its counts for the last one.
+        await asyncio.gather(*tasks, return_exceptions=True)
         with contextlib.suppress(KeysteadError):
             await state.failures.flush(db)
         services.pool.close()
@@ -171,59 +144,49 @@ async def _open(app: Litestar) -> AsyncIterator[None]:
         await db.close()
 
 
-async def _patiently(work: Callable[[], Awaitable[T]]) -> T:
-    # A worker that is started while the database is away waits for it: one that ended would be started again at once,
-    # and some such ends in a row are the end of the server.
-    deadline = time.monotonic() + bounds.DATABASE_PATIENCE_SECONDS
+async def _wait_for(work: Callable[[], Awaitable[T]]) -> T:
+    # A worker that ended because the database is away would be restarted at once, and some such ends in a row end the
+    # server.
+    warn_at = time.monotonic() + bounds.DATABASE_PATIENCE_SECONDS
     while True:
         try:
             return await work()
         except Unavailable as error:
-            if time.monotonic() > deadline:
+            if time.monotonic() > warn_at:
                 _log.warning("a worker waits for the database before it serves", reason=str(error))
-                deadline = time.monotonic() + bounds.DATABASE_PATIENCE_SECONDS
+                warn_at = time.monotonic() + bounds.DATABASE_PATIENCE_SECONDS
             await asyncio.sleep(0.2)
 
 
+async def _every(seconds: float, failed: str, work: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        try:
+            await work()
+        except Exception as error:  # noqa: BLE001 - what the worker has stays good, and the next round tries again
+            _log.warning(f"{failed} for now", reason=type(error).__name__)
+        await asyncio.sleep(seconds)
+
+
 async def _follow(services: Services) -> None:
-    while True:
-        await asyncio.sleep(PEPPER_SECONDS)
-        metrics.connections(services.db.in_use, services.db.size - services.db.in_use)
-        try:
-            services.ring.follow()
-            await services.peppers.refresh(services.db, services.ring)
-        except Exception as error:  # noqa: BLE001 - those it has stay good, and the next round tries again
-            _log.warning("the peppers cannot be read again for now", reason=type(error).__name__)
-
-
-async def _count_failures(state: State) -> None:
-    while True:
-        await asyncio.sleep(failures.FLUSH_SECONDS)
-        try:
-            await state.failures.flush(state.services.db)
-        except Exception as error:  # noqa: BLE001 - they are kept, and the next round tries again
-            _log.warning("failed authentications are not written down for now", reason=type(error).__name__)
+    metrics.connections(services.db.in_use, services.db.size - services.db.in_use)
+    services.ring.follow()
+    await services.peppers.refresh(services.db, services.ring)
 
 
 async def _prune(db: Database) -> None:
-    while True:
-        try:
-            await idempotency.prune(db)
-            await tokens.prune(db)
-            await csrs.recount(db)
-        except Exception as error:  # noqa: BLE001 - whatever it was, the next round tries again
-            _log.warning("what has expired stays for now", reason=type(error).__name__)
-        await asyncio.sleep(PRUNE_SECONDS)
+    await idempotency.prune(db)
+    await tokens.prune(db)
+    await csrs.recount(db)
 
 
 def _on_error(request: AnyRequest, error: Exception) -> Response[bytes]:
-    """404, 405 and whatever else no router has seen: in the shape of the dialect that the path belongs to."""
+    """404, 405 and other errors from outside the routers, in the format of the dialect that the path belongs to."""
     path = request.scope["state"]["visit"].path
     if f"{path}/".startswith(infisical.PREFIX):
         return infisical.on_error(request, error)
     if isinstance(error, HTTPException) and not path.startswith(cloudflare.PREFIX):
         if path == health.METRICS:
-            # Whoever may not see it is not told that it is there.
+            # As for a client that may not see it.
             error = NotFoundException()
         body = f"{error.status_code}\n".encode()
         allow = (error.headers or {}).get("allow", "")

@@ -36,7 +36,7 @@ from measured import write
 
 from app import __version__
 from app.custody import ring as ringfile
-from app.server import postgres
+from app.server import layout, postgres
 from app.store import database as db
 from soak import checks
 from soak.checks import Faults
@@ -69,7 +69,7 @@ class Server:
         self.ended_by_itself = 0
         self.trust_dir.mkdir()
         (self.trust_dir / "root.pem").write_text(pem(self.ca.certificate))
-        self.cluster = postgres.Cluster(postgres._find_layout(self.data_dir))
+        self.cluster = postgres.Cluster(layout.find_layout(self.data_dir))
         self.process = self._start()
 
     @property

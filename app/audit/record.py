@@ -101,29 +101,20 @@ _RECORD = (
 )
 
 
-async def record(
-    connection: Connection, caller: Caller, action: Action, resource: Resource, place: tuple[UUID, UUID, UUID | None]
-) -> None:
-    """Insert an entry in the transaction of `connection`; `place` is (account id, resource id, zone id)."""
-    await connection.execute(_RECORD, *place, *values(caller, action, resource))
+# The ids of an entry's account, resource and zone.
+Ids = tuple[UUID, UUID, UUID | None]
+
+
+async def record(db: Database | Connection, caller: Caller, action: Action, resource: Resource, ids: Ids) -> None:
+    """Insert an entry: in the transaction of a connection, or on its own for actions that change nothing."""
+    await db.execute(_RECORD, *ids, *values(caller, action, resource))
 
 
 async def record_all(
-    connection: Connection,
-    caller: Caller,
-    action: Action,
-    resource: Resource,
-    places: Sequence[tuple[UUID, UUID, UUID | None]],
+    connection: Connection, caller: Caller, action: Action, resource: Resource, ids: Sequence[Ids]
 ) -> None:
     """As `record`, for several resources."""
-    await connection.executemany(_RECORD, [(*place, *values(caller, action, resource)) for place in places])
-
-
-async def note(
-    db: Database, caller: Caller, action: Action, resource: Resource, place: tuple[UUID, UUID, UUID | None]
-) -> None:
-    """Insert an entry outside of a transaction, for actions that change nothing; `place` as in `record`."""
-    await db.execute(_RECORD, *place, *values(caller, action, resource))
+    await connection.executemany(_RECORD, [(*each, *values(caller, action, resource)) for each in ids])
 
 
 _ATTEMPTS = {"POST": Action.CREATE, "PUT": Action.UPDATE, "PATCH": Action.UPDATE, "DELETE": Action.DELETE}

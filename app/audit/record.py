@@ -72,17 +72,17 @@ def insert(first: int, source: str) -> str:
     )
 
 
-def values(caller: Caller, action: Action, resource: Resource) -> tuple[object, ...]:
-    """Values for the PARAMETERS parameters of `insert`."""
-    status = None if action in _AUDITED_BEFORE_OUTCOME else caller.status
-    return _values(caller, action, resource, Result.SUCCESS, status)
-
-
 # Actions that are audited before the outcome of the request is known, so without a status.
-_AUDITED_BEFORE_OUTCOME = {
+_BEFORE_OUTCOME = {
     *(Action.READ, Action.GET_CSR, Action.SIGN, Action.SIGN_INTERMEDIATE, Action.ISSUE_KEY, Action.RENEW),
     Action.KEY_DAMAGED,
 }
+
+
+def values(caller: Caller, action: Action, resource: Resource) -> tuple[object, ...]:
+    """Values for the PARAMETERS parameters of `insert`."""
+    status = None if action in _BEFORE_OUTCOME else caller.status
+    return _values(caller, action, resource, Result.SUCCESS, status)
 
 
 def _values(
@@ -136,9 +136,10 @@ async def denied(
     await db.execute(_RECORD, account_id, resource_id, zone_id, *values)
 
 
-_AGGREGATED = (
+_RECORD_COUNT = (
     f"INSERT INTO audit_log (account_id, resource_id, zone_id, {_COLUMNS}, count) VALUES ({parameters(1, 19)})"
 )
+_ADDRESS = 7
 
 
 async def record_failures(connection: Connection, failures: Sequence[tuple[Network, datetime, int]]) -> None:
@@ -149,7 +150,4 @@ async def record_failures(connection: Connection, failures: Sequence[tuple[Netwo
         values = list(_values(unknown, Action.LOGIN, Resource.TOKEN, Result.FAILURE, None))
         values[_ADDRESS] = ip_interface(str(network))
         rows.append((NO_ACCOUNT, NO_ACCOUNT, None, *values, count))
-    await connection.executemany(_AGGREGATED, rows)
-
-
-_ADDRESS = 7
+    await connection.executemany(_RECORD_COUNT, rows)

@@ -211,7 +211,7 @@ async def create(
         *(csr_id, scope.zone_id, request.name, request.description),
         *(*msgspec.structs.astuple(request.subject), list(request.sans), pem),
         *audit.values(caller, audit.Action.CREATE, audit.Resource.CUSTOM_CSR),
-        *(idempotency.values(caller, scope, once, csr_id) if once else ()),
+        *(idempotency.values(caller, scope.account_id, once, csr_id) if once else ()),
     )
     row = await _insert(db, scope, _CREATES[scope.zone_id is not None, once is not None], values)
     if row is None:

@@ -35,9 +35,9 @@ _ATTEMPTS = 4
 CROWDED = "too many requests are waiting"
 
 _GONE = "the account does not exist any more"
-_CONFLICTS: dict[str, str | tuple[str, Clash]] = {
-    "custom_certificates_key_fkey": ("a certificate uses this key", Clash.IN_USE),
-    "custom_certificates_sha256_key": ("the zone has this very certificate already", Clash.SAME_CERTIFICATE),
+_CONFLICTS = {
+    "custom_certificates_key_fkey": "a certificate uses this key",
+    "custom_certificates_sha256_key": "the zone has this very certificate already",
     "certificate_authorities_parent_fkey": "the parent CA does not exist any more, or has a CA below it",
     "issued_certificates_ca_fkey": "the CA does not exist any more",
     "tokens_pepper_id_fkey": "a token needs this pepper since just now; try again",
@@ -48,10 +48,15 @@ _CONFLICTS: dict[str, str | tuple[str, Clash]] = {
     "memberships_user_id_fkey": "the user does not exist any more",
     "private_keys_account_id_fkey": _GONE,
     "accounts_slug_key": "an account with this slug exists already",
-    "zones_account_id_name_key": ("the account has a zone of this name already", Clash.SAME_ZONE),
+    "zones_account_id_name_key": "the account has a zone of this name already",
     "users_email_key": "a user with this email exists already",
     "memberships_pkey": "the user is a member of this account already",
     "private_keys_generated_key": "this key pair was handed out before",
+}
+_CLASHES = {
+    "custom_certificates_key_fkey": Clash.IN_USE,
+    "custom_certificates_sha256_key": Clash.SAME_CERTIFICATE,
+    "zones_account_id_name_key": Clash.SAME_ZONE,
 }
 # The commit may have happened: the connection was lost or timed out.
 _LOST = (
@@ -131,7 +136,7 @@ class Database:
             raise Unavailable(CROWDED)
 
     async def fetchrow(self, sql: str, *args: object) -> asyncpg.Record | None:
-        # Repeats `_once` without closures and context managers, which cost more than a simple SELECT.
+        # As `_run`, without closures and context managers, which cost more than a simple SELECT.
         connection = self._idle.pop() if self._idle else await self._wait()
         try:
             if connection is None or connection.is_closed():
@@ -194,22 +199,18 @@ class Database:
         return result
 
     async def _run(self, work: Callable[[Connection], Awaitable[T]], *, writes: bool) -> T:
-        for _ in range(_ATTEMPTS - 1):
+        cause: Exception | None = None
+        for _ in range(_ATTEMPTS):
             try:
-                return await self._once(work, writes=writes)
-            except _TRY_AGAIN:
+                async with self.connection(writes=writes) as connection:
+                    result = await work(connection)
+            except _TRY_AGAIN as error:
+                cause = error
                 continue
-        try:
-            return await self._once(work, writes=writes)
-        except _TRY_AGAIN as error:
-            raise _unavailable("the database has too many conflicting changes") from error
-
-    async def _once(self, work: Callable[[Connection], Awaitable[T]], *, writes: bool) -> T:
-        async with self.connection(writes=writes) as connection:
-            result = await work(connection)
-        if writes:
-            _has_written()
-        return result
+            if writes:
+                _has_written()
+            return result
+        raise _unavailable("the database has too many conflicting changes") from cause
 
     @asynccontextmanager
     async def connection(self, *, writes: bool = False, first: bool = False) -> AsyncIterator[Connection]:
@@ -263,23 +264,19 @@ class Database:
         self._idle.append(connection)
 
     async def _connect(self) -> Connection:
+        settings = {"application_name": "keystead", "TimeZone": "UTC"}
         # A statement cache of 0 means PgBouncer, which rejects these startup parameters.
-        limits = (
-            {
-                "statement_timeout": milliseconds(bounds.STATEMENT_SECONDS),
-                "lock_timeout": milliseconds(bounds.LOCK_SECONDS),
-                "idle_in_transaction_session_timeout": milliseconds(bounds.IDLE_IN_TRANSACTION_SECONDS),
-            }
-            if self._statement_cache_size
-            else {}
-        )
+        if self._statement_cache_size:
+            settings["statement_timeout"] = milliseconds(bounds.STATEMENT_SECONDS)
+            settings["lock_timeout"] = milliseconds(bounds.LOCK_SECONDS)
+            settings["idle_in_transaction_session_timeout"] = milliseconds(bounds.IDLE_IN_TRANSACTION_SECONDS)
         with readable():
             return await asyncpg.connect(
                 self._dsn,
                 timeout=bounds.CONNECT_SECONDS,
                 command_timeout=bounds.STATEMENT_SECONDS,
                 statement_cache_size=self._statement_cache_size,
-                server_settings={"application_name": "keystead", "TimeZone": "UTC", **limits},
+                server_settings=settings,
             )
 
 
@@ -300,10 +297,10 @@ def _raise_mapped(error: BaseException, connection: Connection | None, *, writes
     if isinstance(error, asyncpg.IntegrityConstraintViolationError):
         if isinstance(error, asyncpg.NotNullViolationError) and error.column_name == "kek_id":
             raise Unavailable("the ring of this server is not known here, or its KEK was retired") from None
-        clash = _CONFLICTS.get(error.constraint_name or "")
-        if clash is None:
+        constraint = error.constraint_name or ""
+        if constraint not in _CONFLICTS:
             raise error
-        raise Conflict(*((clash,) if isinstance(clash, str) else clash)) from None
+        raise Conflict(_CONFLICTS[constraint], _CLASHES.get(constraint, Clash.STORED)) from None
     if not isinstance(error, asyncpg.PostgresError | KeysteadError):
         # Cancelled, for example. The server may still be running our statement, and the next user of the connection
         # would get its result.

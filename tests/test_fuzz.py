@@ -216,7 +216,7 @@ def test_a_csr_from_outside_is_read_or_refused(bends: list[Any], anew: bool) -> 
     assert isinstance(pkix.weakness(found.public_key), str)
     (found.common_name, pkix.ca_subject(found.subject), found.subject.rfc4514_string())
     with contextlib.suppress(Refusal):
-        leaves._judged(found.sans, NamePolicy.PUBLIC)
+        leaves._checked(found.sans, NamePolicy.PUBLIC)
 
 
 @fuzzed(150)
@@ -456,7 +456,7 @@ def test_the_bodies_of_infisical_are_judged(raw: bytes, is_form: bool) -> None:
         infisical_ca.dn(new.subject)
     leaves.problems(asked)
     with contextlib.suppress(Refusal):
-        x509.SubjectAlternativeName(leaves._judged(leaves._given(asked.alt_names), NamePolicy.PRIVATE))
+        x509.SubjectAlternativeName(leaves._checked(leaves._given(asked.alt_names), NamePolicy.PRIVATE))
 
 
 @fuzzed(200)

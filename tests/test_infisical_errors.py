@@ -1519,7 +1519,7 @@ def _leaf(fields: reading.Fields) -> None:
     if leaves.problems(asked):
         return
     try:
-        leaves._judged(leaves._given(asked.alt_names) or leaves._from(asked.common_name), NamePolicy.PRIVATE)
+        leaves._checked(leaves._given(asked.alt_names) or leaves._from(asked.common_name), NamePolicy.PRIVATE)
         leaves._usages(asked.key_usages, rsa_key=False)
         leaves._ends(asked)
     except errors.Refusal:

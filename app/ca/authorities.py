@@ -108,7 +108,7 @@ async def _check_quota(db: Database | Connection, scope: Scope) -> None:
 
 
 _LATEST = """
-SELECT v.id AS certificate_id, v.version, v.serial, v.path_length, v.not_before, v.not_after, {texts}, EXISTS (
+SELECT v.id AS certificate_id, v.version, v.serial, v.path_length, v.not_before, v.not_after, v.pem, v.chain, EXISTS (
     SELECT FROM issued_certificates i
     WHERE i.account_id = v.account_id AND i.serial = v.serial AND i.spki_sha256 = c.spki_sha256
       AND i.revoked_at IS NOT NULL
@@ -118,7 +118,7 @@ FROM ca_certificates v WHERE v.account_id = c.account_id AND v.ca_id = c.id ORDE
 _SELECT = f"""
 SELECT {", ".join(f"c.{name}" for name in _CA.split(", "))}, c.parent_id, c.disabled, c.key_id, c.created_at,
        c.modified_at, v.*
-FROM certificate_authorities c LEFT JOIN LATERAL ({_LATEST.format(texts="v.pem, v.chain")}) v ON true
+FROM certificate_authorities c LEFT JOIN LATERAL ({_LATEST}) v ON true
 """
 # Lists omit the PEM: a thousand chains are large.
 _LISTED = _SELECT.replace("v.pem, v.chain", "'' AS pem, '' AS chain")

@@ -83,9 +83,10 @@ async def sign(services: Services, caller: Caller, scope: Scope, ca_id: UUID, re
     common_name = request.common_name or csr.common_name
     sans = _given(request.alt_names) or tuple(dict.fromkeys(csr.sans))
     request = _with_usages(request, csr, rsa_key=rsa_key)
-    draft = issuing.draft(authority, csr.subject, public_key, _dates(issuer, request), services.pki_url)
+    dates = issuing.validity(issuer, request.not_before, _ends(request))
+    draft = issuing.draft(authority, csr.subject, public_key, dates, services.pki_url)
     draft = _with_extensions(draft, request, rsa_key=rsa_key)
-    to_sign = msgspec.structs.replace(draft, sans=_judged(sans or _from(common_name), scope.name_policy))
+    to_sign = msgspec.structs.replace(draft, sans=_checked(sans or _from(common_name), scope.name_policy))
     entry = Entry(audit.Action.SIGN, common_name, request.friendly_name or None)
     return issuing.with_chain(await issuing.sign(services, caller, authority, to_sign, entry), issuer)
 
@@ -93,13 +94,14 @@ async def sign(services: Services, caller: Caller, scope: Scope, ca_id: UUID, re
 async def issue(services: Services, caller: Caller, scope: Scope, ca_id: UUID, request: LeafRequest) -> WithKey:
     """Create a key of the CA's key type and a certificate for it; the key is returned and not stored."""
     authority, issuer = await _signer(services.db, scope, ca_id, request)
-    sans = _judged(_given(request.alt_names) or _from(request.common_name), scope.name_policy)
+    sans = _checked(_given(request.alt_names) or _from(request.common_name), scope.name_policy)
     subject = pkix.common_name(request.common_name)
     # Validate everything, with the CA's own key in place of the new one, before generating a key.
     (issuer_certificate,) = chains.stored(issuer.pem)
     issuing.require_other(subject, None, issuer_certificate)
     ca_key = issuing.ca_public_key(issuer_certificate)
-    draft = issuing.draft(authority, subject, ca_key, _dates(issuer, request), services.pki_url)
+    dates = issuing.validity(issuer, request.not_before, _ends(request))
+    draft = issuing.draft(authority, subject, ca_key, dates, services.pki_url)
     draft = _with_extensions(draft, request, rsa_key=isinstance(ca_key, rsa.RSAPublicKey))
     pair = await services.pool.take(authority.key_type)
     to_sign = msgspec.structs.replace(draft, public_key=pair.private_key.public_key(), sans=sans)
@@ -119,10 +121,6 @@ async def _signer(db: Database, scope: Scope, ca_id: UUID, request: LeafRequest)
     if authority.requires_template:
         raise Refusal("Certificate template or subscriber is required for issuance")
     return authority, issuer
-
-
-def _dates(issuer: CaCertificate, request: LeafRequest) -> tuple[datetime, datetime]:
-    return issuing.validity(issuer, request.not_before, _ends(request))
 
 
 def _with_extensions(draft: pkix.ToSign, request: LeafRequest, *, rsa_key: bool) -> pkix.ToSign:
@@ -225,7 +223,7 @@ def _address(word: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     return None if "%" in word else address
 
 
-def _judged(sans: tuple[x509.GeneralName, ...], policy: NamePolicy) -> tuple[x509.GeneralName, ...]:
+def _checked(sans: tuple[x509.GeneralName, ...], policy: NamePolicy) -> tuple[x509.GeneralName, ...]:
     if len(sans) > MAX_NAMES:
         raise _too_many(len(sans))
     for san in sans:

@@ -168,11 +168,11 @@ class Database:
         Raises Unavailable after WAIT_SECONDS.
         """
         lock = self._searches.setdefault(owner, asyncio.Lock())
-        async with contextlib.AsyncExitStack() as turns:
+        async with contextlib.AsyncExitStack() as stack:
             try:
                 async with asyncio.timeout(bounds.WAIT_SECONDS):
-                    await turns.enter_async_context(lock)
-                    await turns.enter_async_context(self._searching)
+                    await stack.enter_async_context(lock)
+                    await stack.enter_async_context(self._searching)
             except TimeoutError:
                 raise _unavailable("other searches of long lists are running") from None
             yield

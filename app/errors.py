@@ -117,19 +117,6 @@ class Limit(Enum):
     LIST = auto()
 
 
-class Clash(Enum):
-    """Kind of conflict."""
-
-    IDEMPOTENCY_KEY = auto()
-    IN_USE = auto()
-    SAME_CERTIFICATE = auto()
-    SAME_ZONE = auto()
-    HOLDS = auto()
-    LAST_ADMINISTRATOR = auto()
-    CHANGED = auto()
-    STORED = auto()
-
-
 class KeysteadError(Exception):
     """Base class of expected errors. Any other exception is a bug or a failure of the environment."""
 
@@ -148,6 +135,19 @@ class NotFound(KeysteadError):  # noqa: N818
     def __init__(self, text: str, thing: Thing = Thing.OTHER) -> None:
         super().__init__(text)
         self.thing = thing
+
+
+class Clash(Enum):
+    """Kind of conflict."""
+
+    IDEMPOTENCY_KEY = auto()
+    IN_USE = auto()
+    SAME_CERTIFICATE = auto()
+    SAME_ZONE = auto()
+    HOLDS = auto()
+    LAST_ADMINISTRATOR = auto()
+    CHANGED = auto()
+    STORED = auto()
 
 
 class Conflict(KeysteadError):  # noqa: N818

@@ -139,15 +139,14 @@ async def denied(
 _RECORD_COUNT = (
     f"INSERT INTO audit_log (account_id, resource_id, zone_id, {_COLUMNS}, count) VALUES ({parameters(1, 19)})"
 )
-_ADDRESS = 7
 
 
 async def record_failures(connection: Connection, failures: Sequence[tuple[Network, datetime, int]]) -> None:
     """Insert an entry per (network, minute, count) of failed authentications; `path` holds the minute."""
     rows = []
     for network, minute, count in failures:
-        unknown = Caller(Actor.UNKNOWN, NO_ACCOUNT, {}, path=minute.strftime("%Y-%m-%dT%H:%MZ"))
-        values = list(_values(unknown, Action.LOGIN, Resource.TOKEN, Result.FAILURE, None))
-        values[_ADDRESS] = ip_interface(str(network))
-        rows.append((NO_ACCOUNT, NO_ACCOUNT, None, *values, count))
+        address, path = ip_interface(str(network)), f"{minute:%Y-%m-%dT%H:%MZ}"
+        unknown = Caller(Actor.UNKNOWN, NO_ACCOUNT, {}, address=address, path=path)
+        entry = _values(unknown, Action.LOGIN, Resource.TOKEN, Result.FAILURE, None)
+        rows.append((NO_ACCOUNT, NO_ACCOUNT, None, *entry, count))
     await connection.executemany(_RECORD_COUNT, rows)

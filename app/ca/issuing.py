@@ -230,8 +230,10 @@ async def sign(
     private_key = await ca_key(services, caller, authority)
     row_id = uuid4()
     issuer_id = authority.certificate.id if authority.certificate else None
+    ca_profile = Profile.INTERMEDIATE if to_sign.issuer else Profile.ROOT
+    profile = ca_profile if to_sign.ca else Profile.LEAF
     row = (
-        *(row_id, issuer_id, _profile(to_sign), f"{to_sign.serial:040x}", chains.spki_of(to_sign.public_key)),
+        *(row_id, issuer_id, profile, f"{to_sign.serial:040x}", chains.spki_of(to_sign.public_key)),
         *(to_sign.subject.rfc4514_string(), entry.common_name, [str(name.value) for name in to_sign.sans]),
         *(list(to_sign.key_usages), list(to_sign.extended_key_usages), to_sign.path_length, entry.friendly_name),
         *(to_sign.not_before, to_sign.not_after),
@@ -244,12 +246,6 @@ async def sign(
     certificate = pkix.certificate(to_sign, private_key)
     await db.execute(_STORE, authority.account_id, row_id, chains.pem([certificate]))
     return certificate
-
-
-def _profile(to_sign: pkix.ToSign) -> Profile:
-    if to_sign.issuer is None:
-        return Profile.ROOT
-    return Profile.INTERMEDIATE if to_sign.ca else Profile.LEAF
 
 
 # The columns that `issued` takes.

@@ -342,31 +342,28 @@ async def renew(services: Services, caller: Caller, scope: Scope, ca_id: UUID, n
     _require_version_left(authority)
     if not_after.replace(microsecond=0) <= current.not_after:
         raise Refusal("New notAfter date must be after the notAfter date of the current certificate")
-    if authority.type is CaType.ROOT:
-        await _renew_root(services, caller, authority, not_after)
-    else:
-        await _renew_child(services, caller, scope, authority, not_after)
+    signer, to_sign, above = await _renewal(services, scope, authority, not_after)
+    certificate = await _sign_ca(services, caller, signer, to_sign, audit.Action.RENEW)
+    version = _Version((certificate, *above), authority.parent_id)
+    await _install(services.db, caller, authority, version, audit.Action.RENEW)
     return await authorities.get(services.db, scope, ca_id)
 
 
-async def _renew_root(services: Services, caller: Caller, root: Authority, not_after: datetime) -> None:
-    old, dates = authorities.certificate_of(root), issuing.validity(None, None, not_after)
-    to_sign = _root(old.subject, issuing.ca_public_key(old), dates, issuing.latest(root).path_length)
-    certificate = await _sign_ca(services, caller, root, to_sign, audit.Action.RENEW)
-    await _install(services.db, caller, root, _Version((certificate,)), audit.Action.RENEW)
-
-
-async def _renew_child(services: Services, caller: Caller, scope: Scope, child: Authority, not_after: datetime) -> None:
-    if child.parent_id is None:
+async def _renewal(
+    services: Services, scope: Scope, authority: Authority, not_after: datetime
+) -> tuple[Authority, pkix.ToSign, tuple[x509.Certificate, ...]]:
+    """The CA that signs the new certificate, what it signs, and the certificates above."""
+    old, path_length = authorities.certificate_of(authority), issuing.latest(authority).path_length
+    public_key = issuing.ca_public_key(old)
+    if authority.type is CaType.ROOT:
+        return authority, _root(old.subject, public_key, issuing.validity(None, None, not_after), path_length), ()
+    if authority.parent_id is None:
         raise Refusal("Failed to renew intermediate CA certificate with external parent CA")
-    parent = await authorities.get(services.db, scope, child.parent_id)
+    parent = await authorities.get(services.db, scope, authority.parent_id)
     if parent.disabled:
         raise Refusal("Parent CA is disabled")
     issuer = await issuing.installed(services.db, parent)
     dates = issuing.validity(issuer, None, not_after)
     above = chains.stored(issuer.pem + issuer.chain)
-    old, old_length = authorities.certificate_of(child), issuing.latest(child).path_length
-    draft = issuing.draft(parent, old.subject, issuing.ca_public_key(old), dates, services.pki_url)
-    to_sign = _intermediate(draft, _path_length(above, -1 if old_length is None else old_length))
-    certificate = await _sign_ca(services, caller, parent, to_sign, audit.Action.RENEW)
-    await _install(services.db, caller, child, _Version((certificate, *above), parent.id), audit.Action.RENEW)
+    draft = issuing.draft(parent, old.subject, public_key, dates, services.pki_url)
+    return parent, _intermediate(draft, _path_length(above, -1 if path_length is None else path_length)), above

@@ -179,11 +179,7 @@ SELECT created_at FROM csr
 """
 
 
-_CREATES = {
-    (in_zone, claimed): _create(in_zone=in_zone, claimed=claimed)
-    for in_zone in (False, True)
-    for claimed in (False, True)
-}
+_CREATES = {(zone, once): _create(in_zone=zone, claimed=once) for zone in (False, True) for once in (False, True)}
 
 
 async def create(

@@ -60,8 +60,9 @@ _CLASHES = {
 }
 # The commit may have happened: the connection was lost or timed out.
 _LOST = (
-    OSError,
+    OSError,  # TimeoutError is one
     asyncpg.InterfaceError,
+    # The server was closing the connection when the statement was sent.
     asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError,
     asyncpg.AdminShutdownError,
@@ -71,11 +72,7 @@ _LOST = (
 Refused = asyncpg.PostgresError
 _TRY_AGAIN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 UNAVAILABLE = (
-    OSError,  # TimeoutError is one
-    asyncpg.InterfaceError,
-    # The server was closing the connection when the statement was sent.
-    asyncpg.InternalClientError,
-    asyncpg.PostgresConnectionError,
+    *_LOST,
     asyncpg.InsufficientResourcesError,
     asyncpg.OperatorInterventionError,
     asyncpg.ReadOnlySQLTransactionError,
@@ -102,7 +99,7 @@ class Database:
     def __init__(self, dsn: str, size: int, statement_cache_size: int = 100) -> None:
         self._dsn = dsn
         self._statement_cache_size = statement_cache_size
-        self._size = size
+        self.size = size
         # A stack: the last used is reused first, so that no more are opened than needed. None is not connected.
         self._idle: list[Connection | None] = [None] * size
         self._waiting: deque[tuple[float, asyncio.Future[Connection | None]]] = deque()
@@ -117,11 +114,7 @@ class Database:
 
     @property
     def in_use(self) -> int:
-        return self._size - len(self._idle)
-
-    @property
-    def size(self) -> int:
-        return self._size
+        return self.size - len(self._idle)
 
     def has_room(self) -> bool:
         """Whether another request may wait for a connection; see the bounds WAITING, FEW_WAITING and OLDEST_SECONDS."""

@@ -225,12 +225,13 @@ SELECT id FROM ca
 
 async def change(db: Database, caller: Caller, scope: Scope, ca_id: UUID, changes: Changes) -> Authority:
     """Disable or enable a CA, or change its rules; raises NotFound, and Refusal to enable one without a certificate."""
-    await get(db, scope, ca_id)
     audited = audit.values(caller, audit.Action.UPDATE, audit.Resource.CERTIFICATE_AUTHORITY)
     values = (scope.account_id, ca_id, changes.disabled, changes.requires_template, *audited)
-    if await db.fetchrow(_UPDATE, *values) is None:
+    changed = await db.fetchrow(_UPDATE, *values)
+    authority = await get(db, scope, ca_id)
+    if changed is None:
         raise Refusal("CA does not have a certificate installed, so it cannot be active")
-    return await get(db, scope, ca_id)
+    return authority
 
 
 # A root's own certificate does not prevent its deletion.
@@ -242,17 +243,15 @@ SELECT (SELECT count(*) FROM certificate_authorities WHERE account_id = $1 AND p
 _DELETE = f"""
 WITH ca AS (
     DELETE FROM certificate_authorities WHERE account_id = $1 AND id = $2
-    RETURNING account_id, id, NULL::uuid AS zone_id, key_id
+    RETURNING account_id, id, key_id
 ),
-key AS ({keyring.delete_key("ca")}),
-audit AS ({audit.insert(3, "ca")})
+key AS ({keyring.delete_key("ca")})
 SELECT id FROM ca
 """
 
 
 async def delete(db: Database, caller: Caller, scope: Scope, ca_id: UUID) -> Authority:
     """Delete a CA and destroy its key; raises NotFound, and Refusal while it has sub-CAs or unexpired certificates."""
-    audited = audit.values(caller, audit.Action.DELETE, audit.Resource.CERTIFICATE_AUTHORITY)
 
     async def work(connection: Connection) -> Authority:
         # Concurrent issuance waits for this lock, and then finds no CA.
@@ -263,7 +262,8 @@ async def delete(db: Database, caller: Caller, scope: Scope, ca_id: UUID) -> Aut
         if held and any(held.values()):
             counts = f"{held['authorities']} sub-CAs and {held['certificates']} certificates that have not expired"
             raise Refusal(f"CA cannot be deleted: it has {counts}")
-        await connection.execute(_DELETE, scope.account_id, ca_id, *audited)
+        await connection.execute(_DELETE, scope.account_id, ca_id)
+        await note(connection, caller, found, audit.Action.DELETE)
         return found
 
     return await db.transaction(work)

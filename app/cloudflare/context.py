@@ -3,9 +3,6 @@
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias, TypeVar
 
-from litestar.di import NamedDependency
-from litestar.params import SkipValidation
-
 from app.caller import Scope
 from app.cloudflare.envelope import Envelope, Item, Page, ResultInfo
 from app.cloudflare.errors import Reference
@@ -32,5 +29,5 @@ class ScopeContext(CallerContext, frozen=True):
     scope: Scope
 
 
-CallerOnly: TypeAlias = NamedDependency[SkipValidation[CallerContext]]
-Context: TypeAlias = NamedDependency[SkipValidation[ScopeContext]]
+CallerOnly: TypeAlias = CallerContext
+Context: TypeAlias = ScopeContext

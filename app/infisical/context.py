@@ -2,9 +2,6 @@
 
 from typing import TypeAlias
 
-from litestar.di import NamedDependency
-from litestar.params import SkipValidation
-
 from app.caller import Scope
 from app.web.context import CallerContext
 
@@ -15,5 +12,5 @@ class ScopeContext(CallerContext, frozen=True):
     scope: Scope
 
 
-CallerOnly: TypeAlias = NamedDependency[SkipValidation[CallerContext]]
-Context: TypeAlias = NamedDependency[SkipValidation[ScopeContext]]
+CallerOnly: TypeAlias = CallerContext
+Context: TypeAlias = ScopeContext

@@ -10,8 +10,10 @@ from app.ca import authorities, crls
 from app.errors import NotFound
 from app.ids import canonical_uuid
 from app.infisical import wire
+from app.infisical.ca import TAGS
 from app.infisical.context import Context, ScopeContext
 from app.infisical.guard import Action
+from app.infisical.wire import Uuid
 from app.web.handling import AnyRequest, get
 from app.web.state import state_of
 from app.x509 import crl as crl_bytes
@@ -24,12 +26,14 @@ class Crl(msgspec.Struct, frozen=True):
 class IdentifiedCrl(msgspec.Struct, frozen=True):
     """A CA has one CRL, and its id is the CA's."""
 
-    id: str
+    id: Uuid
     crl: str
 
 
 class CaCrls(Controller):
     """The CRL of one CA, mounted under both paths of the CA."""
+
+    tags = TAGS
 
     @get("/crl", action=Action.READ)
     async def crl(self, context: Context, ca_id: FromPath[str]) -> Crl:
@@ -44,8 +48,9 @@ class CaCrls(Controller):
 
 class PublicCrl(Controller):
     path = "/pki/crl"
+    tags = TAGS
 
-    @get("/{crl_id:str}/der")
+    @get("/{crl_id:str}/der", file="application/pkix-crl")
     async def der(self, request: AnyRequest, crl_id: FromPath[str]) -> Response[bytes]:
         """Fetch a CRL."""
         found = canonical_uuid(crl_id)

@@ -56,7 +56,8 @@ from app.infisical import ca as infisical_ca
 from app.infisical import reading
 from app.infisical import wire as infisical_wire
 from app.infisical.auth import LoginRequest
-from app.infisical.ca import CaRequest, SignRequest
+from app.infisical.ca import CaRequest
+from app.infisical.leaves import SignRequest, leaf_request
 from app.server import edge, postgres
 from app.web import bodies as parsed_bodies
 from app.x509 import chains, keys, names, pkcs10, pkix
@@ -461,7 +462,7 @@ def test_the_bodies_of_infisical_are_judged(raw: bytes, is_form: bool) -> None:
         read = reading.decode_form if is_form else reading.decode
         new = infisical_ca.new_authority(read(raw, CaRequest))
         leaf = read(raw, SignRequest)
-        asked = infisical_ca.leaf_request(leaf, leaf.common_name, leaf.csr)
+        asked = leaf_request(leaf, leaf.common_name, leaf.csr)
     except (infisical_wire.Refused, infisical_wire.Malformed):
         return
     if not authorities.problems(new):

@@ -36,6 +36,7 @@ from app.identity.tokens import Token
 from app.infisical import ca as wire_ca
 from app.infisical import reading, wire
 from app.infisical.auth import LoginRequest
+from app.infisical.leaves import SignRequest, leaf_request
 from app.infisical.wire import Malformed, Refused
 from app.server import first_start
 from app.web import bodies
@@ -1518,8 +1519,8 @@ Read: TypeAlias = Callable[[Any], Any]
 
 
 def _leaf(read: Read) -> None:
-    fields = read(wire_ca.SignRequest)
-    asked = wire_ca.leaf_request(fields, fields.common_name, fields.csr)
+    fields = read(SignRequest)
+    asked = leaf_request(fields, fields.common_name, fields.csr)
     if leaves.problems(asked):
         return
     try:

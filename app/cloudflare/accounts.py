@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from app.caller import Access, Area
 from app.cloudflare import envelope
-from app.cloudflare.context import CallerOnly, Context
+from app.cloudflare.context import CallerContext, ScopeContext
 from app.cloudflare.envelope import Envelope, Hex32, Instant, Page
 from app.cloudflare.guard import Needs
 from app.cloudflare.reading import Body, BodyOnce, Id, Query
@@ -67,25 +67,25 @@ class Accounts(Controller):
     tags = ("Accounts",)
 
     @post()
-    async def create(self, context: CallerOnly, data: BodyOnce[AccountRequest]) -> Envelope[AccountObject]:
+    async def create(self, context: CallerContext, data: BodyOnce[AccountRequest]) -> Envelope[AccountObject]:
         """Make an account."""
         db, name = context.services.db, data.fields.name
         account = await accounts.create(db, context.caller, name, data.problems, data.once)
         return context.envelope(_object(account), data.advice)
 
     @get()
-    async def list_(self, context: CallerOnly, filters: Query[accounts.Query]) -> Page[AccountObject]:
+    async def list_(self, context: CallerContext, filters: Query[accounts.Query]) -> Page[AccountObject]:
         """List the accounts."""
         found = await accounts.list_page(context.services.db, context.caller, filters)
         return context.page([_object(each) for each in found.items], filters.page, filters.per_page, found.total)
 
     @get("/{account_id:str}", needs=_READ)
-    async def get_one(self, context: Context) -> Envelope[AccountObject]:
+    async def get_one(self, context: ScopeContext) -> Envelope[AccountObject]:
         """Get an account."""
         return context.envelope(_object(await accounts.get(context.services.db, context.scope)))
 
     @put("/{account_id:str}", needs=_WRITE)
-    async def update(self, context: Context, data: Body[AccountChange]) -> Envelope[AccountObject]:
+    async def update(self, context: ScopeContext, data: Body[AccountChange]) -> Envelope[AccountObject]:
         """Rename an account."""
         problems, account_id = data.problems, context.scope.account_id.hex
         if data.fields.id not in (None, account_id):
@@ -95,7 +95,7 @@ class Accounts(Controller):
         return context.envelope(_object(account), data.advice)
 
     @delete("/{account_id:str}", needs=_WRITE)
-    async def delete_one(self, context: Context) -> Envelope[DeletedAccount]:
+    async def delete_one(self, context: ScopeContext) -> Envelope[DeletedAccount]:
         """Delete an empty account."""
         await accounts.delete(context.services.db, context.caller, context.scope)
         return context.envelope(DeletedAccount(context.scope.account_id.hex))

@@ -1,7 +1,7 @@
 """The context of a request, and the envelopes of its answers."""
 
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 from app.caller import Scope
 from app.cloudflare.envelope import Envelope, Item, Page, ResultInfo
@@ -27,7 +27,3 @@ class ScopeContext(CallerContext, frozen=True):
     """The caller, and the account or zone of the path; the guard has checked the handler's permission in it."""
 
     scope: Scope
-
-
-CallerOnly: TypeAlias = CallerContext
-Context: TypeAlias = ScopeContext

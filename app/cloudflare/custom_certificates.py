@@ -6,7 +6,6 @@ from uuid import UUID
 
 import msgspec
 from litestar import Controller
-from litestar.params import FromPath
 from msgspec import UNSET, Meta, UnsetType
 
 from app.caller import Access, Area
@@ -16,7 +15,7 @@ from app.certificates.matching import Upload
 from app.certificates.model import BundleMethod, Certificate, CertificateQuery, Status
 from app.certificates.store import Told
 from app.cloudflare import envelope, reading
-from app.cloudflare.context import Context, ScopeContext
+from app.cloudflare.context import ScopeContext
 from app.cloudflare.envelope import Envelope, Hex32, Instant, Page, Uuid
 from app.cloudflare.guard import Needs
 from app.cloudflare.reading import Body, BodyWithCertificate, Decoded, Query
@@ -125,27 +124,27 @@ class CustomCertificates(Controller):
 
     @post(needs=_WRITE)
     async def create(
-        self, context: Context, data: BodyWithCertificate[CustomCertificateRequest]
+        self, context: ScopeContext, data: BodyWithCertificate[CustomCertificateRequest]
     ) -> Envelope[CustomCertificate]:
         """Upload a certificate."""
         stored = await certificates.create(context.services, context.caller, context.scope, upload_of(data))
         return _answer(context, stored, data.advice)
 
     @get(needs=_READ)
-    async def list_(self, context: Context, filters: Query[CertificateFilters]) -> Page[CustomCertificate]:
+    async def list_(self, context: ScopeContext, filters: Query[CertificateFilters]) -> Page[CustomCertificate]:
         """List the certificates."""
         found = await certificates.list_(context.services.db, context.scope, filters)
         return context.page([_object(each) for each in found.items], filters.page, filters.per_page, found.total)
 
     @put("/prioritize", needs=_WRITE)
-    async def prioritize(self, context: Context, data: Body[Priorities]) -> Envelope[list[CustomCertificate]]:
+    async def prioritize(self, context: ScopeContext, data: Body[Priorities]) -> Envelope[list[CustomCertificate]]:
         """Set priorities."""
         priorities = priorities_of(data)
         zone = await certificates.prioritize(context.services.db, context.caller, context.scope, priorities)
         return context.envelope([_object(each) for each in zone])
 
     @get("/{custom_certificate_id:str}", needs=_READ)
-    async def get_one(self, context: Context, custom_certificate_id: FromPath[str]) -> Envelope[CustomCertificate]:
+    async def get_one(self, context: ScopeContext, custom_certificate_id: str) -> Envelope[CustomCertificate]:
         """Get a certificate."""
         certificate_id = reading.certificate_id(custom_certificate_id)
         return context.envelope(_object(await certificates.get(context.services.db, context.scope, certificate_id)))
@@ -153,9 +152,9 @@ class CustomCertificates(Controller):
     @patch("/{custom_certificate_id:str}", needs=_WRITE)
     async def edit(
         self,
-        context: Context,
+        context: ScopeContext,
         data: BodyWithCertificate[CustomCertificateChange],
-        custom_certificate_id: FromPath[str],
+        custom_certificate_id: str,
     ) -> Envelope[CustomCertificate]:
         """Renew a certificate, or change its settings; the id stays."""
         certificate_id, upload = reading.certificate_id(custom_certificate_id), upload_of(data)
@@ -163,7 +162,7 @@ class CustomCertificates(Controller):
         return _answer(context, stored, data.advice)
 
     @delete("/{custom_certificate_id:str}", needs=_WRITE)
-    async def delete_one(self, context: Context, custom_certificate_id: FromPath[str]) -> Envelope[DeletedCertificate]:
+    async def delete_one(self, context: ScopeContext, custom_certificate_id: str) -> Envelope[DeletedCertificate]:
         """Delete a certificate."""
         certificate_id = reading.certificate_id(custom_certificate_id)
         await certificates.delete(context.services.db, context.caller, context.scope, certificate_id)

@@ -5,12 +5,11 @@ from typing import Annotated
 
 import msgspec
 from litestar import Controller, Response
-from litestar.params import FromPath
 from msgspec import Meta
 
 from app.caller import Access, Area
 from app.cloudflare import envelope, guard, reading
-from app.cloudflare.context import Context, ScopeContext
+from app.cloudflare.context import ScopeContext
 from app.cloudflare.envelope import Envelope, Hex32, Instant, Page, Uuid
 from app.cloudflare.guard import Needs
 from app.cloudflare.reading import BodyOnce, Decoded, Query
@@ -95,7 +94,7 @@ class CustomCsrs(Controller):
 
     @post(needs=_WRITE, status_code=201)
     async def create(
-        self, context: Context, request: AnyRequest, data: BodyOnce[CustomCsrRequest]
+        self, context: ScopeContext, request: AnyRequest, data: BodyOnce[CustomCsrRequest]
     ) -> Envelope[CustomCsr] | Response[bytes]:
         """Make a key pair and its CSR."""
         csr = await csrs.create(context.services, context.caller, context.scope, csr_request(data), data.once)
@@ -103,7 +102,7 @@ class CustomCsrs(Controller):
         return _answer(context, request, csr, advice)
 
     @get(needs=_READ)
-    async def list_(self, context: Context, filters: Query[CsrQuery]) -> Page[CustomCsr]:
+    async def list_(self, context: ScopeContext, filters: Query[CsrQuery]) -> Page[CustomCsr]:
         """List the CSRs."""
         per_page = filters.per_page or (50 if context.scope.zone_id is None else 20)
         found = await csrs.list_(context.services.db, context.scope, filters, per_page)
@@ -111,14 +110,14 @@ class CustomCsrs(Controller):
 
     @get("/{custom_csr_id:str}", needs=_READ)
     async def get_one(
-        self, context: Context, request: AnyRequest, custom_csr_id: FromPath[str]
+        self, context: ScopeContext, request: AnyRequest, custom_csr_id: str
     ) -> Envelope[CustomCsr] | Response[bytes]:
         """Get a CSR."""
         csr = await csrs.get(context.services.db, context.scope, reading.csr_id(custom_csr_id))
         return _answer(context, request, csr, context.scope.age_advice(csr.created_at, datetime.now(UTC)))
 
     @delete("/{custom_csr_id:str}", needs=_WRITE)
-    async def delete_one(self, context: Context, custom_csr_id: FromPath[str]) -> Envelope[DeletedCsr]:
+    async def delete_one(self, context: ScopeContext, custom_csr_id: str) -> Envelope[DeletedCsr]:
         """Delete a CSR and destroy its private key."""
         csr_id = reading.csr_id(custom_csr_id)
         await csrs.delete(context.services.db, context.caller, context.scope, csr_id)

@@ -11,7 +11,7 @@ from app.audit import log as audit_log
 from app.audit.log import Entry, Filter
 from app.caller import Access, Area
 from app.cloudflare import envelope
-from app.cloudflare.context import Context
+from app.cloudflare.context import ScopeContext
 from app.cloudflare.envelope import Envelope
 from app.cloudflare.errors import Refused
 from app.cloudflare.guard import Needs
@@ -129,7 +129,7 @@ class Logs(Controller):
     tags = ("Audit log",)
 
     @get("/audit", needs=_READ)
-    async def audit(self, context: Context, filters: Query[LogFilters]) -> AuditPage:
+    async def audit(self, context: ScopeContext, filters: Query[LogFilters]) -> AuditPage:
         """Read the audit log."""
         page = await audit_log.list_(context.services.db, context.scope, query_of(filters))
         info = AuditInfo(len(page.items), Cursors(page.cursor), page.cursor)

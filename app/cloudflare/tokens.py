@@ -6,13 +6,12 @@ from uuid import UUID
 
 import msgspec
 from litestar import Controller
-from litestar.params import FromPath
 from msgspec import Meta
 
 from app import times
 from app.caller import GROUPS, Access, Area, Group, Level
 from app.cloudflare import envelope, guard
-from app.cloudflare.context import CallerContext, CallerOnly, Context, ScopeContext
+from app.cloudflare.context import CallerContext, ScopeContext
 from app.cloudflare.envelope import Envelope, Hex32, Instant, Item, Page, ResultInfo
 from app.cloudflare.errors import Refused
 from app.cloudflare.guard import Needs
@@ -142,87 +141,64 @@ class Verified(msgspec.Struct, frozen=True, omit_defaults=True):
     expires_on: Instant | None = None
 
 
-class AccountTokens(Controller):
-    path = "/tokens"
+class Tokens(Controller):
+    """The tokens of one owner."""
+
     tags = ("Tokens",)
 
     @post(needs=_WRITE)
-    async def create(self, context: Context, data: BodyOnce[TokenRequest]) -> Envelope[TokenObject]:
+    async def create(self, context: CallerContext, data: BodyOnce[TokenRequest]) -> Envelope[TokenObject]:
         """Make a token; its value is shown once."""
-        return await _create(context, _account(context), data)
+        owner, draft = await _owner(context, Access.WRITE), draft_of(data)
+        token, value = await delegation.create(context.services, context.caller, owner, draft, data.once)
+        return context.envelope(_object(token, value), data.advice)
 
     @get(needs=_READ)
-    async def list_(self, context: Context, filters: Query[delegation.Query]) -> Page[TokenObject]:
+    async def list_(self, context: CallerContext, filters: Query[delegation.Query]) -> Page[TokenObject]:
         """List the tokens."""
-        return await _list(context, _account(context), filters)
+        found = await delegation.list_(context.services.db, await _owner(context, Access.READ), filters)
+        return context.page([_object(token) for token in found.items], filters.page, filters.per_page, found.total)
 
     @get("/permission_groups", needs=_READ)
-    async def permission_groups(self, filters: Query[GroupFilters]) -> Page[PermissionGroup]:
+    async def permission_groups(self, context: CallerContext, filters: Query[GroupFilters]) -> Page[PermissionGroup]:
         """List the groups."""
+        await _owner(context, Access.READ)
         return _permission_groups(filters)
 
     @get("/{token_id:str}", needs=_READ)
-    async def get_one(self, context: Context, token_id: FromPath[str]) -> Envelope[TokenObject]:
+    async def get_one(self, context: CallerContext, token_id: str) -> Envelope[TokenObject]:
         """Get a token."""
-        return await _get(context, _account(context), token_id)
+        owner, wanted = await _owner(context, Access.READ), guard.id_of(token_id, context.visit)
+        return context.envelope(_object(await delegation.get(context.services.db, owner, wanted)))
 
     @put("/{token_id:str}", needs=_WRITE)
-    async def update(self, context: Context, data: Body[TokenChange], token_id: FromPath[str]) -> Envelope[TokenObject]:
+    async def update(self, context: CallerContext, data: Body[TokenChange], token_id: str) -> Envelope[TokenObject]:
         """Replace a token."""
-        return await _update(context, _account(context), data, token_id)
+        owner, wanted = await _owner(context, Access.WRITE), guard.id_of(token_id, context.visit)
+        draft = draft_of(data, TokenStatus(data.fields.status) if data.fields.status else None)
+        token = await delegation.update(context.services.db, context.caller, owner, wanted, draft)
+        return context.envelope(_object(token), data.advice)
 
     @put("/{token_id:str}/value", needs=_WRITE)
-    async def roll(self, context: Context, data: IgnoredBody, token_id: FromPath[str]) -> Envelope[str]:  # noqa: ARG002
+    async def roll(self, context: CallerContext, data: IgnoredBody, token_id: str) -> Envelope[str]:  # noqa: ARG002
         """Give a token a new value."""
-        return await _roll(context, _account(context), token_id)
+        owner, wanted = await _owner(context, Access.WRITE), guard.id_of(token_id, context.visit)
+        return context.envelope(await delegation.roll(context.services, context.caller, owner, wanted))
 
     @delete("/{token_id:str}", needs=_WRITE)
-    async def delete_one(self, context: Context, token_id: FromPath[str]) -> Envelope[DeletedToken]:
+    async def delete_one(self, context: CallerContext, token_id: str) -> Envelope[DeletedToken]:
         """Revoke a token."""
-        return await _delete(context, _account(context), token_id)
+        owner, wanted = await _owner(context, Access.WRITE), guard.id_of(token_id, context.visit)
+        await delegation.delete(context.services.db, context.caller, owner, wanted)
+        return context.envelope(DeletedToken(wanted.hex))
 
 
-class UserTokens(Controller):
+class AccountTokens(Tokens):
+    path = "/tokens"
+
+
+class UserTokens(Tokens):
     path = "/user/tokens"
-    tags = ("Tokens",)
-
-    @post()
-    async def create(self, context: CallerOnly, data: BodyOnce[TokenRequest]) -> Envelope[TokenObject]:
-        """Make a token; its value is shown once."""
-        return await _create(context, await _user(context, Access.WRITE), data)
-
-    @get()
-    async def list_(self, context: CallerOnly, filters: Query[delegation.Query]) -> Page[TokenObject]:
-        """List the tokens."""
-        return await _list(context, await _user(context, Access.READ), filters)
-
-    @get("/permission_groups")
-    async def permission_groups(self, context: CallerOnly, filters: Query[GroupFilters]) -> Page[PermissionGroup]:
-        """List the groups."""
-        await _user(context, Access.READ)
-        return _permission_groups(filters)
-
-    @get("/{token_id:str}")
-    async def get_one(self, context: CallerOnly, token_id: FromPath[str]) -> Envelope[TokenObject]:
-        """Get a token."""
-        return await _get(context, await _user(context, Access.READ), token_id)
-
-    @put("/{token_id:str}")
-    async def update(
-        self, context: CallerOnly, data: Body[TokenChange], token_id: FromPath[str]
-    ) -> Envelope[TokenObject]:
-        """Replace a token."""
-        return await _update(context, await _user(context, Access.WRITE), data, token_id)
-
-    @put("/{token_id:str}/value")
-    async def roll(self, context: CallerOnly, data: IgnoredBody, token_id: FromPath[str]) -> Envelope[str]:  # noqa: ARG002
-        """Give a token a new value."""
-        return await _roll(context, await _user(context, Access.WRITE), token_id)
-
-    @delete("/{token_id:str}")
-    async def delete_one(self, context: CallerOnly, token_id: FromPath[str]) -> Envelope[DeletedToken]:
-        """Revoke a token."""
-        return await _delete(context, await _user(context, Access.WRITE), token_id)
 
 
 class Verify(Controller):
@@ -236,52 +212,16 @@ class Verify(Controller):
         return await _verify(request, None)
 
     @get("/accounts/{account_id:str}/tokens/verify")
-    async def of_account(self, request: AnyRequest, account_id: FromPath[str]) -> Envelope[Verified]:
+    async def of_account(self, request: AnyRequest, account_id: str) -> Envelope[Verified]:
         """Say what a token is."""
         return await _verify(request, guard.id_of(account_id, request.scope["state"]["visit"]))
 
 
-def _account(context: ScopeContext) -> Owner:
-    return Owner(account_id=context.scope.account_id)
-
-
-async def _user(context: CallerContext, access: Access) -> Owner:
+async def _owner(context: CallerContext, access: Access) -> Owner:
+    """The account of the path, in which the guard has checked the permission; else the calling user."""
+    if isinstance(context, ScopeContext):
+        return Owner(account_id=context.scope.account_id)
     return await delegation.of_user(context.services.db, context.caller, access)
-
-
-async def _create(context: CallerContext, owner: Owner, data: Decoded[TokenRequest]) -> Envelope[TokenObject]:
-    token, value = await delegation.create(context.services, context.caller, owner, draft_of(data), data.once)
-    return context.envelope(_object(token, value), data.advice)
-
-
-async def _list(context: CallerContext, owner: Owner, query: delegation.Query) -> Page[TokenObject]:
-    found = await delegation.list_(context.services.db, owner, query)
-    return context.page([_object(token) for token in found.items], query.page, query.per_page, found.total)
-
-
-async def _get(context: CallerContext, owner: Owner, token_id: str) -> Envelope[TokenObject]:
-    found = await delegation.get(context.services.db, owner, guard.id_of(token_id, context.visit))
-    return context.envelope(_object(found))
-
-
-async def _update(
-    context: CallerContext, owner: Owner, data: Decoded[TokenChange], token_id: str
-) -> Envelope[TokenObject]:
-    status = TokenStatus(data.fields.status) if data.fields.status else None
-    wanted, draft = guard.id_of(token_id, context.visit), draft_of(data, status)
-    token = await delegation.update(context.services.db, context.caller, owner, wanted, draft)
-    return context.envelope(_object(token), data.advice)
-
-
-async def _roll(context: CallerContext, owner: Owner, token_id: str) -> Envelope[str]:
-    wanted = guard.id_of(token_id, context.visit)
-    return context.envelope(await delegation.roll(context.services, context.caller, owner, wanted))
-
-
-async def _delete(context: CallerContext, owner: Owner, token_id: str) -> Envelope[DeletedToken]:
-    wanted = guard.id_of(token_id, context.visit)
-    await delegation.delete(context.services.db, context.caller, owner, wanted)
-    return context.envelope(DeletedToken(wanted.hex))
 
 
 def _permission_groups(filters: GroupFilters) -> Page[PermissionGroup]:

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from app.caller import Access, Area
 from app.cloudflare import envelope
-from app.cloudflare.context import CallerOnly, Context
+from app.cloudflare.context import CallerContext, ScopeContext
 from app.cloudflare.envelope import Envelope, Hex32, Instant, Page
 from app.cloudflare.errors import Refused
 from app.cloudflare.guard import Needs
@@ -95,7 +95,7 @@ class Zones(Controller):
     tags = ("Zones",)
 
     @post()
-    async def create(self, context: CallerOnly, data: BodyOnce[ZoneRequest]) -> Envelope[ZoneObject]:
+    async def create(self, context: CallerContext, data: BodyOnce[ZoneRequest]) -> Envelope[ZoneObject]:
         """Make a zone."""
         fields = data.fields
         draft = zones.Draft(hex32(fields.account.id), fields.name, fields.type or ZoneType.FULL, data.problems)
@@ -103,7 +103,7 @@ class Zones(Controller):
         return context.envelope(_object(zone), data.advice)
 
     @get()
-    async def list_(self, context: CallerOnly, filters: Query[ZoneFilters]) -> Page[ZoneObject]:
+    async def list_(self, context: CallerContext, filters: Query[ZoneFilters]) -> Page[ZoneObject]:
         """List the zones."""
         query, found = query_of(filters), zones.Page((), 0)
         if filters.status in (None, "active"):
@@ -111,12 +111,12 @@ class Zones(Controller):
         return context.page([_object(zone) for zone in found.items], query.page, query.per_page, found.total)
 
     @get("/{zone_id:str}", needs=_READ)
-    async def get_one(self, context: Context) -> Envelope[ZoneObject]:
+    async def get_one(self, context: ScopeContext) -> Envelope[ZoneObject]:
         """Get a zone."""
         return context.envelope(_object(await zones.get(context.services.db, context.scope)))
 
     @patch("/{zone_id:str}", needs=_WRITE)
-    async def edit(self, context: Context, data: Body[ZoneChange]) -> Envelope[ZoneObject]:
+    async def edit(self, context: ScopeContext, data: Body[ZoneChange]) -> Envelope[ZoneObject]:
         """Change a zone."""
         if data.problems:
             raise Invalid(data.problems)
@@ -125,7 +125,7 @@ class Zones(Controller):
         return context.envelope(_object(zone), data.advice)
 
     @delete("/{zone_id:str}", needs=_WRITE)
-    async def delete_one(self, context: Context) -> Envelope[DeletedZone]:
+    async def delete_one(self, context: ScopeContext) -> Envelope[DeletedZone]:
         """Delete an empty zone."""
         await zones.delete(context.services.db, context.caller, context.scope)
         return context.envelope(DeletedZone(context.scope.id.hex))

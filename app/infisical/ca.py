@@ -2,31 +2,37 @@
 
 import re
 from datetime import datetime
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 from uuid import UUID
 
 import msgspec
 from litestar import Controller, Response
-from litestar.params import FromPath
 from msgspec import UNSET, Meta, UnsetType
 
 from app import times
 from app.ca import authorities, issuing, leaves, lifecycle
 from app.ca.authorities import Changes, NewAuthority
-from app.ca.issuing import Signed
-from app.ca.leaves import LeafRequest
 from app.ca.lifecycle import IntermediateRequest, SignedElsewhere
 from app.ca.model import Authority, CaType
 from app.caller import Caller, Scope
 from app.errors import NotFound
 from app.ids import canonical_uuid
 from app.infisical import guard, wire
-from app.infisical.context import CallerOnly, Context, ScopeContext
 from app.infisical.guard import Action
-from app.infisical.reading import Body, Date, Query, RequiredDate, Ttl
+from app.infisical.leaves import (
+    CsrText,
+    FriendlyName,
+    IssuedCertificate,
+    IssueRequest,
+    SignedCertificate,
+    SignRequest,
+    leaf_request,
+    signed_object,
+)
+from app.infisical.reading import Body, Date, Query, RequiredDate
 from app.infisical.wire import Instant, Uuid
+from app.web.context import CallerContext, ScopeContext
 from app.web.handling import AnyRequest, delete, get, patch, post
-from app.web.reading import one_of
 from app.web.state import state_of
 from app.x509 import pkix, subjects
 from app.x509.keys import CaKeyType
@@ -115,22 +121,6 @@ class Csr(msgspec.Struct, frozen=True):
     csr: str
 
 
-class SignedCertificate(msgspec.Struct, frozen=True, rename="camel"):
-    """A new certificate; the chain begins with the issuing CA and ends with the root."""
-
-    certificate: str
-    certificate_chain: str
-    issuing_ca_certificate: str
-    serial_number: str
-
-
-class IssuedCertificate(SignedCertificate, frozen=True, rename="camel"):
-    private_key: str
-
-    def __repr__(self) -> str:
-        return f"IssuedCertificate({self.serial_number})"
-
-
 class CertificateWithChain(msgspec.Struct, frozen=True, rename="camel"):
     certificate: str
     certificate_chain: str
@@ -147,8 +137,6 @@ class Imported(msgspec.Struct, frozen=True, rename="camel"):
 
 
 _MOST = subjects.UPPER_BOUNDS
-_CsrText: TypeAlias = Annotated[str, Meta(min_length=1, description="PEM.")]
-_FriendlyName: TypeAlias = Annotated[str, Meta(max_length=authorities.MAX_FRIENDLY_NAME)]
 _PathLength: TypeAlias = Annotated[int, Meta(ge=-1, le=authorities.MAX_PATH_LENGTH)]
 
 
@@ -164,7 +152,7 @@ class CaRequest(msgspec.Struct, frozen=True, rename="camel"):
     common_name: Annotated[str, Meta(max_length=_MOST["common_name"])] | None = None
     locality: Annotated[str, Meta(max_length=_MOST["locality"])] | None = None
     key_algorithm: KeyAlgorithm | None = "RSA_2048"
-    friendly_name: _FriendlyName | None = None
+    friendly_name: FriendlyName | None = None
     max_path_length: _PathLength | None = -1
     not_before: Date | None = None
     not_after: Date | None = None
@@ -185,7 +173,7 @@ class CaChange(msgspec.Struct, frozen=True, rename="camel"):
 class IntermediateCsr(msgspec.Struct, frozen=True, rename="camel"):
     """The CSR of another CA."""
 
-    csr: _CsrText
+    csr: CsrText
     not_after: RequiredDate
     not_before: Date | None = None
     max_path_length: _PathLength | None = -1
@@ -194,8 +182,8 @@ class IntermediateCsr(msgspec.Struct, frozen=True, rename="camel"):
 class ImportRequest(msgspec.Struct, frozen=True, rename="camel"):
     """A certificate of a CA here, signed elsewhere."""
 
-    certificate: _CsrText
-    certificate_chain: _CsrText
+    certificate: CsrText
+    certificate_chain: CsrText
 
 
 class Renewal(msgspec.Struct, frozen=True, rename="camel"):
@@ -205,51 +193,12 @@ class Renewal(msgspec.Struct, frozen=True, rename="camel"):
     not_after: RequiredDate
 
 
-_KeyUsage: TypeAlias = Annotated[str, one_of(pkix.KEY_USAGES)]
-_Usages: TypeAlias = Annotated[tuple[_KeyUsage, ...], Meta(max_length=len(pkix.KEY_USAGES))]
-_ExtendedKeyUsage: TypeAlias = Annotated[str, one_of(pkix.EXTENDED_KEY_USAGES)]
-_ExtendedUsages: TypeAlias = Annotated[tuple[_ExtendedKeyUsage, ...], Meta(max_length=len(pkix.EXTENDED_KEY_USAGES))]
-
-
-class LeafOptions(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
-    """What a certificate may say; it needs a ttl or a last day."""
-
-    either: ClassVar[tuple[str, ...]] = ("ttl", "notAfter")
-
-    friendly_name: _FriendlyName | None = None
-    alt_names: Annotated[str, Meta(description="Hosts, addresses, emails and URIs, separated by commas.")] | None = None
-    ttl: Ttl | None = None
-    not_before: Date | None = None
-    not_after: Date | None = None
-    key_usages: _Usages | None = None
-    extended_key_usages: _ExtendedUsages | None = None
-
-
-class SignRequest(LeafOptions, frozen=True, rename="camel", kw_only=True):
-    """The CSR of a server or client."""
-
-    csr: _CsrText
-    common_name: Annotated[str, Meta(max_length=_MOST["common_name"])] | None = None
-
-
-class SignRequestWithCa(SignRequest, frozen=True, rename="camel", kw_only=True):
-    """The CSR of a server or client, and the CA that shall sign it."""
-
-    ca_id: Uuid
-
-
-class IssueRequest(LeafOptions, frozen=True, rename="camel", kw_only=True):
-    """The names of a server or client whose key is made here."""
-
-    common_name: Annotated[str, Meta(min_length=1, max_length=_MOST["common_name"])]
-
-
 class NewCa(Controller):
     path = "/pki/ca"
     tags = TAGS
 
     @post()
-    async def create(self, context: CallerOnly, data: Body[CaRequest]) -> CaAnswer:
+    async def create(self, context: CallerContext, data: Body[CaRequest]) -> CaAnswer:
         """Make a CA."""
         services, caller = context.services, context.caller
         scope = await authorities.scope_of_slug(services.db, caller, data.project_slug)
@@ -262,7 +211,7 @@ class Cas(Controller):
     tags = TAGS
 
     @get()
-    async def list_(self, context: CallerOnly, filters: Query[CaFilters]) -> list[InternalCa]:
+    async def list_(self, context: CallerContext, filters: Query[CaFilters]) -> list[InternalCa]:
         """List the CAs of an account."""
         db, caller = context.services.db, context.caller
         project_id = guard.account_id_of(filters.project_id)
@@ -279,30 +228,30 @@ class OneCa(Controller):
     tags = TAGS
 
     @get(action=Action.READ)
-    async def get_one(self, context: Context, ca_id: FromPath[str]) -> CaAnswer:
+    async def get_one(self, context: ScopeContext, ca_id: str) -> CaAnswer:
         """Get a CA."""
         return CaAnswer(ca_object(await authorities.viewed(context.services.db, *_ca(context, ca_id))))
 
     @patch(action=Action.EDIT)
-    async def edit(self, context: Context, data: Body[CaChange], ca_id: FromPath[str]) -> CaAnswer:
+    async def edit(self, context: ScopeContext, data: Body[CaChange], ca_id: str) -> CaAnswer:
         """Enable or disable a CA, or require a template for issuance."""
         disabled = data.status == "disabled" if data.status else None
         changes = Changes(disabled, data.require_template_for_issuance)
         return CaAnswer(ca_object(await authorities.change(context.services.db, *_ca(context, ca_id), changes)))
 
     @delete(action=Action.DELETE)
-    async def delete_one(self, context: Context, ca_id: FromPath[str]) -> CaAnswer:
+    async def delete_one(self, context: ScopeContext, ca_id: str) -> CaAnswer:
         """Delete a CA and destroy its key."""
         return CaAnswer(ca_object(await authorities.delete(context.services.db, *_ca(context, ca_id))))
 
     @get("/csr", action=Action.CREATE)
-    async def csr(self, context: Context, ca_id: FromPath[str]) -> Csr:
+    async def csr(self, context: ScopeContext, ca_id: str) -> Csr:
         """Get the CSR of an intermediate."""
         return Csr(wire.shown(await lifecycle.csr(context.services, *_ca(context, ca_id))))
 
     @post("/sign-intermediate", action=Action.SIGN_INTERMEDIATE)
     async def sign_intermediate(
-        self, context: Context, data: Body[IntermediateCsr], ca_id: FromPath[str]
+        self, context: ScopeContext, data: Body[IntermediateCsr], ca_id: str
     ) -> SignedCertificate:
         """Sign the CSR of another CA."""
         length = -1 if data.max_path_length is None else data.max_path_length
@@ -311,42 +260,38 @@ class OneCa(Controller):
         return signed_object(await lifecycle.sign_intermediate(context.services, *_ca(context, ca_id), wanted))
 
     @post("/import-certificate", action=Action.CREATE)
-    async def import_certificate(self, context: Context, data: Body[ImportRequest], ca_id: FromPath[str]) -> Imported:
+    async def import_certificate(self, context: ScopeContext, data: Body[ImportRequest], ca_id: str) -> Imported:
         """Install the certificate of an intermediate."""
         certificate = SignedElsewhere(data.certificate, data.certificate_chain)
         imported = await lifecycle.import_certificate(context.services.db, *_ca(context, ca_id), certificate)
         return Imported("Successfully imported certificate to CA", str(imported.id))
 
     @get("/certificate", action=Action.READ)
-    async def certificate(self, context: Context, ca_id: FromPath[str]) -> CertificateWithChain:
+    async def certificate(self, context: ScopeContext, ca_id: str) -> CertificateWithChain:
         """Get the certificate of a CA."""
         return _with_chain(await authorities.viewed(context.services.db, *_ca(context, ca_id)))
 
     @get("/ca-certificates", action=Action.READ)
-    async def versions(self, context: Context, ca_id: FromPath[str]) -> list[CaVersion]:
+    async def versions(self, context: ScopeContext, ca_id: str) -> list[CaVersion]:
         """List the certificates that a CA has had."""
         authority = await authorities.viewed(context.services.db, *_ca(context, ca_id))
         found = await lifecycle.versions(context.services.db, authority)
         return [CaVersion(wire.shown(v.pem), wire.shown(v.chain), v.serial, v.version) for v in found]
 
     @post("/renew", action=Action.RENEW)
-    async def renew(self, context: Context, data: Body[Renewal], ca_id: FromPath[str]) -> CertificateWithChain:
+    async def renew(self, context: ScopeContext, data: Body[Renewal], ca_id: str) -> CertificateWithChain:
         """Renew the certificate of a CA for the same key."""
         not_after = required_date(data.not_after)
         return _with_chain(await lifecycle.renew(context.services, *_ca(context, ca_id), not_after))
 
     @post("/sign-certificate", action=Action.ISSUE)
-    async def sign_certificate(
-        self, context: Context, data: Body[SignRequest], ca_id: FromPath[str]
-    ) -> SignedCertificate:
+    async def sign_certificate(self, context: ScopeContext, data: Body[SignRequest], ca_id: str) -> SignedCertificate:
         """Sign the CSR of a server or client."""
         wanted = leaf_request(data, data.common_name, data.csr)
         return signed_object(await leaves.sign(context.services, *_ca(context, ca_id), wanted))
 
     @post("/issue-certificate", action=Action.ISSUE_KEY)
-    async def issue_certificate(
-        self, context: Context, data: Body[IssueRequest], ca_id: FromPath[str]
-    ) -> IssuedCertificate:
+    async def issue_certificate(self, context: ScopeContext, data: Body[IssueRequest], ca_id: str) -> IssuedCertificate:
         """Create a key and a certificate for it; the key is returned once and not stored."""
         issued = await leaves.issue(context.services, *_ca(context, ca_id), leaf_request(data, data.common_name))
         signed = signed_object(issued.signed)
@@ -360,7 +305,7 @@ class CaCertificates(Controller):
     tags = TAGS
 
     @get("/certificates/{ca_cert_id:str}/der", file="application/pkix-cert")
-    async def der(self, request: AnyRequest, ca_id: FromPath[str], ca_cert_id: FromPath[str]) -> Response[bytes]:
+    async def der(self, request: AnyRequest, ca_id: str, ca_cert_id: str) -> Response[bytes]:
         """Fetch a certificate of a CA."""
         found, certificate_id = canonical_uuid(ca_id), canonical_uuid(ca_cert_id)
         if found is None or certificate_id is None:
@@ -399,20 +344,6 @@ def required_date(text: str) -> datetime:
     if found is None:
         raise TypeError("the reader accepts no other text")
     return found
-
-
-def leaf_request(data: LeafOptions, common_name: str | None = None, csr: str = "") -> LeafRequest:
-    return LeafRequest(
-        csr=csr,
-        common_name=common_name or "",
-        friendly_name=data.friendly_name or None,
-        alt_names=data.alt_names or "",
-        ttl=times.span(data.ttl or ""),
-        not_before=times.date(data.not_before or ""),
-        not_after=times.date(data.not_after or ""),
-        key_usages=data.key_usages or (),
-        extended_key_usages=data.extended_key_usages or (),
-    )
 
 
 def dn(subject: CaSubject) -> str:
@@ -492,12 +423,3 @@ def _internal(authority: Authority) -> InternalCa:
 def _with_chain(authority: Authority) -> CertificateWithChain:
     current = issuing.latest(authority)
     return CertificateWithChain(wire.shown(current.pem), wire.shown(current.chain), current.serial)
-
-
-def signed_object(signed: Signed) -> SignedCertificate:
-    return SignedCertificate(
-        certificate=wire.shown(signed.pem),
-        certificate_chain=wire.shown(signed.chain),
-        issuing_ca_certificate=wire.shown(signed.issuer_pem),
-        serial_number=signed.serial,
-    )

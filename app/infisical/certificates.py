@@ -5,17 +5,17 @@ from typing import Annotated
 
 import msgspec
 from litestar import Controller
-from litestar.params import FromPath
 
 from app.ca import crls, issuing, leaves
 from app.ca.crls import Reason
 from app.ca.model import Issued
 from app.infisical import ca, guard, wire
-from app.infisical.ca import CertificateWithChain, SignedCertificate, SignRequestWithCa
-from app.infisical.context import CallerOnly, Context
+from app.infisical.ca import CertificateWithChain
 from app.infisical.guard import Action
+from app.infisical.leaves import SignedCertificate, SignRequestWithCa, leaf_request, signed_object
 from app.infisical.reading import Body
 from app.infisical.wire import Instant, Uuid
+from app.web.context import CallerContext, ScopeContext
 from app.web.handling import get, post
 from app.web.reading import one_of
 
@@ -59,15 +59,15 @@ class Certificates(Controller):
     tags = ca.TAGS
 
     @post("/sign-certificate")
-    async def sign_certificate(self, context: CallerOnly, data: Body[SignRequestWithCa]) -> SignedCertificate:
+    async def sign_certificate(self, context: CallerContext, data: Body[SignRequestWithCa]) -> SignedCertificate:
         """Sign the CSR of a server or client with the CA that the body names."""
         scope, ca_id = await guard.scope_of_ca(context.state, context.caller, data.ca_id, Action.ISSUE)
-        wanted = ca.leaf_request(data, data.common_name, data.csr)
+        wanted = leaf_request(data, data.common_name, data.csr)
         signed = await leaves.sign(context.services, context.caller, scope, ca_id, wanted)
-        return ca.signed_object(signed)
+        return signed_object(signed)
 
     @get("/{serial_number:str}", action=Action.READ)
-    async def get_one(self, context: Context, serial_number: FromPath[str]) -> CertificateAnswer:
+    async def get_one(self, context: ScopeContext, serial_number: str) -> CertificateAnswer:
         """Get a certificate."""
         serial = wire.serial_of(serial_number)
         return CertificateAnswer(
@@ -75,7 +75,7 @@ class Certificates(Controller):
         )
 
     @get("/{serial_number:str}/certificate", action=Action.READ)
-    async def certificate(self, context: Context, serial_number: FromPath[str]) -> CertificateWithChain:
+    async def certificate(self, context: ScopeContext, serial_number: str) -> CertificateWithChain:
         """Get a certificate with its chain."""
         serial = wire.serial_of(serial_number)
         found = await issuing.viewed(context.services.db, context.caller, context.scope, serial)
@@ -83,7 +83,7 @@ class Certificates(Controller):
         return CertificateWithChain(wire.shown(signed.pem), wire.shown(signed.chain), signed.serial)
 
     @post("/{serial_number:str}/revoke", action=Action.REVOKE)
-    async def revoke(self, context: Context, data: Body[Revocation], serial_number: FromPath[str]) -> Revoked:
+    async def revoke(self, context: ScopeContext, data: Body[Revocation], serial_number: str) -> Revoked:
         """Revoke a certificate."""
         serial, reason = wire.serial_of(serial_number), Reason[data.revocation_reason]
         revoked = await crls.revoke(context.services, context.caller, context.scope, serial, reason)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from litestar.routes import BaseRoute
 
 from app.infisical import wire
-from app.infisical.ca import LeafOptions
+from app.infisical.leaves import LeafOptions
 from app.infisical.wire import Issue
 from app.web import openapi
 from app.web.openapi import Json, Operation, Schemas

@@ -2,13 +2,13 @@
 
 import msgspec
 
-from app.caller import Caller, RequestInfo
+from app.caller import Caller, RequestInfo, Scope
 from app.services import Services
 from app.web.state import State
 
 
 class CallerContext(msgspec.Struct, frozen=True):
-    """The caller; the dialects add the scope."""
+    """The caller, for paths that name no account."""
 
     state: State
     visit: RequestInfo
@@ -17,3 +17,9 @@ class CallerContext(msgspec.Struct, frozen=True):
     @property
     def services(self) -> Services:
         return self.state.services
+
+
+class ScopeContext(CallerContext, frozen=True):
+    """The caller, and what the path names; the guard has checked the permission in it."""
+
+    scope: Scope

@@ -157,7 +157,7 @@ class Policy(msgspec.Struct, frozen=True):
             return access in _IMPLIES[group.access]
         return group.access in _IMPLIES[access]
 
-    def speaks_of(self, area: Area, access: Access, scope: Scope) -> bool:
+    def applies_to(self, area: Area, access: Access, scope: Scope) -> bool:
         return any(
             group.area is area
             and self.means(group, access)
@@ -212,11 +212,11 @@ class Caller(msgspec.Struct, frozen=True):
             return False
         if self.policies is None:
             return True
-        effects = {policy.effect for policy in self.policies if policy.speaks_of(area, access, scope)}
+        effects = {policy.effect for policy in self.policies if policy.applies_to(area, access, scope)}
         return effects == {Effect.ALLOW}
 
 
-class Visit(msgspec.Struct, frozen=True):
+class RequestInfo(msgspec.Struct, frozen=True):
     """The request metadata that the audit log stores; fields as in Caller."""
 
     address: Address | None

@@ -72,6 +72,7 @@ def load(environ: Mapping[str, str]) -> Settings:
     tls_cert = read("TLS_CERT", _readable, None, "a readable file with a PEM certificate chain")
     tls_key = read("TLS_KEY", _readable, None, "a readable file with an unencrypted PEM private key")
     scheme, shown = ("https" if tls_cert else "http"), (f"[{host}]" if ":" in host else host)
+    public_url = read("PUBLIC_URL", _url, None, _URL)
     settings = Settings(
         host=host,
         port=port,
@@ -83,14 +84,9 @@ def load(environ: Mapping[str, str]) -> Settings:
         rate_limit=read("RATE_LIMIT", _rate_limit, RateLimit(1200, 300), "off, or requests/window such as 1200/5m"),
         key_pool=read("KEY_POOL", _between(0, 10_000), 64, "a number of keys from 0 to 10000"),
         metrics_from=read("METRICS_FROM", _networks, LOOPBACK, "networks such as 127.0.0.0/8,10.0.0.0/8"),
-        public_url=read(
-            "PUBLIC_URL",
-            _url,
-            f"{scheme}://{shown}:{port}",
-            _URL,
-        ),
+        public_url=public_url or f"{scheme}://{shown}:{port}",
         # Only an address that was configured: it goes into certificates that are valid for years.
-        pki_url=read("PKI_URL", _url, None, _URL) or read("PUBLIC_URL", _url, None, _URL),
+        pki_url=read("PKI_URL", _url, None, _URL) or public_url,
         trusted_proxies=read("TRUSTED_PROXIES", _networks, (), "networks such as 10.0.0.0/8,fd00::/8"),
         trust_dir=read("TRUST_DIR", _folder, None, "a folder with PEM certificates of trusted roots"),
         tls_cert=tls_cert,
@@ -180,9 +176,8 @@ def _rate_limit(text: str) -> RateLimit | None:
 
 
 def _url(text: str) -> str:
-    if not (text.isascii() and text.isprintable()):
-        raise ValueError(text)
-    if not re.fullmatch(r"https?://[^/?#\"'<> \\@]+(?:/[^?#\"'<> \\]*)?", text):
+    well_formed = re.fullmatch(r"https?://[^/?#\"'<> \\@]+(?:/[^?#\"'<> \\]*)?", text)
+    if not (text.isascii() and text.isprintable() and well_formed):
         raise ValueError(text)
     return text.rstrip("/")
 
@@ -193,11 +188,4 @@ def _networks(text: str) -> tuple[Network, ...]:
 
 # Clients read KEYSTEAD_PROJECT_SLUG from credentials.env. `serve` must work in a shell that has sourced that file.
 _IGNORED = frozenset({"KEYSTEAD_PROJECT_SLUG"})
-_KNOWN = _IGNORED | {
-    "KEYSTEAD_" + name
-    for name in (
-        *("HOST", "PORT", "DATA_DIR", "DATABASE_URL", "STATEMENT_CACHE_SIZE", "KEYRING", "WORKERS", "RATE_LIMIT"),
-        *("KEY_POOL", "METRICS_FROM"),
-        *("PUBLIC_URL", "PKI_URL", "TRUSTED_PROXIES", "TRUST_DIR", "TLS_CERT", "TLS_KEY", "LOG"),
-    )
-}
+_KNOWN = _IGNORED | {f"KEYSTEAD_{field.upper()}" for field in Settings.__struct_fields__ if field != "embedded"}

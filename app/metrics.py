@@ -50,7 +50,7 @@ def pool_level(count: int) -> None:
     _pool.set(count)
 
 
-def key_made(key_type: str, seconds: float) -> None:
+def key_generated(key_type: str, seconds: float) -> None:
     _generation.labels(key_type).observe(seconds)
 
 

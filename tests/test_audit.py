@@ -1510,7 +1510,7 @@ async def write(database: db.Database, count: int, account: UUID = PLACE[0]) -> 
     operator = first_start.operator()
     for _ in range(count):
         place = (account, uuid4(), None)
-        await audit.note(database, operator, audit.Action.UPDATE, audit.Resource.ZONE, place)
+        await audit.record(database, operator, audit.Action.UPDATE, audit.Resource.ZONE, place)
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 12, 10_000])

@@ -128,7 +128,7 @@ def _csr(case: Case) -> Verdict:
         ca=False,
         key_usages=leaves._usages((), rsa_key=isinstance(request.public_key, rsa.RSAPublicKey)),
         extended_key_usages=("serverAuth",),
-        sans=leaves._judged(sans, NamePolicy.PRIVATE),
+        sans=leaves._checked(sans, NamePolicy.PRIVATE),
     )
     assert isinstance(corpus.MIDDLE.key, ec.EllipticCurvePrivateKey)
     made = pkix.certificate(meant, corpus.MIDDLE.key)

@@ -393,7 +393,7 @@ async def test_a_deletion_amid_creators_leaves_no_counts(world: World) -> None:
 
 
 async def test_writers_are_spread_over_the_slots(world: World) -> None:
-    """Twenty creates touch more than one row of their list, none outside of 0 to 63."""
+    """Twenty creates touch more than one row of their list, none outside of 0 to 15."""
     shelf = Shelf(world, world.a)
     await asyncio.gather(*(shelf.create() for _ in range(20)))
     touched = await slots(world, shelf.id)

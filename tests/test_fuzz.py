@@ -35,7 +35,7 @@ from world import BODY, Judge, World, document, new_database, new_world
 from app import addresses, config, times
 from app.audit import log as audit_log
 from app.ca import authorities, leaves
-from app.caller import GROUPS, Level, Visit
+from app.caller import GROUPS, Level, RequestInfo
 from app.certificates import matching
 from app.cloudflare import custom_certificates, custom_csrs, guard, logs, tokens, zones
 from app.cloudflare import errors as cloudflare_errors
@@ -228,7 +228,7 @@ def test_a_csr_from_outside_is_read_or_refused(bends: list[Any], anew: bool) -> 
     assert isinstance(pkix.weakness(found.public_key), str)
     (found.common_name, pkix.ca_subject(found.subject), found.subject.rfc4514_string())
     with contextlib.suppress(Refusal):
-        leaves._judged(found.sans, NamePolicy.PUBLIC)
+        leaves._checked(found.sans, NamePolicy.PUBLIC)
 
 
 @fuzzed(150)
@@ -331,7 +331,7 @@ def test_what_the_rules_accept_is_a_csr_that_says_the_same(fields: dict[str, Any
 
 # JSON: what is asked, in both dialects.
 
-VISIT = Visit(None, 32 * "0", "POST", "/")
+VISIT = RequestInfo(None, 32 * "0", "POST", "/")
 
 CERTIFICATE_BODY: dict[str, Any] = {
     "certificate": pem(*CERTIFICATES[1]),
@@ -470,7 +470,7 @@ def test_the_bodies_of_infisical_are_judged(raw: bytes, is_form: bool) -> None:
         infisical_ca.dn(new.subject)
     leaves.problems(asked)
     with contextlib.suppress(Refusal):
-        x509.SubjectAlternativeName(leaves._judged(leaves._given(asked.alt_names), NamePolicy.PRIVATE))
+        x509.SubjectAlternativeName(leaves._checked(leaves._given(asked.alt_names), NamePolicy.PRIVATE))
 
 
 @fuzzed(200)

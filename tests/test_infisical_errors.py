@@ -27,7 +27,7 @@ from world import Tenant, World, make_token, new_world
 
 from app import errors, times
 from app.ca import authorities, crls, leaves
-from app.caller import Caller, Visit
+from app.caller import Caller, RequestInfo
 from app.config import RateLimit
 from app.custody import keyring
 from app.errors import Clash, Denial, Limit, Problem, Rule, Scheme, Thing
@@ -1449,7 +1449,7 @@ async def test_an_access_token_dies_with_its_api_token(world: World) -> None:
 
 # --- the table, and what is pure ---
 
-VISIT = Visit(None, "req-" + "0" * 14, "GET", "/api/v1/x")
+VISIT = RequestInfo(None, "req-" + "0" * 14, "GET", "/api/v1/x")
 SECRET = "s3cret-of-the-house"
 
 
@@ -1524,7 +1524,7 @@ def _leaf(read: Read) -> None:
     if leaves.problems(asked):
         return
     try:
-        leaves._judged(leaves._given(asked.alt_names) or leaves._from(asked.common_name), NamePolicy.PRIVATE)
+        leaves._checked(leaves._given(asked.alt_names) or leaves._from(asked.common_name), NamePolicy.PRIVATE)
         leaves._usages(asked.key_usages, rsa_key=False)
         leaves._ends(asked)
     except errors.Refusal:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-import asyncpg
 import msgspec
 
 from app.audit import record as audit
@@ -77,22 +76,17 @@ class Page(msgspec.Struct, frozen=True):
     cursor: str | None
 
 
+# Of the other resources the product is their plural.
 _PRODUCTS = {
-    Resource.CUSTOM_CSR: "custom_csrs",
-    Resource.CUSTOM_CERTIFICATE: "custom_certificates",
     Resource.CERTIFICATE_AUTHORITY: "private_ca",
     Resource.ISSUED_CERTIFICATE: "private_ca",
-    Resource.TOKEN: "tokens",
-    Resource.ACCOUNT: "accounts",
-    Resource.ZONE: "zones",
-    Resource.USER: "users",
     Resource.PRIVATE_KEY: "custody",
     Resource.RING: "custody",
     Resource.PEPPER: "custody",
     Resource.AUDIT_LOG: "audit",
 }
-_HEX = f"'{Resource.ACCOUNT}', '{Resource.ZONE}', '{Resource.TOKEN}', '{Resource.USER}'"
 _PRODUCT_CASES = " ".join(f"WHEN '{resource}' THEN '{product}'" for resource, product in _PRODUCTS.items())
+_HEX = f"'{Resource.ACCOUNT}', '{Resource.ZONE}', '{Resource.TOKEN}', '{Resource.USER}'"
 # SQL expression of each filter; the keys are the names of the query parameters.
 FIELDS = {
     "id": "l.id::text",
@@ -118,7 +112,7 @@ FIELDS = {
     "resource_id": (
         f"CASE WHEN l.resource_type IN ({_HEX}) THEN replace(l.resource_id::text, '-', '') ELSE l.resource_id::text END"
     ),
-    "resource_product": f"CASE l.resource_type {_PRODUCT_CASES} ELSE l.resource_type END",
+    "resource_product": f"CASE l.resource_type {_PRODUCT_CASES} ELSE l.resource_type || 's' END",
     "resource_scope": (
         f"CASE WHEN l.zone_id IS NOT NULL THEN 'zones' WHEN l.resource_type = '{Resource.USER}' THEN 'user' "
         "ELSE 'accounts' END"
@@ -127,20 +121,14 @@ FIELDS = {
     "zone_id": "replace(l.zone_id::text, '-', '')",
     "zone_name": "z.name",
 }
-_ENTRY = ", ".join(
-    (
-        f"l.id, l.at, l.account_id, {FIELDS['account_name']} AS account_name, l.result, l.count, l.actor",
-        "l.actor_email, l.actor_name",
-        "l.request_id, l.method, l.path, l.status, l.user_agent, l.resource_type, l.zone_id, z.name AS zone_name",
-        f"host(l.address) AS address, {FIELDS['actor_token_id']} AS token_id",
-        *(
-            f"{FIELDS[field]} AS {field}"
-            for field in (
-                *("action_type", "actor_id", "actor_type", "actor_context"),
-                *("resource_id", "resource_product", "resource_scope"),
-            )
-        ),
-    )
+_COMPUTED = (
+    *("account_name", "action_type", "actor_id", "actor_type", "actor_context"),
+    *("resource_id", "resource_product", "resource_scope"),
+)
+_ENTRY = (
+    "l.id, l.at, l.account_id, l.result, l.count, l.actor, l.actor_email, l.actor_name, l.request_id, l.method, "
+    "l.path, l.status, l.user_agent, l.resource_type, l.zone_id, z.name AS zone_name, host(l.address) AS address, "
+    f"{FIELDS['actor_token_id']} AS token_id, {', '.join(f'{FIELDS[name]} AS {name}' for name in _COMPUTED)}"
 )
 _BEYOND = {Direction.ASC: (">", ">="), Direction.DESC: ("<", "<=")}
 
@@ -153,12 +141,12 @@ def _statement(query: Query) -> tuple[str, list[object]]:
         # The first comparison is redundant, but can use the index.
         conditions.append(f"l.at {bound} $5 AND (l.at, l.id) {beyond} ($5, $6)")
         values += query.after
-    for field, wanted in query.filters.items():
-        if wanted.only is not None:
-            values.append(list(wanted.only))
+    for field, filter_ in query.filters.items():
+        if filter_.only is not None:
+            values.append(list(filter_.only))
             conditions.append(f"{FIELDS[field]} = ANY(${len(values) + 4}::text[])")
-        if wanted.none_of:
-            values.append(list(wanted.none_of))
+        if filter_.none_of:
+            values.append(list(filter_.none_of))
             conditions.append(f"coalesce({FIELDS[field]} <> ALL(${len(values) + 4}::text[]), true)")
     sql = f"""
 SELECT {_ENTRY} FROM audit_log l
@@ -171,14 +159,10 @@ ORDER BY l.at {query.direction}, l.id {query.direction} LIMIT $4
 
 async def list_(db: Database, scope: Scope, query: Query) -> Page:
     """One page of the audit log of an account."""
-    return await _list(db, scope.account_id, query)
-
-
-async def _list(db: Database, account_id: UUID, query: Query) -> Page:
     sql, values = _statement(query)
-    async with db.search(account_id) if query.filters else contextlib.nullcontext():
-        rows = await db.fetch(sql, account_id, query.since, query.before, query.limit + 1, *values)
-    items = tuple(_entry(row) for row in rows[: query.limit])
+    async with db.search(scope.account_id) if query.filters else contextlib.nullcontext():
+        rows = await db.fetch(sql, scope.account_id, query.since, query.before, query.limit + 1, *values)
+    items = tuple(msgspec.convert(dict(row), Entry) for row in rows[: query.limit])
     return Page(items, _cursor(items[-1]) if len(rows) > query.limit else None)
 
 
@@ -203,7 +187,7 @@ def position(cursor: str) -> tuple[datetime, UUID] | None:
 
 async def latest(db: Database, account_id: UUID, since: datetime, limit: int) -> tuple[Entry, ...]:
     """The newest entries of an account, or of NO_ACCOUNT, newest first; for the operator."""
-    return (await _list(db, account_id, Query(since, datetime.now(UTC) + timedelta(days=1), limit))).items
+    return (await list_(db, Scope(account_id), Query(since, datetime.now(UTC) + timedelta(days=1), limit))).items
 
 
 _PRUNE = """
@@ -219,15 +203,11 @@ async def prune(db: Database, caller: Caller, before: datetime) -> int:
         done = await connection.execute(_PRUNE, before, PRUNED_AT_ONCE)
         count = int(done.removeprefix("DELETE "))
         if count:
-            place = (audit.NO_ACCOUNT, audit.NO_ACCOUNT, None)
-            await audit.record(connection, caller, Action.PRUNE, Resource.AUDIT_LOG, place)
+            ids = (audit.NO_ACCOUNT, audit.NO_ACCOUNT, None)
+            await audit.record(connection, caller, Action.PRUNE, Resource.AUDIT_LOG, ids)
         return count
 
     total = 0
     while count := await db.transaction(batch):
         total += count
     return total
-
-
-def _entry(row: asyncpg.Record) -> Entry:
-    return msgspec.convert(dict(row), Entry)

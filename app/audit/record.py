@@ -72,17 +72,17 @@ def insert(first: int, source: str) -> str:
     )
 
 
-def values(caller: Caller, action: Action, resource: Resource) -> tuple[object, ...]:
-    """Values for the PARAMETERS parameters of `insert`."""
-    status = None if action in _AUDITED_BEFORE_OUTCOME else caller.status
-    return _values(caller, action, resource, Result.SUCCESS, status)
-
-
 # Actions that are audited before the outcome of the request is known, so without a status.
-_AUDITED_BEFORE_OUTCOME = {
+_BEFORE_OUTCOME = {
     *(Action.READ, Action.GET_CSR, Action.SIGN, Action.SIGN_INTERMEDIATE, Action.ISSUE_KEY, Action.RENEW),
     Action.KEY_DAMAGED,
 }
+
+
+def values(caller: Caller, action: Action, resource: Resource) -> tuple[object, ...]:
+    """Values for the PARAMETERS parameters of `insert`."""
+    status = None if action in _BEFORE_OUTCOME else caller.status
+    return _values(caller, action, resource, Result.SUCCESS, status)
 
 
 def _values(
@@ -101,29 +101,20 @@ _RECORD = (
 )
 
 
-async def record(
-    connection: Connection, caller: Caller, action: Action, resource: Resource, place: tuple[UUID, UUID, UUID | None]
-) -> None:
-    """Insert an entry in the transaction of `connection`; `place` is (account id, resource id, zone id)."""
-    await connection.execute(_RECORD, *place, *values(caller, action, resource))
+# The ids of an entry's account, resource and zone.
+Ids = tuple[UUID, UUID, UUID | None]
+
+
+async def record(db: Database | Connection, caller: Caller, action: Action, resource: Resource, ids: Ids) -> None:
+    """Insert an entry: in the transaction of a connection, or on its own for actions that change nothing."""
+    await db.execute(_RECORD, *ids, *values(caller, action, resource))
 
 
 async def record_all(
-    connection: Connection,
-    caller: Caller,
-    action: Action,
-    resource: Resource,
-    places: Sequence[tuple[UUID, UUID, UUID | None]],
+    connection: Connection, caller: Caller, action: Action, resource: Resource, ids: Sequence[Ids]
 ) -> None:
     """As `record`, for several resources."""
-    await connection.executemany(_RECORD, [(*place, *values(caller, action, resource)) for place in places])
-
-
-async def note(
-    db: Database, caller: Caller, action: Action, resource: Resource, place: tuple[UUID, UUID, UUID | None]
-) -> None:
-    """Insert an entry outside of a transaction, for actions that change nothing; `place` as in `record`."""
-    await db.execute(_RECORD, *place, *values(caller, action, resource))
+    await connection.executemany(_RECORD, [(*each, *values(caller, action, resource)) for each in ids])
 
 
 _ATTEMPTS = {"POST": Action.CREATE, "PUT": Action.UPDATE, "PATCH": Action.UPDATE, "DELETE": Action.DELETE}
@@ -145,7 +136,7 @@ async def denied(
     await db.execute(_RECORD, account_id, resource_id, zone_id, *values)
 
 
-_AGGREGATED = (
+_RECORD_COUNT = (
     f"INSERT INTO audit_log (account_id, resource_id, zone_id, {_COLUMNS}, count) VALUES ({parameters(1, 19)})"
 )
 
@@ -154,11 +145,8 @@ async def record_failures(connection: Connection, failures: Sequence[tuple[Netwo
     """Insert an entry per (network, minute, count) of failed authentications; `path` holds the minute."""
     rows = []
     for network, minute, count in failures:
-        unknown = Caller(Actor.UNKNOWN, NO_ACCOUNT, {}, path=minute.strftime("%Y-%m-%dT%H:%MZ"))
-        values = list(_values(unknown, Action.LOGIN, Resource.TOKEN, Result.FAILURE, None))
-        values[_ADDRESS] = ip_interface(str(network))
-        rows.append((NO_ACCOUNT, NO_ACCOUNT, None, *values, count))
-    await connection.executemany(_AGGREGATED, rows)
-
-
-_ADDRESS = 7
+        address, path = ip_interface(str(network)), f"{minute:%Y-%m-%dT%H:%MZ}"
+        unknown = Caller(Actor.UNKNOWN, NO_ACCOUNT, {}, address=address, path=path)
+        entry = _values(unknown, Action.LOGIN, Resource.TOKEN, Result.FAILURE, None)
+        rows.append((NO_ACCOUNT, NO_ACCOUNT, None, *entry, count))
+    await connection.executemany(_RECORD_COUNT, rows)

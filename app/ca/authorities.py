@@ -9,7 +9,7 @@ from cryptography import x509
 
 from app.audit import record as audit
 from app.ca import issuing
-from app.ca.model import Authority, CaCertificate, CaType
+from app.ca.model import Authority, CaType
 from app.caller import Caller, Level, Scope
 from app.custody import keyring
 from app.errors import NotFound, Problem, Refusal, Rule, quoted
@@ -76,12 +76,13 @@ SELECT id FROM ca
 
 async def insert(services: Services, caller: Caller, scope: Scope, new: NewAuthority) -> Authority:
     """Create a CA with its key, without a certificate; raises Refusal above the quota, and Unavailable."""
-    await _require_room(services.db, scope)
+    # Fails early, before a key is generated; the transaction checks again.
+    await _check_quota(services.db, scope)
     pair = await services.pool.take(new.key_type)
     key, ca_id = keyring.new_key(services.ring, scope.account_id, pair), uuid4()
     values = (
         *key.row,
-        *(scope.account_id, ca_id, new.type.value, new.friendly_name or None, *_texts(new.subject)),
+        *(scope.account_id, ca_id, new.type.value, new.friendly_name or None, *msgspec.structs.astuple(new.subject)),
         *(new.max_path_length, new.requires_template, new.key_type.value, pair.spki_sha256),
         *audit.values(caller, audit.Action.CREATE, audit.Resource.CERTIFICATE_AUTHORITY),
     )
@@ -89,7 +90,7 @@ async def insert(services: Services, caller: Caller, scope: Scope, new: NewAutho
     async def work(connection: Connection) -> None:
         # Serialises creators, so that each counts the CAs of those before it.
         await connection.execute("SELECT FROM accounts WHERE id = $1 FOR NO KEY UPDATE", scope.account_id)
-        _judge_room(scope, await connection.fetchval(_COUNT, scope.account_id))
+        await _check_quota(connection, scope)
         await connection.execute(_INSERT, *values)
 
     await services.db.transaction(work)
@@ -99,27 +100,15 @@ async def insert(services: Services, caller: Caller, scope: Scope, new: NewAutho
 _COUNT = "SELECT count(*) FROM certificate_authorities WHERE account_id = $1"
 
 
-async def _require_room(db: Database, scope: Scope) -> None:
-    # Fails early, before a key is generated; the transaction checks again.
-    row = await db.fetchrow(_COUNT, scope.account_id)
-    _judge_room(scope, row[0] if row else 0)
-
-
-def _judge_room(scope: Scope, held: int) -> None:
+async def _check_quota(db: Database | Connection, scope: Scope) -> None:
     quota = MAX_AUTHORITIES if scope.ca_quota is None else min(scope.ca_quota, MAX_AUTHORITIES)
-    if held >= quota:
+    row = await db.fetchrow(_COUNT, scope.account_id)
+    if row and row[0] >= quota:
         raise Refusal(f"The quota of {quota} CAs of this project is used up; delete one, or ask the operator for more")
 
 
-def _texts(subject: CaSubject) -> tuple[str, ...]:
-    return (
-        *(subject.country, subject.organization, subject.organizational_unit),
-        *(subject.state, subject.common_name, subject.locality),
-    )
-
-
 _LATEST = """
-SELECT v.id AS certificate_id, v.version, v.serial, v.path_length, v.not_before, v.not_after, {texts}, EXISTS (
+SELECT v.id AS certificate_id, v.version, v.serial, v.path_length, v.not_before, v.not_after, v.pem, v.chain, EXISTS (
     SELECT FROM issued_certificates i
     WHERE i.account_id = v.account_id AND i.serial = v.serial AND i.spki_sha256 = c.spki_sha256
       AND i.revoked_at IS NOT NULL
@@ -129,26 +118,18 @@ FROM ca_certificates v WHERE v.account_id = c.account_id AND v.ca_id = c.id ORDE
 _SELECT = f"""
 SELECT {", ".join(f"c.{name}" for name in _CA.split(", "))}, c.parent_id, c.disabled, c.key_id, c.created_at,
        c.modified_at, v.*
-FROM certificate_authorities c LEFT JOIN LATERAL ({_LATEST.format(texts="v.pem, v.chain")}) v ON true
+FROM certificate_authorities c LEFT JOIN LATERAL ({_LATEST}) v ON true
 """
 # Lists omit the PEM: a thousand chains are large.
 _LISTED = _SELECT.replace("v.pem, v.chain", "'' AS pem, '' AS chain")
 _GET = f"{_SELECT} WHERE c.account_id = $1 AND c.id = $2"
 
 
-async def get(db: Database, scope: Scope, ca_id: UUID) -> Authority:
+async def get(db: Database | Connection, scope: Scope, ca_id: UUID) -> Authority:
     """One CA of this account; raises NotFound."""
     row = await db.fetchrow(_GET, scope.account_id, ca_id)
     if row is None:
-        raise issuing.no_ca(str(ca_id))
-    return _authority(row)
-
-
-async def read(connection: Connection, account_id: UUID, ca_id: UUID) -> Authority:
-    """One CA, read in this transaction; raises NotFound."""
-    row = await connection.fetchrow(_GET, account_id, ca_id)
-    if row is None:
-        raise issuing.no_ca(str(ca_id))
+        raise issuing.no_ca(ca_id)
     return _authority(row)
 
 
@@ -169,8 +150,8 @@ async def viewed(db: Database, caller: Caller, scope: Scope, ca_id: UUID) -> Aut
 
 async def list_(db: Database, caller: Caller, scope: Scope) -> tuple[Authority, ...]:
     """All CAs of this account, oldest first; audited as a read of the account."""
-    place = (scope.account_id, scope.account_id, None)
-    await audit.note(db, caller, audit.Action.READ, audit.Resource.CERTIFICATE_AUTHORITY, place)
+    ids = (scope.account_id, scope.account_id, None)
+    await audit.record(db, caller, audit.Action.READ, audit.Resource.CERTIFICATE_AUTHORITY, ids)
     return tuple(_authority(row) for row in await db.fetch(_LIST, scope.account_id))
 
 
@@ -184,46 +165,41 @@ _OF_SERIAL = (
 _OF_PROJECT = f"{_SCOPE} WHERE a.id = ANY($1::uuid[]) AND (a.slug = $2 OR a.id = $3)"
 
 
+async def _scope(db: Database, missing: NotFound, sql: str, *values: object) -> Scope:
+    row = await db.fetchrow(sql, *values)
+    if row is None:
+        raise missing
+    return scopes.of_row(row)
+
+
 async def scope_of_ca(db: Database, caller: Caller, ca_id: UUID) -> Scope:
     """The scope of a CA's account, if the caller reaches it; raises NotFound."""
-    row = await db.fetchrow(_OF_CA, list(caller.reach), ca_id)
-    if row is None:
-        raise issuing.no_ca(str(ca_id))
-    return scopes.of_row(row)
+    return await _scope(db, issuing.no_ca(ca_id), _OF_CA, list(caller.reach), ca_id)
 
 
 async def scope_of_serial(db: Database, caller: Caller, serial: str) -> Scope:
     """The scope of the account whose CA issued this certificate, if the caller reaches it; raises NotFound."""
-    row = await db.fetchrow(_OF_SERIAL, list(caller.reach), serial)
-    if row is None:
-        raise issuing.not_found(serial)
-    return scopes.of_row(row)
+    return await _scope(db, issuing.not_found(serial), _OF_SERIAL, list(caller.reach), serial)
 
 
 async def scope_of_slug(db: Database, caller: Caller, slug: str) -> Scope:
     """The account with this slug, if the caller reaches it; raises NotFound."""
+    missing = NotFound(f"Project with slug '{slug}' not found")
     # PostgreSQL rejects some other characters, such as NUL, in a parameter.
-    plain = slug.isascii() and slug.isprintable()
-    row = await db.fetchrow(_OF_PROJECT, list(caller.reach), slug, None) if plain else None
-    if row is None:
-        raise NotFound(f"Project with slug '{slug}' not found")
-    return scopes.of_row(row)
+    if not (slug.isascii() and slug.isprintable()):
+        raise missing
+    return await _scope(db, missing, _OF_PROJECT, list(caller.reach), slug, None)
 
 
 async def scope_of_account(db: Database, caller: Caller, account_id: UUID) -> Scope:
     """The account with this id, if the caller reaches it; raises NotFound."""
-    row = await db.fetchrow(_OF_PROJECT, list(caller.reach), None, account_id)
-    if row is None:
-        raise NotFound(f"Project with ID '{account_id}' not found")
-    return scopes.of_row(row)
+    missing = NotFound(f"Project with ID '{account_id}' not found")
+    return await _scope(db, missing, _OF_PROJECT, list(caller.reach), None, account_id)
 
 
 async def scope_for_operator(db: Database, account_id: UUID) -> Scope:
     """The scope of any account, for the operator; raises NotFound."""
-    row = await db.fetchrow(f"{_SCOPE} WHERE a.id = $1", account_id)
-    if row is None:
-        raise NotFound(f"there is no account {account_id.hex}")
-    return scopes.of_row(row)
+    return await _scope(db, NotFound(f"there is no account {account_id.hex}"), f"{_SCOPE} WHERE a.id = $1", account_id)
 
 
 class Changes(msgspec.Struct, frozen=True):
@@ -249,12 +225,13 @@ SELECT id FROM ca
 
 async def change(db: Database, caller: Caller, scope: Scope, ca_id: UUID, changes: Changes) -> Authority:
     """Disable or enable a CA, or change its rules; raises NotFound, and Refusal to enable one without a certificate."""
-    await get(db, scope, ca_id)
     audited = audit.values(caller, audit.Action.UPDATE, audit.Resource.CERTIFICATE_AUTHORITY)
     values = (scope.account_id, ca_id, changes.disabled, changes.requires_template, *audited)
-    if await db.fetchrow(_UPDATE, *values) is None:
+    changed = await db.fetchrow(_UPDATE, *values)
+    authority = await get(db, scope, ca_id)
+    if changed is None:
         raise Refusal("CA does not have a certificate installed, so it cannot be active")
-    return await get(db, scope, ca_id)
+    return authority
 
 
 # A root's own certificate does not prevent its deletion.
@@ -266,37 +243,38 @@ SELECT (SELECT count(*) FROM certificate_authorities WHERE account_id = $1 AND p
 _DELETE = f"""
 WITH ca AS (
     DELETE FROM certificate_authorities WHERE account_id = $1 AND id = $2
-    RETURNING account_id, id, NULL::uuid AS zone_id, key_id
+    RETURNING account_id, id, key_id
 ),
-key AS ({keyring.delete_key("ca")}),
-audit AS ({audit.insert(3, "ca")})
+key AS ({keyring.delete_key("ca")})
 SELECT id FROM ca
 """
 
 
 async def delete(db: Database, caller: Caller, scope: Scope, ca_id: UUID) -> Authority:
     """Delete a CA and destroy its key; raises NotFound, and Refusal while it has sub-CAs or unexpired certificates."""
-    audited = audit.values(caller, audit.Action.DELETE, audit.Resource.CERTIFICATE_AUTHORITY)
 
     async def work(connection: Connection) -> Authority:
         # Concurrent issuance waits for this lock, and then finds no CA.
         lock = "SELECT FROM certificate_authorities WHERE account_id = $1 AND id = $2 FOR UPDATE"
         await connection.execute(lock, scope.account_id, ca_id)
-        found = await read(connection, scope.account_id, ca_id)
+        found = await get(connection, scope, ca_id)
         held = await connection.fetchrow(_HELD, scope.account_id, ca_id)
         if held and any(held.values()):
             counts = f"{held['authorities']} sub-CAs and {held['certificates']} certificates that have not expired"
             raise Refusal(f"CA cannot be deleted: it has {counts}")
-        await connection.execute(_DELETE, scope.account_id, ca_id, *audited)
+        await connection.execute(_DELETE, scope.account_id, ca_id)
+        await note(connection, caller, found, audit.Action.DELETE)
         return found
 
     return await db.transaction(work)
 
 
-async def note(db: Database, caller: Caller, authority: Authority, action: audit.Action = audit.Action.READ) -> None:
-    """Write an audit entry for an action that does not change the CA."""
-    place = (authority.account_id, authority.id, None)
-    await audit.note(db, caller, action, audit.Resource.CERTIFICATE_AUTHORITY, place)
+async def note(
+    db: Database | Connection, caller: Caller, authority: Authority, action: audit.Action = audit.Action.READ
+) -> None:
+    """Write an audit entry for an action on a CA."""
+    ids = (authority.account_id, authority.id, None)
+    await audit.record(db, caller, action, audit.Resource.CERTIFICATE_AUTHORITY, ids)
 
 
 async def find(db: Database, word: str) -> tuple[Scope, Authority]:
@@ -323,25 +301,5 @@ async def for_operator(db: Database, account_id: UUID | None = None) -> tuple[Au
 
 def _authority(row: asyncpg.Record) -> Authority:
     values = dict(row)
-    subject = CaSubject(**{field: values.pop(field) for field in CaSubject.__struct_fields__})
-    certificate = None
-    if values["version"] is not None:
-        fields = {name: values[name] for name in CaCertificate.__struct_fields__}
-        certificate = msgspec.convert({**fields, "id": values["certificate_id"]}, CaCertificate)
-    return Authority(
-        id=values["id"],
-        account_id=values["account_id"],
-        parent_id=values["parent_id"],
-        type=CaType(values["type"]),
-        disabled=values["disabled"],
-        friendly_name=values["friendly_name"],
-        subject=subject,
-        max_path_length=values["max_path_length"],
-        requires_template=values["requires_template"],
-        key_type=CaKeyType(values["key_type"]),
-        key_id=values["key_id"],
-        spki_sha256=values["spki_sha256"],
-        created_at=values["created_at"],
-        modified_at=values["modified_at"],
-        certificate=certificate,
-    )
+    certificate = None if row["version"] is None else {**values, "id": row["certificate_id"]}
+    return msgspec.convert({**values, "subject": values, "certificate": certificate}, Authority)

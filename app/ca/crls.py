@@ -40,28 +40,28 @@ class Reason(IntEnum):
     A_A_COMPROMISE = 10
 
 
-class _Asked(msgspec.Struct, eq=False):
+class _Revocation(msgspec.Struct, eq=False):
     """A revocation that waits for its CRL."""
 
     caller: Caller
     serial: str
     reason: Reason
-    outcome: Issued | KeysteadError | None = None
+    result: Issued | KeysteadError | None = None
 
 
-class _Line(msgspec.Struct, eq=False, weakref=True):
-    """The pending revocations of one CA in this worker: the holder of `turn` signs one CRL for all of them."""
+class _Queue(msgspec.Struct, eq=False, weakref=True):
+    """The pending revocations of one CA in this worker: the holder of `lock` signs one CRL for all of them."""
 
-    turn: asyncio.Lock
-    asked: list[_Asked]
-
-
-# An entry goes with its last waiter.
-_lines: WeakValueDictionary[tuple[Database, UUID], _Line] = WeakValueDictionary()
+    lock: asyncio.Lock
+    pending: list[_Revocation]
 
 
-def _line(db: Database, authority: Authority) -> _Line:
-    return _lines.setdefault((db, authority.id), _Line(asyncio.Lock(), []))
+# An entry is removed with its last waiter.
+_queues: WeakValueDictionary[tuple[Database, UUID], _Queue] = WeakValueDictionary()
+
+
+def _queue(db: Database, authority: Authority) -> _Queue:
+    return _queues.setdefault((db, authority.id), _Queue(asyncio.Lock(), []))
 
 
 async def revoke(services: Services, caller: Caller, scope: Scope, serial: str, reason: Reason) -> Issued:
@@ -75,34 +75,34 @@ async def revoke(services: Services, caller: Caller, scope: Scope, serial: str, 
     if certificate.profile is Profile.ROOT:
         raise Refusal("The certificate of a root cannot be revoked: nobody would believe it")
     authority = await authorities.get(db, scope, certificate.ca_id)
-    line, asked = _line(db, authority), _Asked(caller, serial, reason)
-    line.asked.append(asked)
+    queue, revocation = _queue(db, authority), _Revocation(caller, serial, reason)
+    queue.pending.append(revocation)
     try:
-        async with line.turn:
-            if asked.outcome is None:
-                await _take_turn(services, authority, line)
+        async with queue.lock:
+            if revocation.result is None:
+                await _revoke_pending(services, authority, queue)
     finally:
-        if asked in line.asked:
-            line.asked.remove(asked)
-    if not isinstance(asked.outcome, Issued):
-        raise asked.outcome or TypeError("a turn without an outcome")
-    return asked.outcome
+        if revocation in queue.pending:
+            queue.pending.remove(revocation)
+    if not isinstance(revocation.result, Issued):
+        raise revocation.result or TypeError("a revocation without a result")
+    return revocation.result
 
 
-async def _take_turn(services: Services, authority: Authority, line: _Line) -> None:
-    """Carry out up to MAX_AT_ONCE of the pending revocations, and set the outcome of each."""
-    batch = line.asked[:MAX_AT_ONCE]
-    del line.asked[:MAX_AT_ONCE]
+async def _revoke_pending(services: Services, authority: Authority, queue: _Queue) -> None:
+    """Carry out up to MAX_AT_ONCE of the pending revocations, and set the result of each."""
+    batch = queue.pending[:MAX_AT_ONCE]
+    del queue.pending[:MAX_AT_ONCE]
     try:
-        outcomes = await _revoke_all(services, authority, batch)
+        results = await _revoke_all(services, authority, batch)
     except KeysteadError as error:
-        outcomes = [error] * len(batch)
+        results = [error] * len(batch)
     except BaseException:
         # Only this request was cancelled or failed: put the others back.
-        line.asked[:0] = batch
+        queue.pending[:0] = batch
         raise
-    for asked, outcome in zip(batch, outcomes, strict=True):
-        asked.outcome = outcome
+    for revocation, result in zip(batch, results, strict=True):
+        revocation.result = result
 
 
 _REVOKE = f"""
@@ -117,40 +117,49 @@ SELECT {issuing.ISSUED} FROM revoked
 
 
 async def _revoke_all(
-    services: Services, authority: Authority, batch: Sequence[_Asked]
+    services: Services, authority: Authority, batch: Sequence[_Revocation]
 ) -> list[Issued | KeysteadError]:
     db = services.db
     private_key = await issuing.ca_key(services, batch[0].caller, authority)
-    state = await db.fetchrow(_STATE, authority.account_id, authority.id)
-    anew = await _anew(db, authority, state) if state and _is_due(state) else None
+    state = await _state(db, _STATE, authority)
+    rebuilt = await _rebuilt(db, authority, state) if _is_due(state) else None
 
     async def work(connection: Connection) -> list[Issued | KeysteadError]:
         # Lock the CRL first: this serialises revocations, so CRL numbers increase.
-        state = await connection.fetchrow(_LOCK, authority.account_id, authority.id)
-        entries = await _entries(connection, authority, state, anew)
+        state = await _state(connection, _LOCK, authority)
+        entries = await _entries(connection, authority, state, rebuilt)
         now = issuing.now()
-        outcomes = [await _revoke(connection, authority, asked, now) for asked in batch]
-        revoked = [each for each in outcomes if isinstance(each, Issued)]
+        results = [await _revoke(connection, authority, revocation, now) for revocation in batch]
+        revoked = [result for result in results if isinstance(result, Issued)]
         if revoked:
             entries += b"".join(_entry(each.serial, now, each.revocation_reason) for each in revoked)
-            await _sign(connection, authority, private_key, state, entries)
-        return outcomes
+            await _sign(connection, authority, private_key, state["number"] + 1, entries)
+        return results
 
     return await db.transaction(work)
 
 
-async def _revoke(connection: Connection, authority: Authority, asked: _Asked, now: datetime) -> Issued | KeysteadError:
-    audited = audit.values(asked.caller, audit.Action.REVOKE, audit.Resource.ISSUED_CERTIFICATE)
-    place = (authority.account_id, authority.id)
-    row = await connection.fetchrow(_REVOKE, *place, asked.serial, now, asked.reason.value, *audited)
+async def _revoke(
+    connection: Connection, authority: Authority, revocation: _Revocation, now: datetime
+) -> Issued | KeysteadError:
+    audited = audit.values(revocation.caller, audit.Action.REVOKE, audit.Resource.ISSUED_CERTIFICATE)
+    ids = (authority.account_id, authority.id, revocation.serial)
+    row = await connection.fetchrow(_REVOKE, *ids, now, revocation.reason.value, *audited)
     return issuing.issued(row) if row else Refusal("Certificate is already revoked")
 
 
-_PLACE = "FROM crls WHERE account_id = $1 AND ca_id = $2"
-_STATE = f"SELECT number, der IS NULL AS unsigned, this_update, next_update {_PLACE}"
-_GET = f"SELECT number, der, this_update, next_update {_PLACE}"
+_OF_CA = "FROM crls WHERE account_id = $1 AND ca_id = $2"
+_STATE = f"SELECT number, der IS NULL AS unsigned, this_update {_OF_CA}"
+_GET = f"SELECT number, der, this_update, next_update {_OF_CA}"
 _LOCK = f"{_GET} FOR UPDATE"
 _LOCK_UNLESS_BUSY = f"{_LOCK} SKIP LOCKED"
+
+
+async def _state(db: Database | Connection, sql: str, authority: Authority) -> asyncpg.Record:
+    row = await db.fetchrow(sql, authority.account_id, authority.id)
+    if row is None:
+        raise issuing.no_ca(authority.id)
+    return row
 
 
 async def current(services: Services, authority: Authority) -> bytes:
@@ -160,25 +169,23 @@ async def current(services: Services, authority: Authority) -> bytes:
     """
     issuing.latest(authority)
     db = services.db
-    row = await db.fetchrow(_GET, authority.account_id, authority.id)
-    if row is None:
-        raise issuing.no_ca(str(authority.id))
-    if _is_fresh(row):
-        return bytes(row["der"])
-    line, is_valid = _line(db, authority), row["der"] is not None and issuing.now() < row["next_update"]
-    if is_valid and line.turn.locked():
-        return bytes(row["der"])
+    state = await _state(db, _GET, authority)
+    if _is_fresh(state):
+        return bytes(state["der"])
+    queue, is_valid = _queue(db, authority), state["der"] is not None and issuing.now() < state["next_update"]
+    if is_valid and queue.lock.locked():
+        return bytes(state["der"])
     try:
-        async with line.turn:
+        async with queue.lock:
             return await _refreshed(services, authority)
     except (Unavailable, KeyDamaged):
         if is_valid:
-            return bytes(row["der"])
+            return bytes(state["der"])
         raise
 
 
-def _is_fresh(row: asyncpg.Record) -> bool:
-    return row["der"] is not None and issuing.now() < row["this_update"] + LIFETIME / 2
+def _is_fresh(state: asyncpg.Record) -> bool:
+    return state["der"] is not None and issuing.now() < state["this_update"] + LIFETIME / 2
 
 
 def _is_due(state: asyncpg.Record) -> bool:
@@ -188,51 +195,41 @@ def _is_due(state: asyncpg.Record) -> bool:
 
 async def _refreshed(services: Services, authority: Authority) -> bytes:
     db = services.db
-    row = await db.fetchrow(_GET, authority.account_id, authority.id)
-    if row is not None and _is_fresh(row):
-        return bytes(row["der"])
+    old = await _state(db, _GET, authority)
+    if _is_fresh(old):
+        return bytes(old["der"])
     private_key = await issuing.ca_key(services, keyring.SYSTEM, authority)
-    if row is None:
-        raise issuing.no_ca(str(authority.id))
-    anew = await _anew(db, authority, row)
+    rebuilt = await _rebuilt(db, authority, old)
 
     async def work(connection: Connection) -> bytes:
-        lock = _LOCK_UNLESS_BUSY if row["der"] else _LOCK
-        state = await connection.fetchrow(lock, authority.account_id, authority.id)
-        if state is None and row["der"]:
-            return bytes(row["der"])
-        if state is not None and _is_fresh(state):
+        if old["der"]:
+            # Whoever has locked the CRL is renewing it.
+            state = await connection.fetchrow(_LOCK_UNLESS_BUSY, authority.account_id, authority.id)
+            if state is None:
+                return bytes(old["der"])
+        else:
+            state = await _state(connection, _LOCK, authority)
+        if _is_fresh(state):
             return bytes(state["der"])
-        entries = await _entries(connection, authority, state, anew)
-        place = (authority.account_id, authority.id, None)
-        resource = audit.Resource.CERTIFICATE_AUTHORITY
-        await audit.record(connection, keyring.SYSTEM, audit.Action.SIGN, resource, place)
-        return await _sign(connection, authority, private_key, state, entries)
+        entries = await _entries(connection, authority, state, rebuilt)
+        await authorities.note(connection, keyring.SYSTEM, authority, audit.Action.SIGN)
+        return await _sign(connection, authority, private_key, state["number"] + 1, entries)
 
     return await db.transaction(work)
 
 
-class _Entries(msgspec.Struct, frozen=True):
-    """All entries in DER, as of this CRL number."""
-
-    number: int
-    der: bytes
-
-
-async def _anew(db: Database, authority: Authority, state: asyncpg.Record) -> _Entries:
-    """Read the entries before the CRL is locked; a revocation in between raises the CRL number."""
+async def _rebuilt(db: Database, authority: Authority, state: asyncpg.Record) -> tuple[int, bytes]:
+    """The CRL number and all entries, read before the CRL is locked; a revocation in between raises the number."""
     async with db.connection() as connection, connection.transaction(readonly=True):
-        return _Entries(state["number"], await _read(connection, authority, state))
+        return state["number"], await _read(connection, authority, state)
 
 
 async def _entries(
-    connection: Connection, authority: Authority, state: asyncpg.Record | None, anew: _Entries | None
+    connection: Connection, authority: Authority, state: asyncpg.Record, rebuilt: tuple[int, bytes] | None
 ) -> bytes:
     """The entries to extend in the locked CRL: the rebuilt ones if still current, else those of the last CRL."""
-    if state is None:
-        raise issuing.no_ca(str(authority.id))
-    if anew and anew.number == state["number"]:
-        return anew.der
+    if rebuilt and rebuilt[0] == state["number"]:
+        return rebuilt[1]
     try:
         return crl_bytes.entries_of(state["der"] or b"")
     except ValueError:
@@ -262,26 +259,20 @@ def _entry(serial: str, revoked_at: datetime, reason: int | None) -> bytes:
     return crl_bytes.entry(int(serial, 16), revoked_at, reason or 0)
 
 
-_KEEP = "UPDATE crls SET number = $3, der = $4, this_update = $5, next_update = $6 WHERE account_id = $1 AND ca_id = $2"
+_STORE = (
+    "UPDATE crls SET number = $3, der = $4, this_update = $5, next_update = $6 WHERE account_id = $1 AND ca_id = $2"
+)
 
 
 async def _sign(
-    connection: Connection,
-    authority: Authority,
-    private_key: PrivateKey,
-    state: asyncpg.Record | None,
-    entries: bytes,
+    connection: Connection, authority: Authority, private_key: PrivateKey, number: int, entries: bytes
 ) -> bytes:
-    if state is None:
-        raise issuing.no_ca(str(authority.id))
-    place = (authority.account_id, authority.id)
     # Read again: the CA may have been renewed meanwhile.
-    issuer = authorities.certificate_of(await authorities.read(connection, *place))
-    number, now = state["number"] + 1, issuing.now()
-    ends = now + LIFETIME
+    issuer = authorities.certificate_of(await authorities.get(connection, Scope(authority.account_id), authority.id))
+    now = issuing.now()
     # In a thread, because hashing a long CRL takes milliseconds.
-    der = await asyncio.to_thread(crl_bytes.signed, issuer, private_key, number, now, ends, entries)
-    await connection.execute(_KEEP, *place, number, der, now, ends)
+    der = await asyncio.to_thread(crl_bytes.signed, issuer, private_key, number, now, now + LIFETIME, entries)
+    await connection.execute(_STORE, authority.account_id, authority.id, number, der, now, now + LIFETIME)
     return der
 
 

@@ -7,7 +7,6 @@ any other.
 import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -18,7 +17,7 @@ from app.audit import record as audit
 from app.ca.model import Authority, CaCertificate, Issued, Profile
 from app.caller import Caller, Scope
 from app.custody import keyring
-from app.errors import KeysteadError, NotFound, Refusal
+from app.errors import NotFound, Refusal
 from app.services import Services
 from app.store.database import Database, parameters
 from app.x509 import chains, pkix
@@ -35,6 +34,11 @@ class Signed(msgspec.Struct, frozen=True):
     pem: str
     issuer_pem: str
     chain: str
+
+
+def with_chain(certificate: x509.Certificate, issuer: CaCertificate) -> Signed:
+    serial, pem = f"{certificate.serial_number:040x}", chains.pem([certificate])
+    return Signed(serial, pem, issuer.pem, issuer.pem + issuer.chain)
 
 
 def now() -> datetime:
@@ -54,11 +58,11 @@ def validity(
     if issuer is None and not_before is None and ends <= today:
         raise Refusal("notAfter date is in the past")
     if issuer and begins < issuer.not_before:
-        raise Refusal(f"notBefore date is before CA certificate's notBefore date: that is {_shown(issuer.not_before)}")
+        raise Refusal(f"notBefore date is before CA certificate's notBefore date: that is {shown(issuer.not_before)}")
     if begins >= ends:
-        raise Refusal(f"notBefore date is after notAfter date: they are {_shown(begins)} and {_shown(ends)}")
+        raise Refusal(f"notBefore date is after notAfter date: they are {shown(begins)} and {shown(ends)}")
     if issuer and ends > issuer.not_after:
-        raise Refusal(f"notAfter date is after CA certificate's notAfter date: that is {_shown(issuer.not_after)}")
+        raise Refusal(f"notAfter date is after CA certificate's notAfter date: that is {shown(issuer.not_after)}")
     if not_before and begins < today - MAX_BACKDATED:
         raise Refusal("notBefore date is more than 48 hours in the past")
     if ends <= today:
@@ -66,7 +70,7 @@ def validity(
     return begins, ends
 
 
-def _shown(time: datetime) -> str:
+def shown(time: datetime) -> str:
     return f"{time:%Y-%m-%dT%H:%M:%SZ}"
 
 
@@ -78,13 +82,10 @@ def latest(authority: Authority) -> CaCertificate:
 
 
 async def installed(db: Database, authority: Authority) -> CaCertificate:
-    """The certificate under which a CA signs.
-
-    Raises Refusal if there is none, it has expired, or it or one above it was revoked by a CA of this server.
-    """
+    """The certificate under which a CA signs; raises Refusal if it is missing, expired, or it or one above revoked."""
     certificate = latest(authority)
     if certificate.not_after <= now():
-        raise Refusal(f"CA is expired: its certificate ended on {_shown(certificate.not_after)}")
+        raise Refusal(f"CA is expired: its certificate ended on {shown(certificate.not_after)}")
     path = chains.stored(certificate.pem + certificate.chain)
     revoked = path[0] if certificate.revoked else await revoked_among(db, path)
     if revoked:
@@ -96,22 +97,22 @@ async def installed(db: Database, authority: Authority) -> CaCertificate:
 # Across accounts, because a parent CA may be in another one. Fetches unrevoked rows too: with a filter on revoked_at,
 # PostgreSQL might scan all revoked certificates.
 _SIGNED_HERE = """
-SELECT signed.place, i.revoked_at
-FROM unnest($1::integer[], $2::bytea[], $3::text[]) AS signed (place, spki_sha256, serial)
+SELECT signed.position, i.revoked_at
+FROM unnest($1::integer[], $2::bytea[], $3::text[]) AS signed (position, spki_sha256, serial)
 JOIN certificate_authorities c ON c.spki_sha256 = signed.spki_sha256
 JOIN issued_certificates i ON i.account_id = c.account_id AND i.ca_id = c.id AND i.serial = signed.serial
-ORDER BY signed.place
+ORDER BY signed.position
 """
 
 
 async def revoked_among(db: Database, path: Sequence[x509.Certificate]) -> x509.Certificate | None:
     """The first certificate of a path (each signed by the next) that a CA of this server has revoked, or None."""
-    places = [
-        (place, chains.spki_digest(issuer), f"{certificate.serial_number:040x}")
-        for place, (certificate, issuer) in enumerate(pairwise(path))
-    ]
-    rows = await db.fetch(_SIGNED_HERE, *map(list, zip(*places, strict=True))) if places else []
-    return next((path[row["place"]] for row in rows if row["revoked_at"]), None)
+    if len(path) < 2:
+        return None
+    issuers = [chains.spki_digest(issuer) for issuer in path[1:]]
+    serials = [f"{certificate.serial_number:040x}" for certificate in path[:-1]]
+    rows = await db.fetch(_SIGNED_HERE, list(range(len(issuers))), issuers, serials)
+    return next((path[row["position"]] for row in rows if row["revoked_at"]), None)
 
 
 def require_other(subject: x509.Name, public_key: pkix.PublicKey | None, issuer: x509.Certificate) -> None:
@@ -129,29 +130,62 @@ def new_serial() -> int:
     return int.from_bytes(octets, "big")
 
 
-def crl_url(authority: Authority, pki_url: str | None) -> str | None:
-    """The public URL of this CA's CRL; None without KEYSTEAD_PKI_URL."""
-    return f"{pki_url}/api/v1/pki/crl/{authority.id}/der" if pki_url else None
+def read_csr(text: str) -> pkix.Request:
+    """Parse a CSR; raises Refusal."""
+    try:
+        return pkix.read_csr(text)
+    except pkix.BadCsr as error:
+        raise Refusal(str(error)) from None
 
 
-def issuer_url(authority: Authority, pki_url: str | None) -> str | None:
-    """The public URL of this CA's certificate; None without KEYSTEAD_PKI_URL."""
-    if pki_url is None or authority.certificate is None:
-        return None
-    return f"{pki_url}/api/v1/pki/ca/{authority.id}/certificates/{authority.certificate.id}/der"
+def key_of(csr: pkix.Request, issuer: x509.Certificate) -> pkix.PublicKey:
+    """The key of a CSR; raises Refusal if this issuer may not sign it."""
+    require_other(csr.subject, csr.public_key, issuer)
+    weakness = pkix.weakness(csr.public_key)
+    if weakness or csr.public_key is None:
+        raise Refusal(weakness)
+    return csr.public_key
+
+
+def ca_public_key(certificate: x509.Certificate) -> pkix.PublicKey:
+    """The key of a CA's certificate."""
+    key = certificate.public_key()
+    if not isinstance(key, pkix.PublicKey):
+        raise TypeError("neither an RSA nor an EC key")
+    return key
+
+
+def draft(
+    by: Authority, subject: x509.Name, public_key: pkix.PublicKey, dates: tuple[datetime, datetime], pki_url: str | None
+) -> pkix.ToSign:
+    """A leaf certificate by this CA, without usages and SANs; it has no URLs without KEYSTEAD_PKI_URL."""
+    issuer = latest(by)
+    crl_url = f"{pki_url}/api/v1/pki/crl/{by.id}/der" if pki_url else None
+    issuer_url = f"{pki_url}/api/v1/pki/ca/{by.id}/certificates/{issuer.id}/der" if pki_url else None
+    return pkix.ToSign(
+        issuer=chains.stored(issuer.pem)[0],
+        subject=subject,
+        public_key=public_key,
+        serial=new_serial(),
+        not_before=dates[0],
+        not_after=dates[1],
+        ca=False,
+        crl_url=crl_url,
+        issuer_url=issuer_url,
+    )
 
 
 async def ca_key(services: Services, caller: Caller, authority: Authority) -> PrivateKey:
     """The CA's private key, checked against its public key; raises NotFound and KeyDamaged."""
     try:
-        held = (authority.account_id, authority.key_id, authority.spki_sha256)
-        return await keyring.open_key(services.db, services.ring, caller, *held)
+        key = (authority.account_id, authority.key_id, authority.spki_sha256)
+        return await keyring.open_key(services.db, services.ring, caller, *key)
     except NotFound:
         # The CA and its key were deleted after it was read.
-        raise no_ca(str(authority.id)) from None
+        raise no_ca(authority.id) from None
 
 
-def no_ca(ca_id: str) -> NotFound:
+def no_ca(ca_id: UUID | str) -> NotFound:
     return NotFound(f"CA with ID '{ca_id}' not found")
 
 
@@ -161,7 +195,7 @@ _COLUMNS = (
 )
 _PARAMETERS = 14
 # Inserts nothing if the CA was disabled or deleted meanwhile; FOR KEY SHARE serialises this with a deletion.
-_MEAN = f"""
+_INSERT = f"""
 WITH ca AS (
     SELECT account_id, id FROM certificate_authorities
     WHERE account_id = $1 AND id = $2 AND NOT disabled FOR KEY SHARE
@@ -174,9 +208,10 @@ issued AS (
 audit AS ({audit.insert(3 + _PARAMETERS, "issued")})
 SELECT id FROM issued
 """
-_KEEP = """
+_STORE = """
 UPDATE issued_certificates SET pem = $3, modified_at = now() WHERE account_id = $1 AND id = $2 AND pem IS NULL
 """
+_EXISTS = "SELECT id FROM certificate_authorities WHERE account_id = $1 AND id = $2"
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -188,43 +223,29 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 async def sign(
-    services: Services, caller: Caller, authority: Authority, meant: pkix.ToSign, entry: Entry
+    services: Services, caller: Caller, authority: Authority, to_sign: pkix.ToSign, entry: Entry
 ) -> x509.Certificate:
-    """Insert the row, sign the certificate with the CA's key, and store it.
-
-    Raises NotFound if the CA was deleted meanwhile, Refusal if it is disabled, and KeyDamaged.
-    """
+    """Sign a certificate with the CA's key; raises NotFound or Refusal if it was deleted or disabled meanwhile."""
+    db = services.db
     private_key = await ca_key(services, caller, authority)
     row_id = uuid4()
     issuer_id = authority.certificate.id if authority.certificate else None
+    ca_profile = Profile.INTERMEDIATE if to_sign.issuer else Profile.ROOT
+    profile = ca_profile if to_sign.ca else Profile.LEAF
     row = (
-        *(row_id, issuer_id, _profile(meant), f"{meant.serial:040x}", chains.spki_of(meant.public_key)),
-        *(meant.subject.rfc4514_string(), entry.common_name, [str(name.value) for name in meant.sans]),
-        *(list(meant.key_usages), list(meant.extended_key_usages), meant.path_length, entry.friendly_name),
-        *(meant.not_before, meant.not_after),
+        *(row_id, issuer_id, profile, f"{to_sign.serial:040x}", chains.spki_of(to_sign.public_key)),
+        *(to_sign.subject.rfc4514_string(), entry.common_name, [str(name.value) for name in to_sign.sans]),
+        *(list(to_sign.key_usages), list(to_sign.extended_key_usages), to_sign.path_length, entry.friendly_name),
+        *(to_sign.not_before, to_sign.not_after),
     )
     audited = audit.values(caller, entry.action, audit.Resource.ISSUED_CERTIFICATE)
-    if await services.db.fetchrow(_MEAN, authority.account_id, authority.id, *row, *audited) is None:
-        raise await _unwilling(services.db, authority, meant)
-    certificate = pkix.certificate(meant, private_key)
-    await services.db.execute(_KEEP, authority.account_id, row_id, chains.pem([certificate]))
+    if await db.fetchrow(_INSERT, authority.account_id, authority.id, *row, *audited) is None:
+        if await db.fetchrow(_EXISTS, authority.account_id, authority.id) is None:
+            raise no_ca(authority.id)
+        raise Refusal("CA is disabled" if to_sign.ca else "CA is not active: it is disabled")
+    certificate = pkix.certificate(to_sign, private_key)
+    await db.execute(_STORE, authority.account_id, row_id, chains.pem([certificate]))
     return certificate
-
-
-_IS_THERE = "SELECT id FROM certificate_authorities WHERE account_id = $1 AND id = $2"
-
-
-async def _unwilling(db: Database, authority: Authority, meant: pkix.ToSign) -> KeysteadError:
-    """The error for a CA that was deleted or disabled meanwhile."""
-    if await db.fetchrow(_IS_THERE, authority.account_id, authority.id) is None:
-        return no_ca(str(authority.id))
-    return Refusal("CA is disabled" if meant.ca else "CA is not active: it is disabled")
-
-
-def _profile(meant: pkix.ToSign) -> Profile:
-    if meant.issuer is None:
-        return Profile.ROOT
-    return Profile.INTERMEDIATE if meant.ca else Profile.LEAF
 
 
 # The columns that `issued` takes.
@@ -243,8 +264,8 @@ async def get(db: Database, account_id: UUID, serial: str) -> Issued:
 async def viewed(db: Database, caller: Caller, scope: Scope, serial: str) -> Issued:
     """A certificate of this account, for a caller; audited. Raises NotFound."""
     found = await get(db, scope.account_id, serial)
-    place = (found.account_id, found.id, None)
-    await audit.note(db, caller, audit.Action.READ, audit.Resource.ISSUED_CERTIFICATE, place)
+    ids = (found.account_id, found.id, None)
+    await audit.record(db, caller, audit.Action.READ, audit.Resource.ISSUED_CERTIFICATE, ids)
     return found
 
 

@@ -62,65 +62,56 @@ class WithKey(msgspec.Struct, frozen=True):
         return f"WithKey({self.signed.serial})"
 
 
-def problems(asked: LeafRequest) -> tuple[Problem, ...]:
+def problems(request: LeafRequest) -> tuple[Problem, ...]:
     """The problems of single fields; pure."""
     found: list[Problem] = []
-    if asked.common_name:
-        found += subjects.text("common_name", asked.common_name, subjects.UPPER_BOUNDS["common_name"])
-    if asked.friendly_name:
-        found += subjects.text("friendly_name", asked.friendly_name, authorities.MAX_FRIENDLY_NAME)
-    if asked.ttl is None and asked.not_after is None:
+    if request.common_name:
+        found += subjects.text("common_name", request.common_name, subjects.UPPER_BOUNDS["common_name"])
+    if request.friendly_name:
+        found += subjects.text("friendly_name", request.friendly_name, authorities.MAX_FRIENDLY_NAME)
+    if request.ttl is None and request.not_after is None:
         found.append(Problem(Rule.MISSING, "ttl", "ttl is required, or not_after instead."))
     return tuple(found)
 
 
-async def sign(services: Services, caller: Caller, scope: Scope, ca_id: UUID, asked: LeafRequest) -> Signed:
-    """Sign a CSR with its subject and key, and with its names and usages unless the request has others.
-
-    Raises Invalid, NotFound, Refusal.
-    """
-    authority, issuer = await _signer(services.db, scope, ca_id, asked)
-    try:
-        request = pkix.read_csr(asked.csr)
-    except pkix.BadCsr as error:
-        raise Refusal(str(error)) from None
-    issuing.require_other(request.subject, request.public_key, *chains.stored(issuer.pem))
-    weakness = pkix.weakness(request.public_key)
-    if weakness or request.public_key is None:
-        raise Refusal(weakness)
-    common_name = asked.common_name or request.common_name
-    sans = _given(asked.alt_names) or tuple(dict.fromkeys(request.sans))
-    asked = _with_usages(asked, request, rsa_key=isinstance(request.public_key, rsa.RSAPublicKey))
-    meant = _leaf(authority, asked, request.subject, request.public_key, services.pki_url)
-    meant = msgspec.structs.replace(meant, sans=_judged(sans or _from(common_name), scope.name_policy))
-    entry = Entry(audit.Action.SIGN, common_name, asked.friendly_name or None)
-    return await _sign(services, caller, authority, meant, entry)
+async def sign(services: Services, caller: Caller, scope: Scope, ca_id: UUID, request: LeafRequest) -> Signed:
+    """Sign a CSR with its subject and key, and with its names and usages unless the request has others."""
+    authority, issuer = await _signer(services.db, scope, ca_id, request)
+    csr = issuing.read_csr(request.csr)
+    public_key = issuing.key_of(csr, *chains.stored(issuer.pem))
+    rsa_key = isinstance(public_key, rsa.RSAPublicKey)
+    common_name = request.common_name or csr.common_name
+    sans = _given(request.alt_names) or tuple(dict.fromkeys(csr.sans))
+    request = _with_usages(request, csr, rsa_key=rsa_key)
+    dates = issuing.validity(issuer, request.not_before, _ends(request))
+    draft = issuing.draft(authority, csr.subject, public_key, dates, services.pki_url)
+    draft = _with_extensions(draft, request, rsa_key=rsa_key)
+    to_sign = msgspec.structs.replace(draft, sans=_checked(sans or _from(common_name), scope.name_policy))
+    entry = Entry(audit.Action.SIGN, common_name, request.friendly_name or None)
+    return issuing.with_chain(await issuing.sign(services, caller, authority, to_sign, entry), issuer)
 
 
-async def issue(services: Services, caller: Caller, scope: Scope, ca_id: UUID, asked: LeafRequest) -> WithKey:
-    """Create a key of the CA's key type and a certificate for it; the key is returned and not stored.
-
-    Raises Invalid, NotFound, Refusal and Unavailable.
-    """
-    authority, issuer = await _signer(services.db, scope, ca_id, asked)
-    sans = _judged(_given(asked.alt_names) or _from(asked.common_name), scope.name_policy)
-    subject = pkix.common_name(asked.common_name)
-    # Validate everything before generating a key.
+async def issue(services: Services, caller: Caller, scope: Scope, ca_id: UUID, request: LeafRequest) -> WithKey:
+    """Create a key of the CA's key type and a certificate for it; the key is returned and not stored."""
+    authority, issuer = await _signer(services.db, scope, ca_id, request)
+    sans = _checked(_given(request.alt_names) or _from(request.common_name), scope.name_policy)
+    subject = pkix.common_name(request.common_name)
+    # Validate everything, with the CA's own key in place of the new one, before generating a key.
     (issuer_certificate,) = chains.stored(issuer.pem)
     issuing.require_other(subject, None, issuer_certificate)
-    stand_in = issuer_certificate.public_key()
-    if not isinstance(stand_in, pkix.PublicKey):
-        raise TypeError("neither an RSA nor an EC key")
-    meant = msgspec.structs.replace(_leaf(authority, asked, subject, stand_in, services.pki_url), sans=sans)
+    ca_key = issuing.ca_public_key(issuer_certificate)
+    dates = issuing.validity(issuer, request.not_before, _ends(request))
+    draft = issuing.draft(authority, subject, ca_key, dates, services.pki_url)
+    draft = _with_extensions(draft, request, rsa_key=isinstance(ca_key, rsa.RSAPublicKey))
     pair = await services.pool.take(authority.key_type)
-    meant = msgspec.structs.replace(meant, public_key=pair.private_key.public_key())
-    entry = Entry(audit.Action.ISSUE_KEY, asked.common_name, asked.friendly_name or None)
-    signed = await _sign(services, caller, authority, meant, entry)
-    return WithKey(signed, keys.pem(pair.private_key))
+    to_sign = msgspec.structs.replace(draft, public_key=pair.private_key.public_key(), sans=sans)
+    entry = Entry(audit.Action.ISSUE_KEY, request.common_name, request.friendly_name or None)
+    certificate = await issuing.sign(services, caller, authority, to_sign, entry)
+    return WithKey(issuing.with_chain(certificate, issuer), keys.pem(pair.private_key))
 
 
-async def _signer(db: Database, scope: Scope, ca_id: UUID, asked: LeafRequest) -> tuple[Authority, CaCertificate]:
-    found = problems(asked)
+async def _signer(db: Database, scope: Scope, ca_id: UUID, request: LeafRequest) -> tuple[Authority, CaCertificate]:
+    found = problems(request)
     if found:
         raise Invalid(found)
     authority = await authorities.get(db, scope, ca_id)
@@ -132,79 +123,60 @@ async def _signer(db: Database, scope: Scope, ca_id: UUID, asked: LeafRequest) -
     return authority, issuer
 
 
-def _leaf(
-    authority: Authority, asked: LeafRequest, subject: x509.Name, public_key: pkix.PublicKey, pki_url: str | None
-) -> pkix.ToSign:
-    issuer = issuing.latest(authority)
-    begins, ends = issuing.validity(issuer, asked.not_before, _ends(asked))
-    (issuer_certificate,) = chains.stored(issuer.pem)
-    return pkix.ToSign(
-        issuer=issuer_certificate,
-        subject=subject,
-        public_key=public_key,
-        serial=issuing.new_serial(),
-        not_before=begins,
-        not_after=ends,
-        ca=False,
-        key_usages=_usages(_asked_usages(asked), rsa_key=isinstance(public_key, rsa.RSAPublicKey)),
-        extended_key_usages=_extended(asked.extended_key_usages, asked.key_usages),
-        crl_url=issuing.crl_url(authority, pki_url),
-        issuer_url=issuing.issuer_url(authority, pki_url),
-    )
+def _with_extensions(draft: pkix.ToSign, request: LeafRequest, *, rsa_key: bool) -> pkix.ToSign:
+    requested, extended = request.key_usages, request.extended_key_usages
+    if not requested and "timeStamping" in extended:
+        requested = ("digitalSignature",)
+    usages = _usages(requested, rsa_key=rsa_key)
+    extended = _extended(extended, request.key_usages)
+    return msgspec.structs.replace(draft, key_usages=usages, extended_key_usages=extended)
 
 
-def _ends(asked: LeafRequest) -> datetime:
-    if asked.not_after:
-        return asked.not_after
-    if asked.ttl is None:
+def _ends(request: LeafRequest) -> datetime:
+    if request.not_after:
+        return request.not_after
+    if request.ttl is None:
         raise TypeError("problems() has let it pass")
     try:
-        return (asked.not_before or issuing.now()) + asked.ttl
+        return (request.not_before or issuing.now()) + request.ttl
     except OverflowError:
         raise Refusal("notAfter date is after CA certificate's notAfter date: X.509 ends with the year 9999") from None
 
 
-def _with_usages(asked: LeafRequest, request: pkix.Request, *, rsa_key: bool) -> LeafRequest:
+def _with_usages(request: LeafRequest, csr: pkix.Request, *, rsa_key: bool) -> LeafRequest:
     """The request, with the CSR's usages where it names none, as far as they can be granted.
 
     Raises Refusal if none of the CSR's purposes can be granted: the certificate would be for another one.
     """
-    extended = asked.extended_key_usages or request.extended_key_usages
-    if not asked.extended_key_usages and extended not in {(), ("timeStamping",)}:
+    extended = request.extended_key_usages or csr.extended_key_usages
+    if not request.extended_key_usages and extended not in {(), ("timeStamping",)}:
         extended = tuple(usage for usage in extended if usage in _FROM_CSR)
-        if not extended and _ANY_PURPOSE not in request.extended_key_usages:
-            wanted = ", ".join(request.extended_key_usages[:_SHOWN])
+        if not extended and _ANY_PURPOSE not in csr.extended_key_usages:
+            wanted = ", ".join(csr.extended_key_usages[:_SHOWN])
             raise Refusal(f"The CSR asks for extended key usages that are not given ({wanted}); name extendedKeyUsages")
     allowed = _FOR_TIME_STAMPS if "timeStamping" in extended else _ALLOWED[rsa_key]
-    usages = asked.key_usages or tuple(usage for usage in request.key_usages if usage in allowed)
-    return msgspec.structs.replace(asked, key_usages=usages, extended_key_usages=extended)
+    usages = request.key_usages or tuple(usage for usage in csr.key_usages if usage in allowed)
+    return msgspec.structs.replace(request, key_usages=usages, extended_key_usages=extended)
 
 
-def _asked_usages(asked: LeafRequest) -> tuple[str, ...]:
-    if not asked.key_usages and "timeStamping" in asked.extended_key_usages:
-        return ("digitalSignature",)
-    return asked.key_usages
-
-
-def _usages(asked: tuple[str, ...], *, rsa_key: bool) -> tuple[str, ...]:
-    if not asked:
+def _usages(requested: tuple[str, ...], *, rsa_key: bool) -> tuple[str, ...]:
+    if not requested:
         return ("digitalSignature", "keyEncipherment") if rsa_key else ("digitalSignature",)
-    refused = [usage for usage in asked if usage not in _ALLOWED[rsa_key]]
+    refused = [usage for usage in requested if usage not in _ALLOWED[rsa_key]]
     if refused:
         kind = "an RSA" if rsa_key else "an EC"
         raise Refusal(f"keyUsages {refused[0]} is not for a certificate that is no CA's and has {kind} key")
-    if {"encipherOnly", "decipherOnly"} & set(asked) and "keyAgreement" not in asked:
+    if {"encipherOnly", "decipherOnly"} & set(requested) and "keyAgreement" not in requested:
         raise Refusal("keyUsages encipherOnly and decipherOnly mean nothing without keyAgreement")
-    return tuple(name for name in pkix.KEY_USAGES if name in asked)
+    return tuple(name for name in pkix.KEY_USAGES if name in requested)
 
 
-def _extended(asked: tuple[str, ...], key_usages: tuple[str, ...]) -> tuple[str, ...]:
-    if "ocspSigning" in asked:
+def _extended(requested: tuple[str, ...], key_usages: tuple[str, ...]) -> tuple[str, ...]:
+    if "ocspSigning" in requested:
         raise Refusal("extendedKeyUsages ocspSigning is not given: whoever has it can vouch for what is revoked")
-    if "timeStamping" in asked and (set(asked) != {"timeStamping"} or set(key_usages) - _FOR_TIME_STAMPS):
-        text = "extendedKeyUsages timeStamping stands alone, with digitalSignature or nonRepudiation (RFC 3161)"
-        raise Refusal(text)
-    return tuple(dict.fromkeys(asked)) or ("serverAuth",)
+    if "timeStamping" in requested and (set(requested) != {"timeStamping"} or set(key_usages) - _FOR_TIME_STAMPS):
+        raise Refusal("extendedKeyUsages timeStamping stands alone, with digitalSignature or nonRepudiation (RFC 3161)")
+    return tuple(dict.fromkeys(requested)) or ("serverAuth",)
 
 
 def _given(alt_names: str) -> tuple[x509.GeneralName, ...]:
@@ -217,11 +189,11 @@ def _given(alt_names: str) -> tuple[x509.GeneralName, ...]:
 
 
 def _general_name(word: str) -> x509.GeneralName:
-    is_email = "@" in word and "://" not in word
+    invalid = f"altNames has {quoted(word)}, which is no name that can be written; write a host in its A-label form"
+    is_email, address = "@" in word and "://" not in word, _address(word)
     # Before cryptography's email parser, which recurses and takes seconds on hostile input.
     if is_email and not _EMAIL.fullmatch(word):
-        raise _no_name(word)
-    address = _address(word)
+        raise Refusal(invalid)
     try:
         if address is not None:
             return x509.IPAddress(address)
@@ -229,12 +201,7 @@ def _general_name(word: str) -> x509.GeneralName:
             return x509.RFC822Name(word)
         return x509.UniformResourceIdentifier(word) if "://" in word else x509.DNSName(word)
     except ValueError:
-        raise _no_name(word) from None
-
-
-def _no_name(word: str) -> Refusal:
-    text = f"altNames has {quoted(word)}, which is no name that can be written; write a host in its A-label form"
-    return Refusal(text)
+        raise Refusal(invalid) from None
 
 
 def _from(common_name: str) -> tuple[x509.GeneralName, ...]:
@@ -256,7 +223,7 @@ def _address(word: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     return None if "%" in word else address
 
 
-def _judged(sans: tuple[x509.GeneralName, ...], policy: NamePolicy) -> tuple[x509.GeneralName, ...]:
+def _checked(sans: tuple[x509.GeneralName, ...], policy: NamePolicy) -> tuple[x509.GeneralName, ...]:
     if len(sans) > MAX_NAMES:
         raise _too_many(len(sans))
     for san in sans:
@@ -284,9 +251,3 @@ def _broken(san: x509.GeneralName, policy: NamePolicy) -> str:
             return "" if good else f"{quoted(value)} is not a URI of at most {MAX_URI} characters."
         case _:
             return "The CSR has an alternative name that is neither a host, an address, an email nor a URI."
-
-
-async def _sign(services: Services, caller: Caller, authority: Authority, meant: pkix.ToSign, entry: Entry) -> Signed:
-    certificate = await issuing.sign(services, caller, authority, meant, entry)
-    issuer = issuing.latest(authority)
-    return Signed(f"{meant.serial:040x}", chains.pem([certificate]), issuer.pem, issuer.pem + issuer.chain)

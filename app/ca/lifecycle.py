@@ -4,7 +4,8 @@ The key and name of a CA never change; its certificates are versions, and it sig
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -28,32 +29,39 @@ MAX_VERSIONS = 100
 
 
 async def create(services: Services, caller: Caller, scope: Scope, new: NewAuthority) -> Authority:
-    """Create a CA with its key; a root signs itself at once, an intermediate is pending until it has a certificate.
-
-    Raises Invalid, Refusal and Unavailable.
-    """
+    """Create a CA with its key; a root signs itself at once, an intermediate is pending until it has a certificate."""
     found = authorities.problems(new)
     if found:
         raise Invalid(found)
-    begins, ends = issuing.validity(None, new.not_before, new.not_after or _ends(new))
-    made = await authorities.insert(services, caller, scope, new)
+    dates = issuing.validity(None, new.not_before, new.not_after or _ends(new))
+    authority = await authorities.insert(services, caller, scope, new)
     if new.type is CaType.INTERMEDIATE:
-        return made
-    private_key = await issuing.ca_key(services, caller, made)
-    meant = pkix.ToSign(
+        return authority
+    private_key = await issuing.ca_key(services, caller, authority)
+    to_sign = _root(pkix.ca_name(new.subject), private_key.public_key(), dates, authority.path_length)
+    certificate = await _sign_ca(services, caller, authority, to_sign, audit.Action.SIGN)
+    await _install(services.db, caller, authority, _Version((certificate,)), None)
+    return await authorities.get(services.db, scope, authority.id)
+
+
+def _root(
+    subject: x509.Name, public_key: pkix.PublicKey, dates: tuple[datetime, datetime], path_length: int | None
+) -> pkix.ToSign:
+    return pkix.ToSign(
         issuer=None,
-        subject=pkix.ca_name(new.subject),
-        public_key=private_key.public_key(),
+        subject=subject,
+        public_key=public_key,
         serial=issuing.new_serial(),
-        not_before=begins,
-        not_after=ends,
+        not_before=dates[0],
+        not_after=dates[1],
         ca=True,
-        path_length=new.max_path_length if new.max_path_length >= 0 else None,
+        path_length=path_length,
         key_usages=pkix.ROOT_KEY_USAGES,
     )
-    certificate = await _sign_ca(services, caller, made, meant, audit.Action.SIGN)
-    await _install(services.db, caller, made, _Version((certificate,)), None)
-    return await authorities.get(services.db, scope, made.id)
+
+
+def _intermediate(draft: pkix.ToSign, path_length: int | None) -> pkix.ToSign:
+    return msgspec.structs.replace(draft, ca=True, path_length=path_length, key_usages=pkix.CA_KEY_USAGES)
 
 
 def _ends(new: NewAuthority) -> datetime:
@@ -64,24 +72,20 @@ def _ends(new: NewAuthority) -> datetime:
 
 
 async def _sign_ca(
-    services: Services, caller: Caller, by: Authority, meant: pkix.ToSign, action: audit.Action
+    services: Services, caller: Caller, by: Authority, to_sign: pkix.ToSign, action: audit.Action
 ) -> x509.Certificate:
-    subject = pkix.ca_subject(meant.subject)
-    name = subject.common_name if subject else ""
-    return await issuing.sign(services, caller, by, meant, Entry(action, name))
+    subject = pkix.ca_subject(to_sign.subject)
+    entry = Entry(action, subject.common_name if subject else "")
+    return await issuing.sign(services, caller, by, to_sign, entry)
 
 
 async def csr(services: Services, caller: Caller, scope: Scope, ca_id: UUID) -> str:
-    """A new CSR for an intermediate, signed with its key; PEM with a trailing newline. Audited.
-
-    Raises NotFound, Refusal for a root, and KeyDamaged.
-    """
+    """A new CSR for an intermediate, signed with its key; PEM with a trailing newline. Raises Refusal for a root."""
     authority = await authorities.get(services.db, scope, ca_id)
     if authority.type is CaType.ROOT:
         raise Refusal("Root CA cannot generate CSR")
     private_key = await issuing.ca_key(services, caller, authority)
-    path_length = authority.max_path_length if authority.max_path_length >= 0 else None
-    request = pkix.ca_csr(private_key, authority.subject, path_length)
+    request = pkix.ca_csr(private_key, authority.subject, authority.path_length)
     await authorities.note(services.db, caller, authority, audit.Action.GET_CSR)
     return request
 
@@ -96,7 +100,7 @@ class IntermediateRequest(msgspec.Struct, frozen=True):
 
 
 async def sign_intermediate(
-    services: Services, caller: Caller, scope: Scope, ca_id: UUID, asked: IntermediateRequest
+    services: Services, caller: Caller, scope: Scope, ca_id: UUID, request: IntermediateRequest
 ) -> Signed:
     """Sign another CA's CSR; raises NotFound, Refusal and KeyDamaged."""
     authority = await authorities.get(services.db, scope, ca_id)
@@ -104,35 +108,29 @@ async def sign_intermediate(
         raise Refusal("CA is disabled")
     issuer = await issuing.installed(services.db, authority)
     issuers = chains.stored(issuer.pem + issuer.chain)
-    request = _acceptable(asked.csr, issuers[0])
-    path_length = _path_length(issuers, asked.max_path_length)
-    begins, ends = issuing.validity(issuer, asked.not_before, asked.not_after)
-    meant = _intermediate(authority, request, path_length, (begins, ends), services.pki_url)
-    certificate = await _sign_ca(services, caller, authority, meant, audit.Action.SIGN_INTERMEDIATE)
-    return Signed(f"{meant.serial:040x}", chains.pem([certificate]), issuer.pem, issuer.pem + issuer.chain)
+    csr = _ca_csr(request.csr)
+    public_key = issuing.key_of(csr, issuers[0])
+    path_length = _path_length(issuers, request.max_path_length)
+    dates = issuing.validity(issuer, request.not_before, request.not_after)
+    draft = issuing.draft(authority, csr.subject, public_key, dates, services.pki_url)
+    to_sign = _intermediate(draft, path_length)
+    certificate = await _sign_ca(services, caller, authority, to_sign, audit.Action.SIGN_INTERMEDIATE)
+    return issuing.with_chain(certificate, issuer)
 
 
-def _acceptable(text: str, issuer: x509.Certificate) -> pkix.Request:
-    """Parse the CSR of a CA; raises Refusal if this issuer may not sign it."""
-    try:
-        request = pkix.read_csr(text)
-    except pkix.BadCsr as error:
-        raise Refusal(str(error)) from None
-    if not list(request.subject):
+def _ca_csr(text: str) -> pkix.Request:
+    """Parse the CSR of a CA; raises Refusal if its subject cannot be that of a CA."""
+    csr = issuing.read_csr(text)
+    if not list(csr.subject):
         raise Refusal("The CSR's subject is empty, and a CA has a name.")
-    if request.rewritten:
+    if csr.rewritten:
         # Verifiers compare issuer and subject byte for byte, so re-encoding the name would break chains.
-        raise Refusal(
-            "The CSR's subject has a string that its type cannot hold; the name of a CA has to stay as it is."
-        )
-    issuing.require_other(request.subject, request.public_key, issuer)
-    weakness = pkix.weakness(request.public_key)
-    if weakness:
-        raise Refusal(weakness)
-    return request
+        text = "The CSR's subject has a string that its type cannot hold; the name of a CA has to stay as it is."
+        raise Refusal(text)
+    return csr
 
 
-def _path_length(issuers: Sequence[x509.Certificate], asked: int) -> int | None:
+def _path_length(issuers: Sequence[x509.Certificate], requested: int) -> int | None:
     """The path length of a new CA below these issuers, nearest first; raises Refusal (RFC 5280 section 6.1.4)."""
     bounds = [
         (length - depth, f"{chains.named(c.subject)} has path length {length}")
@@ -140,38 +138,14 @@ def _path_length(issuers: Sequence[x509.Certificate], asked: int) -> int | None:
         if (length := chains.path_length(c)) is not None
     ]
     if not bounds:
-        return asked if asked >= 0 else None
+        return requested if requested >= 0 else None
     most, bound = min(bounds)
     if most <= 0:
         raise Refusal(f"Failed to issue intermediate certificate due to CA path length constraint: {bound}")
-    if asked >= most:
+    if requested >= most:
         text = "The requested path length constraint exceeds the CA's allowed path length"
         raise Refusal(f"{text}: at most {most - 1}, since {bound}")
-    return asked if asked >= 0 else most - 1
-
-
-def _intermediate(
-    by: Authority,
-    request: pkix.Request,
-    path_length: int | None,
-    dates: tuple[datetime, datetime],
-    pki_url: str | None,
-) -> pkix.ToSign:
-    if request.public_key is None:
-        raise TypeError("a key that was not judged")
-    return pkix.ToSign(
-        issuer=authorities.certificate_of(by),
-        subject=request.subject,
-        public_key=request.public_key,
-        serial=issuing.new_serial(),
-        not_before=dates[0],
-        not_after=dates[1],
-        ca=True,
-        path_length=path_length,
-        key_usages=pkix.CA_KEY_USAGES,
-        crl_url=issuing.crl_url(by, pki_url),
-        issuer_url=issuing.issuer_url(by, pki_url),
-    )
+    return requested if requested >= 0 else most - 1
 
 
 class SignedElsewhere(msgspec.Struct, frozen=True):
@@ -186,21 +160,8 @@ async def import_certificate(
 ) -> Authority:
     """Install an intermediate's certificate; raises NotFound and Refusal."""
     authority = await authorities.get(db, scope, ca_id)
-    _require_open(authority)
-    if len(signed.certificate) + len(signed.chain) > MAX_CHAIN:
-        raise Refusal(f"The certificate and its chain have more than {MAX_CHAIN} characters")
-    own = _one_certificate(signed.certificate)
-    mismatch = _mismatch(authority, own)
-    if mismatch:
-        raise Refusal(f"Imported certificate does not match CA configuration: {mismatch}")
-    try:
-        others = [c for c in chains.read(signed.chain) if c != own]
-    except Invalid as error:
-        raise Refusal(f"Failed to parse certificate chain: {error}") from None
-    try:
-        above = await asyncio.to_thread(chains.ordered, own, others, issuing.now())
-    except Invalid as error:
-        raise Refusal(f"Invalid certificate chain: {error.problems[0].text}") from None
+    _require_importable(authority)
+    own, above = await _chain(authority, signed)
     if chains.spki_digest(own) != authority.spki_sha256:
         raise Refusal("CA and certificate public key do not match: the CA's CSR has another key")
     if authority.spki_sha256 in map(chains.spki_digest, above):
@@ -216,38 +177,50 @@ async def import_certificate(
     return await authorities.get(db, scope, ca_id)
 
 
-def _require_open(authority: Authority) -> None:
+async def _chain(
+    authority: Authority, signed: SignedElsewhere
+) -> tuple[x509.Certificate, tuple[x509.Certificate, ...]]:
+    """The certificate and those above it, nearest first; raises Refusal."""
+    if len(signed.certificate) + len(signed.chain) > MAX_CHAIN:
+        raise Refusal(f"The certificate and its chain have more than {MAX_CHAIN} characters")
+    with _refused("The certificate cannot be read"):
+        found = chains.read(signed.certificate)
+    if len(found) != 1:
+        raise Refusal("The certificate is more than one; what is above it belongs into certificateChain")
+    (own,) = found
+    mismatch = _mismatch(authority, own)
+    if mismatch:
+        raise Refusal(f"Imported certificate does not match CA configuration: {mismatch}")
+    with _refused("Failed to parse certificate chain"):
+        others = [c for c in chains.read(signed.chain) if c != own]
+    with _refused("Invalid certificate chain"):
+        return own, await asyncio.to_thread(chains.ordered, own, others, issuing.now())
+
+
+@contextmanager
+def _refused(text: str) -> Iterator[None]:
+    try:
+        yield
+    except Invalid as error:
+        raise Refusal(f"{text}: {error}") from None
+
+
+def _require_importable(authority: Authority) -> None:
     if authority.type is CaType.ROOT:
         raise Refusal("Root CA cannot import a certificate: it signs itself")
     if authority.disabled:
         raise Refusal("CA is disabled")
     if authority.parent_id:
         raise Refusal("Cannot import certificate to intermediate CA chained to internal parent CA")
-    _require_room(authority)
+    _require_version_left(authority)
 
 
-def _require_room(authority: Authority) -> None:
+def _require_version_left(authority: Authority) -> None:
     if authority.certificate and authority.certificate.version >= MAX_VERSIONS:
         raise Refusal(f"This CA has had {MAX_VERSIONS} certificates; make a new one")
 
 
 _PARENT = "SELECT ca_id FROM ca_certificates WHERE account_id = $1 AND sha256 = $2"
-
-
-def _serial(certificate: x509.Certificate) -> str:
-    """Hex digits, two for each octet."""
-    digits = f"{certificate.serial_number:x}"
-    return digits.rjust(len(digits) + len(digits) % 2, "0")
-
-
-def _one_certificate(text: str) -> x509.Certificate:
-    try:
-        found = chains.read(text)
-    except Invalid as error:
-        raise Refusal(f"The certificate cannot be read: {error}") from None
-    if len(found) != 1:
-        raise Refusal("The certificate is more than one; what is above it belongs into certificateChain")
-    return found[0]
 
 
 def _mismatch(authority: Authority, certificate: x509.Certificate) -> str:
@@ -268,7 +241,7 @@ def _mismatch(authority: Authority, certificate: x509.Certificate) -> str:
     if authority.max_path_length >= 0 and (length is None or length > authority.max_path_length):
         return f"its path length is to be at most {authority.max_path_length}"
     if certificate.not_valid_after_utc <= issuing.now():
-        return f"it expired on {certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
+        return f"it expired on {issuing.shown(certificate.not_valid_after_utc)}"
     return ""
 
 
@@ -306,8 +279,11 @@ async def _install(db: Database, caller: Caller, before: Authority, new: _Versio
     version = before.certificate.version + 1 if before.certificate else 1
     (certificate, *above), parent_id = new.path, new.parent_id
     root = new.path[-1]
+    serial = f"{certificate.serial_number:x}"
+    # Two hex digits for each octet.
+    serial = serial.zfill(len(serial) + len(serial) % 2)
     values = (
-        *(before.account_id, uuid4(), before.id, version, _serial(certificate), chains.facts(certificate).sha256),
+        *(before.account_id, uuid4(), before.id, version, serial, chains.facts(certificate).sha256),
         *(chains.path_length(certificate), certificate.not_valid_before_utc, certificate.not_valid_after_utc),
         *(chains.pem([certificate]), chains.pem(above), chains.pem([root])),
         *(chains.name_sha256(root.subject), chains.key_id(root)),
@@ -320,15 +296,14 @@ async def _install(db: Database, caller: Caller, before: Authority, new: _Versio
             if await connection.fetchval(_IS_BELOW, before.account_id, parent_id, before.id):
                 raise Refusal("The chain comes back to this CA itself")
         await connection.execute(_LOCK, before.account_id, before.id)
-        current = await authorities.read(connection, before.account_id, before.id)
+        current = await authorities.get(connection, Scope(before.account_id), before.id)
         if (current.certificate, current.parent_id) != (before.certificate, before.parent_id):
             raise Unavailable("the CA was changed by another request meanwhile")
         await connection.execute(_INSERT_VERSION, *values)
         await connection.execute(_SET_PARENT, before.account_id, before.id, parent_id)
         await connection.execute(_FORGET_CRL, before.account_id, before.id)
         if action:
-            place = (before.account_id, before.id, None)
-            await audit.record(connection, caller, action, audit.Resource.CERTIFICATE_AUTHORITY, place)
+            await authorities.note(connection, caller, before, action)
 
     await db.transaction(work)
 
@@ -357,58 +332,38 @@ async def published(db: Database, ca_id: UUID, certificate_id: UUID) -> bytes:
 
 
 async def renew(services: Services, caller: Caller, scope: Scope, ca_id: UUID, not_after: datetime) -> Authority:
-    """Issue a new certificate for the CA's key and name, with the path length that is allowed now.
-
-    Raises NotFound, Refusal, KeyDamaged and Unavailable.
-    """
+    """Issue a new certificate for the CA's key and name, with the path length that is allowed now."""
     authority = await authorities.get(services.db, scope, ca_id)
     current = issuing.latest(authority)
     if authority.disabled:
         raise Refusal("CA is disabled")
     if current.revoked:
         raise Refusal("CA certificate is revoked: by the CA above it")
-    _require_room(authority)
+    _require_version_left(authority)
     if not_after.replace(microsecond=0) <= current.not_after:
         raise Refusal("New notAfter date must be after the notAfter date of the current certificate")
-    if authority.type is CaType.ROOT:
-        await _renew_root(services, caller, authority, not_after)
-    else:
-        await _renew_child(services, caller, scope, authority, not_after)
+    signer, to_sign, above = await _renewal(services, scope, authority, not_after)
+    certificate = await _sign_ca(services, caller, signer, to_sign, audit.Action.RENEW)
+    version = _Version((certificate, *above), authority.parent_id)
+    await _install(services.db, caller, authority, version, audit.Action.RENEW)
     return await authorities.get(services.db, scope, ca_id)
 
 
-async def _renew_root(services: Services, caller: Caller, root: Authority, not_after: datetime) -> None:
-    old = authorities.certificate_of(root)
-    dates = issuing.validity(None, None, not_after)
-    meant = msgspec.structs.replace(
-        _intermediate(root, _renewed(old), issuing.latest(root).path_length, dates, None),
-        issuer=None,
-        key_usages=pkix.ROOT_KEY_USAGES,
-    )
-    certificate = await _sign_ca(services, caller, root, meant, audit.Action.RENEW)
-    await _install(services.db, caller, root, _Version((certificate,)), audit.Action.RENEW)
-
-
-async def _renew_child(services: Services, caller: Caller, scope: Scope, child: Authority, not_after: datetime) -> None:
-    if child.parent_id is None:
+async def _renewal(
+    services: Services, scope: Scope, authority: Authority, not_after: datetime
+) -> tuple[Authority, pkix.ToSign, tuple[x509.Certificate, ...]]:
+    """The CA that signs the new certificate, what it signs, and the certificates above."""
+    old, path_length = authorities.certificate_of(authority), issuing.latest(authority).path_length
+    public_key = issuing.ca_public_key(old)
+    if authority.type is CaType.ROOT:
+        return authority, _root(old.subject, public_key, issuing.validity(None, None, not_after), path_length), ()
+    if authority.parent_id is None:
         raise Refusal("Failed to renew intermediate CA certificate with external parent CA")
-    parent = await authorities.get(services.db, scope, child.parent_id)
+    parent = await authorities.get(services.db, scope, authority.parent_id)
     if parent.disabled:
         raise Refusal("Parent CA is disabled")
     issuer = await issuing.installed(services.db, parent)
     dates = issuing.validity(issuer, None, not_after)
     above = chains.stored(issuer.pem + issuer.chain)
-    kept = issuing.latest(child).path_length
-    path_length = _path_length(above, -1 if kept is None else kept)
-    old = authorities.certificate_of(child)
-    meant = _intermediate(parent, _renewed(old), path_length, dates, services.pki_url)
-    certificate = await _sign_ca(services, caller, parent, meant, audit.Action.RENEW)
-    version = _Version((certificate, *above), parent.id)
-    await _install(services.db, caller, child, version, audit.Action.RENEW)
-
-
-def _renewed(old: x509.Certificate) -> pkix.Request:
-    public_key = old.public_key()
-    if not isinstance(public_key, pkix.PublicKey):
-        raise TypeError("neither an RSA nor an EC key")
-    return pkix.Request(old.subject, public_key, ())
+    draft = issuing.draft(parent, old.subject, public_key, dates, services.pki_url)
+    return parent, _intermediate(draft, _path_length(above, -1 if path_length is None else path_length)), above

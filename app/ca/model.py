@@ -57,6 +57,10 @@ class Authority(msgspec.Struct, frozen=True):
     certificate: CaCertificate | None
 
     @property
+    def path_length(self) -> int | None:
+        return self.max_path_length if self.max_path_length >= 0 else None
+
+    @property
     def status(self) -> CaStatus:
         if self.disabled:
             return CaStatus.DISABLED

@@ -1,10 +1,10 @@
 """Custom CSRs: their rules and their SQL (contract-cloudflare sections 2 and 3)."""
 
 import contextlib
-import random
 from uuid import UUID, uuid4
 
 import asyncpg
+import msgspec
 
 from app import bounds
 from app.audit import record as audit
@@ -55,29 +55,14 @@ def problems(request: CsrRequest, policy: NamePolicy) -> tuple[Problem, ...]:
 
 
 def _fields(request: CsrRequest) -> dict[str, str | None]:
-    subject = request.subject
-    return {
-        "country": subject.country,
-        "state": subject.state,
-        "locality": subject.locality,
-        "organization": subject.organization,
-        "common_name": subject.common_name,
-        "organizational_unit": subject.organizational_unit,
-        "name": request.name,
-        "description": request.description,
-    }
+    return {**msgspec.structs.asdict(request.subject), "name": request.name, "description": request.description}
 
 
 def _missing(fields: dict[str, str | None], sans: tuple[str, ...]) -> list[Problem]:
-    found = [
-        Problem(Rule.MISSING, field, f"{field} is required and must not be empty.")
-        for field in _REQUIRED
-        if not fields[field]
-    ]
+    texts = {field: f"{field} is required and must not be empty." for field in _REQUIRED if not fields[field]}
     if not sans:
-        text = "sans is required: a list of at least one hostname, such as www.example.com."
-        found.append(Problem(Rule.MISSING, "sans", text))
-    return found
+        texts["sans"] = "sans is required: a list of at least one hostname, such as www.example.com."
+    return [Problem(Rule.MISSING, field, text) for field, text in texts.items()]
 
 
 def _sans(sans: tuple[str, ...], policy: NamePolicy) -> list[Problem]:
@@ -133,14 +118,14 @@ def advice(request: CsrRequest, policy: NamePolicy) -> tuple[Advice, ...]:
 
 def _subject_doubts(request: CsrRequest) -> list[Advice]:
     found = []
-    for field, value in _fields(request).items():
-        if field not in {"country", "name", "description"} and value:
-            if not value.strip(" .-"):
-                text = f"{field} {quoted(value)} has no letters or digits; public CAs refuse such a value."
-            elif value != value.strip():
-                text = f"{field} {quoted(value)} begins or ends with white space; public CAs refuse such a value."
-            else:
-                continue
+    for field, value in msgspec.structs.asdict(request.subject).items():
+        if field == "country" or not value:
+            continue
+        reason = "begins or ends with white space" if value != value.strip() else ""
+        if not value.strip(" .-"):
+            reason = "has no letters or digits"
+        if reason:
+            text = f"{field} {quoted(value)} {reason}; public CAs refuse such a value."
             found.append(Advice(Hint.PUBLIC_WOULD_REFUSE, field, text))
     return found
 
@@ -150,7 +135,7 @@ _COLUMNS = (
     "common_name, sans, csr, created_at"
 )
 _INPUTS = (
-    "id, zone_id, name, description, country, state, locality, organization, organizational_unit, common_name, "
+    "id, zone_id, name, description, country, state, locality, organization, common_name, organizational_unit, "
     "sans, csr"
 )
 _INPUT_PARAMETERS = 12
@@ -163,11 +148,12 @@ _LIVE = {
 }
 
 
-# Counter rows per scope: concurrent writers of a single row would wait for each other.
-SLOTS = 64
-_COUNTED = """
+# Counter rows per scope: concurrent writers of a single row would wait for each other's commit
+# (docs/decisions/0021-kept-counts.md).
+SLOTS = 16
+_ADD_TO_COUNT = f"""
     INSERT INTO csr_counts AS known (account_id, scope_id, slot, count)
-    SELECT account_id, coalesce(zone_id, account_id), {slot}, {by} FROM csr
+    SELECT account_id, coalesce(zone_id, account_id), floor(random() * {SLOTS}), {{by}} FROM csr
     ON CONFLICT (account_id, scope_id, slot) DO UPDATE SET count = known.count + excluded.count
 """
 
@@ -175,8 +161,7 @@ _COUNTED = """
 def _create(*, in_zone: bool, claimed: bool) -> str:
     first_input = 1 + keyring.KEY_PARAMETERS
     first_audit = first_input + _INPUT_PARAMETERS
-    first_slot = first_audit + audit.PARAMETERS
-    claim = f"claim AS ({idempotency.claim(first_slot + 1, 'live')})," if claimed else ""
+    claim = f"claim AS ({idempotency.claim(first_audit + audit.PARAMETERS, 'live')})," if claimed else ""
     return f"""
 WITH live AS ({_LIVE[in_zone].format(zone=f"${first_input + 1}")}),
 {claim}
@@ -186,17 +171,13 @@ csr AS (
     SELECT key.account_id, key.id, key.key_type, {parameters(first_input, _INPUT_PARAMETERS)} FROM key
     RETURNING account_id, id, zone_id, created_at
 ),
-counted AS ({_COUNTED.format(by="1", slot=f"${first_slot}")}),
+counted AS ({_ADD_TO_COUNT.format(by=1)}),
 audit AS ({audit.insert(first_audit, "csr")})
 SELECT created_at FROM csr
 """
 
 
-_CREATES = {
-    (in_zone, claimed): _create(in_zone=in_zone, claimed=claimed)
-    for in_zone in (False, True)
-    for claimed in (False, True)
-}
+_CREATES = {(zone, once): _create(in_zone=zone, claimed=once) for zone in (False, True) for once in (False, True)}
 
 
 async def create(
@@ -204,13 +185,12 @@ async def create(
 ) -> Csr:
     """Create a key pair and its CSR. With `once`, repeated calls return the CSR of the first one.
 
-    Raises Invalid, LimitReached, Unavailable, Conflict if the key of `once` was used with another body, and NotFound if
-    the CSR of the first call has been deleted.
+    Raises Conflict if the key of `once` was used with another body, NotFound if the first CSR has been deleted.
     """
     db = services.db
-    made = await idempotency.find(db, caller, scope.account_id, once) if once else None
-    if made:
-        return await get(db, scope, made)
+    existing = await idempotency.find(db, caller, scope.account_id, once) if once else None
+    if existing:
+        return await get(db, scope, existing)
     found = problems(request, scope.name_policy)
     if found:
         raise Invalid(found)
@@ -223,24 +203,18 @@ async def create(
     values = (
         *key.row,
         *(csr_id, scope.zone_id, request.name, request.description),
-        *(request.subject.country, request.subject.state, request.subject.locality, request.subject.organization),
-        *(request.subject.organizational_unit, request.subject.common_name, list(request.sans), pem),
+        *(*msgspec.structs.astuple(request.subject), list(request.sans), pem),
         *audit.values(caller, audit.Action.CREATE, audit.Resource.CUSTOM_CSR),
-        _slot(),
-        *(idempotency.values(caller, scope, once, csr_id) if once else ()),
+        *(idempotency.values(caller, scope.account_id, once, csr_id) if once else ()),
     )
     row = await _insert(db, scope, _CREATES[scope.zone_id is not None, once is not None], values)
     if row is None:
         # A concurrent request claimed the key of `once`, and its CSR is returned; or the account or zone was deleted.
-        made = await idempotency.find(db, caller, scope.account_id, once) if once else None
-        if made is None:
+        existing = await idempotency.find(db, caller, scope.account_id, once) if once else None
+        if existing is None:
             raise scope.gone()
-        return await get(db, scope, made)
+        return await get(db, scope, existing)
     return Csr(csr_id, scope.account_id, row["created_at"], request, pem)
-
-
-def _slot() -> int:
-    return random.randrange(SLOTS)  # noqa: S311 - not security-relevant
 
 
 async def _insert(db: Database, scope: Scope, sql: str, values: tuple[object, ...]) -> asyncpg.Record | None:
@@ -253,7 +227,10 @@ async def _insert(db: Database, scope: Scope, sql: str, values: tuple[object, ..
         await connection.execute(_LOCK_ZONE if scope.zone_id else _LOCK_ACCOUNT, scope.id)
         row = await connection.fetchrow(sql, *values)
         if row is not None and await connection.fetchval(_COUNT_ALL, scope.account_id, scope.id) > quota:
-            raise LimitReached(Limit.CSR_QUOTA, _quota_text(scope))
+            kind = "zone" if scope.zone_id else "account"
+            command = f"`keystead {kind} set {scope.id.hex} --csr-quota N`"
+            text = f"The quota of {quota} custom CSRs of this {kind} is used up; delete one, or have the operator run "
+            raise LimitReached(Limit.CSR_QUOTA, f"{text}{command}.")
         return row
 
     return await db.transaction(work)
@@ -262,14 +239,6 @@ async def _insert(db: Database, scope: Scope, sql: str, values: tuple[object, ..
 _LOCK_ZONE = "SELECT FROM zones WHERE id = $1 FOR NO KEY UPDATE"
 _LOCK_ACCOUNT = "SELECT FROM accounts WHERE id = $1 FOR NO KEY UPDATE"
 _COUNT_ALL = "SELECT count(*) FROM custom_csrs WHERE account_id = $1 AND scope_id = $2"
-
-
-def _quota_text(scope: Scope) -> str:
-    kind = "zone" if scope.zone_id else "account"
-    return (
-        f"The quota of {scope.csr_quota} custom CSRs of this {kind} is used up; delete one, or have the operator run "
-        f"`keystead {kind} set {scope.id.hex} --csr-quota N`."
-    )
 
 
 _GET = f"SELECT {_COLUMNS} FROM custom_csrs WHERE account_id = $1 AND scope_id = $2 AND id = $3"
@@ -295,7 +264,7 @@ _FILTERS = {
     "name": 'name COLLATE "C" = ${}',
     "key_type": "key_type = ${}",
 }
-_KEPT = "SELECT coalesce(sum(count), 0)::bigint AS total FROM csr_counts WHERE account_id = $1 AND scope_id = $2"
+_TOTAL = "SELECT coalesce(sum(count), 0)::bigint AS total FROM csr_counts WHERE account_id = $1 AND scope_id = $2"
 # All rows of a list have the same account_tag, so that order is by id.
 _ORDERS = {
     (Order.NAME, Direction.ASC): 'name COLLATE "C" ASC NULLS LAST, id ASC',
@@ -319,7 +288,7 @@ async def list_(db: Database, scope: Scope, query: CsrQuery, per_page: int) -> P
     ids = f"SELECT id {found} {order} LIMIT ${len(values) + 1} OFFSET ${len(values) + 2}"
     listed = f"SELECT {_COLUMNS} FROM custom_csrs WHERE account_id = $1 AND id = ANY(ARRAY({ids})) {order}"
     async with db.search(scope.account_id) if wanted or offset > bounds.NEAR else contextlib.nullcontext():
-        row = await db.fetchrow(f"SELECT count(*) AS total {found}" if wanted else _KEPT, *values)
+        row = await db.fetchrow(f"SELECT count(*) AS total {found}" if wanted else _TOTAL, *values)
         total = row["total"] if row else 0
         # Past the end of a filtered list the query would scan the whole list again.
         empty = wanted and offset >= total
@@ -333,7 +302,7 @@ WITH csr AS (
     RETURNING account_id, id, zone_id, key_id
 ),
 key AS ({keyring.delete_key("csr")}),
-counted AS ({_COUNTED.format(by="-1", slot=f"${4 + audit.PARAMETERS}")}),
+counted AS ({_ADD_TO_COUNT.format(by=-1)}),
 audit AS ({audit.insert(4, "csr")})
 SELECT id FROM csr
 """
@@ -347,19 +316,16 @@ SELECT id FROM custom_certificates WHERE account_id = $1 AND custom_csr_id = $2
 
 
 async def delete(db: Database, caller: Caller, scope: Scope, csr_id: UUID) -> None:
-    """Delete a CSR and its private key, in one statement.
-
-    Raises NotFound, and Conflict(IN_USE) with the ids of the certificates that use the key.
-    """
+    """Delete a CSR and its private key; raises Conflict(IN_USE) with the ids of certificates that use the key."""
     values = audit.values(caller, audit.Action.DELETE, audit.Resource.CUSTOM_CSR)
     try:
-        row = await db.fetchrow(_DELETE, scope.account_id, scope.id, csr_id, *values, _slot())
+        row = await db.fetchrow(_DELETE, scope.account_id, scope.id, csr_id, *values)
     except Conflict as error:
         if error.clash is not Clash.IN_USE:
             raise
         users = sorted(row["id"] for row in await db.fetch(_USED_BY, scope.account_id, csr_id))
-        named = ", ".join(map(str, users)) or "one that was deleted just now; try again"
-        raise Conflict(f"The key of this CSR is used by custom certificates: {named}.", Clash.IN_USE) from None
+        ids = ", ".join(map(str, users)) or "one that was deleted just now; try again"
+        raise Conflict(f"The key of this CSR is used by custom certificates: {ids}.", Clash.IN_USE) from None
     if row is None:
         raise _not_found(csr_id)
 
@@ -368,10 +334,10 @@ async def delete(db: Database, caller: Caller, scope: Scope, csr_id: UUID) -> No
 _RECOUNT_LOCK = 0x6B657974
 _RECOUNT = """
 WITH actual AS (SELECT account_id, scope_id, count(*) AS held FROM custom_csrs GROUP BY account_id, scope_id),
-kept AS (SELECT account_id, scope_id, sum(count)::bigint AS told FROM csr_counts GROUP BY account_id, scope_id)
+kept AS (SELECT account_id, scope_id, sum(count)::bigint AS total FROM csr_counts GROUP BY account_id, scope_id)
 INSERT INTO csr_counts AS known (account_id, scope_id, slot, count)
-SELECT account_id, scope_id, 0, coalesce(held, 0) - coalesce(told, 0)
-FROM actual FULL JOIN kept USING (account_id, scope_id) WHERE coalesce(held, 0) <> coalesce(told, 0)
+SELECT account_id, scope_id, 0, coalesce(held, 0) - coalesce(total, 0)
+FROM actual FULL JOIN kept USING (account_id, scope_id) WHERE coalesce(held, 0) <> coalesce(total, 0)
 ON CONFLICT (account_id, scope_id, slot) DO UPDATE SET count = known.count + excluded.count
 """
 
@@ -391,13 +357,6 @@ async def recount(db: Database) -> None:
 
 
 def _csr(row: asyncpg.Record) -> Csr:
-    subject = Subject(
-        country=row["country"],
-        state=row["state"],
-        locality=row["locality"],
-        organization=row["organization"],
-        common_name=row["common_name"],
-        organizational_unit=row["organizational_unit"],
-    )
+    subject = Subject(*(row[field] for field in Subject.__struct_fields__))
     request = CsrRequest(subject, tuple(row["sans"]), row["key_type"], row["name"], row["description"])
     return Csr(row["id"], row["account_id"], row["created_at"], request, row["csr"])

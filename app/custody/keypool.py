@@ -125,7 +125,7 @@ class KeyPool:
 def _timed(key_type: KeyType | CaKeyType) -> keys.KeyPair:
     began = time.perf_counter()
     pair = keys.generate(key_type)
-    metrics.key_made(key_type.value, time.perf_counter() - began)
+    metrics.key_generated(key_type.value, time.perf_counter() - began)
     return pair
 
 

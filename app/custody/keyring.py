@@ -159,7 +159,7 @@ async def note_damage(
     db: Database, caller: Caller, account_id: UUID, row_id: UUID, resource: audit.Resource = audit.Resource.PRIVATE_KEY
 ) -> None:
     """Audit that a private key or pepper could not be decrypted, or did not belong to its row."""
-    await audit.note(db, caller, audit.Action.KEY_DAMAGED, resource, (account_id, row_id, None))
+    await audit.record(db, caller, audit.Action.KEY_DAMAGED, resource, (account_id, row_id, None))
 
 
 _FIND_KEY = "SELECT id FROM private_keys WHERE account_id = $1 AND spki_sha256 = $2 AND generated"
@@ -188,4 +188,4 @@ async def note(
     db: Database, caller: Caller, action: audit.Action, resource: audit.Resource, thing: UUID = audit.NO_ACCOUNT
 ) -> None:
     """Audit an action on the ring or a pepper, which belong to no account."""
-    await audit.note(db, caller, action, resource, (audit.NO_ACCOUNT, thing, None))
+    await audit.record(db, caller, action, resource, (audit.NO_ACCOUNT, thing, None))

@@ -19,7 +19,7 @@ import asyncpg
 import msgspec
 
 from app.audit import record as audit
-from app.caller import Access, Actor, Area, Caller, Level, Role, Scope, Visit
+from app.caller import Access, Actor, Area, Caller, Level, RequestInfo, Role, Scope
 from app.errors import Conflict, Denial, Forbidden, Scheme, Unauthenticated, Unavailable
 from app.identity import policies, tokens
 from app.identity.tokens import TokenStatus
@@ -165,7 +165,7 @@ class Memory:
             self._allowed.put((digest, place, area, access), (caller, scope), asked, since)
 
     def allowed(
-        self, credential: Credential, place: Place, area: Area, access: Access, visit: Visit
+        self, credential: Credential, place: Place, area: Area, access: Access, visit: RequestInfo
     ) -> tuple[Caller, Scope] | None:
         """The caller and the scope, if it was found within the last second that they may do this there."""
         found = self._allowed.get((self._digest(credential), place, area, access), time.monotonic(), self.seconds)
@@ -232,7 +232,9 @@ _ACCESS_TOKEN_SQL = _statement(_BY_ACCESS_TOKEN, None, "")
 _KEY_AT = {level: _statement(_BY_KEY, level, "$3") for level in (*Level, None)}
 
 
-async def admit(services: Services, memory: Memory, credential: Credential, place: Place, visit: Visit) -> Admission:
+async def admit(
+    services: Services, memory: Memory, credential: Credential, place: Place, visit: RequestInfo
+) -> Admission:
     """Who asks, and what the path names, in one statement, or in none if both are remembered.
 
     Raises Unauthenticated, and Forbidden(ADDRESS) for a token that is not allowed from the caller's address.
@@ -244,7 +246,7 @@ async def admit(services: Services, memory: Memory, credential: Credential, plac
 
 
 async def admit_anew(
-    services: Services, memory: Memory, credential: Credential, place: Place, visit: Visit
+    services: Services, memory: Memory, credential: Credential, place: Place, visit: RequestInfo
 ) -> Admission:
     """As `admit`, and nothing remembered counts."""
     asked = time.monotonic()
@@ -255,7 +257,7 @@ async def admit_anew(
 
 
 async def authenticate(
-    services: Services, memory: Memory, credential: Credential, visit: Visit, *, anew: bool = False
+    services: Services, memory: Memory, credential: Credential, visit: RequestInfo, *, anew: bool = False
 ) -> Caller:
     """Who asks, where the path names neither account nor zone; errors as for `admit`."""
     remembered = None if anew else _remembered(memory, credential, visit)
@@ -268,7 +270,7 @@ async def authenticate(
     return caller
 
 
-def _remembered(memory: Memory, credential: Credential, visit: Visit) -> Caller | None:
+def _remembered(memory: Memory, credential: Credential, visit: RequestInfo) -> Caller | None:
     row = memory.caller(credential)
     if row is None:
         return None
@@ -303,7 +305,7 @@ def _scheme(credential: Credential) -> Scheme:
     return Scheme.TOKEN if isinstance(credential, TokenCredential) else Scheme.GLOBAL_KEY
 
 
-def _caller(row: asyncpg.Record, credential: Credential, visit: Visit, place: Place | None) -> Caller:
+def _caller(row: asyncpg.Record, credential: Credential, visit: RequestInfo, place: Place | None) -> Caller:
     caller = _judged(row, credential, visit)
     if _allowed_address(caller):
         return caller
@@ -321,7 +323,7 @@ def _wrong_address(caller: Caller) -> Forbidden:
     return Forbidden(Denial.ADDRESS, str(caller.address))
 
 
-def _judged(row: asyncpg.Record, credential: Credential, visit: Visit) -> Caller:
+def _judged(row: asyncpg.Record, credential: Credential, visit: RequestInfo) -> Caller:
     if isinstance(credential, KeyCredential):
         return _made(Actor.USER, row, visit)
     now = datetime.now(UTC)
@@ -336,7 +338,7 @@ def _judged(row: asyncpg.Record, credential: Credential, visit: Visit) -> Caller
     return _made(Actor.TOKEN, row, visit)
 
 
-def _made(actor: Actor, row: asyncpg.Record, visit: Visit) -> Caller:
+def _made(actor: Actor, row: asyncpg.Record, visit: RequestInfo) -> Caller:
     is_token = actor is Actor.TOKEN
     owner = row["owner"] if is_token else None
     return Caller(
@@ -361,7 +363,7 @@ def _made(actor: Actor, row: asyncpg.Record, visit: Visit) -> Caller:
     )
 
 
-def _visiting(caller: Caller, visit: Visit) -> Caller:
+def _visiting(caller: Caller, visit: RequestInfo) -> Caller:
     return msgspec.structs.replace(
         caller,
         address=visit.address,
@@ -413,7 +415,7 @@ class Verification(msgspec.Struct, frozen=True):
 
 
 async def verify(
-    services: Services, credential: TokenCredential, account_id: UUID | None, visit: Visit
+    services: Services, credential: TokenCredential, account_id: UUID | None, visit: RequestInfo
 ) -> Verification:
     """The state of a token, for a token of any owner, as it is now; raises Unauthenticated for an unknown one."""
     row = await services.db.fetchrow(_TOKEN_AT[None], services.peppers.digests(credential.value))
@@ -453,7 +455,9 @@ SELECT id FROM login
 """
 
 
-async def authenticate_login(services: Services, memory: Memory, token_id: UUID, secret: str, visit: Visit) -> Caller:
+async def authenticate_login(
+    services: Services, memory: Memory, token_id: UUID, secret: str, visit: RequestInfo
+) -> Caller:
     """Who logs in with the id and the value of an API token; raises Unauthenticated and Forbidden(ADDRESS)."""
     if not tokens.is_well_formed(secret) or not secret.startswith(tokens.API_TOKEN):
         raise Unauthenticated(Scheme.TOKEN)

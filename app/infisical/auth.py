@@ -6,7 +6,7 @@ import msgspec
 from litestar import Controller
 from msgspec import Meta
 
-from app.caller import Visit
+from app.caller import RequestInfo
 from app.errors import Forbidden, Unauthenticated
 from app.identity import admission, tokens
 from app.infisical import guard, reading, wire
@@ -73,7 +73,7 @@ class Login(Controller):
         return AccessToken(value, tokens.ACCESS_SECONDS, tokens.ACCESS_SECONDS)
 
 
-async def _refused(state: State, visit: Visit, error: Exception) -> Exception:
+async def _refused(state: State, visit: RequestInfo, error: Exception) -> Exception:
     """Count a failed login and return the error to raise; raises 429 above the limit."""
     guard.count_failure(state, visit)
     await admission.write_down(state.services.db, error)

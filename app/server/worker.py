@@ -15,7 +15,7 @@ from litestar.exceptions import HTTPException, NotFoundException
 
 from app import bounds, config, metrics
 from app.audit import failures
-from app.caller import Visit
+from app.caller import RequestInfo
 from app.certificates import trust
 from app.cloudflare import router as cloudflare
 from app.cloudflare.errors import Reference
@@ -75,7 +75,7 @@ def around(app: Litestar, settings: config.Settings) -> asgi.App:
 
 def _overload(state: AppState) -> asgi.Door:
     """Rejects requests of both dialects while too many wait; the probes and pages are always answered."""
-    error, unknown = Unavailable(db.CROWDED), Visit(None, asgi.REQUEST_ID.decode(), "GET", "/")
+    error, unknown = Unavailable(db.CROWDED), RequestInfo(None, asgi.REQUEST_ID.decode(), "GET", "/")
     reference: Reference = state.reference
     answers = {
         cloudflare.PREFIX.encode(): _answer(reference.failure(error, unknown)),

@@ -35,9 +35,9 @@ _ATTEMPTS = 4
 CROWDED = "too many requests are waiting"
 
 _GONE = "the account does not exist any more"
-_CONFLICTS: dict[str, str | tuple[str, Clash]] = {
-    "custom_certificates_key_fkey": ("a certificate uses this key", Clash.IN_USE),
-    "custom_certificates_sha256_key": ("the zone has this very certificate already", Clash.SAME_CERTIFICATE),
+_CONFLICTS = {
+    "custom_certificates_key_fkey": "a certificate uses this key",
+    "custom_certificates_sha256_key": "the zone has this very certificate already",
     "certificate_authorities_parent_fkey": "the parent CA does not exist any more, or has a CA below it",
     "issued_certificates_ca_fkey": "the CA does not exist any more",
     "tokens_pepper_id_fkey": "a token needs this pepper since just now; try again",
@@ -48,15 +48,21 @@ _CONFLICTS: dict[str, str | tuple[str, Clash]] = {
     "memberships_user_id_fkey": "the user does not exist any more",
     "private_keys_account_id_fkey": _GONE,
     "accounts_slug_key": "an account with this slug exists already",
-    "zones_account_id_name_key": ("the account has a zone of this name already", Clash.SAME_ZONE),
+    "zones_account_id_name_key": "the account has a zone of this name already",
     "users_email_key": "a user with this email exists already",
     "memberships_pkey": "the user is a member of this account already",
     "private_keys_generated_key": "this key pair was handed out before",
 }
+_CLASHES = {
+    "custom_certificates_key_fkey": Clash.IN_USE,
+    "custom_certificates_sha256_key": Clash.SAME_CERTIFICATE,
+    "zones_account_id_name_key": Clash.SAME_ZONE,
+}
 # The commit may have happened: the connection was lost or timed out.
 _LOST = (
-    OSError,
+    OSError,  # TimeoutError is one
     asyncpg.InterfaceError,
+    # The server was closing the connection when the statement was sent.
     asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError,
     asyncpg.AdminShutdownError,
@@ -66,11 +72,7 @@ _LOST = (
 Refused = asyncpg.PostgresError
 _TRY_AGAIN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 UNAVAILABLE = (
-    OSError,  # TimeoutError is one
-    asyncpg.InterfaceError,
-    # The server was closing the connection when the statement was sent.
-    asyncpg.InternalClientError,
-    asyncpg.PostgresConnectionError,
+    *_LOST,
     asyncpg.InsufficientResourcesError,
     asyncpg.OperatorInterventionError,
     asyncpg.ReadOnlySQLTransactionError,
@@ -97,7 +99,7 @@ class Database:
     def __init__(self, dsn: str, size: int, statement_cache_size: int = 100) -> None:
         self._dsn = dsn
         self._statement_cache_size = statement_cache_size
-        self._size = size
+        self.size = size
         # A stack: the last used is reused first, so that no more are opened than needed. None is not connected.
         self._idle: list[Connection | None] = [None] * size
         self._waiting: deque[tuple[float, asyncio.Future[Connection | None]]] = deque()
@@ -112,11 +114,7 @@ class Database:
 
     @property
     def in_use(self) -> int:
-        return self._size - len(self._idle)
-
-    @property
-    def size(self) -> int:
-        return self._size
+        return self.size - len(self._idle)
 
     def has_room(self) -> bool:
         """Whether another request may wait for a connection; see the bounds WAITING, FEW_WAITING and OLDEST_SECONDS."""
@@ -131,7 +129,7 @@ class Database:
             raise Unavailable(CROWDED)
 
     async def fetchrow(self, sql: str, *args: object) -> asyncpg.Record | None:
-        # Repeats `_once` without closures and context managers, which cost more than a simple SELECT.
+        # As `_run`, without closures and context managers, which cost more than a simple SELECT.
         connection = self._idle.pop() if self._idle else await self._wait()
         try:
             if connection is None or connection.is_closed():
@@ -163,11 +161,11 @@ class Database:
         Raises Unavailable after WAIT_SECONDS.
         """
         lock = self._searches.setdefault(owner, asyncio.Lock())
-        async with contextlib.AsyncExitStack() as turns:
+        async with contextlib.AsyncExitStack() as stack:
             try:
                 async with asyncio.timeout(bounds.WAIT_SECONDS):
-                    await turns.enter_async_context(lock)
-                    await turns.enter_async_context(self._searching)
+                    await stack.enter_async_context(lock)
+                    await stack.enter_async_context(self._searching)
             except TimeoutError:
                 raise _unavailable("other searches of long lists are running") from None
             yield
@@ -194,22 +192,18 @@ class Database:
         return result
 
     async def _run(self, work: Callable[[Connection], Awaitable[T]], *, writes: bool) -> T:
-        for _ in range(_ATTEMPTS - 1):
+        cause: Exception | None = None
+        for _ in range(_ATTEMPTS):
             try:
-                return await self._once(work, writes=writes)
-            except _TRY_AGAIN:
+                async with self.connection(writes=writes) as connection:
+                    result = await work(connection)
+            except _TRY_AGAIN as error:
+                cause = error
                 continue
-        try:
-            return await self._once(work, writes=writes)
-        except _TRY_AGAIN as error:
-            raise _unavailable("the database has too many conflicting changes") from error
-
-    async def _once(self, work: Callable[[Connection], Awaitable[T]], *, writes: bool) -> T:
-        async with self.connection(writes=writes) as connection:
-            result = await work(connection)
-        if writes:
-            _has_written()
-        return result
+            if writes:
+                _has_written()
+            return result
+        raise _unavailable("the database has too many conflicting changes") from cause
 
     @asynccontextmanager
     async def connection(self, *, writes: bool = False, first: bool = False) -> AsyncIterator[Connection]:
@@ -263,23 +257,19 @@ class Database:
         self._idle.append(connection)
 
     async def _connect(self) -> Connection:
+        settings = {"application_name": "keystead", "TimeZone": "UTC"}
         # A statement cache of 0 means PgBouncer, which rejects these startup parameters.
-        limits = (
-            {
-                "statement_timeout": milliseconds(bounds.STATEMENT_SECONDS),
-                "lock_timeout": milliseconds(bounds.LOCK_SECONDS),
-                "idle_in_transaction_session_timeout": milliseconds(bounds.IDLE_IN_TRANSACTION_SECONDS),
-            }
-            if self._statement_cache_size
-            else {}
-        )
+        if self._statement_cache_size:
+            settings["statement_timeout"] = milliseconds(bounds.STATEMENT_SECONDS)
+            settings["lock_timeout"] = milliseconds(bounds.LOCK_SECONDS)
+            settings["idle_in_transaction_session_timeout"] = milliseconds(bounds.IDLE_IN_TRANSACTION_SECONDS)
         with readable():
             return await asyncpg.connect(
                 self._dsn,
                 timeout=bounds.CONNECT_SECONDS,
                 command_timeout=bounds.STATEMENT_SECONDS,
                 statement_cache_size=self._statement_cache_size,
-                server_settings={"application_name": "keystead", "TimeZone": "UTC", **limits},
+                server_settings=settings,
             )
 
 
@@ -300,10 +290,10 @@ def _raise_mapped(error: BaseException, connection: Connection | None, *, writes
     if isinstance(error, asyncpg.IntegrityConstraintViolationError):
         if isinstance(error, asyncpg.NotNullViolationError) and error.column_name == "kek_id":
             raise Unavailable("the ring of this server is not known here, or its KEK was retired") from None
-        clash = _CONFLICTS.get(error.constraint_name or "")
-        if clash is None:
+        constraint = error.constraint_name or ""
+        if constraint not in _CONFLICTS:
             raise error
-        raise Conflict(*((clash,) if isinstance(clash, str) else clash)) from None
+        raise Conflict(_CONFLICTS[constraint], _CLASHES.get(constraint, Clash.STORED)) from None
     if not isinstance(error, asyncpg.PostgresError | KeysteadError):
         # Cancelled, for example. The server may still be running our statement, and the next user of the connection
         # would get its result.

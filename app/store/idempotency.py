@@ -9,7 +9,7 @@ from uuid import UUID
 
 import msgspec
 
-from app.caller import Caller, Scope
+from app.caller import Caller
 from app.errors import Clash, Conflict
 from app.store.database import Connection, Database
 
@@ -37,9 +37,9 @@ def claim(first: int, source: str) -> str:
     )
 
 
-def values(caller: Caller, scope: Scope, idempotency: Idempotency, resource_id: UUID) -> tuple[object, ...]:
+def values(caller: Caller, account_id: UUID, idempotency: Idempotency, resource_id: UUID) -> tuple[object, ...]:
     """Values for the PARAMETERS parameters of `claim`."""
-    return (scope.account_id, caller.id, _digest(caller, idempotency), idempotency.body_sha256, resource_id)
+    return (account_id, caller.id, _digest(caller, idempotency), idempotency.body_sha256, resource_id)
 
 
 _FIND = """
@@ -66,8 +66,7 @@ async def claimed(
     connection: Connection, caller: Caller, account_id: UUID, idempotency: Idempotency, resource_id: UUID
 ) -> bool:
     """Claim the key for a resource created in this transaction; False if an earlier request has claimed it."""
-    values = (account_id, caller.id, _digest(caller, idempotency), idempotency.body_sha256, resource_id)
-    return await connection.fetchrow(_CLAIM, *values) is not None
+    return await connection.fetchrow(_CLAIM, *values(caller, account_id, idempotency, resource_id)) is not None
 
 
 # In batches, so that a large backlog does not block other statements.

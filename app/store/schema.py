@@ -91,8 +91,19 @@ async def migrate(dsn: str) -> list[str]:
 
     Returns the names of the applied migrations. Raises Misconfigured and Unavailable.
     """
+    expected = version_of_this_program()
     async with changing(dsn) as connection:
-        return [name async for name in _apply(connection, await _version(connection))]
+        version = await _version(connection)
+        if version > expected:
+            text = f"the database has schema version {version}, and this release knows {expected}"
+            raise Misconfigured(f"{text}: run the newer release")
+        if version == 0:
+            await _step(connection, "schema.sql", resources.files("app").joinpath("schema.sql").read_text("utf-8"))
+            return ["schema.sql"]
+        missing = [migration for migration in migrations() if migration.version > version]
+        for migration in missing:
+            await _step(connection, migration.name, migration.sql, migration.version)
+        return [migration.name for migration in missing]
 
 
 @asynccontextmanager
@@ -118,22 +129,6 @@ async def changing(dsn: str) -> AsyncIterator[Connection]:
         await connection.close()
 
 
-async def _apply(connection: Connection, version: int) -> AsyncIterator[str]:
-    expected = version_of_this_program()
-    if version > expected:
-        raise Misconfigured(
-            f"the database has schema version {version}, and this release knows {expected}: run the newer release"
-        )
-    if version == 0:
-        await _step(connection, "schema.sql", resources.files("app").joinpath("schema.sql").read_text("utf-8"))
-        yield "schema.sql"
-        return
-    for migration in migrations():
-        if migration.version > version:
-            await _step(connection, migration.name, migration.sql, migration.version)
-            yield migration.name
-
-
 async def _step(connection: Connection, name: str, sql: str, version: int | None = None) -> None:
     try:
         async with connection.transaction():
@@ -147,13 +142,16 @@ async def _step(connection: Connection, name: str, sql: str, version: int | None
         raise Misconfigured(text) from None
 
 
+_INCOMPATIBLE = {
+    SchemaState.OLDER: "the database's schema is older than this release: run `keystead migrate` first",
+    SchemaState.NEWER: "the database's schema is newer than this release: run the newer release",
+    SchemaState.EMPTY: "the database is empty: run `keystead migrate` first",
+}
+
+
 async def require_current(database: Database) -> None:
     """Raise Misconfigured unless the schema has the version of this release."""
     async with database.connection() as connection:
         state = await schema_state(connection)
-    if state is SchemaState.OLDER:
-        raise Misconfigured("the database's schema is older than this release: run `keystead migrate` first")
-    if state is SchemaState.NEWER:
-        raise Misconfigured("the database's schema is newer than this release: run the newer release")
-    if state is SchemaState.EMPTY:
-        raise Misconfigured("the database is empty: run `keystead migrate` first")
+    if state in _INCOMPATIBLE:
+        raise Misconfigured(_INCOMPATIBLE[state])

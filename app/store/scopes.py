@@ -1,9 +1,9 @@
 """Loading a Scope: the columns of its account or zone, and the row as a Scope."""
 
 import asyncpg
+import msgspec
 
 from app.caller import Level, Scope
-from app.x509.names import NamePolicy
 
 _COMMON = "a.id AS account_id, a.name_policy, a.key_max_age_days, a.ca_quota"
 # Of accounts `a`, and zones `z` where the scope is a zone.
@@ -15,13 +15,4 @@ COLUMNS = {
 
 def of_row(row: asyncpg.Record) -> Scope:
     """The scope of a row with these columns."""
-    return Scope(
-        account_id=row["account_id"],
-        zone_id=row["zone_id"],
-        name_policy=NamePolicy(row["name_policy"]),
-        csrs_enabled=row["csrs_enabled"],
-        csr_quota=row["csr_quota"],
-        certificate_quota=row["certificate_quota"],
-        key_max_age_days=row["key_max_age_days"],
-        ca_quota=row["ca_quota"],
-    )
+    return msgspec.convert(dict(row), Scope)

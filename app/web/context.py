@@ -2,7 +2,7 @@
 
 import msgspec
 
-from app.caller import Caller, Scope, Visit
+from app.caller import Caller, RequestInfo, Scope
 from app.services import Services
 from app.web.state import State
 
@@ -11,7 +11,7 @@ class CallerContext(msgspec.Struct, frozen=True):
     """The caller, for paths that name no account."""
 
     state: State
-    visit: Visit
+    visit: RequestInfo
     caller: Caller
 
     @property

@@ -212,7 +212,7 @@ def test_a_csr_from_outside_is_read_or_refused(bends: list[Any], anew: bool) -> 
         # What the library does not read is none of ours.
         with contextlib.suppress(ValueError):
             assert pkix.der(again) == request
-            assert pkix.spki_sha256(again) == chains.spki_of(found.public_key)
+            assert pkix.spki_sha256(again) == keys.spki_sha256(found.public_key)
     assert isinstance(pkix.weakness(found.public_key), str)
     (found.common_name, pkix.ca_subject(found.subject), found.subject.rfc4514_string())
     with contextlib.suppress(Refusal):

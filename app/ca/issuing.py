@@ -21,7 +21,7 @@ from app.custody import keyring
 from app.errors import KeysteadError, NotFound, Refusal
 from app.services import Services
 from app.store.database import Database, parameters
-from app.x509 import chains, pkix
+from app.x509 import chains, keys, pkix
 from app.x509.keys import PrivateKey
 
 BACKDATED = timedelta(minutes=5)
@@ -118,7 +118,7 @@ def require_other(subject: x509.Name, public_key: pkix.PublicKey | None, issuer:
     """Raises Refusal for the issuer's own name or key: verifiers could not tell the two apart."""
     if subject.public_bytes() == issuer.subject.public_bytes():
         raise Refusal("The subject is that of this CA itself.")
-    if public_key and chains.spki_of(public_key) == chains.spki_digest(issuer):
+    if public_key and keys.spki_sha256(public_key) == chains.spki_digest(issuer):
         raise Refusal("The CSR's key is that of this CA itself.")
 
 
@@ -198,7 +198,7 @@ async def sign(
     row_id = uuid4()
     issuer_id = authority.certificate.id if authority.certificate else None
     row = (
-        *(row_id, issuer_id, _profile(meant), f"{meant.serial:040x}", chains.spki_of(meant.public_key)),
+        *(row_id, issuer_id, _profile(meant), f"{meant.serial:040x}", keys.spki_sha256(meant.public_key)),
         *(meant.subject.rfc4514_string(), entry.common_name, [str(name.value) for name in meant.sans]),
         *(list(meant.key_usages), list(meant.extended_key_usages), meant.path_length, entry.friendly_name),
         *(meant.not_before, meant.not_after),

@@ -353,7 +353,7 @@ async def published(db: Database, ca_id: UUID, certificate_id: UUID) -> bytes:
     row = await db.fetchrow(_PUBLISHED, ca_id, certificate_id)
     if row is None:
         raise NotFound(f"CA certificate with ID '{certificate_id}' not found")
-    return pkix.certificate_der(row["pem"])
+    return pkix.der(row["pem"])
 
 
 async def renew(services: Services, caller: Caller, scope: Scope, ca_id: UUID, not_after: datetime) -> Authority:

@@ -14,12 +14,11 @@ import msgspec
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 from app.errors import Advice, Hint, Invalid, Problem, Rule, quoted
 from app.times import has_begun
-from app.x509 import der, foreign, weak_keys
+from app.x509 import der, foreign, keys, weak_keys
 from app.x509.pem import PASSED_OVER, TRUSTED, Block, Garbled, Kind, blocks, decoded, instead, unfinished
 from app.x509.pem import text as file_text
 
@@ -493,15 +492,9 @@ def is_reproducible(certificate: x509.Certificate) -> bool:
 def spki_digest(certificate: x509.Certificate) -> bytes:
     """SHA-256 of the DER SubjectPublicKeyInfo; that of no bytes, which matches no key, if it cannot be read."""
     try:
-        return spki_of(certificate.public_key())
+        return keys.spki_sha256(certificate.public_key())
     except (ValueError, UnsupportedAlgorithm):
         return hashlib.sha256(b"").digest()
-
-
-def spki_of(public_key: CertificatePublicKeyTypes) -> bytes:
-    """SHA-256 of the DER SubjectPublicKeyInfo."""
-    spki = public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(spki).digest()
 
 
 def facts(leaf: x509.Certificate) -> Leaf:

@@ -4,7 +4,6 @@
 (docs/decisions/0028-grown-crls.md). tests/test_crl_bytes.py checks that both produce the same bytes.
 """
 
-import binascii
 import hashlib
 from datetime import datetime
 
@@ -13,10 +12,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 
 from app.x509 import der, pkix
 from app.x509.keys import PrivateKey
+from app.x509.pem import encoded
 
 _VERSION_2 = der.integer(1)
 _TAGGED_EXTENSIONS = 0xA0
-_COLUMNS = 64
 # Extensions of 2.5.29 (RFC 5280 sections 5.2 and 5.3).
 _CRL_NUMBER, _REASON, _AUTHORITY_KEY_IDENTIFIER = (der.tlv(der.OID, bytes((0x55, 0x1D, n))) for n in (20, 21, 35))
 # ecdsa-with-SHA256, -SHA384 and -SHA512 of 1.2.840.10045.4.3 have no parameters (RFC 5758 section 3.2), and
@@ -83,10 +82,7 @@ def entries_of(crl: bytes) -> bytes:
 
 
 def pem(crl: bytes) -> str:
-    """A DER CRL as PEM with a trailing newline."""
-    text = binascii.b2a_base64(crl, newline=False).decode("ascii")
-    lines = [text[at : at + _COLUMNS] for at in range(0, len(text), _COLUMNS)]
-    return "\n".join(("-----BEGIN X509 CRL-----", *lines, "-----END X509 CRL-----\n"))
+    return encoded("X509 CRL", crl)
 
 
 def _time(time: datetime) -> bytes:

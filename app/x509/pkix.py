@@ -1,6 +1,5 @@
 """CSRs (RFC 2986) and certificates (RFC 5280): reading CSRs, and building what our CAs sign. Pure."""
 
-import hashlib
 from collections.abc import Iterable
 from datetime import datetime
 
@@ -14,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
-from app.x509 import foreign, weak_keys
+from app.x509 import foreign, keys, weak_keys
 from app.x509.keys import PrivateKey
 from app.x509.pem import Garbled, Kind, blocks, decoded, instead
 from app.x509.subjects import FORBIDDEN, PRINTABLE, CaSubject
@@ -49,36 +48,28 @@ CA_ATTRIBUTES = {
 }
 
 
+_CA_OIDS = {
+    "country": NameOID.COUNTRY_NAME,
+    "organization": NameOID.ORGANIZATION_NAME,
+    "organizational_unit": NameOID.ORGANIZATIONAL_UNIT_NAME,
+    "state": NameOID.STATE_OR_PROVINCE_NAME,
+    "common_name": NameOID.COMMON_NAME,
+    "locality": NameOID.LOCALITY_NAME,
+}
+
+
 def ca_name(subject: CaSubject) -> x509.Name:
-    """The name with RDNs in the order C, O, OU, ST, CN, L; empty attributes are omitted."""
-    return _name(
-        (
-            (NameOID.COUNTRY_NAME, subject.country),
-            (NameOID.ORGANIZATION_NAME, subject.organization),
-            (NameOID.ORGANIZATIONAL_UNIT_NAME, subject.organizational_unit),
-            (NameOID.STATE_OR_PROVINCE_NAME, subject.state),
-            (NameOID.COMMON_NAME, subject.common_name),
-            (NameOID.LOCALITY_NAME, subject.locality),
-        )
-    )
+    """The name with RDNs in the order of CA_ATTRIBUTES; empty attributes are omitted."""
+    return name((oid, getattr(subject, field)) for field, oid in _CA_OIDS.items())
 
 
 def common_name(text: str) -> x509.Name:
-    """A name with only a common name."""
-    return _name(((NameOID.COMMON_NAME, text),))
+    return name([(NameOID.COMMON_NAME, text)])
 
 
 def ca_subject(name: x509.Name) -> CaSubject | None:
     """The inverse of `ca_name`, for any string types; None if an attribute occurs twice."""
-    fields = {
-        "country": NameOID.COUNTRY_NAME,
-        "organization": NameOID.ORGANIZATION_NAME,
-        "organizational_unit": NameOID.ORGANIZATIONAL_UNIT_NAME,
-        "state": NameOID.STATE_OR_PROVINCE_NAME,
-        "common_name": NameOID.COMMON_NAME,
-        "locality": NameOID.LOCALITY_NAME,
-    }
-    values = {field: [str(a.value) for a in name.get_attributes_for_oid(oid)] for field, oid in fields.items()}
+    values = {field: [str(a.value) for a in name.get_attributes_for_oid(oid)] for field, oid in _CA_OIDS.items()}
     if any(len(found) > 1 for found in values.values()):
         return None
     return CaSubject(**{field: found[0] for field, found in values.items() if found})
@@ -86,15 +77,18 @@ def ca_subject(name: x509.Name) -> CaSubject | None:
 
 def digest_for(private_key: PrivateKey) -> hashes.SHA256 | hashes.SHA384 | hashes.SHA512:
     """SHA-256 for RSA and P-256, SHA-384 for P-384, SHA-512 for P-521 (contract-infisical)."""
-    bits = private_key.curve.key_size if isinstance(private_key, ec.EllipticCurvePrivateKey) else 0
-    if bits == 384:
-        return hashes.SHA384()
-    return hashes.SHA512() if bits == 521 else hashes.SHA256()
+    match private_key.key_size:
+        case 384:
+            return hashes.SHA384()
+        case 521:
+            return hashes.SHA512()
+        case _:
+            return hashes.SHA256()
 
 
 def der(pem: str) -> bytes:
-    """The DER of a stored PEM CSR."""
-    return x509.load_pem_x509_csr(pem.encode("ascii")).public_bytes(serialization.Encoding.DER)
+    """The DER of a stored PEM CSR or certificate."""
+    return decoded(next(blocks(pem)))
 
 
 def spki_sha256(pem: str) -> bytes:
@@ -103,8 +97,7 @@ def spki_sha256(pem: str) -> bytes:
         public_key = x509.load_pem_x509_csr(pem.encode("ascii")).public_key()
     except UnsupportedAlgorithm:
         raise ValueError("a key of a kind that is not ours") from None
-    spki = public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(spki).digest()
+    return keys.spki_sha256(public_key)
 
 
 class BadCsr(Exception):  # noqa: N818 - the name describes the input
@@ -114,8 +107,8 @@ class BadCsr(Exception):  # noqa: N818 - the name describes the input
 class Request(msgspec.Struct, frozen=True):
     """The contents of a CSR that a CA uses.
 
-    `sans` holds names of all types in their order. Usages are keys of KEY_USAGES and EXTENDED_KEY_USAGES; other
-    extended key usages are dotted OIDs. `rewritten` means that some strings of the subject got another string type.
+    `public_key` is None if its algorithm is not supported. Usages are keys of KEY_USAGES and EXTENDED_KEY_USAGES; other
+    extended ones are dotted OIDs. `rewritten` means that some strings of the subject got another string type.
     """
 
     subject: x509.Name
@@ -131,10 +124,7 @@ class Request(msgspec.Struct, frozen=True):
 
 
 def read_csr(text: str) -> Request:
-    """Parse a PEM CSR and verify its signature; raises BadCsr.
-
-    `public_key` is None, and the signature not verified, if the key's algorithm is not supported.
-    """
+    """Parse a PEM CSR; raises BadCsr. If the key's algorithm is not supported, its signature is not verified."""
     if len(text) > MAX_CSR:
         raise BadCsr(f"The CSR has more than {MAX_CSR} characters.")
     found = [block for block in blocks(text) if block.kind is Kind.REQUEST]
@@ -188,9 +178,7 @@ def _usages(extensions: x509.Extensions) -> tuple[tuple[str, ...], tuple[str, ..
     extended = next((e.value for e in extensions if isinstance(e.value, x509.ExtendedKeyUsage)), ())
     # Undefined without keyAgreement (RFC 5280 section 4.2.1.3), and `cryptography` raises ValueError for them.
     undefined = set() if key_usage and key_usage.key_agreement else {"encipher_only", "decipher_only"}
-    key_usages = [
-        word for word, name in KEY_USAGES.items() if name not in undefined and getattr(key_usage, name, False)
-    ]
+    key_usages = [w for w, field in KEY_USAGES.items() if field not in undefined and getattr(key_usage, field, False)]
     words = {oid: word for word, oid in EXTENDED_KEY_USAGES.items()}
     return tuple(key_usages), tuple(dict.fromkeys(words.get(oid, oid.dotted_string) for oid in extended))
 
@@ -237,11 +225,7 @@ CA_KEY_USAGES = ("digitalSignature", "keyCertSign", "cRLSign")
 
 
 class ToSign(msgspec.Struct, frozen=True):
-    """The contents of a certificate to sign. Times are UTC in whole seconds.
-
-    `issuer` None makes a self-signed root. `path_length` is for CAs only. `crl_url` and `issuer_url` are None if no
-    public URL is configured.
-    """
+    """The contents of a certificate to sign; `issuer` None makes a self-signed root. Times are in whole seconds."""
 
     issuer: x509.Certificate | None
     subject: x509.Name
@@ -302,11 +286,6 @@ def authority_key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdent
     return x509.AuthorityKeyIdentifier(ski, None, None)
 
 
-def certificate_der(pem: str) -> bytes:
-    """The DER of a stored PEM certificate."""
-    return decoded(next(blocks(pem)))
-
-
 def _point(url: str) -> x509.DistributionPoint:
     return x509.DistributionPoint([x509.UniformResourceIdentifier(url)], None, None, None)
 
@@ -316,11 +295,15 @@ def _key_usage(names: Iterable[str]) -> x509.KeyUsage:
     return x509.KeyUsage(**{word: name in chosen for name, word in KEY_USAGES.items()})
 
 
-def _name(attributes: Iterable[tuple[ObjectIdentifier, str | None]]) -> x509.Name:
-    return x509.Name([_attribute(oid, value) for oid, value in attributes if value])
+def name(attributes: Iterable[tuple[ObjectIdentifier, str | None]]) -> x509.Name:
+    """A name with one attribute per RDN; empty ones are omitted. app/x509/subjects.py has validated the values."""
+    return x509.Name(
+        [
+            x509.NameAttribute(oid, value, _PRINTABLE if PRINTABLE.fullmatch(value) else _UTF8, _validate=False)
+            for oid, value in attributes
+            if value
+        ]
+    )
 
 
-def _attribute(oid: ObjectIdentifier, value: str) -> x509.NameAttribute[str]:
-    # app/x509/subjects.py has validated the value.
-    kind = _ASN1Type.PrintableString if PRINTABLE.fullmatch(value) else _ASN1Type.UTF8String
-    return x509.NameAttribute(oid, value, kind, _validate=False)
+_PRINTABLE, _UTF8 = _ASN1Type.PrintableString, _ASN1Type.UTF8String

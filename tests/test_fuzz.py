@@ -48,7 +48,7 @@ from app.infisical import reading
 from app.infisical import wire as infisical_wire
 from app.server import edge, pages, postgres
 from app.web import bodies as parsed_bodies
-from app.x509 import chains, keys, names, pkcs10, pkix
+from app.x509 import chains, keys, names, paths, pkcs10, pkix
 from app.x509.names import NamePolicy
 from app.x509.pem import blocks
 
@@ -233,14 +233,14 @@ def _judgements(certificates: tuple[x509.Certificate, ...]) -> None:
         told = chains.facts(each)
         for text in (*told.hosts, told.issuer, told.signature, chains.named(each.subject), chains.named(each.issuer)):
             text.encode()
-        (chains.path_length(each), chains.is_reproducible(each), chains._key_id(each), pkix.ca_subject(each.subject))
+        (chains.path_length(each), chains.is_reproducible(each), pkix.ca_subject(each.subject))
         with contextlib.suppress(Invalid):
             chains.judge_leaf(each, NOW)
         others = [other for other in certificates if other != each]
         with contextlib.suppress(Invalid):
-            chains.ordered(each, others, NOW)
+            paths.ordered(each, others, NOW)
         with contextlib.suppress(Invalid):
-            chains.verify(chains.arrange(certificates, told.spki_sha256), ANCHORS, NOW)
+            paths.verify(chains.arrange(certificates, chains.spki_digest(each)), ANCHORS, NOW)
 
 
 @fuzzed(400)

@@ -20,7 +20,7 @@ from app.caller import Caller, Scope
 from app.errors import Invalid, NotFound, Refusal, Unavailable, quoted
 from app.services import Services
 from app.store.database import Connection, Database, parameters
-from app.x509 import chains, pkix
+from app.x509 import chains, paths, pkix
 
 ROOT_LIFETIME = timedelta(days=3652)
 MAX_CHAIN = 64 * 1024
@@ -198,7 +198,7 @@ async def import_certificate(
     except Invalid as error:
         raise Refusal(f"Failed to parse certificate chain: {error}") from None
     try:
-        above = await asyncio.to_thread(chains.ordered, own, others, issuing.now())
+        above = await asyncio.to_thread(paths.ordered, own, others, issuing.now())
     except Invalid as error:
         raise Refusal(f"Invalid certificate chain: {error.problems[0].text}") from None
     if chains.spki_digest(own) != authority.spki_sha256:

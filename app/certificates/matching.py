@@ -18,7 +18,7 @@ from app.errors import Advice, Hint, Invalid, NotFound, Problem, Rule, Thing, qu
 from app.ids import canonical_uuid
 from app.services import Services
 from app.store.database import Database
-from app.x509 import chains, keys, pkix
+from app.x509 import chains, keys, paths, pkix
 from app.x509.chains import Bundle, Certificates, Leaf
 from app.x509.names import NamePolicy
 from app.x509.pem import Kind, instead
@@ -149,15 +149,13 @@ async def _csr_key(db: Database, scope: Scope, csr_id: UUID) -> Key:
 async def arranged(db: Database, caller: Caller, scope: Scope, sent: Certificates, key: Key) -> Bundle:
     """Find the leaf among the certificates; raises Invalid if it is not for this key."""
     bundle = chains.arrange(sent, key.spki_sha256)
-    leaf = chains.facts(bundle.leaf)
-    if leaf.spki_sha256 != key.spki_sha256:
-        raise Invalid((Problem(Rule.KEY_MISMATCH, "certificate", await _mismatch(db, caller, scope, leaf, key)),))
+    found = chains.spki_digest(bundle.leaf)
+    if found != key.spki_sha256:
+        raise Invalid((Problem(Rule.KEY_MISMATCH, "certificate", await _mismatch(db, caller, scope, found, key)),))
     return bundle
 
 
-async def judged(
-    services: Services, scope: Scope, sent: Certificates, bundle: Bundle, method: BundleMethod
-) -> tuple[Leaf, str]:
+async def judged(services: Services, scope: Scope, bundle: Bundle, method: BundleMethod) -> tuple[Leaf, str]:
     """Validate the `arranged` certificates; returns the leaf's facts and the PEM chain to store. Raises Invalid."""
     now = datetime.now(UTC)
     leaf = chains.facts(bundle.leaf)
@@ -167,9 +165,9 @@ async def judged(
     chains.judge_leaf(bundle.leaf, now)
     await _require_host(services.db, scope, leaf)
     if method is BundleMethod.FORCE:
-        return leaf, chains.pem([bundle.leaf, *(c for c in sent if c is not bundle.leaf)])
-    roots = await _own_roots(services.db, scope, sent)
-    above = await services.pool.judge(lambda: chains.verify(bundle, chains.with_roots(services.trusted, roots), now))
+        return leaf, chains.pem([bundle.leaf, *bundle.others])
+    roots = await _own_roots(services.db, scope, (bundle.leaf, *bundle.others))
+    above = await services.pool.judge(lambda: paths.verify(bundle, chains.with_roots(services.trusted, roots), now))
     return leaf, chains.pem([bundle.leaf, *above])
 
 
@@ -198,11 +196,11 @@ async def _own_roots(db: Database, scope: Scope, sent: Certificates) -> list[str
 _BY_KEY = "SELECT id, zone_id FROM custom_csrs WHERE account_id = $1 AND key_id = $2"
 
 
-async def _mismatch(db: Database, caller: Caller, scope: Scope, leaf: Leaf, key: Key) -> str:
+async def _mismatch(db: Database, caller: Caller, scope: Scope, spki_sha256: bytes, key: Key) -> str:
     """The error text for a key mismatch; names the matching CSR if the caller may read it."""
     expected = f"the custom CSR {key.custom_csr_id}" if key.custom_csr_id else "the private key"
     text = f"the certificate's public key is not that of {expected}"
-    key_id = await keyring.find_key(db, scope.account_id, leaf.spki_sha256)
+    key_id = await keyring.find_key(db, scope.account_id, spki_sha256)
     row = await db.fetchrow(_BY_KEY, scope.account_id, key_id) if key_id else None
     if row is not None and caller.may(Area.SSL, Access.READ, Scope(scope.account_id, row["zone_id"])):
         where = f"of the zone {row['zone_id'].hex}" if row["zone_id"] else "of the account"
@@ -227,8 +225,8 @@ def advice(certificate: Certificate, scope: Scope, key: Key) -> list[Advice]:
         text = f"the certificate expires on {certificate.not_after:%Y-%m-%dT%H:%M:%SZ}, in less than 14 days."
         found.append(Advice(Hint.OTHER, "certificate", text))
     if key.sans is not None:
-        asked, got = ({name.lower() for name in names} for names in (key.sans, certificate.hosts))
-        for names, text in ((asked - got, "lacks"), (got - asked, "has beyond")):
+        wanted, got = ({name.lower() for name in names} for names in (key.sans, certificate.hosts))
+        for names, text in ((wanted - got, "lacks"), (got - wanted, "has beyond")):
             if names:
                 shown = ", ".join(quoted(name) for name in sorted(names)[:10])
                 found.append(Advice(Hint.OTHER, "certificate", f"the certificate {text} the CSR's names: {shown}."))
@@ -241,4 +239,4 @@ async def current_key(db: Database, scope: Scope, certificate: Certificate) -> K
     if certificate.custom_csr_id:
         return await _csr_key(db, scope, certificate.custom_csr_id)
     (leaf, *_) = chains.stored(certificate.chain)
-    return Key(certificate.key_id, chains.facts(leaf).spki_sha256)
+    return Key(certificate.key_id, chains.spki_digest(leaf))

@@ -14,7 +14,7 @@ from app.certificates import matching
 from app.certificates import store as certificates
 from app.certificates.matching import Upload
 from app.certificates.model import Certificate, CertificateQuery, Status
-from app.certificates.store import Told
+from app.certificates.store import Stored
 from app.cloudflare import envelope, reading
 from app.cloudflare.context import Context, ScopeContext
 from app.cloudflare.envelope import Envelope, Page
@@ -63,8 +63,8 @@ class CustomCertificates(Controller):
     async def create(self, context: Context, request: AnyRequest) -> Envelope[CustomCertificate]:
         """Upload a certificate."""
         upload, ignored = decode(await reading.body(request, reading.MAX_CERTIFICATE_BODY))
-        told = await certificates.create(context.services, context.caller, context.scope, upload)
-        return _answer(context, told, ignored)
+        stored = await certificates.create(context.services, context.caller, context.scope, upload)
+        return _answer(context, stored, ignored)
 
     @get(needs=_READ)
     async def list_(self, context: Context, request: AnyRequest) -> Page[CustomCertificate]:
@@ -93,8 +93,8 @@ class CustomCertificates(Controller):
         """Renew a certificate, or change its settings."""
         certificate_id = reading.certificate_id(custom_certificate_id)
         upload, ignored = decode(await reading.body(request, reading.MAX_CERTIFICATE_BODY))
-        told = await certificates.update(context.services, context.caller, context.scope, certificate_id, upload)
-        return _answer(context, told, ignored)
+        stored = await certificates.update(context.services, context.caller, context.scope, certificate_id, upload)
+        return _answer(context, stored, ignored)
 
     @delete("/{custom_certificate_id:str}", needs=_WRITE)
     async def delete_one(self, context: Context, custom_certificate_id: FromPath[str]) -> Envelope[DeletedCertificate]:
@@ -126,8 +126,8 @@ def _object(certificate: Certificate) -> CustomCertificate:
     )
 
 
-def _answer(context: ScopeContext, told: Told, ignored: tuple[Advice, ...]) -> Envelope[CustomCertificate]:
-    return context.envelope(_object(told.certificate), (*ignored, *told.advice))
+def _answer(context: ScopeContext, stored: Stored, ignored: tuple[Advice, ...]) -> Envelope[CustomCertificate]:
+    return context.envelope(_object(stored.certificate), (*ignored, *stored.advice))
 
 
 _TEXTS = ("certificate", "private_key", "bundle_method", "type")

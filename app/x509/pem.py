@@ -95,13 +95,10 @@ def decoded(block: Block) -> bytes:
     raise Garbled(_damage(block.body) or "is not base64 between its boundaries")
 
 
-_COLUMNS = 64
-
-
 def encoded(label: str, der: bytes) -> str:
     """A PEM block with a trailing newline."""
-    text = binascii.b2a_base64(der, newline=False).decode("ascii")
-    lines = [text[at : at + _COLUMNS] for at in range(0, len(text), _COLUMNS)]
+    text = base64.b64encode(der).decode("ascii")
+    lines = [text[at : at + 64] for at in range(0, len(text), 64)]
     return "\n".join((f"-----BEGIN {label}-----", *lines, f"-----END {label}-----\n"))
 
 
@@ -154,13 +151,13 @@ def instead(text: str, wanted: Kind) -> str:
     """What was sent instead of a block of this kind, as the predicate of a sentence without the full stop."""
     for block in blocks(text):
         if block.label not in PASSED_OVER and block.kind is not wanted:
-            return misplaced(block, wanted)
+            return _wrong_kind(block.kind or _PKCS7_LABELS.get(block.label, block.label), wanted)
     plain = text.lstrip(" \t\r\n\ufeff")
-    encoded = _BASE64.fullmatch(plain) is not None
-    what = _recognized(_from_base64(plain) if encoded else plain.encode("latin-1", "replace"))
-    if isinstance(what, Kind):
-        turned = f"`openssl {what.value} -inform der` turns it into PEM"
-        return f"is {'DER in base64' if encoded else 'DER'}; {turned}" if what is wanted else _wrong_kind(what, wanted)
+    is_base64 = _BASE64.fullmatch(plain) is not None
+    content = _from_base64(plain) if is_base64 else plain.encode("latin-1", "replace")
+    what = next((what for pattern, what in _BINARY if pattern.match(content)), None)
+    if what is wanted:
+        return f"is DER{' in base64' if is_base64 else ''}; `openssl {wanted.value} -inform der` turns it into PEM"
     if what:
         return _wrong_kind(what, wanted)
     if plain[:2] == "0\ufffd":
@@ -177,11 +174,7 @@ def _no_block(plain: str, wanted: Kind) -> str:
     return f"has no PEM block: {begins}"
 
 
-def misplaced(block: Block, wanted: Kind) -> str:
-    """What a block of the wrong kind is; a predicate as in `instead`."""
-    if block.kind is not None:
-        return _wrong_kind(block.kind, wanted)
-    return _wrong_kind({"CMS": "PKCS7", "PKCS #7 SIGNED DATA": "PKCS7"}.get(block.label, block.label), wanted)
+_PKCS7_LABELS = {"CMS": "PKCS7", "PKCS #7 SIGNED DATA": "PKCS7"}
 
 
 def _wrong_kind(what: Kind | str, wanted: Kind) -> str:
@@ -211,10 +204,6 @@ def _from_base64(plain: str) -> bytes:
         return base64.b64decode("".join(plain.split()), validate=True)
     except binascii.Error:
         return b""
-
-
-def _recognized(content: bytes) -> Kind | str | None:
-    return next((what for pattern, what in _BINARY if pattern.match(content)), None)
 
 
 _BYTE_ORDER_MARKS = (

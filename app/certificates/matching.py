@@ -65,10 +65,10 @@ class Key(msgspec.Struct, frozen=True):
     new: keyring.NewKey | None = None
 
 
-def problems(upload: Upload) -> tuple[Problem, ...]:
+def problems(upload: Upload) -> list[Problem]:
     """Problems of single fields, including `malformed`; pure."""
     found = list(upload.malformed)
-    choices: tuple[tuple[str, TextOrNone, tuple[str, ...]], ...] = (
+    choices = (
         ("bundle_method", upload.bundle_method, tuple(BundleMethod)),
         ("type", upload.type, TYPES),
         ("deploy", upload.deploy, DEPLOYS),
@@ -87,14 +87,12 @@ def problems(upload: Upload) -> tuple[Problem, ...]:
             found.append(Problem(Rule.TEXT, "policy", "policy has a control character."))
     csr_id = upload.custom_csr_id
     if "custom_csr_id" not in unread and (csr_id is None or (isinstance(csr_id, str) and not canonical_uuid(csr_id))):
-        text = "custom_csr_id is not the id of a CSR: a UUID is."
-        found.append(Problem(Rule.CSR_ID, "custom_csr_id", text))
-    return tuple(found)
+        found.append(Problem(Rule.CSR_ID, "custom_csr_id", "custom_csr_id is not the id of a CSR: a UUID is."))
+    return found
 
 
 def no_csr(csr_id: UUID | None) -> NotFound:
-    text = f"There is no custom CSR {csr_id} in this zone or its account."
-    return NotFound(text, Thing.CSR_OF_CERTIFICATE)
+    return NotFound(f"There is no custom CSR {csr_id} in this zone or its account.", Thing.CSR_OF_CERTIFICATE)
 
 
 # CSRs of the zone, and of its account.
@@ -142,8 +140,7 @@ async def _csr_key(db: Database, scope: Scope, csr_id: UUID) -> Key:
     row = await db.fetchrow(_CSR_KEY, scope.account_id, scope.id, csr_id)
     if row is None:
         raise no_csr(csr_id)
-    digest = pkix.spki_sha256(row["csr"])
-    return Key(row["key_id"], digest, csr_id, row["created_at"], tuple(row["sans"]))
+    return Key(row["key_id"], pkix.spki_sha256(row["csr"]), csr_id, row["created_at"], tuple(row["sans"]))
 
 
 async def arranged(db: Database, caller: Caller, scope: Scope, sent: Certificates, key: Key) -> Bundle:
@@ -238,5 +235,4 @@ def advice(certificate: Certificate, scope: Scope, key: Key) -> list[Advice]:
 async def current_key(db: Database, scope: Scope, certificate: Certificate) -> Key:
     if certificate.custom_csr_id:
         return await _csr_key(db, scope, certificate.custom_csr_id)
-    (leaf, *_) = chains.stored(certificate.chain)
-    return Key(certificate.key_id, chains.spki_digest(leaf))
+    return Key(certificate.key_id, chains.spki_digest(chains.stored(certificate.chain)[0]))

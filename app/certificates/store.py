@@ -52,7 +52,7 @@ _INSERT_KEY = keyring.insert_key(1)
 
 async def create(services: Services, caller: Caller, scope: Scope, upload: matching.Upload) -> Stored:
     """Store a certificate in a zone; raises Invalid, NotFound(CSR_OF_CERTIFICATE), Conflict and LimitReached."""
-    found = list(matching.problems(upload))
+    found = matching.problems(upload)
     if not upload.certificate and not any(p.field == "certificate" for p in found):
         found.append(Problem(Rule.CERTIFICATE, "certificate", "certificate is required: the PEM that the CA gave."))
     if found:
@@ -195,7 +195,7 @@ async def update(
     found = matching.problems(upload)
     before = await get(services.db, scope, certificate_id)
     if found:
-        raise Invalid(found)
+        raise Invalid(tuple(found))
     for _ in range(_ATTEMPTS):
         result = await _update_once(services, caller, scope, before, upload)
         if result is not None:
@@ -382,16 +382,11 @@ async def export(services: Services, caller: Caller, certificate: Certificate) -
 
     Raises KeyDamaged if the key cannot be decrypted or is not that of the certificate.
     """
-    (leaf, *_) = chains.stored(certificate.chain)
-    digest = chains.spki_digest(leaf)
-    held = (certificate.account_id, certificate.key_id, digest)
-    private_key = await keyring.open_key(services.db, services.ring, caller, *held)
+    key = (certificate.account_id, certificate.key_id, chains.spki_digest(chains.stored(certificate.chain)[0]))
+    private_key = await keyring.open_key(services.db, services.ring, caller, *key)
+    what = (audit.Action.EXPORT, audit.Resource.CUSTOM_CERTIFICATE)
     place = (certificate.account_id, certificate.id, certificate.zone_id)
-
-    async def work(connection: Connection) -> None:
-        await audit.record(connection, caller, audit.Action.EXPORT, audit.Resource.CUSTOM_CERTIFICATE, place)
-
-    await services.db.transaction(work)
+    await services.db.transaction(lambda connection: audit.record(connection, caller, *what, place))
     return Exported(certificate.chain, keys.pem(private_key))
 
 

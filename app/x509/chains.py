@@ -18,7 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 from app.errors import Advice, Hint, Invalid, Problem, Rule, quoted
 from app.x509 import der, foreign, keys, weak_keys
-from app.x509.pem import PASSED_OVER, TRUSTED, Block, Garbled, Kind, blocks, decoded, instead, unfinished
+from app.x509.pem import PASSED_OVER, TRUSTED, Block, Kind, blocks, decoded, instead, unfinished
 from app.x509.pem import text as file_text
 
 MAX_CERTIFICATES = 20
@@ -81,7 +81,7 @@ def read_anchors(content: bytes) -> tuple[list[x509.Certificate], list[str]]:
     for number, block in enumerate(sent, 1):
         try:
             found.append(_certificate(block, f"block {number} of {len(sent)}"))
-        except foreign.Unreadable as error:
+        except der.Unreadable as error:
             skipped.append(str(error))
     if not sent:
         skipped.append(f"it {instead(text, Kind.CERTIFICATE)}")
@@ -120,7 +120,7 @@ def read(text: str) -> Certificates:
         position = f"block {number} of {len(sent)}"
         try:
             certificate = _certificate(block, position)
-        except foreign.Unreadable as error:
+        except der.Unreadable as error:
             raise invalid(Rule.CERTIFICATE, f"certificate cannot be read: {error}.") from None
         fault = _fault(certificate)
         if fault:
@@ -143,15 +143,13 @@ def stored(text: str) -> Certificates:
 
 def _certificate(block: Block, position: str) -> x509.Certificate:
     """Parse a block; raises Unreadable, whose text begins with `position` and the subject, if that can be read."""
-    whose = ""
+    sent = b""
     try:
         sent = decoded(block)
-        whose = foreign.subject_of(sent)
         # OpenSSL's trust settings follow the certificate in a TRUSTED CERTIFICATE block.
         return foreign.certificate(der.first(sent).whole if block.label == TRUSTED else sent)
-    except (Garbled, der.Malformed, foreign.Unreadable) as error:
-        reason = f"it {error}" if isinstance(error, Garbled) else str(error)
-        raise foreign.Unreadable(f"{position}{f' ({whose})' if whose else ''}: {reason}") from None
+    except der.Unreadable as error:
+        raise der.Unreadable(f"{position}{foreign.subject_of(sent)}: {error}") from None
 
 
 def _fault(certificate: x509.Certificate) -> str:
@@ -335,9 +333,9 @@ def named(name: x509.Name) -> str:
     return quoted(name.rfc4514_string() or "(empty)")
 
 
-def extension(certificate: x509.Certificate, kind: type[_E]) -> _E | None:
+def extension(holder: x509.Certificate | x509.CertificateSigningRequest, kind: type[_E]) -> _E | None:
     try:
-        return certificate.extensions.get_extension_for_class(kind).value
+        return holder.extensions.get_extension_for_class(kind).value
     except x509.ExtensionNotFound:
         return None
 

@@ -19,7 +19,7 @@ from cryptography.x509.oid import NameOID
 
 from app.errors import quoted
 from app.x509 import der, pem
-from app.x509.der import Malformed, Value, dotted, first, tlv, values
+from app.x509.der import Unreadable, Value, dotted, first, tlv, values
 from app.x509.subjects import PRINTABLE as PRINTABLE_TEXT
 
 # `cryptography` warns about common names over 64 bytes (X.520 counts characters) and about serial number 0, which some
@@ -28,10 +28,6 @@ warnings.filterwarnings("ignore", "Attribute's length must be", UserWarning)
 warnings.filterwarnings("ignore", "Parsed a serial number which wasn't positive", UserWarning)
 
 _VERSION, _REQUESTED, _EXTENSIONS = 0xA0, 0xA0, 0xA3
-
-
-class Unreadable(ValueError):  # noqa: N818 - the name describes the input
-    """Not valid X.509; the text is the reason, and quotes at most one character of the input."""
 
 
 class _Name(x509.Name):
@@ -86,8 +82,8 @@ def _parse(sent: bytes, read: Callable[[bytes], _T], repair: Callable[[bytes], b
         pass
     try:
         return read(repair(sent)), True
-    except (Malformed, Unreadable) as error:
-        raise Unreadable(str(error)) from None
+    except Unreadable:
+        raise
     except Exception as error:  # noqa: BLE001
         raise Unreadable(_reason(error)) from None
 
@@ -114,8 +110,8 @@ def _read_certificate(sent: bytes) -> x509.Certificate:
 
 def _require_one_algorithm(sent: bytes) -> None:
     tbs, algorithm, _ = values(first(sent).content)
-    if [part for part in values(tbs.content) if part.tag != _VERSION][1].whole != algorithm.whole:
-        raise Malformed("its two signature algorithms are not the same")
+    inner = [part for part in values(tbs.content) if part.tag != _VERSION][1]
+    _require(inner.whole == algorithm.whole, "its two signature algorithms are not the same")
 
 
 def _require_strings(name: x509.Name) -> None:
@@ -166,7 +162,7 @@ def _reason(error: Exception) -> str:
 
 
 def subject_of(sent: bytes) -> str:
-    """`CN=…`, `OU=…` or `O=…` of a DER certificate or CSR, even if invalid, for error texts; empty if unreadable."""
+    """` (CN=…)`, or OU or O, of a DER certificate or CSR, even if invalid, for error texts; empty if unreadable."""
     try:
         parts = [v for v in values(first(first(sent).content).content) if v.tag != _VERSION]
         name = parts[4 if len(parts) > 4 else 1]
@@ -174,10 +170,10 @@ def subject_of(sent: bytes) -> str:
         for rdn in values(name.content):
             oid, value = values(first(rdn.content).content)
             found[dotted(oid.content)] = value.content.decode("utf-8", "replace")
-    except (Malformed, ValueError, IndexError):
+    except (ValueError, IndexError):
         return ""
     word, text = next(((w, found[o]) for o, w in _ATTRIBUTE_NAMES.items() if o in found), ("", ""))
-    return f"{word}={quoted(text)[1:-1]}" if word else ""
+    return f" ({word}={quoted(text)[1:-1]})" if word else ""
 
 
 _ATTRIBUTE_NAMES = {"2.5.4.3": "CN", "2.5.4.11": "OU", "2.5.4.10": "O"}
@@ -217,19 +213,23 @@ def _require_signature(key: object, of: x509.Certificate | x509.CertificateSigni
         raise TypeError("a key of another kind")
 
 
-# Repairs: each function returns the DER for `cryptography` to parse, or raises Malformed.
+# Repairs: each function returns the DER for `cryptography` to parse, or raises Unreadable.
+
+
+def _require(condition: object, reason: str) -> None:
+    if not condition:
+        raise Unreadable(reason)
 
 
 def _certificate(sent: bytes) -> bytes:
     tbs, algorithm, signature = _signed_parts(sent)
-    parts = values(_content(tbs, der.SEQUENCE, "its TBSCertificate"))
+    parts = _members(tbs, der.SEQUENCE, "its TBSCertificate")
     # Version 1 is the DEFAULT, which DER must omit.
     version = parts.pop(0) if parts and parts[0].tag == _VERSION else None
     number = first(version.content).content if version else b"\x00"
     if number not in {b"\x00", b"\x02"}:
-        raise Malformed(f"its version is {number[-1] + 1 if number else '?'}, and X.509 certificates have 1 or 3")
-    if len(parts) < 6:
-        raise Malformed("it is no certificate: parts are missing")
+        raise Unreadable(f"its version is {number[-1] + 1 if number else '?'}, and X.509 certificates have 1 or 3")
+    _require(len(parts) >= 6, "it is no certificate: parts are missing")
     serial, inner, issuer, validity, subject, key = parts[:6]
     _require_one_algorithm(sent)
     repaired = (
@@ -242,12 +242,11 @@ def _certificate(sent: bytes) -> bytes:
 
 def _request(sent: bytes) -> bytes:
     info, algorithm, signature = _signed_parts(sent)
-    parts = values(_content(info, der.SEQUENCE, "its CertificationRequestInfo"))
-    if len(parts) < 3 or parts[0].tag != der.INTEGER:
-        raise Malformed("it is no PKCS#10: parts are missing")
+    parts = _members(info, der.SEQUENCE, "its CertificationRequestInfo")
+    _require(len(parts) >= 3 and parts[0].tag == der.INTEGER, "it is no PKCS#10: parts are missing")
     version, subject, key, *attributes = parts
     if version.content != b"\x00":
-        raise Malformed(f"its version number is {int.from_bytes(version.content[:8], 'big')}, and PKCS#10 has only 0")
+        raise Unreadable(f"its version number is {int.from_bytes(version.content[:8], 'big')}, and PKCS#10 has only 0")
     requested = attributes[0].content if attributes else b""
     repaired = version.whole + _name(subject, "subject") + key.whole + tlv(_REQUESTED, _attributes(requested))
     return tlv(der.SEQUENCE, tlv(der.SEQUENCE, repaired) + _algorithm(algorithm) + signature.whole)
@@ -255,18 +254,16 @@ def _request(sent: bytes) -> bytes:
 
 def _signed_parts(sent: bytes) -> list[Value]:
     outer = first(sent)
-    if len(outer.whole) != len(sent):
-        raise Malformed("there are bytes behind its end")
+    _require(len(outer.whole) == len(sent), "there are bytes behind its end")
     parts = values(outer.content) if outer.tag == der.SEQUENCE else []
     if [part.tag for part in parts] != [der.SEQUENCE, der.SEQUENCE, der.BIT_STRING]:
-        raise Malformed("it is no valid X.509: it does not consist of what is signed, an algorithm and a signature")
+        raise Unreadable("it is no valid X.509: it does not consist of what is signed, an algorithm and a signature")
     return parts
 
 
-def _content(value: Value, tag: int, what: str) -> bytes:
-    if value.tag != tag:
-        raise Malformed(f"{what} is no {'SET' if tag == der.SET else 'SEQUENCE'}")
-    return value.content
+def _members(value: Value, tag: int, what: str) -> list[Value]:
+    _require(value.tag == tag, f"{what} is no {'SET' if tag == der.SET else 'SEQUENCE'}")
+    return values(value.content)
 
 
 def _algorithm(value: Value) -> bytes:
@@ -278,32 +275,29 @@ def _algorithm(value: Value) -> bytes:
 
 def _require_sorted(members: list[Value], of: str) -> None:
     encoded = [member.whole for member in members]
-    if encoded != sorted(encoded):
-        raise Malformed(f"the SET of {of} is not sorted, which is BER and not DER")
+    _require(encoded == sorted(encoded), f"the SET of {of} is not sorted, which is BER and not DER")
 
 
 def _name(value: Value, where: str) -> bytes:
     repaired = []
-    for rdn in values(_content(value, der.SEQUENCE, f"its {where}")):
-        attributes = values(_content(rdn, der.SET, f"a part of its {where}"))
-        if not attributes:
-            raise Malformed(f"its {where} has an empty part")
+    for rdn in _members(value, der.SEQUENCE, f"its {where}"):
+        attributes = _members(rdn, der.SET, f"a part of its {where}")
+        _require(attributes, f"its {where} has an empty part")
         _require_sorted(attributes, f"a part of its {where}")
-        if len({attribute.whole for attribute in attributes}) < len(attributes):
-            raise Malformed(f"a part of its {where} has the same value twice")
+        unique = {attribute.whole for attribute in attributes}
+        _require(len(unique) == len(attributes), f"a part of its {where} has the same value twice")
         repaired.append(tlv(der.SET, b"".join(sorted(_attribute(attribute, where) for attribute in attributes))))
     return tlv(der.SEQUENCE, b"".join(repaired))
 
 
 def _attribute(value: Value, where: str) -> bytes:
-    parts = values(_content(value, der.SEQUENCE, f"an attribute of its {where}"))
-    if len(parts) != 2 or parts[0].tag != der.OID:
-        raise Malformed(f"an attribute of its {where} is not a type and a value")
+    parts = _members(value, der.SEQUENCE, f"an attribute of its {where}")
+    _require(len(parts) == 2 and parts[0].tag == der.OID, f"an attribute of its {where} is not a type and a value")
     try:
         return tlv(der.SEQUENCE, parts[0].whole + _string(parts[1]))
-    except Malformed as error:
+    except Unreadable as error:
         oid = dotted(parts[0].content)
-        raise Malformed(f"{error}, in {_ATTRIBUTE_NAMES.get(oid, oid)} of its {where}") from None
+        raise Unreadable(f"{error}, in {_ATTRIBUTE_NAMES.get(oid, oid)} of its {where}") from None
 
 
 # String types with one octet per character, and their names.
@@ -326,7 +320,7 @@ def _string(value: Value) -> bytes:
     if value.tag in _SINGLE_OCTET_STRINGS:
         stray = re.search(r"[^ -~]", text) if value.tag == der.PRINTABLE else re.search(r"[^\x00-\x7f]", text)
         if stray:
-            raise Malformed(f"{_SINGLE_OCTET_STRINGS[value.tag]} holds {quoted(stray[0])}")
+            raise Unreadable(f"{_SINGLE_OCTET_STRINGS[value.tag]} holds {quoted(stray[0])}")
         fits = value.tag != der.PRINTABLE or PRINTABLE_TEXT.fullmatch(text)
         return value.whole if fits else tlv(der.UTF8, value.content)
     if value.tag in _MULTI_OCTET_STRINGS:
@@ -334,11 +328,9 @@ def _string(value: Value) -> bytes:
         try:
             value.content.decode(encoding)
         except UnicodeDecodeError:
-            raise Malformed(f"{name} is not {encoding.upper().removesuffix('-BE')}") from None
-        return value.whole
-    if value.tag == der.BIT_STRING:
-        return value.whole
-    raise Malformed("a value is of no type of strings that is read")
+            raise Unreadable(f"{name} is not {encoding.upper().removesuffix('-BE')}") from None
+    _require(value.tag in _STRINGS, "a value is of no type of strings that is read")
+    return value.whole
 
 
 _SKI, _KEY_USAGE, _SAN, _BASIC, _AKI, _EXTENDED = (f"2.5.29.{n}" for n in (14, 15, 17, 19, 35, 37))
@@ -352,28 +344,23 @@ def _attributes(content: bytes) -> bytes:
     _require_sorted(attributes, "its attributes")
     repaired = []
     for attribute in attributes:
-        parts = values(_content(attribute, der.SEQUENCE, "an attribute"))
-        if [part.tag for part in parts] != [der.OID, der.SET]:
-            raise Malformed("an attribute is not a type and a SET of values")
+        parts = _members(attribute, der.SEQUENCE, "an attribute")
+        _require([p.tag for p in parts] == [der.OID, der.SET], "an attribute is not a type and a SET of values")
         if dotted(parts[0].content) in _EXTENSION_REQUESTS:
-            lists = values(_content(parts[1], der.SET, "its extension request"))
-            if len(lists) > 1:
-                raise Malformed("it has more than one extension request")
+            lists = _members(parts[1], der.SET, "its extension request")
+            _require(len(lists) <= 1, "it has more than one extension request")
             if lists:
-                extensions = tlv(der.SET, _extensions(lists[0]))
-                repaired.append(tlv(der.SEQUENCE, parts[0].whole + extensions))
+                repaired.append(tlv(der.SEQUENCE, parts[0].whole + tlv(der.SET, _extensions(lists[0]))))
     return b"".join(sorted(repaired))
 
 
 def _extensions(value: Value) -> bytes:
     repaired, seen = [], set()
-    for extension in values(_content(value, der.SEQUENCE, "the list of its extensions")):
-        parts = values(_content(extension, der.SEQUENCE, "an extension"))
+    for extension in _members(value, der.SEQUENCE, "the list of its extensions"):
+        parts = _members(extension, der.SEQUENCE, "an extension")
         oid = dotted(parts[0].content) if parts else ""
-        if len(parts) not in {2, 3}:
-            raise Malformed(f"the extension {oid} has not its two or three parts")
-        if oid in seen:
-            raise Malformed(f"it has the extension {oid} twice")
+        _require(len(parts) in {2, 3}, f"the extension {oid} has not its two or three parts")
+        _require(oid not in seen, f"it has the extension {oid} twice")
         seen.add(oid)
         critical = len(parts) == 3 and _is_true(parts[1])
         if oid in _USED_EXTENSIONS or critical:
@@ -383,8 +370,8 @@ def _extensions(value: Value) -> bytes:
 
 
 def _is_true(value: Value) -> bool:
-    if value.tag != der.BOOLEAN or value.content not in {b"\x00", b"\xff"}:
-        raise Malformed("a BOOLEAN is neither 00 nor FF, which is BER and not DER")
+    is_der = value.tag == der.BOOLEAN and value.content in {b"\x00", b"\xff"}
+    _require(is_der, "a BOOLEAN is neither 00 nor FF, which is BER and not DER")
     return value.content == b"\xff"
 
 
@@ -405,14 +392,13 @@ def _authority_key_id(content: bytes) -> bytes:
 
 def _key_usage(content: bytes) -> bytes:
     bits = first(content).content
-    if len(bits) > 1 and bits[-1] & ((1 << bits[0]) - 1):
-        raise Malformed("keyUsage has unused bits that are set, which is BER and not DER")
+    unused = bits[-1] & ((1 << bits[0]) - 1) if len(bits) > 1 else 0
+    _require(not unused, "keyUsage has unused bits that are set, which is BER and not DER")
     return content
 
 
 def _extended_key_usage(content: bytes) -> bytes:
-    if not first(content).content:
-        raise Malformed("extendedKeyUsage is empty")
+    _require(first(content).content, "extendedKeyUsage is empty")
     return content
 
 
@@ -423,12 +409,11 @@ def _alternative_names(content: bytes) -> bytes:
 def _general_names(value: Value) -> bytes:
     repaired = []
     for name in values(value.content):
-        if name.tag in {0xA3, 0xA5}:
-            raise Malformed("subjectAltName has an x400Address or ediPartyName, which is not read")
-        if name.tag == 0x87 and len(name.content) not in {4, 8, 16, 32}:
-            raise Malformed(f"subjectAltName has an address of {len(name.content)} bytes")
+        size = len(name.content)
+        _require(name.tag not in {0xA3, 0xA5}, "subjectAltName has an x400Address or ediPartyName, which is not read")
+        _require(name.tag != 0x87 or size in {4, 8, 16, 32}, f"subjectAltName has an address of {size} bytes")
         if name.tag in {0x81, 0x82, 0x86} and not name.content.isascii():
-            raise Malformed(f"subjectAltName holds {quoted(name.content.decode('latin-1'))}, which is not ASCII")
+            raise Unreadable(f"subjectAltName holds {quoted(name.content.decode('latin-1'))}, which is not ASCII")
         repaired.append(tlv(0xA4, _name(first(name.content), "subjectAltName")) if name.tag == 0xA4 else name.whole)
     return tlv(value.tag, b"".join(repaired))
 

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from app.x509 import der, weak_keys
-from app.x509.pem import Block, Garbled, Kind, blocks, decoded, instead
+from app.x509.pem import Block, Kind, blocks, decoded, instead
 
 
 class KeyType(StrEnum):
@@ -133,8 +133,8 @@ def read_pem(text: str) -> KeyPair:
         raise Unusable("it is in OpenSSH's own form; `ssh-keygen -p -m PKCS8` makes PEM of the file in its place")
     try:
         sent = decoded(block)
-    except Garbled as error:
-        raise Unusable(f"it {error}") from None
+    except der.Unreadable as error:
+        raise Unusable(str(error)) from None
     try:
         _require_kind(sent)
         private_key = load_der_private_key(sent, None, unsafe_skip_rsa_key_validation=True)

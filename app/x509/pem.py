@@ -13,6 +13,8 @@ from enum import Enum
 
 import msgspec
 
+from app.x509.der import Unreadable
+
 _BOUNDARY = re.compile(r"-----(BEGIN|END) ([A-Z0-9#][A-Z0-9# ]{0,39})-----")
 
 
@@ -51,10 +53,6 @@ class Block(msgspec.Struct, frozen=True):
         return f"Block({self.label})"
 
 
-class Garbled(ValueError):  # noqa: N818 - the name describes the input
-    """The body of a block is not base64; the text gives the reason."""
-
-
 def blocks(text: str) -> Iterator[Block]:
     """All blocks whose BEGIN and END labels match, in order; other text is ignored."""
     begin: re.Match[str] | None = None
@@ -86,13 +84,13 @@ def _boundary(word: str, label: str) -> str:
 
 
 def decoded(block: Block) -> bytes:
-    """The decoded content of a block; raises Garbled."""
+    """The decoded content of a block; raises Unreadable."""
     text = "".join(block.body.split())
     # Raised outside of any handler: the context of an encoding error holds the text, which may be a key.
     with contextlib.suppress(ValueError):
         if text.isascii():
             return base64.b64decode(text, validate=True)
-    raise Garbled(_damage(block.body) or "is not base64 between its boundaries")
+    raise Unreadable(f"it {_damage(block.body) or 'is not base64 between its boundaries'}")
 
 
 def encoded(label: str, der: bytes) -> str:

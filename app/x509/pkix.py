@@ -13,9 +13,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
-from app.x509 import foreign, keys, weak_keys
+from app.x509 import chains, foreign, keys, weak_keys
+from app.x509.der import Unreadable
 from app.x509.keys import PrivateKey
-from app.x509.pem import Garbled, Kind, blocks, decoded, instead
+from app.x509.pem import Kind, blocks, decoded, instead
 from app.x509.subjects import FORBIDDEN, PRINTABLE, CaSubject
 
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
@@ -132,22 +133,17 @@ def read_csr(text: str) -> Request:
         raise BadCsr(f"The CSR {instead(text, Kind.REQUEST)}.")
     if len(found) > 1:
         raise BadCsr("The CSR is not one PEM block but several.")
+    sent = b""
     try:
         sent = decoded(found[0])
-    except Garbled as error:
-        raise BadCsr(f"The CSR cannot be read: it {error}.") from None
-    try:
         request = foreign.request(sent)
-        read = request.read
-        sans = [e.value for e in read.extensions if isinstance(e.value, x509.SubjectAlternativeName)]
-        usages = _usages(read.extensions)
-    except foreign.Unreadable as error:
-        whose = foreign.subject_of(sent)
-        raise BadCsr(f"The CSR{f' ({whose})' if whose else ''} cannot be read: {error}.") from None
+    except Unreadable as error:
+        raise BadCsr(f"The CSR{foreign.subject_of(sent)} cannot be read: {error}.") from None
+    read = request.read
     _require_subject(read.subject)
     rewritten = read.subject.public_bytes() not in request.info
-    names = tuple(sans[0]) if sans else ()
-    return Request(read.subject, _signing_key(request), names, *usages, rewritten)
+    sans = tuple(chains.extension(read, x509.SubjectAlternativeName) or ())
+    return Request(read.subject, _signing_key(request), sans, *_usages(read), rewritten)
 
 
 def _signing_key(request: foreign.Request) -> PublicKey | None:
@@ -173,9 +169,9 @@ def _signing_key(request: foreign.Request) -> PublicKey | None:
     return public_key
 
 
-def _usages(extensions: x509.Extensions) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    key_usage = next((e.value for e in extensions if isinstance(e.value, x509.KeyUsage)), None)
-    extended = next((e.value for e in extensions if isinstance(e.value, x509.ExtendedKeyUsage)), ())
+def _usages(csr: x509.CertificateSigningRequest) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    key_usage = chains.extension(csr, x509.KeyUsage)
+    extended = chains.extension(csr, x509.ExtendedKeyUsage) or ()
     # Undefined without keyAgreement (RFC 5280 section 4.2.1.3), and `cryptography` raises ValueError for them.
     undefined = set() if key_usage and key_usage.key_agreement else {"encipher_only", "decipher_only"}
     key_usages = [w for w, field in KEY_USAGES.items() if field not in undefined and getattr(key_usage, field, False)]
@@ -279,9 +275,8 @@ def certificate(meant: ToSign, private_key: PrivateKey) -> x509.Certificate:
 
 def authority_key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
     """The AKI extension: the issuer's SKI, which another CA may have chosen, or else computed from its key."""
-    try:
-        ski = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
-    except x509.ExtensionNotFound:
+    ski = chains.key_id(issuer)
+    if ski is None:
         ski = x509.SubjectKeyIdentifier.from_public_key(issuer.public_key()).digest
     return x509.AuthorityKeyIdentifier(ski, None, None)
 

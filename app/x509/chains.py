@@ -14,7 +14,7 @@ import msgspec
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from app.errors import Advice, Hint, Invalid, Problem, Rule, quoted
 from app.x509 import der, foreign, keys, weak_keys
@@ -203,28 +203,18 @@ def judge_leaf(leaf: x509.Certificate, now: datetime) -> None:
         raise invalid(Rule.EXTENDED_KEY_USAGE, text)
 
 
-# Critical extensions that OpenSSL supports.
-_SUPPORTED_CRITICAL = {
-    ExtensionOID.BASIC_CONSTRAINTS,
-    ExtensionOID.KEY_USAGE,
-    ExtensionOID.EXTENDED_KEY_USAGE,
-    ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
-    ExtensionOID.NAME_CONSTRAINTS,
-    ExtensionOID.CERTIFICATE_POLICIES,
-    ExtensionOID.POLICY_MAPPINGS,
-    ExtensionOID.POLICY_CONSTRAINTS,
-    ExtensionOID.INHIBIT_ANY_POLICY,
-    ExtensionOID.CRL_DISTRIBUTION_POINTS,
-}
+# Critical extensions of 2.5.29 that OpenSSL supports: keyUsage, subjectAltName, basicConstraints, nameConstraints,
+# cRLDistributionPoints, certificatePolicies, policyMappings, policyConstraints, extKeyUsage, inhibitAnyPolicy.
+_SUPPORTED_CRITICAL = {f"2.5.29.{n}" for n in (15, 17, 19, 30, 31, 32, 33, 36, 37, 54)}
 
 
 def check_critical(certificate: x509.Certificate) -> None:
     """Raise Invalid for critical extensions that clients may not support, and so reject (RFC 5280 section 4.2)."""
-    for extension in certificate.extensions:
-        if isinstance(extension.value, x509.PrecertPoison):
+    for each in certificate.extensions:
+        oid = each.oid.dotted_string
+        if isinstance(each.value, x509.PrecertPoison):
             raise invalid(Rule.CHAIN, "the certificate is a precertificate, made for certificate logs only (RFC 6962).")
-        if extension.critical and extension.oid not in _SUPPORTED_CRITICAL:
-            oid = extension.oid.dotted_string
+        if each.critical and oid not in _SUPPORTED_CRITICAL:
             text = f"{named(certificate.subject)} has the critical extension {oid}, which not all clients know."
             raise invalid(Rule.CHAIN, text)
 
@@ -353,7 +343,6 @@ def issuer_key_id(certificate: x509.Certificate) -> bytes | None:
 
 
 def name_sha256(name: x509.Name) -> bytes:
-    """SHA-256 of a name's DER."""
     return hashlib.sha256(name.public_bytes()).digest()
 
 

@@ -26,13 +26,13 @@ MAX_SUBJECT_BYTES = 4096
 
 def ca_csr(private_key: PrivateKey, subject: CaSubject, path_length: int | None) -> str:
     """The CSR of a CA in PEM with a trailing newline (contract-infisical, "GET …/csr")."""
-    public_key = private_key.public_key()
+    ski = x509.SubjectKeyIdentifier.from_public_key(private_key.public_key())
     request = (
         x509.CertificateSigningRequestBuilder()
         .subject_name(ca_name(subject))
         .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
         .add_extension(_key_usage(CA_KEY_USAGES), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+        .add_extension(ski, critical=False)
         .sign(private_key, digest_for(private_key))
     )
     return request.public_bytes(serialization.Encoding.PEM).decode("ascii")
@@ -238,36 +238,37 @@ class ToSign(msgspec.Struct, frozen=True):
     issuer_url: str | None = None
 
 
-def certificate(meant: ToSign, private_key: PrivateKey) -> x509.Certificate:
+def certificate(template: ToSign, private_key: PrivateKey) -> x509.Certificate:
     """Build and sign a certificate (contract-infisical, "X.509 rules for everything a CA signs")."""
     # Exactly as encoded in the issuer's certificate, because verifiers compare bytes.
-    issuer_name = meant.issuer.subject if meant.issuer else meant.subject
+    issuer_name = template.issuer.subject if template.issuer else template.subject
     builder = (
         x509.CertificateBuilder()
         .issuer_name(issuer_name)
-        .subject_name(meant.subject)
-        .public_key(meant.public_key)
-        .serial_number(meant.serial)
-        .not_valid_before(meant.not_before)
-        .not_valid_after(meant.not_after)
-        .add_extension(x509.BasicConstraints(meant.ca, meant.path_length), critical=True)
-        .add_extension(_key_usage(meant.key_usages), critical=True)
+        .subject_name(template.subject)
+        .public_key(template.public_key)
+        .serial_number(template.serial)
+        .not_valid_before(template.not_before)
+        .not_valid_after(template.not_after)
+        .add_extension(x509.BasicConstraints(template.ca, template.path_length), critical=True)
+        .add_extension(_key_usage(template.key_usages), critical=True)
     )
-    if meant.extended_key_usages:
-        usages = [EXTENDED_KEY_USAGES[name] for name in meant.extended_key_usages]
+    if template.extended_key_usages:
+        usages = [EXTENDED_KEY_USAGES[name] for name in template.extended_key_usages]
         # timeStamping must be critical and the only usage (RFC 3161 section 2.3).
-        critical = meant.extended_key_usages == ("timeStamping",)
+        critical = template.extended_key_usages == ("timeStamping",)
         builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=critical)
-    if meant.sans:
-        empty = not list(meant.subject)
-        builder = builder.add_extension(x509.SubjectAlternativeName(meant.sans), critical=empty)
-    builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(meant.public_key), critical=False)
-    if meant.issuer:
-        builder = builder.add_extension(authority_key_identifier(meant.issuer), critical=False)
-    if meant.crl_url:
-        builder = builder.add_extension(x509.CRLDistributionPoints([_point(meant.crl_url)]), critical=False)
-    if meant.issuer_url:
-        location = x509.UniformResourceIdentifier(meant.issuer_url)
+    if template.sans:
+        san = x509.SubjectAlternativeName(template.sans)
+        builder = builder.add_extension(san, critical=not list(template.subject))
+    builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(template.public_key), critical=False)
+    if template.issuer:
+        builder = builder.add_extension(authority_key_identifier(template.issuer), critical=False)
+    if template.crl_url:
+        point = x509.DistributionPoint([x509.UniformResourceIdentifier(template.crl_url)], None, None, None)
+        builder = builder.add_extension(x509.CRLDistributionPoints([point]), critical=False)
+    if template.issuer_url:
+        location = x509.UniformResourceIdentifier(template.issuer_url)
         access = x509.AccessDescription(AuthorityInformationAccessOID.CA_ISSUERS, location)
         builder = builder.add_extension(x509.AuthorityInformationAccess([access]), critical=False)
     return builder.sign(private_key, digest_for(private_key))
@@ -279,10 +280,6 @@ def authority_key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdent
     if ski is None:
         ski = x509.SubjectKeyIdentifier.from_public_key(issuer.public_key()).digest
     return x509.AuthorityKeyIdentifier(ski, None, None)
-
-
-def _point(url: str) -> x509.DistributionPoint:
-    return x509.DistributionPoint([x509.UniformResourceIdentifier(url)], None, None, None)
 
 
 def _key_usage(names: Iterable[str]) -> x509.KeyUsage:

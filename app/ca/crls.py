@@ -280,7 +280,7 @@ async def _sign(
     number, now = state["number"] + 1, issuing.now()
     ends = now + LIFETIME
     # In a thread, because hashing a long CRL takes milliseconds.
-    der = await asyncio.to_thread(crl_bytes.signed, issuer, private_key, number, now, ends, entries)
+    der = await asyncio.to_thread(crl_bytes.signed, issuer, private_key, number, (now, ends), entries)
     await connection.execute(_KEEP, *place, number, der, now, ends)
     return der
 

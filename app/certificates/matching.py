@@ -146,9 +146,10 @@ async def _csr_key(db: Database, scope: Scope, csr_id: UUID) -> Key:
 async def arranged(db: Database, caller: Caller, scope: Scope, sent: Certificates, key: Key) -> Bundle:
     """Find the leaf among the certificates; raises Invalid if it is not for this key."""
     bundle = chains.arrange(sent, key.spki_sha256)
-    found = chains.spki_digest(bundle.leaf)
-    if found != key.spki_sha256:
-        raise Invalid((Problem(Rule.KEY_MISMATCH, "certificate", await _mismatch(db, caller, scope, found, key)),))
+    if chains.spki_digest(bundle.leaf) != key.spki_sha256:
+        raise chains.invalid(
+            Rule.KEY_MISMATCH, await _mismatch(db, caller, scope, chains.spki_digest(bundle.leaf), key)
+        )
     return bundle
 
 
@@ -158,7 +159,7 @@ async def judged(services: Services, scope: Scope, bundle: Bundle, method: Bundl
     leaf = chains.facts(bundle.leaf)
     if len(leaf.hosts) > MAX_HOSTS:
         text = f"certificate names {len(leaf.hosts)} hosts; at most {MAX_HOSTS} are allowed."
-        raise Invalid((Problem(Rule.CERTIFICATE, "certificate", text),))
+        raise chains.invalid(Rule.CERTIFICATE, text)
     chains.judge_leaf(bundle.leaf, now)
     await _require_host(services.db, scope, leaf)
     if method is BundleMethod.FORCE:
@@ -211,25 +212,22 @@ async def _require_host(db: Database, scope: Scope, leaf: Leaf) -> None:
     row = await db.fetchrow("SELECT name FROM zones WHERE id = $1 AND account_id = $2", scope.id, scope.account_id)
     zone = row["name"] if row else ""
     if not any(host.lower() == zone or host.lower().endswith(f".{zone}") for host in leaf.hosts):
-        text = f"the certificate names no host of the zone {quoted(zone)}."
-        raise Invalid((Problem(Rule.ZONE_HOST, "certificate", text),))
+        raise chains.invalid(Rule.ZONE_HOST, f"the certificate names no host of the zone {quoted(zone)}.")
 
 
 def advice(certificate: Certificate, scope: Scope, key: Key) -> list[Advice]:
     now = datetime.now(UTC)
-    found = []
+    texts = []
     if certificate.not_after - now < SOON:
-        text = f"the certificate expires on {certificate.not_after:%Y-%m-%dT%H:%M:%SZ}, in less than 14 days."
-        found.append(Advice(Hint.OTHER, "certificate", text))
+        texts.append(f"expires on {certificate.not_after:%Y-%m-%dT%H:%M:%SZ}, in less than 14 days")
     if key.sans is not None:
         wanted, got = ({name.lower() for name in names} for names in (key.sans, certificate.hosts))
-        for names, text in ((wanted - got, "lacks"), (got - wanted, "has beyond")):
+        for names, verb in ((wanted - got, "lacks"), (got - wanted, "has beyond")):
             if names:
                 shown = ", ".join(quoted(name) for name in sorted(names)[:10])
-                found.append(Advice(Hint.OTHER, "certificate", f"the certificate {text} the CSR's names: {shown}."))
-    if key.created_at is not None:
-        found += scope.age_advice(key.created_at, now)
-    return found
+                texts.append(f"{verb} the CSR's names: {shown}")
+    found = [Advice(Hint.OTHER, "certificate", f"the certificate {text}.") for text in texts]
+    return found + list(scope.age_advice(key.created_at, now) if key.created_at else ())
 
 
 async def current_key(db: Database, scope: Scope, certificate: Certificate) -> Key:

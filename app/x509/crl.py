@@ -46,18 +46,17 @@ def signed(
     issuer: x509.Certificate,
     private_key: PrivateKey,
     number: int,
-    this_update: datetime,
-    next_update: datetime,
+    updates: tuple[datetime, datetime],
     entries: bytes,
 ) -> bytes:
-    """A signed v2 CRL in DER with AKI and CRLNumber; `entries` is the concatenation of `entry` results."""
+    """A signed v2 CRL in DER; `updates` are thisUpdate and nextUpdate, `entries` the results of `entry` joined."""
     digest = pkix.digest_for(private_key)
     algorithm = (_RSA if isinstance(private_key, rsa.RSAPrivateKey) else _ECDSA)[digest.name]
     aki = pkix.authority_key_identifier(issuer).public_bytes()
     extensions = _extension(_AUTHORITY_KEY_IDENTIFIER, aki) + _extension(_CRL_NUMBER, der.integer(number))
     parts = (
-        *(_VERSION_2, algorithm, issuer.subject.public_bytes(), _time(this_update), _time(next_update)),
-        *((der.tlv(der.SEQUENCE, entries),) if entries else ()),
+        *(_VERSION_2, algorithm, issuer.subject.public_bytes(), *map(_time, updates)),
+        der.tlv(der.SEQUENCE, entries) if entries else b"",
         der.tlv(_TAGGED_EXTENSIONS, der.tlv(der.SEQUENCE, extensions)),
     )
     tbs = der.tlv(der.SEQUENCE, b"".join(parts))
@@ -87,6 +86,5 @@ def pem(crl: bytes) -> str:
 
 def _time(time: datetime) -> bytes:
     """UTCTime until 2049, then GeneralizedTime (section 5.1.2.4)."""
-    if time.year < 2050:
-        return der.tlv(der.UTC_TIME, f"{time:%y%m%d%H%M%SZ}".encode())
-    return der.tlv(der.GENERALIZED_TIME, f"{time:%Y%m%d%H%M%SZ}".encode())
+    tag, year = (der.UTC_TIME, f"{time:%y}") if time.year < 2050 else (der.GENERALIZED_TIME, f"{time:%Y}")
+    return der.tlv(tag, f"{year}{time:%m%d%H%M%SZ}".encode())

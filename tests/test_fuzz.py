@@ -170,8 +170,8 @@ def test_pem_blocks_are_parts_of_the_text(text: str, edits: list[tuple[int, str]
         text = text[:where] + some + text[where:]
     at = 0
     for block in blocks(text):
-        at = text.index(block.whole, at) + len(block.whole)
-        assert [*blocks(block.whole)] == [block]
+        at = text.index(block.text, at) + len(block.text)
+        assert [*blocks(block.text)] == [block]
 
 
 def _resigned(request: bytes) -> bytes:

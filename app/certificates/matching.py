@@ -175,11 +175,11 @@ SELECT root FROM (
     SELECT root, root_subject_sha256, row_number() OVER (
         PARTITION BY root_subject_sha256
         ORDER BY root_key_id = ANY($3::bytea[]) DESC NULLS LAST, max(created_at) DESC
-    ) AS place
+    ) AS rank
     FROM ca_certificates
     WHERE account_id = $1 AND (root_subject_sha256 = ANY($2::bytea[]) OR root_subject_sha256 IS NULL)
     GROUP BY root, root_subject_sha256, root_key_id
-) AS roots WHERE place <= $4 OR root_subject_sha256 IS NULL
+) AS roots WHERE rank <= $4 OR root_subject_sha256 IS NULL
 """
 
 

@@ -251,8 +251,8 @@ def _needs_no_check(upload: matching.Upload, before: Certificate) -> bool:
 async def _replace(
     connection: Connection, caller: Caller, before: Certificate, after: Certificate, new: keyring.NewKey | None
 ) -> Certificate | None:
-    place = (before.account_id, before.zone_id, before.id)
-    row = await connection.fetchrow(_LOCK, *place)
+    ids = (before.account_id, before.zone_id, before.id)
+    row = await connection.fetchrow(_LOCK, *ids)
     if row is None:
         raise _not_found(before.id)
     if _certificate(row) != before:
@@ -263,7 +263,7 @@ async def _replace(
         await connection.execute(_ARCHIVE, before.account_id, before.id, uuid4())
     audited = audit.values(caller, audit.Action.UPDATE, audit.Resource.CUSTOM_CERTIFICATE)
     try:
-        stored = await connection.fetchrow(_UPDATE, *place, *_values(after, _REPLACED), *audited)
+        stored = await connection.fetchrow(_UPDATE, *ids, *_values(after, _REPLACED), *audited)
     except asyncpg.ForeignKeyViolationError:
         raise matching.no_csr(after.custom_csr_id) from None
     if before.custom_csr_id is None and before.key_id != after.key_id:
@@ -324,8 +324,8 @@ async def prioritize(
             raise _not_found(min(missing))
         values = (list(priorities), list(priorities.values()))
         changed = await connection.fetch(_PRIORITIZE, scope.account_id, scope.id, *values)
-        places = [(scope.account_id, row["id"], scope.id) for row in changed]
-        await audit.record_all(connection, caller, audit.Action.UPDATE, audit.Resource.CUSTOM_CERTIFICATE, places)
+        ids = [(scope.account_id, row["id"], scope.id) for row in changed]
+        await audit.record_all(connection, caller, audit.Action.UPDATE, audit.Resource.CUSTOM_CERTIFICATE, ids)
         return await connection.fetch(_ALL, scope.account_id, scope.id)
 
     return tuple(_certificate(row) for row in await db.transaction(work))
@@ -385,8 +385,8 @@ async def export(services: Services, caller: Caller, certificate: Certificate) -
     key = (certificate.account_id, certificate.key_id, chains.spki_digest(chains.stored(certificate.chain)[0]))
     private_key = await keyring.open_key(services.db, services.ring, caller, *key)
     what = (audit.Action.EXPORT, audit.Resource.CUSTOM_CERTIFICATE)
-    place = (certificate.account_id, certificate.id, certificate.zone_id)
-    await services.db.transaction(lambda connection: audit.record(connection, caller, *what, place))
+    ids = (certificate.account_id, certificate.id, certificate.zone_id)
+    await services.db.transaction(lambda connection: audit.record(connection, caller, *what, ids))
     return Exported(certificate.chain, keys.pem(private_key))
 
 

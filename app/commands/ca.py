@@ -155,7 +155,7 @@ def import_(ca: str, files: Sequence[str], as_json: bool) -> None:
     found = [block for block in pem.blocks(text) if block.label not in pem.PASSED_OVER]
     if len(found) < 2:
         raise click.UsageError("the files must hold its certificate and the chain up to and including the root")
-    signed = SignedElsewhere(*("\n".join(block.whole for block in part) for part in (found[:1], found[1:])))
+    signed = SignedElsewhere(*("\n".join(block.text for block in part) for part in (found[:1], found[1:])))
 
     async def work(services: Services) -> Authority:
         db = services.db

@@ -147,7 +147,7 @@ def _certificate(block: Block, position: str) -> x509.Certificate:
     try:
         sent = decoded(block)
         # OpenSSL's trust settings follow the certificate in a TRUSTED CERTIFICATE block.
-        return foreign.certificate(der.first(sent).whole if block.label == TRUSTED else sent)
+        return foreign.certificate(der.first(sent).encoded if block.label == TRUSTED else sent)
     except der.Unreadable as error:
         raise der.Unreadable(f"{position}{foreign.subject_of(sent)}: {error}") from None
 
@@ -189,9 +189,10 @@ def judge_leaf(leaf: x509.Certificate, now: datetime) -> None:
         raise invalid(Rule.EXPIRED, f"the certificate expired on {leaf.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}.")
     if _CONTROL.search("".join((*_hosts(leaf), _issuer(leaf)))):
         raise invalid(Rule.CERTIFICATE, "certificate has a name with a control character.")
-    if leaf.public_key_algorithm_oid.dotted_string == weak_keys.RSA_PSS:
-        raise invalid(Rule.CHAIN, f"the key of {named(leaf.subject)} {weak_keys.IS_RSA_PSS}.")
-    check_key(leaf, weak_keys.weakness)
+    is_pss = leaf.public_key_algorithm_oid.dotted_string == weak_keys.RSA_PSS
+    fault = key_fault(leaf, lambda key: weak_keys.IS_RSA_PSS if is_pss else weak_keys.weakness(key))
+    if fault:
+        raise invalid(Rule.CHAIN, fault)
     check_signature(leaf)
     check_critical(leaf)
     usage = extension(leaf, x509.KeyUsage)
@@ -219,15 +220,14 @@ def check_critical(certificate: x509.Certificate) -> None:
             raise invalid(Rule.CHAIN, text)
 
 
-def check_key(certificate: x509.Certificate, fault_of: Callable[[object], str] = weak_keys.unfit) -> None:
-    """Raise Invalid for a key's type or size, or what `fault_of` finds: the search for weak keys is for leaves only."""
+def key_fault(certificate: x509.Certificate, fault_of: Callable[[object], str] = weak_keys.unfit) -> str:
+    """What is wrong with a key's type or size, or what `fault_of` finds: only leaves are searched for weak keys."""
     try:
         public_key: object = certificate.public_key()
     except (ValueError, UnsupportedAlgorithm):
         public_key = None
     fault = fault_of(public_key)
-    if fault:
-        raise invalid(Rule.CHAIN, f"the key of {named(certificate.subject)} {fault}.")
+    return f"the key of {named(certificate.subject)} {fault}." if fault else ""
 
 
 # Forgeable signature algorithms; `cryptography` does not know all of them.

@@ -16,11 +16,11 @@ class Unreadable(ValueError):  # noqa: N818 - the name describes the input
 
 
 class Value(msgspec.Struct, frozen=True):
-    """A decoded value; `whole` is the encoding with tag and length."""
+    """A decoded value; `encoded` has its tag and length."""
 
     tag: int
     content: bytes
-    whole: bytes
+    encoded: bytes
 
     def __repr__(self) -> str:
         return f"Value({self.tag:#04x})"
@@ -65,7 +65,7 @@ def values(data: bytes) -> list[Value]:
     found, at = [], 0
     while at < len(data):
         found.append(first(data, at))
-        at += len(found[-1].whole)
+        at += len(found[-1].encoded)
     return found
 
 

@@ -49,8 +49,8 @@ class _Certificate:
         self._sent = sent
         self._copy = copy
         tbs = values(first(sent).content)[0]
-        names = [value.whole for value in values(tbs.content) if value.tag != _VERSION][2:5:2]
-        self.tbs_certificate_bytes = tbs.whole
+        names = [value.encoded for value in values(tbs.content) if value.tag != _VERSION][2:5:2]
+        self.tbs_certificate_bytes = tbs.encoded
         self.issuer = _Name(copy.issuer, names[0])
         self.subject = _Name(copy.subject, names[1])
 
@@ -111,7 +111,7 @@ def _read_certificate(sent: bytes) -> x509.Certificate:
 def _require_one_algorithm(sent: bytes) -> None:
     tbs, algorithm, _ = values(first(sent).content)
     inner = [part for part in values(tbs.content) if part.tag != _VERSION][1]
-    _require(inner.whole == algorithm.whole, "its two signature algorithms are not the same")
+    _require(inner.encoded == algorithm.encoded, "its two signature algorithms are not the same")
 
 
 def _require_strings(name: x509.Name) -> None:
@@ -145,7 +145,7 @@ class Request(msgspec.Struct, frozen=True):
 
 def request(sent: bytes) -> Request:
     """Parse a DER CSR; raises Unreadable."""
-    return Request(_parse(sent, _read_request, _request)[0], values(first(sent).content)[0].whole)
+    return Request(_parse(sent, _read_request, _request)[0], values(first(sent).content)[0].encoded)
 
 
 def _read_request(sent: bytes) -> x509.CertificateSigningRequest:
@@ -233,11 +233,11 @@ def _certificate(sent: bytes) -> bytes:
     serial, inner, issuer, validity, subject, key = parts[:6]
     _require_one_algorithm(sent)
     repaired = (
-        *(version.whole if version and number == b"\x02" else b"", serial.whole, _algorithm(inner)),
-        *(_name(issuer, "issuer"), validity.whole, _name(subject, "subject"), key.whole),
-        *(tlv(p.tag, _extensions(first(p.content))) if p.tag == _EXTENSIONS else p.whole for p in parts[6:]),
+        *(version.encoded if version and number == b"\x02" else b"", serial.encoded, _algorithm(inner)),
+        *(_name(issuer, "issuer"), validity.encoded, _name(subject, "subject"), key.encoded),
+        *(tlv(p.tag, _extensions(first(p.content))) if p.tag == _EXTENSIONS else p.encoded for p in parts[6:]),
     )
-    return tlv(der.SEQUENCE, tlv(der.SEQUENCE, b"".join(repaired)) + _algorithm(algorithm) + signature.whole)
+    return tlv(der.SEQUENCE, tlv(der.SEQUENCE, b"".join(repaired)) + _algorithm(algorithm) + signature.encoded)
 
 
 def _request(sent: bytes) -> bytes:
@@ -248,13 +248,13 @@ def _request(sent: bytes) -> bytes:
     if version.content != b"\x00":
         raise Unreadable(f"its version number is {int.from_bytes(version.content[:8], 'big')}, and PKCS#10 has only 0")
     requested = attributes[0].content if attributes else b""
-    repaired = version.whole + _name(subject, "subject") + key.whole + tlv(_REQUESTED, _attributes(requested))
-    return tlv(der.SEQUENCE, tlv(der.SEQUENCE, repaired) + _algorithm(algorithm) + signature.whole)
+    repaired = version.encoded + _name(subject, "subject") + key.encoded + tlv(_REQUESTED, _attributes(requested))
+    return tlv(der.SEQUENCE, tlv(der.SEQUENCE, repaired) + _algorithm(algorithm) + signature.encoded)
 
 
 def _signed_parts(sent: bytes) -> list[Value]:
     outer = first(sent)
-    _require(len(outer.whole) == len(sent), "there are bytes behind its end")
+    _require(len(outer.encoded) == len(sent), "there are bytes behind its end")
     parts = values(outer.content) if outer.tag == der.SEQUENCE else []
     if [part.tag for part in parts] != [der.SEQUENCE, der.SEQUENCE, der.BIT_STRING]:
         raise Unreadable("it is no valid X.509: it does not consist of what is signed, an algorithm and a signature")
@@ -270,11 +270,13 @@ def _algorithm(value: Value) -> bytes:
     """Drop the NULL that some software writes as ECDSA parameters, which must be absent (RFC 5758 section 3.2)."""
     parts = values(value.content)
     is_ecdsa = parts and dotted(parts[0].content).startswith("1.2.840.10045.4.")
-    return tlv(der.SEQUENCE, parts[0].whole) if is_ecdsa and [p.tag for p in parts[1:]] == [der.NULL] else value.whole
+    return (
+        tlv(der.SEQUENCE, parts[0].encoded) if is_ecdsa and [p.tag for p in parts[1:]] == [der.NULL] else value.encoded
+    )
 
 
 def _require_sorted(members: list[Value], of: str) -> None:
-    encoded = [member.whole for member in members]
+    encoded = [member.encoded for member in members]
     _require(encoded == sorted(encoded), f"the SET of {of} is not sorted, which is BER and not DER")
 
 
@@ -284,7 +286,7 @@ def _name(value: Value, where: str) -> bytes:
         attributes = _members(rdn, der.SET, f"a part of its {where}")
         _require(attributes, f"its {where} has an empty part")
         _require_sorted(attributes, f"a part of its {where}")
-        unique = {attribute.whole for attribute in attributes}
+        unique = {attribute.encoded for attribute in attributes}
         _require(len(unique) == len(attributes), f"a part of its {where} has the same value twice")
         repaired.append(tlv(der.SET, b"".join(sorted(_attribute(attribute, where) for attribute in attributes))))
     return tlv(der.SEQUENCE, b"".join(repaired))
@@ -294,7 +296,7 @@ def _attribute(value: Value, where: str) -> bytes:
     parts = _members(value, der.SEQUENCE, f"an attribute of its {where}")
     _require(len(parts) == 2 and parts[0].tag == der.OID, f"an attribute of its {where} is not a type and a value")
     try:
-        return tlv(der.SEQUENCE, parts[0].whole + _string(parts[1]))
+        return tlv(der.SEQUENCE, parts[0].encoded + _string(parts[1]))
     except Unreadable as error:
         oid = dotted(parts[0].content)
         raise Unreadable(f"{error}, in {_ATTRIBUTE_NAMES.get(oid, oid)} of its {where}") from None
@@ -316,13 +318,13 @@ def _string(value: Value) -> bytes:
     text = value.content.decode("latin-1")
     if value.tag == der.TELETEX:
         # In practice TeletexString holds Latin-1, not T.61.
-        return value.whole if text.isascii() else tlv(der.UTF8, text.encode("utf-8"))
+        return value.encoded if text.isascii() else tlv(der.UTF8, text.encode("utf-8"))
     if value.tag in _SINGLE_OCTET_STRINGS:
         stray = re.search(r"[^ -~]", text) if value.tag == der.PRINTABLE else re.search(r"[^\x00-\x7f]", text)
         if stray:
             raise Unreadable(f"{_SINGLE_OCTET_STRINGS[value.tag]} holds {quoted(stray[0])}")
         fits = value.tag != der.PRINTABLE or PRINTABLE_TEXT.fullmatch(text)
-        return value.whole if fits else tlv(der.UTF8, value.content)
+        return value.encoded if fits else tlv(der.UTF8, value.content)
     if value.tag in _MULTI_OCTET_STRINGS:
         name, encoding = _MULTI_OCTET_STRINGS[value.tag]
         try:
@@ -330,7 +332,7 @@ def _string(value: Value) -> bytes:
         except UnicodeDecodeError:
             raise Unreadable(f"{name} is not {encoding.upper().removesuffix('-BE')}") from None
     _require(value.tag in _STRINGS, "a value is of no type of strings that is read")
-    return value.whole
+    return value.encoded
 
 
 _SKI, _KEY_USAGE, _SAN, _BASIC, _AKI, _EXTENDED = (f"2.5.29.{n}" for n in (14, 15, 17, 19, 35, 37))
@@ -350,7 +352,7 @@ def _attributes(content: bytes) -> bytes:
             lists = _members(parts[1], der.SET, "its extension request")
             _require(len(lists) <= 1, "it has more than one extension request")
             if lists:
-                repaired.append(tlv(der.SEQUENCE, parts[0].whole + tlv(der.SET, _extensions(lists[0]))))
+                repaired.append(tlv(der.SEQUENCE, parts[0].encoded + tlv(der.SET, _extensions(lists[0]))))
     return b"".join(sorted(repaired))
 
 
@@ -365,7 +367,7 @@ def _extensions(value: Value) -> bytes:
         critical = len(parts) == 3 and _is_true(parts[1])
         if oid in _USED_EXTENSIONS or critical:
             body = tlv(parts[-1].tag, _REPAIRS.get(oid, bytes)(parts[-1].content))
-            repaired.append(tlv(der.SEQUENCE, parts[0].whole + (parts[1].whole if critical else b"") + body))
+            repaired.append(tlv(der.SEQUENCE, parts[0].encoded + (parts[1].encoded if critical else b"") + body))
     return tlv(der.SEQUENCE, b"".join(repaired))
 
 
@@ -387,7 +389,7 @@ def _authority_key_id(content: bytes) -> bytes:
     parts = values(first(content).content)
     if not {0xA1, 0x82} <= {part.tag for part in parts}:
         parts = [part for part in parts if part.tag == 0x80]
-    return tlv(der.SEQUENCE, b"".join(_general_names(part) if part.tag == 0xA1 else part.whole for part in parts))
+    return tlv(der.SEQUENCE, b"".join(_general_names(part) if part.tag == 0xA1 else part.encoded for part in parts))
 
 
 def _key_usage(content: bytes) -> bytes:
@@ -414,7 +416,7 @@ def _general_names(value: Value) -> bytes:
         _require(name.tag != 0x87 or size in {4, 8, 16, 32}, f"subjectAltName has an address of {size} bytes")
         if name.tag in {0x81, 0x82, 0x86} and not name.content.isascii():
             raise Unreadable(f"subjectAltName holds {quoted(name.content.decode('latin-1'))}, which is not ASCII")
-        repaired.append(tlv(0xA4, _name(first(name.content), "subjectAltName")) if name.tag == 0xA4 else name.whole)
+        repaired.append(tlv(0xA4, _name(first(name.content), "subjectAltName")) if name.tag == 0xA4 else name.encoded)
     return tlv(value.tag, b"".join(repaired))
 
 

@@ -127,7 +127,7 @@ def read_pem(text: str) -> KeyPair:
     block = _private_key(text)
     if block is None:
         raise Unusable(f"it {instead(text, Kind.KEY)}")
-    if "ENCRYPTED" in block.label or "Proc-Type: 4,ENCRYPTED" in block.whole:
+    if "ENCRYPTED" in block.label or "Proc-Type: 4,ENCRYPTED" in block.text:
         raise Unusable("it is encrypted; `openssl pkey` writes it without a passphrase")
     if block.label == "OPENSSH PRIVATE KEY":
         raise Unusable("it is in OpenSSH's own form; `ssh-keygen -p -m PKCS8` makes PEM of the file in its place")

@@ -76,7 +76,7 @@ class Search:
             fitting = () if chains.is_self_issued(last) or level >= MAX_DEPTH else _candidates(last, self.others)
             untried = [c for c in fitting if c not in reached and c not in roots]
             # Keys that the next step rejects are not used to verify: oversized keys are slow.
-            above = [c for c in untried if not _has_supported_key(c) or self._has_signed(c, last)]
+            above = [c for c in untried if chains.key_fault(c) or self._has_signed(c, last)]
             reached.update(above)
             paths += [(*path, issuer) for issuer in above]
             if not above:
@@ -104,10 +104,9 @@ class Search:
 
     def _check_issuer(self, certificate: x509.Certificate, depth: int) -> None:
         """Check a CA `depth` levels above the leaf, so with depth - 1 CAs below it (RFC 5280 section 6.1.4)."""
-        fault = _issuer_fault(certificate, depth, self.now)
+        fault = _issuer_fault(certificate, depth, self.now) or chains.key_fault(certificate)
         if fault:
-            raise chains.invalid(Rule.CHAIN, f"{chains.named(certificate.subject)} {fault}.")
-        chains.check_key(certificate)
+            raise chains.invalid(Rule.CHAIN, fault)
         chains.check_critical(certificate)
         if not chains.is_self_issued(certificate):
             chains.check_signature(certificate)
@@ -144,17 +143,18 @@ class Search:
 
 
 def _issuer_fault(certificate: x509.Certificate, depth: int, now: datetime) -> str:
-    """The rule that a CA `depth` levels above the leaf breaks, as the predicate of a sentence; empty if none."""
+    """The rule that a CA `depth` levels above the leaf breaks, as a sentence; empty if none."""
+    name = chains.named(certificate.subject)
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if not chains.is_ca(certificate):
-        return "is no CA certificate, and yet stands above another one"
+        return f"{name} is no CA certificate, and yet stands above another one."
     if now >= end or not has_begun(begin, now):
-        return f"in the chain is not valid now, but from {begin:%Y-%m-%d} to {end:%Y-%m-%d}"
+        return f"{name} in the chain is not valid now, but from {begin:%Y-%m-%d} to {end:%Y-%m-%d}."
     length = chains.path_length(certificate)
     if length is not None and length < depth - 1:
-        return "allows a shorter path than this chain has"
+        return f"{name} allows a shorter path than this chain has."
     usage = chains.extension(certificate, x509.KeyUsage)
-    return "may not sign certificates" if usage is not None and not usage.key_cert_sign else ""
+    return f"{name} may not sign certificates." if usage is not None and not usage.key_cert_sign else ""
 
 
 def _candidates(certificate: x509.Certificate, pool: Sequence[x509.Certificate]) -> Certificates:
@@ -162,14 +162,6 @@ def _candidates(certificate: x509.Certificate, pool: Sequence[x509.Certificate])
     wanted = chains.issuer_key_id(certificate)
     found = [c for c in pool if not _mismatch(c, certificate)]
     return tuple(sorted(found, key=lambda c: wanted is None or chains.key_id(c) != wanted))
-
-
-def _has_supported_key(certificate: x509.Certificate) -> bool:
-    try:
-        chains.check_key(certificate)
-    except Invalid:
-        return False
-    return True
 
 
 def _mismatch(issuer: x509.Certificate, certificate: x509.Certificate) -> str:

@@ -35,11 +35,11 @@ PASSED_OVER = {"DH PARAMETERS", "X9.42 DH PARAMETERS", "EC PARAMETERS"}
 
 
 class Block(msgspec.Struct, frozen=True):
-    """A PEM block; `whole` includes the boundary lines. May be a private key: the repr leaves the content out."""
+    """A PEM block; `text` includes the boundary lines. May be a private key: the repr leaves the content out."""
 
     label: str
     body: str
-    whole: str
+    text: str
 
     @property
     def kind(self) -> Kind | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import datetime
+from typing import TypeAlias
 
 import msgspec
 from cryptography import x509
@@ -38,17 +39,7 @@ def ca_csr(private_key: PrivateKey, subject: CaSubject, path_length: int | None)
     return request.public_bytes(serialization.Encoding.PEM).decode("ascii")
 
 
-# Attributes of a CA's name in encoding order, with their RFC 4514 section 3 names.
-CA_ATTRIBUTES = {
-    "country": "C",
-    "organization": "O",
-    "organizational_unit": "OU",
-    "state": "ST",
-    "common_name": "CN",
-    "locality": "L",
-}
-
-
+# Attributes of a CA's name in encoding order.
 _CA_OIDS = {
     "country": NameOID.COUNTRY_NAME,
     "organization": NameOID.ORGANIZATION_NAME,
@@ -57,6 +48,8 @@ _CA_OIDS = {
     "common_name": NameOID.COMMON_NAME,
     "locality": NameOID.LOCALITY_NAME,
 }
+# Their short names (RFC 4514 section 3), such as CN.
+CA_ATTRIBUTES = {field: x509.NameAttribute(oid, "XX").rfc4514_attribute_name for field, oid in _CA_OIDS.items()}
 
 
 def ca_name(subject: CaSubject) -> x509.Name:
@@ -76,15 +69,13 @@ def ca_subject(name: x509.Name) -> CaSubject | None:
     return CaSubject(**{field: found[0] for field, found in values.items() if found})
 
 
-def digest_for(private_key: PrivateKey) -> hashes.SHA256 | hashes.SHA384 | hashes.SHA512:
+_Digest: TypeAlias = hashes.SHA256 | hashes.SHA384 | hashes.SHA512
+_DIGESTS: dict[int, _Digest] = {384: hashes.SHA384(), 521: hashes.SHA512()}
+
+
+def digest_for(private_key: PrivateKey) -> _Digest:
     """SHA-256 for RSA and P-256, SHA-384 for P-384, SHA-512 for P-521 (contract-infisical)."""
-    match private_key.key_size:
-        case 384:
-            return hashes.SHA384()
-        case 521:
-            return hashes.SHA512()
-        case _:
-            return hashes.SHA256()
+    return _DIGESTS.get(private_key.key_size, hashes.SHA256())
 
 
 def der(pem: str) -> bytes:

@@ -19,7 +19,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from app.errors import Invalid, Rule
-from app.x509 import chains, keys, pkix
+from app.x509 import chains, keys, paths, pkix
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 NAME = subject("www.example.com")
@@ -38,7 +38,7 @@ def trusting(*authorities: Authority) -> chains.Anchors:
 def path(trusted: chains.Anchors, *sent: x509.Certificate) -> tuple[x509.Certificate, ...]:
     """What is sent above the leaf once a chain is arranged and verified."""
     bundle = chains.arrange(chains.read(pem(*sent)), chains.spki_digest(sent[0]))
-    return chains.verify(bundle, trusted, datetime.now(UTC))
+    return paths.verify(bundle, trusted, datetime.now(UTC))
 
 
 def refused(trusted: chains.Anchors, *sent: x509.Certificate) -> str:
@@ -61,7 +61,7 @@ def test_every_order_of_the_blocks_gives_the_same_chain() -> None:
         turned = everything[first:] + everything[:first]
         bundle = chains.arrange(chains.read(pem(*turned, *reversed(turned))), chains.spki_digest(end))
         assert bundle.leaf == end
-        assert chains.verify(bundle, trusting(top), datetime.now(UTC)) == expected
+        assert paths.verify(bundle, trusting(top), datetime.now(UTC)) == expected
 
 
 def test_extras_that_belong_to_no_step_are_dropped() -> None:
@@ -181,8 +181,8 @@ def bare(issuer: Authority, key: Any, name: x509.Name, *extensions: x509.Extensi
     return builder.sign(issuer.key, hashes.SHA256())
 
 
-def search(trusted: chains.Anchors | None, *others: x509.Certificate) -> chains.Search:
-    return chains.Search(others, trusted, datetime.now(UTC))
+def search(trusted: chains.Anchors | None, *others: x509.Certificate) -> paths.Search:
+    return paths.Search(others, trusted, datetime.now(UTC))
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:
@@ -212,7 +212,7 @@ def test_all_signature_checks_of_an_upload_have_one_bound() -> None:
     looked = search(roots, *others)
     with pytest.raises(Invalid) as raised:
         looked.path(bare(meant, KEY, NAME, ca=False))
-    assert looked.checks == chains.MAX_CHECKS == 200
+    assert looked.checks == paths.MAX_CHECKS == 200
     (problem,) = raised.value.problems
     assert problem.rule is Rule.CHAIN
     assert "200 signature checks" in problem.text
@@ -328,9 +328,9 @@ def test_every_way_of_cross_signed_cas_is_found() -> None:
 def test_a_chain_may_be_only_so_long() -> None:
     """Ten certificates above the leaf are taken, and of eleven the text says that there are too many."""
     top = lowest = root()
-    for level in range(chains.MAX_DEPTH):
+    for level in range(paths.MAX_DEPTH):
         lowest = lowest.intermediate(f"Level {level}")
-    assert len(path(trusting(top), leaf(lowest), *lowest.above)) == chains.MAX_DEPTH
+    assert len(path(trusting(top), leaf(lowest), *lowest.above)) == paths.MAX_DEPTH
     lowest = lowest.intermediate("Too low")
     assert "more than 10 certificates" in refused(trusting(top), leaf(lowest), *lowest.above)
 
@@ -350,7 +350,7 @@ def test_a_root_beside_its_renewed_twin_disturbs_nothing(turned: bool) -> None:
     for twin in (renewed(top), expired):
         both = [top.certificate, twin, stranger.certificate][:: -1 if turned else 1]
         assert path(trusting(top), leaf(middle), *both, middle.certificate) == (middle.certificate,)
-        above = chains.ordered(low.certificate, [*both, middle.certificate], datetime.now(UTC))
+        above = paths.ordered(low.certificate, [*both, middle.certificate], datetime.now(UTC))
         assert above[0] == middle.certificate
         assert above[1] in {top.certificate, twin} - {expired}
         assert len(above) == 2
@@ -368,7 +368,7 @@ def test_what_is_above_a_ca_has_to_lead_to_a_root() -> None:
         (top.certificate, [], "is its own issuer"),
     ):
         with pytest.raises(Invalid) as raised:
-            chains.ordered(own, others, datetime.now(UTC))
+            paths.ordered(own, others, datetime.now(UTC))
         assert words in raised.value.problems[0].text
 
 
@@ -382,15 +382,15 @@ def test_a_clock_that_is_ahead_by_less_than_five_minutes_is_forgiven(minutes: in
     now = datetime.now(UTC)
     if taken:
         assert path(trusting(top), leaf(young), young.certificate) == (young.certificate,)
-        assert chains.ordered(low.certificate, [young.certificate, top.certificate], now)
-        assert chains.ordered(youngest.certificate, [top.certificate], now)
+        assert paths.ordered(low.certificate, [young.certificate, top.certificate], now)
+        assert paths.ordered(youngest.certificate, [top.certificate], now)
         return
     assert 'Young CA,O=Test Trust" in the chain is not valid now' in refused(
         trusting(top), leaf(young), young.certificate
     )
     for own, others in ((low.certificate, [young.certificate]), (youngest.certificate, [])):
         with pytest.raises(Invalid, match="is not valid now"):
-            chains.ordered(own, [*others, top.certificate], now)
+            paths.ordered(own, [*others, top.certificate], now)
 
 
 def test_a_root_of_ours_that_cannot_be_read_is_left_out() -> None:
@@ -401,7 +401,7 @@ def test_a_root_of_ours_that_cannot_be_read_is_left_out() -> None:
     damaged = ["", "x", pem(top.certificate)[:200], pem(top.certificate).replace("M", "N", 1)]
     known = chains.with_roots(trusting(), [*damaged, pem(long.certificate), pem(top.certificate)])
     for good in (top, long):
-        assert chains.verify(chains.Bundle(leaf(good), ()), known, datetime.now(UTC)) == ()
+        assert paths.verify(chains.Bundle(leaf(good), ()), known, datetime.now(UTC)) == ()
 
 
 _SEED = leaf(root())
@@ -427,7 +427,7 @@ def test_no_changed_byte_is_more_than_a_refusal(changes: list[tuple[int, int]]) 
         bundle = chains.arrange(chains.read(bare_pem(bytes(der))), None)
         chains.facts(bundle.leaf)
         chains.judge_leaf(bundle.leaf, datetime.now(UTC))
-        chains.verify(bundle, trusting(), datetime.now(UTC))
+        paths.verify(bundle, trusting(), datetime.now(UTC))
     assert all(problem.text.isprintable() for problem in raised.value.problems)
 
 

@@ -29,7 +29,7 @@ from app.ca import leaves
 from app.certificates import store as certificates
 from app.errors import Invalid, Refusal
 from app.server import first_start
-from app.x509 import chains, keys, pkix
+from app.x509 import chains, keys, paths, pkix
 from app.x509.names import NamePolicy
 
 SECOND = timedelta(seconds=1)
@@ -90,14 +90,14 @@ def _chain(case: Case) -> Verdict:
     expected = hashlib.sha256(handmade.spki(case.key or corpus.KEY)).digest()
     bundle = chains.arrange(sent, expected)
     facts = chains.facts(bundle.leaf)
-    if facts.spki_sha256 != expected:
+    if chains.spki_digest(bundle.leaf) != expected:
         return Verdict("the certificate's public key is not that of the private key.")
     chains.judge_leaf(bundle.leaf, now)
     if case.force:
         above = tuple(certificate for certificate in sent if certificate is not bundle.leaf)
     else:
         trusted = chains.anchors([anchors_of(case)])
-        above = chains.verify(bundle, trusted, now)
+        above = paths.verify(bundle, trusted, now)
     keys.read_pem(_key_pem(case))
     named = handmade.HOST in facts.hosts
     return Verdict("", Taken(chains.pem([bundle.leaf, *above]), _key_pem(case), case.roots, named, case.force))

@@ -65,9 +65,9 @@ def test_a_grown_crl_is_the_librarys_to_the_byte(
 ) -> None:
     """What is signed is the same, and for RSA the signature too; it verifies, and its PEM is the library's."""
     ends = at + timedelta(days=7)
-    old = crl_bytes.signed(ISSUERS[key], key, number, at, ends, written(first))
+    old = crl_bytes.signed(ISSUERS[key], key, number, (at, ends), written(first))
     grown = crl_bytes.entries_of(old) + written(later)
-    new = crl_bytes.signed(ISSUERS[key], key, number + 1, at, ends, grown)
+    new = crl_bytes.signed(ISSUERS[key], key, number + 1, (at, ends), grown)
     expected = by_the_library(key, number + 1, at, ends, first + later)
     found, wanted = x509.load_der_x509_crl(new), x509.load_der_x509_crl(expected)
     assert found.tbs_certlist_bytes == wanted.tbs_certlist_bytes
@@ -83,7 +83,7 @@ def test_a_damaged_crl_is_noticed(count: int) -> None:
     """Of a CRL that ends too early no entries are taken, and none of other bytes."""
     key, now = KEYS[0], datetime(2030, 1, 1, tzinfo=UTC)
     revoked = [(serial, now, 4) for serial in range(1, count + 1)]
-    whole = crl_bytes.signed(ISSUERS[key], key, 1, now, now, written(revoked))
+    whole = crl_bytes.signed(ISSUERS[key], key, 1, (now, now), written(revoked))
     assert crl_bytes.entries_of(whole) == written(revoked)
     for size in range(len(whole)):
         with pytest.raises(ValueError, match="early"):

@@ -60,7 +60,7 @@ from app.infisical.ca import CaRequest
 from app.infisical.leaves import SignRequest, leaf_request
 from app.server import edge, postgres
 from app.web import bodies as parsed_bodies
-from app.x509 import chains, keys, names, pkcs10, pkix
+from app.x509 import chains, keys, names, paths, pkcs10, pkix
 from app.x509.names import NamePolicy
 from app.x509.pem import blocks
 
@@ -182,8 +182,8 @@ def test_pem_blocks_are_parts_of_the_text(text: str, edits: list[tuple[int, str]
         text = text[:where] + some + text[where:]
     at = 0
     for block in blocks(text):
-        at = text.index(block.whole, at) + len(block.whole)
-        assert [*blocks(block.whole)] == [block]
+        at = text.index(block.text, at) + len(block.text)
+        assert [*blocks(block.text)] == [block]
 
 
 def _resigned(request: bytes) -> bytes:
@@ -224,7 +224,7 @@ def test_a_csr_from_outside_is_read_or_refused(bends: list[Any], anew: bool) -> 
         # What the library does not read is none of ours.
         with contextlib.suppress(ValueError):
             assert pkix.der(again) == request
-            assert pkix.spki_sha256(again) == chains.spki_of(found.public_key)
+            assert pkix.spki_sha256(again) == keys.spki_sha256(found.public_key)
     assert isinstance(pkix.weakness(found.public_key), str)
     (found.common_name, pkix.ca_subject(found.subject), found.subject.rfc4514_string())
     with contextlib.suppress(Refusal):
@@ -245,14 +245,14 @@ def _judgements(certificates: tuple[x509.Certificate, ...]) -> None:
         told = chains.facts(each)
         for text in (*told.hosts, told.issuer, told.signature, chains.named(each.subject), chains.named(each.issuer)):
             text.encode()
-        (chains.path_length(each), chains.is_reproducible(each), chains._key_id(each), pkix.ca_subject(each.subject))
+        (chains.path_length(each), chains.is_reproducible(each), pkix.ca_subject(each.subject))
         with contextlib.suppress(Invalid):
             chains.judge_leaf(each, NOW)
         others = [other for other in certificates if other != each]
         with contextlib.suppress(Invalid):
-            chains.ordered(each, others, NOW)
+            paths.ordered(each, others, NOW)
         with contextlib.suppress(Invalid):
-            chains.verify(chains.arrange(certificates, told.spki_sha256), ANCHORS, NOW)
+            paths.verify(chains.arrange(certificates, chains.spki_digest(each)), ANCHORS, NOW)
 
 
 @fuzzed(400)

@@ -52,7 +52,7 @@ from app.certificates import trust
 from app.commands import doctor
 from app.errors import Hint, Invalid, Rule
 from app.web import bodies
-from app.x509 import chains, keys, pem, pkix, weak_keys
+from app.x509 import chains, keys, paths, pem, pkix, weak_keys
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 RSA_KEY = rsa.generate_private_key(65537, 2048)
@@ -143,7 +143,7 @@ def test_an_oddity_that_harms_nobody_is_taken(odd: dict[str, Any], tmp_path: Pat
     assert chains.pem([leaf]) == block(der)
     chains.judge_leaf(leaf, NOW)
     trusted = chains.anchors([block(anchor).encode()])
-    assert chains.verify(chains.arrange((leaf,), chains.spki_digest(leaf)), trusted, NOW) == ()
+    assert paths.verify(chains.arrange((leaf,), chains.spki_digest(leaf)), trusted, NOW) == ()
     assert chains.facts(leaf).sha256 == chains.facts(*chains.read(chains.pem([leaf]))).sha256
 
 
@@ -188,7 +188,7 @@ def test_a_trust_anchor_may_be_odd(odd: dict[str, Any], tmp_path: Path) -> None:
     assert oddities.openssl_verifies(tmp_path, end, anchor)
     trusted = chains.anchors([block(anchor).encode()])
     (leaf,) = chains.read(block(end))
-    assert chains.verify(chains.arrange((leaf,), chains.spki_digest(leaf)), trusted, NOW) == ()
+    assert paths.verify(chains.arrange((leaf,), chains.spki_digest(leaf)), trusted, NOW) == ()
 
 
 def test_an_odd_certificate_that_was_changed_is_not_verified() -> None:
@@ -197,7 +197,7 @@ def test_an_odd_certificate_that_was_changed_is_not_verified() -> None:
     (leaf,) = chains.read(block(der.replace(b"A&B", b"A&C")))
     trusted = chains.anchors([block(root()).encode()])
     with pytest.raises(Invalid):
-        chains.verify(chains.arrange((leaf,), chains.spki_digest(leaf)), trusted, NOW)
+        paths.verify(chains.arrange((leaf,), chains.spki_digest(leaf)), trusted, NOW)
 
 
 def test_every_root_of_the_system_is_an_anchor() -> None:

@@ -271,7 +271,7 @@ async def _sign(
     issuer = authorities.certificate_of(await authorities.get(connection, Scope(authority.account_id), authority.id))
     now = issuing.now()
     # In a thread, because hashing a long CRL takes milliseconds.
-    der = await asyncio.to_thread(crl_bytes.signed, issuer, private_key, number, now, now + LIFETIME, entries)
+    der = await asyncio.to_thread(crl_bytes.signed, issuer, private_key, number, (now, now + LIFETIME), entries)
     await connection.execute(_STORE, authority.account_id, authority.id, number, der, now, now + LIFETIME)
     return der
 

@@ -20,7 +20,7 @@ from app.custody import keyring
 from app.errors import NotFound, Refusal
 from app.services import Services
 from app.store.database import Database, parameters
-from app.x509 import chains, pkix
+from app.x509 import chains, keys, pkix
 from app.x509.keys import PrivateKey
 
 BACKDATED = timedelta(minutes=5)
@@ -119,7 +119,7 @@ def require_other(subject: x509.Name, public_key: pkix.PublicKey | None, issuer:
     """Raises Refusal for the issuer's own name or key: verifiers could not tell the two apart."""
     if subject.public_bytes() == issuer.subject.public_bytes():
         raise Refusal("The subject is that of this CA itself.")
-    if public_key and chains.spki_of(public_key) == chains.spki_digest(issuer):
+    if public_key and keys.spki_sha256(public_key) == chains.spki_digest(issuer):
         raise Refusal("The CSR's key is that of this CA itself.")
 
 
@@ -233,7 +233,7 @@ async def sign(
     ca_profile = Profile.INTERMEDIATE if to_sign.issuer else Profile.ROOT
     profile = ca_profile if to_sign.ca else Profile.LEAF
     row = (
-        *(row_id, issuer_id, profile, f"{to_sign.serial:040x}", chains.spki_of(to_sign.public_key)),
+        *(row_id, issuer_id, profile, f"{to_sign.serial:040x}", keys.spki_sha256(to_sign.public_key)),
         *(to_sign.subject.rfc4514_string(), entry.common_name, [str(name.value) for name in to_sign.sans]),
         *(list(to_sign.key_usages), list(to_sign.extended_key_usages), to_sign.path_length, entry.friendly_name),
         *(to_sign.not_before, to_sign.not_after),

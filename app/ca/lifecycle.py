@@ -21,7 +21,7 @@ from app.caller import Caller, Scope
 from app.errors import Invalid, NotFound, Refusal, Unavailable, quoted
 from app.services import Services
 from app.store.database import Connection, Database, parameters
-from app.x509 import chains, pkix
+from app.x509 import chains, paths, pkix
 
 ROOT_LIFETIME = timedelta(days=3652)
 MAX_CHAIN = 64 * 1024
@@ -194,7 +194,7 @@ async def _chain(
     with _refused("Failed to parse certificate chain"):
         others = [c for c in chains.read(signed.chain) if c != own]
     with _refused("Invalid certificate chain"):
-        return own, await asyncio.to_thread(chains.ordered, own, others, issuing.now())
+        return own, await asyncio.to_thread(paths.ordered, own, others, issuing.now())
 
 
 @contextmanager
@@ -328,7 +328,7 @@ async def published(db: Database, ca_id: UUID, certificate_id: UUID) -> bytes:
     row = await db.fetchrow(_PUBLISHED, ca_id, certificate_id)
     if row is None:
         raise NotFound(f"CA certificate with ID '{certificate_id}' not found")
-    return pkix.certificate_der(row["pem"])
+    return pkix.der(row["pem"])
 
 
 async def renew(services: Services, caller: Caller, scope: Scope, ca_id: UUID, not_after: datetime) -> Authority:

@@ -18,7 +18,7 @@ from app.errors import Advice, Hint, Invalid, NotFound, Problem, Rule, Thing, qu
 from app.ids import canonical_uuid
 from app.services import Services
 from app.store.database import Database
-from app.x509 import chains, keys, pkix
+from app.x509 import chains, keys, paths, pkix
 from app.x509.chains import Bundle, Certificates, Leaf
 from app.x509.names import NamePolicy
 from app.x509.pem import Kind, instead
@@ -65,10 +65,10 @@ class Key(msgspec.Struct, frozen=True):
     new: keyring.NewKey | None = None
 
 
-def problems(upload: Upload) -> tuple[Problem, ...]:
+def problems(upload: Upload) -> list[Problem]:
     """Problems of single fields, including `malformed`; pure."""
     found = list(upload.malformed)
-    choices: tuple[tuple[str, TextOrNone, tuple[str, ...]], ...] = (
+    choices = (
         ("bundle_method", upload.bundle_method, tuple(BundleMethod)),
         ("type", upload.type, TYPES),
         ("deploy", upload.deploy, DEPLOYS),
@@ -87,14 +87,12 @@ def problems(upload: Upload) -> tuple[Problem, ...]:
             found.append(Problem(Rule.TEXT, "policy", "policy has a control character."))
     csr_id = upload.custom_csr_id
     if "custom_csr_id" not in unread and (csr_id is None or (isinstance(csr_id, str) and not canonical_uuid(csr_id))):
-        text = "custom_csr_id is not the id of a CSR: a UUID is."
-        found.append(Problem(Rule.CSR_ID, "custom_csr_id", text))
-    return tuple(found)
+        found.append(Problem(Rule.CSR_ID, "custom_csr_id", "custom_csr_id is not the id of a CSR: a UUID is."))
+    return found
 
 
 def no_csr(csr_id: UUID | None) -> NotFound:
-    text = f"There is no custom CSR {csr_id} in this zone or its account."
-    return NotFound(text, Thing.CSR_OF_CERTIFICATE)
+    return NotFound(f"There is no custom CSR {csr_id} in this zone or its account.", Thing.CSR_OF_CERTIFICATE)
 
 
 # CSRs of the zone, and of its account.
@@ -142,34 +140,32 @@ async def _csr_key(db: Database, scope: Scope, csr_id: UUID) -> Key:
     row = await db.fetchrow(_CSR_KEY, scope.account_id, scope.id, csr_id)
     if row is None:
         raise no_csr(csr_id)
-    digest = pkix.spki_sha256(row["csr"])
-    return Key(row["key_id"], digest, csr_id, row["created_at"], tuple(row["sans"]))
+    return Key(row["key_id"], pkix.spki_sha256(row["csr"]), csr_id, row["created_at"], tuple(row["sans"]))
 
 
 async def arranged(db: Database, caller: Caller, scope: Scope, sent: Certificates, key: Key) -> Bundle:
     """Find the leaf among the certificates; raises Invalid if it is not for this key."""
     bundle = chains.arrange(sent, key.spki_sha256)
-    leaf = chains.facts(bundle.leaf)
-    if leaf.spki_sha256 != key.spki_sha256:
-        raise Invalid((Problem(Rule.KEY_MISMATCH, "certificate", await _mismatch(db, caller, scope, leaf, key)),))
+    if chains.spki_digest(bundle.leaf) != key.spki_sha256:
+        raise chains.invalid(
+            Rule.KEY_MISMATCH, await _mismatch(db, caller, scope, chains.spki_digest(bundle.leaf), key)
+        )
     return bundle
 
 
-async def judged(
-    services: Services, scope: Scope, sent: Certificates, bundle: Bundle, method: BundleMethod
-) -> tuple[Leaf, str]:
+async def judged(services: Services, scope: Scope, bundle: Bundle, method: BundleMethod) -> tuple[Leaf, str]:
     """Validate the `arranged` certificates; returns the leaf's facts and the PEM chain to store. Raises Invalid."""
     now = datetime.now(UTC)
     leaf = chains.facts(bundle.leaf)
     if len(leaf.hosts) > MAX_HOSTS:
         text = f"certificate names {len(leaf.hosts)} hosts; at most {MAX_HOSTS} are allowed."
-        raise Invalid((Problem(Rule.CERTIFICATE, "certificate", text),))
+        raise chains.invalid(Rule.CERTIFICATE, text)
     chains.judge_leaf(bundle.leaf, now)
     await _require_host(services.db, scope, leaf)
     if method is BundleMethod.FORCE:
-        return leaf, chains.pem([bundle.leaf, *(c for c in sent if c is not bundle.leaf)])
-    roots = await _own_roots(services.db, scope, sent)
-    above = await services.pool.judge(lambda: chains.verify(bundle, chains.with_roots(services.trusted, roots), now))
+        return leaf, chains.pem([bundle.leaf, *bundle.others])
+    roots = await _own_roots(services.db, scope, (bundle.leaf, *bundle.others))
+    above = await services.pool.judge(lambda: paths.verify(bundle, chains.with_roots(services.trusted, roots), now))
     return leaf, chains.pem([bundle.leaf, *above])
 
 
@@ -179,11 +175,11 @@ SELECT root FROM (
     SELECT root, root_subject_sha256, row_number() OVER (
         PARTITION BY root_subject_sha256
         ORDER BY root_key_id = ANY($3::bytea[]) DESC NULLS LAST, max(created_at) DESC
-    ) AS place
+    ) AS rank
     FROM ca_certificates
     WHERE account_id = $1 AND (root_subject_sha256 = ANY($2::bytea[]) OR root_subject_sha256 IS NULL)
     GROUP BY root, root_subject_sha256, root_key_id
-) AS roots WHERE place <= $4 OR root_subject_sha256 IS NULL
+) AS roots WHERE rank <= $4 OR root_subject_sha256 IS NULL
 """
 
 
@@ -198,11 +194,11 @@ async def _own_roots(db: Database, scope: Scope, sent: Certificates) -> list[str
 _BY_KEY = "SELECT id, zone_id FROM custom_csrs WHERE account_id = $1 AND key_id = $2"
 
 
-async def _mismatch(db: Database, caller: Caller, scope: Scope, leaf: Leaf, key: Key) -> str:
+async def _mismatch(db: Database, caller: Caller, scope: Scope, spki_sha256: bytes, key: Key) -> str:
     """The error text for a key mismatch; names the matching CSR if the caller may read it."""
     expected = f"the custom CSR {key.custom_csr_id}" if key.custom_csr_id else "the private key"
     text = f"the certificate's public key is not that of {expected}"
-    key_id = await keyring.find_key(db, scope.account_id, leaf.spki_sha256)
+    key_id = await keyring.find_key(db, scope.account_id, spki_sha256)
     row = await db.fetchrow(_BY_KEY, scope.account_id, key_id) if key_id else None
     if row is not None and caller.may(Area.SSL, Access.READ, Scope(scope.account_id, row["zone_id"])):
         where = f"of the zone {row['zone_id'].hex}" if row["zone_id"] else "of the account"
@@ -216,29 +212,25 @@ async def _require_host(db: Database, scope: Scope, leaf: Leaf) -> None:
     row = await db.fetchrow("SELECT name FROM zones WHERE id = $1 AND account_id = $2", scope.id, scope.account_id)
     zone = row["name"] if row else ""
     if not any(host.lower() == zone or host.lower().endswith(f".{zone}") for host in leaf.hosts):
-        text = f"the certificate names no host of the zone {quoted(zone)}."
-        raise Invalid((Problem(Rule.ZONE_HOST, "certificate", text),))
+        raise chains.invalid(Rule.ZONE_HOST, f"the certificate names no host of the zone {quoted(zone)}.")
 
 
 def advice(certificate: Certificate, scope: Scope, key: Key) -> list[Advice]:
     now = datetime.now(UTC)
-    found = []
+    texts = []
     if certificate.not_after - now < SOON:
-        text = f"the certificate expires on {certificate.not_after:%Y-%m-%dT%H:%M:%SZ}, in less than 14 days."
-        found.append(Advice(Hint.OTHER, "certificate", text))
+        texts.append(f"expires on {certificate.not_after:%Y-%m-%dT%H:%M:%SZ}, in less than 14 days")
     if key.sans is not None:
-        asked, got = ({name.lower() for name in names} for names in (key.sans, certificate.hosts))
-        for names, text in ((asked - got, "lacks"), (got - asked, "has beyond")):
+        wanted, got = ({name.lower() for name in names} for names in (key.sans, certificate.hosts))
+        for names, verb in ((wanted - got, "lacks"), (got - wanted, "has beyond")):
             if names:
                 shown = ", ".join(quoted(name) for name in sorted(names)[:10])
-                found.append(Advice(Hint.OTHER, "certificate", f"the certificate {text} the CSR's names: {shown}."))
-    if key.created_at is not None:
-        found += scope.age_advice(key.created_at, now)
-    return found
+                texts.append(f"{verb} the CSR's names: {shown}")
+    found = [Advice(Hint.OTHER, "certificate", f"the certificate {text}.") for text in texts]
+    return found + list(scope.age_advice(key.created_at, now) if key.created_at else ())
 
 
 async def current_key(db: Database, scope: Scope, certificate: Certificate) -> Key:
     if certificate.custom_csr_id:
         return await _csr_key(db, scope, certificate.custom_csr_id)
-    (leaf, *_) = chains.stored(certificate.chain)
-    return Key(certificate.key_id, chains.facts(leaf).spki_sha256)
+    return Key(certificate.key_id, chains.spki_digest(chains.stored(certificate.chain)[0]))

@@ -18,18 +18,7 @@ from app.caller import Caller, Scope
 from app.certificates import matching
 from app.certificates.model import BundleMethod, Certificate, CertificatePage, CertificateQuery, Status, Superseded
 from app.custody import keyring
-from app.errors import (
-    Advice,
-    Invalid,
-    Limit,
-    LimitReached,
-    NotFound,
-    Problem,
-    Rule,
-    Thing,
-    Unavailable,
-    quoted,
-)
+from app.errors import Advice, Invalid, Limit, LimitReached, NotFound, Problem, Rule, Thing, Unavailable, quoted
 from app.ids import canonical_uuid
 from app.services import Services
 from app.store import paging
@@ -38,7 +27,7 @@ from app.times import CLOCK_SKEW
 from app.x509 import chains, keys
 
 
-class Told(msgspec.Struct, frozen=True):
+class Stored(msgspec.Struct, frozen=True):
     """A certificate with warnings for the caller."""
 
     certificate: Certificate
@@ -61,9 +50,9 @@ SELECT {_COLUMNS} FROM certificate
 _INSERT_KEY = keyring.insert_key(1)
 
 
-async def create(services: Services, caller: Caller, scope: Scope, upload: matching.Upload) -> Told:
+async def create(services: Services, caller: Caller, scope: Scope, upload: matching.Upload) -> Stored:
     """Store a certificate in a zone; raises Invalid, NotFound(CSR_OF_CERTIFICATE), Conflict and LimitReached."""
-    found = list(matching.problems(upload))
+    found = matching.problems(upload)
     if not upload.certificate and not any(p.field == "certificate" for p in found):
         found.append(Problem(Rule.CERTIFICATE, "certificate", "certificate is required: the PEM that the CA gave."))
     if found:
@@ -73,7 +62,7 @@ async def create(services: Services, caller: Caller, scope: Scope, upload: match
     advice += chains.remarks(str(upload.certificate))
     method = BundleMethod(upload.bundle_method or BundleMethod.UBIQUITOUS)
     bundle = await matching.arranged(services.db, caller, scope, sent, key)
-    leaf, chain = await matching.judged(services, scope, sent, bundle, method)
+    leaf, chain = await matching.judged(services, scope, bundle, method)
     now = datetime.now(UTC)
     certificate = Certificate(
         id=uuid4(),
@@ -87,18 +76,13 @@ async def create(services: Services, caller: Caller, scope: Scope, upload: match
         policy=upload.policy or None,
         deploy=upload.deploy or None,
         priority=0,
-        sha256=leaf.sha256,
-        hosts=leaf.hosts,
-        issuer=leaf.issuer,
-        signature=leaf.signature,
-        not_before=leaf.not_before,
-        not_after=leaf.not_after,
         chain=chain,
         uploaded_at=now,
         modified_at=now,
+        **msgspec.structs.asdict(leaf),
     )
     stored = await services.db.transaction(lambda connection: _store(connection, caller, scope, certificate, key))
-    return Told(stored, (*advice, *matching.advice(stored, scope, key)))
+    return Stored(stored, (*advice, *matching.advice(stored, scope, key)))
 
 
 # Locked, so that the zone cannot be deleted before we commit.
@@ -203,7 +187,7 @@ _DELETE_KEY = f"WITH gone AS (SELECT $1::uuid AS account_id, $2::uuid AS key_id)
 
 async def update(
     services: Services, caller: Caller, scope: Scope, certificate_id: UUID, upload: matching.Upload
-) -> Told:
+) -> Stored:
     """Renew or change a certificate: it keeps its id, and the previous version goes to its history.
 
     Raises as `create`, and NotFound(CERTIFICATE).
@@ -211,11 +195,11 @@ async def update(
     found = matching.problems(upload)
     before = await get(services.db, scope, certificate_id)
     if found:
-        raise Invalid(found)
+        raise Invalid(tuple(found))
     for _ in range(_ATTEMPTS):
-        told = await _update_once(services, caller, scope, before, upload)
-        if told is not None:
-            return told
+        result = await _update_once(services, caller, scope, before, upload)
+        if result is not None:
+            return result
         # It was changed concurrently: validate again against the current version.
         before = await get(services.db, scope, certificate_id)
     raise Unavailable("this certificate is being changed by many requests at once")
@@ -223,7 +207,7 @@ async def update(
 
 async def _update_once(
     services: Services, caller: Caller, scope: Scope, before: Certificate, upload: matching.Upload
-) -> Told | None:
+) -> Stored | None:
     try:
         current = await matching.current_key(services.db, scope, before)
     except NotFound:
@@ -233,20 +217,11 @@ async def _update_once(
     advice += chains.remarks(upload.certificate or "")
     method = BundleMethod(upload.bundle_method or before.bundle_method)
     after = before
-    if (key.id, method) != (before.key_id, before.bundle_method) or not _is_old_news(upload, before):
+    if (key.id, method) != (before.key_id, before.bundle_method) or not _needs_no_check(upload, before):
         sent = chains.read(upload.certificate) if upload.certificate else chains.stored(before.chain)
         bundle = await matching.arranged(services.db, caller, scope, sent, key)
-        leaf, chain = await matching.judged(services, scope, sent, bundle, method)
-        after = msgspec.structs.replace(
-            after,
-            sha256=leaf.sha256,
-            hosts=leaf.hosts,
-            issuer=leaf.issuer,
-            signature=leaf.signature,
-            not_before=leaf.not_before,
-            not_after=leaf.not_after,
-            chain=chain,
-        )
+        leaf, chain = await matching.judged(services, scope, bundle, method)
+        after = msgspec.structs.replace(after, chain=chain, **msgspec.structs.asdict(leaf))
     after = msgspec.structs.replace(
         after,
         key_id=key.id,
@@ -258,14 +233,14 @@ async def _update_once(
         deploy=before.deploy if upload.deploy is UNSET else upload.deploy,
     )
     if after == before:
-        return Told(before, advice)
-    stored = await services.db.transaction(lambda connection: _replace(connection, caller, scope, before, after, key))
+        return Stored(before, advice)
+    stored = await services.db.transaction(lambda connection: _replace(connection, caller, before, after, key.new))
     if stored is None:
         return None
-    return Told(stored, (*advice, *(matching.advice(stored, scope, key) if stored.sha256 != before.sha256 else ())))
+    return Stored(stored, (*advice, *(matching.advice(stored, scope, key) if stored.sha256 != before.sha256 else ())))
 
 
-def _is_old_news(upload: matching.Upload, before: Certificate) -> bool:
+def _needs_no_check(upload: matching.Upload, before: Certificate) -> bool:
     """Whether the upload has no certificate, or repeats the stored one after its expiry, which is then not rejected."""
     if not upload.certificate:
         return True
@@ -274,26 +249,26 @@ def _is_old_news(upload: matching.Upload, before: Certificate) -> bool:
 
 
 async def _replace(
-    connection: Connection, caller: Caller, scope: Scope, before: Certificate, after: Certificate, key: matching.Key
+    connection: Connection, caller: Caller, before: Certificate, after: Certificate, new: keyring.NewKey | None
 ) -> Certificate | None:
-    row = await connection.fetchrow(_LOCK, scope.account_id, scope.id, before.id)
+    ids = (before.account_id, before.zone_id, before.id)
+    row = await connection.fetchrow(_LOCK, *ids)
     if row is None:
         raise _not_found(before.id)
     if _certificate(row) != before:
         return None
-    if key.new:
-        await connection.execute(_INSERT_KEY, *key.new.row)
+    if new:
+        await connection.execute(_INSERT_KEY, *new.row)
     if after.sha256 != before.sha256:
-        await connection.execute(_ARCHIVE, scope.account_id, before.id, uuid4())
+        await connection.execute(_ARCHIVE, before.account_id, before.id, uuid4())
     audited = audit.values(caller, audit.Action.UPDATE, audit.Resource.CUSTOM_CERTIFICATE)
-    values = (scope.account_id, scope.id, before.id, *_values(after, _REPLACED), *audited)
     try:
-        stored = await connection.fetchrow(_UPDATE, *values)
+        stored = await connection.fetchrow(_UPDATE, *ids, *_values(after, _REPLACED), *audited)
     except asyncpg.ForeignKeyViolationError:
         raise matching.no_csr(after.custom_csr_id) from None
     if before.custom_csr_id is None and before.key_id != after.key_id:
         # An uploaded key is used by its certificate only.
-        await connection.execute(_DELETE_KEY, scope.account_id, before.key_id)
+        await connection.execute(_DELETE_KEY, before.account_id, before.key_id)
     return _certificate(stored)
 
 
@@ -323,9 +298,9 @@ async def delete(db: Database, caller: Caller, scope: Scope, certificate_id: UUI
 
 
 _PRIORITIZE = """
-UPDATE custom_certificates c SET priority = asked.priority, modified_at = now()
-FROM unnest($3::uuid[], $4::int[]) AS asked (id, priority)
-WHERE c.account_id = $1 AND c.zone_id = $2 AND c.id = asked.id AND c.priority <> asked.priority RETURNING c.id
+UPDATE custom_certificates c SET priority = wanted.priority, modified_at = now()
+FROM unnest($3::uuid[], $4::int[]) AS wanted (id, priority)
+WHERE c.account_id = $1 AND c.zone_id = $2 AND c.id = wanted.id AND c.priority <> wanted.priority RETURNING c.id
 """
 _HERE = """
 SELECT id FROM custom_certificates WHERE account_id = $1 AND zone_id = $2 AND id = ANY($3::uuid[])
@@ -347,10 +322,10 @@ async def prioritize(
         missing = priorities.keys() - {row["id"] for row in rows}
         if missing:
             raise _not_found(min(missing))
-        asked = (list(priorities), list(priorities.values()))
-        changed = await connection.fetch(_PRIORITIZE, scope.account_id, scope.id, *asked)
-        places = [(scope.account_id, row["id"], scope.id) for row in changed]
-        await audit.record_all(connection, caller, audit.Action.UPDATE, audit.Resource.CUSTOM_CERTIFICATE, places)
+        values = (list(priorities), list(priorities.values()))
+        changed = await connection.fetch(_PRIORITIZE, scope.account_id, scope.id, *values)
+        ids = [(scope.account_id, row["id"], scope.id) for row in changed]
+        await audit.record_all(connection, caller, audit.Action.UPDATE, audit.Resource.CUSTOM_CERTIFICATE, ids)
         return await connection.fetch(_ALL, scope.account_id, scope.id)
 
     return tuple(_certificate(row) for row in await db.transaction(work))
@@ -407,16 +382,11 @@ async def export(services: Services, caller: Caller, certificate: Certificate) -
 
     Raises KeyDamaged if the key cannot be decrypted or is not that of the certificate.
     """
-    (leaf, *_) = chains.stored(certificate.chain)
-    digest = chains.spki_digest(leaf)
-    held = (certificate.account_id, certificate.key_id, digest)
-    private_key = await keyring.open_key(services.db, services.ring, caller, *held)
-    place = (certificate.account_id, certificate.id, certificate.zone_id)
-
-    async def work(connection: Connection) -> None:
-        await audit.record(connection, caller, audit.Action.EXPORT, audit.Resource.CUSTOM_CERTIFICATE, place)
-
-    await services.db.transaction(work)
+    key = (certificate.account_id, certificate.key_id, chains.spki_digest(chains.stored(certificate.chain)[0]))
+    private_key = await keyring.open_key(services.db, services.ring, caller, *key)
+    what = (audit.Action.EXPORT, audit.Resource.CUSTOM_CERTIFICATE)
+    ids = (certificate.account_id, certificate.id, certificate.zone_id)
+    await services.db.transaction(lambda connection: audit.record(connection, caller, *what, ids))
     return Exported(certificate.chain, keys.pem(private_key))
 
 

@@ -38,7 +38,7 @@ def read(trust_dir: Path | None) -> Trust:
             found, reasons = [], [f"it cannot be read ({error.strerror})"]
         certificates += found
         skipped += [(str(path), reason) for reason in reasons]
-    anchors = chains.anchored(certificates)
+    anchors = chains.Anchors({}).plus(certificates)
     return Trust(anchors, sum(map(len, anchors.by_name.values())), tuple(skipped))
 
 

@@ -13,7 +13,7 @@ from app.certificates import matching
 from app.certificates import store as certificates
 from app.certificates.matching import Upload
 from app.certificates.model import BundleMethod, Certificate, CertificateQuery, Status
-from app.certificates.store import Told
+from app.certificates.store import Stored
 from app.cloudflare import envelope, reading
 from app.cloudflare.context import ScopeContext
 from app.cloudflare.envelope import Envelope, Hex32, Instant, Page, Uuid
@@ -191,7 +191,7 @@ def _object(certificate: Certificate) -> CustomCertificate:
     )
 
 
-def _answer(context: ScopeContext, stored: Told, ignored: tuple[Advice, ...]) -> Envelope[CustomCertificate]:
+def _answer(context: ScopeContext, stored: Stored, ignored: tuple[Advice, ...]) -> Envelope[CustomCertificate]:
     return context.envelope(_object(stored.certificate), (*ignored, *stored.advice))
 
 

@@ -133,7 +133,7 @@ async def csr(services: Services, ca: str, out: Path | None) -> None:
 async def import_(services: Services, ca: str, files: Sequence[str]) -> Row:
     """Install an intermediate's certificate from PEM FILES: its own first, then the chain, including the root."""
     text = "\n".join(_read(name, pem.Kind.CERTIFICATE) for name in files)
-    certificate, *chain = (block.whole for block in pem.blocks(text) if block.label not in pem.PASSED_OVER)
+    certificate, *chain = (block.text for block in pem.blocks(text) if block.label not in pem.PASSED_OVER)
     if not chain:
         raise click.UsageError("the files must hold its certificate and the chain up to and including the root")
     scope, found = await authorities.find(services.db, ca)

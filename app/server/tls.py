@@ -20,7 +20,7 @@ from granian.server.embed import Server
 
 from app import child, files
 from app.errors import Misconfigured
-from app.x509 import pem
+from app.x509 import der, pem
 
 # The argument of granian's workers: see `build_ssl_context` of its server.
 Context: TypeAlias = tuple[bool, str, str, None, str, None, list[str], bool]
@@ -103,7 +103,7 @@ def _blocks(setting: str, file: Path) -> list[pem.Block]:
 def _reencoded(setting: str, file: Path, block: pem.Block) -> str:
     try:
         return pem.encoded(block.label, pem.decoded(block))
-    except pem.Garbled:
+    except der.Unreadable:
         raise _refused(setting, file, f"its {block.label} is not Base64") from None
 
 

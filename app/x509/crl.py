@@ -4,7 +4,6 @@
 (docs/decisions/0028-grown-crls.md). tests/test_crl_bytes.py checks that both produce the same bytes.
 """
 
-import binascii
 import hashlib
 from datetime import datetime
 
@@ -13,10 +12,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 
 from app.x509 import der, pkix
 from app.x509.keys import PrivateKey
+from app.x509.pem import encoded
 
 _VERSION_2 = der.integer(1)
 _TAGGED_EXTENSIONS = 0xA0
-_COLUMNS = 64
 # Extensions of 2.5.29 (RFC 5280 sections 5.2 and 5.3).
 _CRL_NUMBER, _REASON, _AUTHORITY_KEY_IDENTIFIER = (der.tlv(der.OID, bytes((0x55, 0x1D, n))) for n in (20, 21, 35))
 # ecdsa-with-SHA256, -SHA384 and -SHA512 of 1.2.840.10045.4.3 have no parameters (RFC 5758 section 3.2), and
@@ -47,18 +46,17 @@ def signed(
     issuer: x509.Certificate,
     private_key: PrivateKey,
     number: int,
-    this_update: datetime,
-    next_update: datetime,
+    updates: tuple[datetime, datetime],
     entries: bytes,
 ) -> bytes:
-    """A signed v2 CRL in DER with AKI and CRLNumber; `entries` is the concatenation of `entry` results."""
+    """A signed v2 CRL in DER; `updates` are thisUpdate and nextUpdate, `entries` the results of `entry` joined."""
     digest = pkix.digest_for(private_key)
     algorithm = (_RSA if isinstance(private_key, rsa.RSAPrivateKey) else _ECDSA)[digest.name]
     aki = pkix.authority_key_identifier(issuer).public_bytes()
     extensions = _extension(_AUTHORITY_KEY_IDENTIFIER, aki) + _extension(_CRL_NUMBER, der.integer(number))
     parts = (
-        *(_VERSION_2, algorithm, issuer.subject.public_bytes(), _time(this_update), _time(next_update)),
-        *((der.tlv(der.SEQUENCE, entries),) if entries else ()),
+        *(_VERSION_2, algorithm, issuer.subject.public_bytes(), *map(_time, updates)),
+        der.tlv(der.SEQUENCE, entries) if entries else b"",
         der.tlv(_TAGGED_EXTENSIONS, der.tlv(der.SEQUENCE, extensions)),
     )
     tbs = der.tlv(der.SEQUENCE, b"".join(parts))
@@ -83,14 +81,10 @@ def entries_of(crl: bytes) -> bytes:
 
 
 def pem(crl: bytes) -> str:
-    """A DER CRL as PEM with a trailing newline."""
-    text = binascii.b2a_base64(crl, newline=False).decode("ascii")
-    lines = [text[at : at + _COLUMNS] for at in range(0, len(text), _COLUMNS)]
-    return "\n".join(("-----BEGIN X509 CRL-----", *lines, "-----END X509 CRL-----\n"))
+    return encoded("X509 CRL", crl)
 
 
 def _time(time: datetime) -> bytes:
     """UTCTime until 2049, then GeneralizedTime (section 5.1.2.4)."""
-    if time.year < 2050:
-        return der.tlv(der.UTC_TIME, f"{time:%y%m%d%H%M%SZ}".encode())
-    return der.tlv(der.GENERALIZED_TIME, f"{time:%Y%m%d%H%M%SZ}".encode())
+    tag, year = (der.UTC_TIME, f"{time:%y}") if time.year < 2050 else (der.GENERALIZED_TIME, f"{time:%Y}")
+    return der.tlv(tag, f"{year}{time:%m%d%H%M%SZ}".encode())

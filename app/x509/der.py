@@ -1,4 +1,4 @@
-"""Minimal DER encoder and decoder (X.690), used by pkcs10.py, crl.py, keys.py and foreign.py. Pure."""
+"""Minimal DER encoder and decoder (X.690), used by crl.py, keys.py and foreign.py. Pure."""
 
 import msgspec
 
@@ -11,16 +11,16 @@ UTF8, NUMERIC, PRINTABLE, TELETEX, IA5, UNIVERSAL, BMP = 0x0C, 0x12, 0x13, 0x14,
 MAX_OID = 64
 
 
-class Malformed(ValueError):  # noqa: N818 - the name describes the input
-    """Invalid DER; the text gives the reason and quotes no input."""
+class Unreadable(ValueError):  # noqa: N818 - the name describes the input
+    """Invalid PEM, DER or X.509; the text is the reason, and quotes at most one character of the input."""
 
 
 class Value(msgspec.Struct, frozen=True):
-    """A decoded value; `whole` is the encoding with tag and length."""
+    """A decoded value; `encoded` has its tag and length."""
 
     tag: int
     content: bytes
-    whole: bytes
+    encoded: bytes
 
     def __repr__(self) -> str:
         return f"Value({self.tag:#04x})"
@@ -41,31 +41,31 @@ def integer(value: int) -> bytes:
 
 
 def first(data: bytes, begin: int = 0) -> Value:
-    """Decode the value at offset `begin`; following bytes are ignored. Raises Malformed."""
+    """Decode the value at offset `begin`; following bytes are ignored. Raises Unreadable."""
     head = data[begin : begin + 6]
     if len(head) < 2:
-        raise Malformed("it ends too early")
+        raise Unreadable("it ends too early")
     length, at = head[1], begin + 2
     if length == 0x80:
-        raise Malformed("it has an indefinite length, which is BER and not DER")
+        raise Unreadable("it has an indefinite length, which is BER and not DER")
     if length > 0x80:
         octets = length & 0x7F
         length, at = int.from_bytes(head[2 : 2 + octets], "big"), at + octets
         if octets > 4 or len(head) < 2 + octets:
-            raise Malformed("it ends too early")
+            raise Unreadable("it ends too early")
         if length < 0x80 or head[2] == 0:
-            raise Malformed("it has a length that is not in its shortest form, which is BER and not DER")
+            raise Unreadable("it has a length that is not in its shortest form, which is BER and not DER")
     if at + length > len(data):
-        raise Malformed("it ends too early")
+        raise Unreadable("it ends too early")
     return Value(head[0], data[at : at + length], data[begin : at + length])
 
 
 def values(data: bytes) -> list[Value]:
-    """Decode all values in `data`; raises Malformed."""
+    """Decode all values in `data`; raises Unreadable."""
     found, at = [], 0
     while at < len(data):
         found.append(first(data, at))
-        at += len(found[-1].whole)
+        at += len(found[-1].encoded)
     return found
 
 

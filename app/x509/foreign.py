@@ -7,7 +7,8 @@ reason. Comparison, verification and storage always use the original bytes.
 
 import re
 import warnings
-from typing import cast
+from collections.abc import Callable
+from typing import TypeVar, cast
 
 import msgspec
 from cryptography import x509
@@ -17,29 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from app.errors import quoted
-from app.x509 import pem
-from app.x509.der import (
-    BIT_STRING,
-    BMP,
-    BOOLEAN,
-    IA5,
-    INTEGER,
-    NULL,
-    NUMERIC,
-    OID,
-    PRINTABLE,
-    SEQUENCE,
-    SET,
-    TELETEX,
-    UNIVERSAL,
-    UTF8,
-    Malformed,
-    Value,
-    dotted,
-    first,
-    tlv,
-    values,
-)
+from app.x509 import der, pem
+from app.x509.der import Unreadable, Value, dotted, first, tlv, values
 from app.x509.subjects import PRINTABLE as PRINTABLE_TEXT
 
 # `cryptography` warns about common names over 64 bytes (X.520 counts characters) and about serial number 0, which some
@@ -48,10 +28,6 @@ warnings.filterwarnings("ignore", "Attribute's length must be", UserWarning)
 warnings.filterwarnings("ignore", "Parsed a serial number which wasn't positive", UserWarning)
 
 _VERSION, _REQUESTED, _EXTENSIONS = 0xA0, 0xA0, 0xA3
-
-
-class Unreadable(ValueError):  # noqa: N818 - the name describes the input
-    """Not valid X.509; the text is the reason, and quotes at most one character of the input."""
 
 
 class _Name(x509.Name):
@@ -73,8 +49,8 @@ class _Certificate:
         self._sent = sent
         self._copy = copy
         tbs = values(first(sent).content)[0]
-        names = [value.whole for value in values(tbs.content) if value.tag != _VERSION][2:5:2]
-        self.tbs_certificate_bytes = tbs.whole
+        names = [value.encoded for value in values(tbs.content) if value.tag != _VERSION][2:5:2]
+        self.tbs_certificate_bytes = tbs.encoded
         self.issuer = _Name(copy.issuer, names[0])
         self.subject = _Name(copy.subject, names[1])
 
@@ -88,33 +64,40 @@ class _Certificate:
         return hash(self._sent)
 
     def public_bytes(self, encoding: serialization.Encoding) -> bytes:
-        return (
-            self._sent
-            if encoding is serialization.Encoding.DER
-            else pem.encoded("CERTIFICATE", self._sent).encode("ascii")
-        )
+        is_der = encoding is serialization.Encoding.DER
+        return self._sent if is_der else pem.encoded("CERTIFICATE", self._sent).encode("ascii")
 
     def verify_directly_issued_by(self, issuer: x509.Certificate) -> None:
         require_issued(cast("x509.Certificate", self), issuer)
 
 
-def certificate(sent: bytes) -> x509.Certificate:
-    """Parse a DER certificate; raises Unreadable."""
+_T = TypeVar("_T")
+
+
+def _parse(sent: bytes, read: Callable[[bytes], _T], repair: Callable[[bytes], bytes]) -> tuple[_T, bool]:
+    """What `read` makes of the DER, or of its repaired copy, and whether it is that of the copy; raises Unreadable."""
     try:
-        _require_one_algorithm(sent)
-        return _require_readable(x509.load_der_x509_certificate(sent))
-    except Exception:  # noqa: BLE001, S110 - parsed again below, with repairs
+        return read(sent), False
+    except Exception:  # noqa: BLE001, S110 - read again below, with repairs
         pass
     try:
-        copy = _require_readable(x509.load_der_x509_certificate(_certificate(sent)))
-    except (Malformed, Unreadable) as error:
-        raise Unreadable(str(error)) from None
+        return read(repair(sent)), True
+    except Unreadable:
+        raise
     except Exception as error:  # noqa: BLE001
         raise Unreadable(_reason(error)) from None
-    return cast("x509.Certificate", _Certificate(sent, copy))
 
 
-def _require_readable(found: x509.Certificate) -> x509.Certificate:
+def certificate(sent: bytes) -> x509.Certificate:
+    """Parse a DER certificate; raises Unreadable."""
+    found, is_copy = _parse(sent, _read_certificate, _certificate)
+    return cast("x509.Certificate", _Certificate(sent, found)) if is_copy else found
+
+
+def _read_certificate(sent: bytes) -> x509.Certificate:
+    _require_one_algorithm(sent)
+    found = x509.load_der_x509_certificate(sent)
+    # Parsed on access.
     _ = (found.extensions, found.serial_number, found.signature_algorithm_oid)
     try:
         _ = (found.not_valid_before_utc, found.not_valid_after_utc)
@@ -127,8 +110,8 @@ def _require_readable(found: x509.Certificate) -> x509.Certificate:
 
 def _require_one_algorithm(sent: bytes) -> None:
     tbs, algorithm, _ = values(first(sent).content)
-    if [part for part in values(tbs.content) if part.tag != _VERSION][1].whole != algorithm.whole:
-        raise Malformed("its two signature algorithms are not the same")
+    inner = [part for part in values(tbs.content) if part.tag != _VERSION][1]
+    _require(inner.encoded == algorithm.encoded, "its two signature algorithms are not the same")
 
 
 def _require_strings(name: x509.Name) -> None:
@@ -162,22 +145,14 @@ class Request(msgspec.Struct, frozen=True):
 
 def request(sent: bytes) -> Request:
     """Parse a DER CSR; raises Unreadable."""
-    try:
-        return _read_request(x509.load_der_x509_csr(sent), sent)
-    except Exception:  # noqa: BLE001, S110 - parsed again below, with repairs
-        pass
-    try:
-        return _read_request(x509.load_der_x509_csr(_request(sent)), sent)
-    except Malformed as error:
-        raise Unreadable(str(error)) from None
-    except Exception as error:  # noqa: BLE001
-        raise Unreadable(_reason(error)) from None
+    return Request(_parse(sent, _read_request, _request)[0], values(first(sent).content)[0].encoded)
 
 
-def _read_request(found: x509.CertificateSigningRequest, sent: bytes) -> Request:
+def _read_request(sent: bytes) -> x509.CertificateSigningRequest:
+    found = x509.load_der_x509_csr(sent)
     _ = found.extensions
     _require_strings(found.subject)
-    return Request(found, values(first(sent).content)[0].whole)
+    return found
 
 
 def _reason(error: Exception) -> str:
@@ -187,7 +162,7 @@ def _reason(error: Exception) -> str:
 
 
 def subject_of(sent: bytes) -> str:
-    """`CN=…`, `OU=…` or `O=…` of a DER certificate or CSR, even if invalid, for error texts; empty if unreadable."""
+    """` (CN=…)`, or OU or O, of a DER certificate or CSR, even if invalid, for error texts; empty if unreadable."""
     try:
         parts = [v for v in values(first(first(sent).content).content) if v.tag != _VERSION]
         name = parts[4 if len(parts) > 4 else 1]
@@ -195,10 +170,10 @@ def subject_of(sent: bytes) -> str:
         for rdn in values(name.content):
             oid, value = values(first(rdn.content).content)
             found[dotted(oid.content)] = value.content.decode("utf-8", "replace")
-    except (Malformed, ValueError, IndexError):
+    except (ValueError, IndexError):
         return ""
     word, text = next(((w, found[o]) for o, w in _ATTRIBUTE_NAMES.items() if o in found), ("", ""))
-    return f"{word}={quoted(text)[1:-1]}" if word else ""
+    return f" ({word}={quoted(text)[1:-1]})" if word else ""
 
 
 _ATTRIBUTE_NAMES = {"2.5.4.3": "CN", "2.5.4.11": "OU", "2.5.4.10": "O"}
@@ -238,128 +213,126 @@ def _require_signature(key: object, of: x509.Certificate | x509.CertificateSigni
         raise TypeError("a key of another kind")
 
 
-# Repairs: each function returns the DER for `cryptography` to parse, or raises Malformed.
+# Repairs: each function returns the DER for `cryptography` to parse, or raises Unreadable.
+
+
+def _require(condition: object, reason: str) -> None:
+    if not condition:
+        raise Unreadable(reason)
 
 
 def _certificate(sent: bytes) -> bytes:
     tbs, algorithm, signature = _signed_parts(sent)
-    parts = values(_content(tbs, SEQUENCE, "its TBSCertificate"))
+    parts = _members(tbs, der.SEQUENCE, "its TBSCertificate")
     # Version 1 is the DEFAULT, which DER must omit.
     version = parts.pop(0) if parts and parts[0].tag == _VERSION else None
     number = first(version.content).content if version else b"\x00"
     if number not in {b"\x00", b"\x02"}:
-        raise Malformed(f"its version is {number[-1] + 1 if number else '?'}, and X.509 certificates have 1 or 3")
-    if len(parts) < 6:
-        raise Malformed("it is no certificate: parts are missing")
+        raise Unreadable(f"its version is {number[-1] + 1 if number else '?'}, and X.509 certificates have 1 or 3")
+    _require(len(parts) >= 6, "it is no certificate: parts are missing")
     serial, inner, issuer, validity, subject, key = parts[:6]
     _require_one_algorithm(sent)
     repaired = (
-        *(version.whole if version and number == b"\x02" else b"", serial.whole, _algorithm(inner)),
-        *(_name(issuer, "issuer"), validity.whole, _name(subject, "subject"), key.whole),
-        *(tlv(p.tag, _extensions(first(p.content))) if p.tag == _EXTENSIONS else p.whole for p in parts[6:]),
+        *(version.encoded if version and number == b"\x02" else b"", serial.encoded, _algorithm(inner)),
+        *(_name(issuer, "issuer"), validity.encoded, _name(subject, "subject"), key.encoded),
+        *(tlv(p.tag, _extensions(first(p.content))) if p.tag == _EXTENSIONS else p.encoded for p in parts[6:]),
     )
-    return tlv(SEQUENCE, tlv(SEQUENCE, b"".join(repaired)) + _algorithm(algorithm) + signature.whole)
+    return tlv(der.SEQUENCE, tlv(der.SEQUENCE, b"".join(repaired)) + _algorithm(algorithm) + signature.encoded)
 
 
 def _request(sent: bytes) -> bytes:
     info, algorithm, signature = _signed_parts(sent)
-    parts = values(_content(info, SEQUENCE, "its CertificationRequestInfo"))
-    if len(parts) < 3 or parts[0].tag != INTEGER:
-        raise Malformed("it is no PKCS#10: parts are missing")
+    parts = _members(info, der.SEQUENCE, "its CertificationRequestInfo")
+    _require(len(parts) >= 3 and parts[0].tag == der.INTEGER, "it is no PKCS#10: parts are missing")
     version, subject, key, *attributes = parts
     if version.content != b"\x00":
-        raise Malformed(f"its version number is {int.from_bytes(version.content[:8], 'big')}, and PKCS#10 has only 0")
+        raise Unreadable(f"its version number is {int.from_bytes(version.content[:8], 'big')}, and PKCS#10 has only 0")
     requested = attributes[0].content if attributes else b""
-    repaired = version.whole + _name(subject, "subject") + key.whole + tlv(_REQUESTED, _attributes(requested))
-    return tlv(SEQUENCE, tlv(SEQUENCE, repaired) + _algorithm(algorithm) + signature.whole)
+    repaired = version.encoded + _name(subject, "subject") + key.encoded + tlv(_REQUESTED, _attributes(requested))
+    return tlv(der.SEQUENCE, tlv(der.SEQUENCE, repaired) + _algorithm(algorithm) + signature.encoded)
 
 
 def _signed_parts(sent: bytes) -> list[Value]:
     outer = first(sent)
-    if len(outer.whole) != len(sent):
-        raise Malformed("there are bytes behind its end")
-    parts = values(outer.content) if outer.tag == SEQUENCE else []
-    if [part.tag for part in parts] != [SEQUENCE, SEQUENCE, BIT_STRING]:
-        raise Malformed("it is no valid X.509: it does not consist of what is signed, an algorithm and a signature")
+    _require(len(outer.encoded) == len(sent), "there are bytes behind its end")
+    parts = values(outer.content) if outer.tag == der.SEQUENCE else []
+    if [part.tag for part in parts] != [der.SEQUENCE, der.SEQUENCE, der.BIT_STRING]:
+        raise Unreadable("it is no valid X.509: it does not consist of what is signed, an algorithm and a signature")
     return parts
 
 
-def _content(value: Value, tag: int, what: str) -> bytes:
-    if value.tag != tag:
-        raise Malformed(f"{what} is no {'SET' if tag == SET else 'SEQUENCE'}")
-    return value.content
+def _members(value: Value, tag: int, what: str) -> list[Value]:
+    _require(value.tag == tag, f"{what} is no {'SET' if tag == der.SET else 'SEQUENCE'}")
+    return values(value.content)
 
 
 def _algorithm(value: Value) -> bytes:
     """Drop the NULL that some software writes as ECDSA parameters, which must be absent (RFC 5758 section 3.2)."""
     parts = values(value.content)
     is_ecdsa = parts and dotted(parts[0].content).startswith("1.2.840.10045.4.")
-    return tlv(SEQUENCE, parts[0].whole) if is_ecdsa and [p.tag for p in parts[1:]] == [NULL] else value.whole
+    return (
+        tlv(der.SEQUENCE, parts[0].encoded) if is_ecdsa and [p.tag for p in parts[1:]] == [der.NULL] else value.encoded
+    )
 
 
 def _require_sorted(members: list[Value], of: str) -> None:
-    encoded = [member.whole for member in members]
-    if encoded != sorted(encoded):
-        raise Malformed(f"the SET of {of} is not sorted, which is BER and not DER")
+    encoded = [member.encoded for member in members]
+    _require(encoded == sorted(encoded), f"the SET of {of} is not sorted, which is BER and not DER")
 
 
 def _name(value: Value, where: str) -> bytes:
     repaired = []
-    for rdn in values(_content(value, SEQUENCE, f"its {where}")):
-        attributes = values(_content(rdn, SET, f"a part of its {where}"))
-        if not attributes:
-            raise Malformed(f"its {where} has an empty part")
+    for rdn in _members(value, der.SEQUENCE, f"its {where}"):
+        attributes = _members(rdn, der.SET, f"a part of its {where}")
+        _require(attributes, f"its {where} has an empty part")
         _require_sorted(attributes, f"a part of its {where}")
-        if len({attribute.whole for attribute in attributes}) < len(attributes):
-            raise Malformed(f"a part of its {where} has the same value twice")
-        repaired.append(tlv(SET, b"".join(sorted(_attribute(attribute, where) for attribute in attributes))))
-    return tlv(SEQUENCE, b"".join(repaired))
+        unique = {attribute.encoded for attribute in attributes}
+        _require(len(unique) == len(attributes), f"a part of its {where} has the same value twice")
+        repaired.append(tlv(der.SET, b"".join(sorted(_attribute(attribute, where) for attribute in attributes))))
+    return tlv(der.SEQUENCE, b"".join(repaired))
 
 
 def _attribute(value: Value, where: str) -> bytes:
-    parts = values(_content(value, SEQUENCE, f"an attribute of its {where}"))
-    if len(parts) != 2 or parts[0].tag != OID:
-        raise Malformed(f"an attribute of its {where} is not a type and a value")
+    parts = _members(value, der.SEQUENCE, f"an attribute of its {where}")
+    _require(len(parts) == 2 and parts[0].tag == der.OID, f"an attribute of its {where} is not a type and a value")
     try:
-        return tlv(SEQUENCE, parts[0].whole + _string(parts[1]))
-    except Malformed as error:
+        return tlv(der.SEQUENCE, parts[0].encoded + _string(parts[1]))
+    except Unreadable as error:
         oid = dotted(parts[0].content)
-        raise Malformed(f"{error}, in {_ATTRIBUTE_NAMES.get(oid, oid)} of its {where}") from None
+        raise Unreadable(f"{error}, in {_ATTRIBUTE_NAMES.get(oid, oid)} of its {where}") from None
 
 
 # String types with one octet per character, and their names.
-_SINGLE_OCTET_STRINGS = {PRINTABLE: "PrintableString", IA5: "IA5String", NUMERIC: "NumericString"}
+_SINGLE_OCTET_STRINGS = {der.PRINTABLE: "PrintableString", der.IA5: "IA5String", der.NUMERIC: "NumericString"}
 _MULTI_OCTET_STRINGS = {
-    UTF8: ("UTF8String", "utf-8"),
-    BMP: ("BMPString", "utf-16-be"),
-    UNIVERSAL: ("UniversalString", "utf-32-be"),
+    der.UTF8: ("UTF8String", "utf-8"),
+    der.BMP: ("BMPString", "utf-16-be"),
+    der.UNIVERSAL: ("UniversalString", "utf-32-be"),
 }
 # BIT STRING occurs in x500UniqueIdentifier.
-_STRINGS = {TELETEX, BIT_STRING, *_SINGLE_OCTET_STRINGS, *_MULTI_OCTET_STRINGS}
+_STRINGS = {der.TELETEX, der.BIT_STRING, *_SINGLE_OCTET_STRINGS, *_MULTI_OCTET_STRINGS}
 
 
 def _string(value: Value) -> bytes:
     """Re-encode a string as UTF8String if its type does not allow its characters, but their meaning is unambiguous."""
     text = value.content.decode("latin-1")
-    if value.tag == TELETEX:
+    if value.tag == der.TELETEX:
         # In practice TeletexString holds Latin-1, not T.61.
-        return value.whole if text.isascii() else tlv(UTF8, text.encode("utf-8"))
+        return value.encoded if text.isascii() else tlv(der.UTF8, text.encode("utf-8"))
     if value.tag in _SINGLE_OCTET_STRINGS:
-        stray = re.search(r"[^ -~]", text) if value.tag == PRINTABLE else re.search(r"[^\x00-\x7f]", text)
+        stray = re.search(r"[^ -~]", text) if value.tag == der.PRINTABLE else re.search(r"[^\x00-\x7f]", text)
         if stray:
-            raise Malformed(f"{_SINGLE_OCTET_STRINGS[value.tag]} holds {quoted(stray[0])}")
-        fits = value.tag != PRINTABLE or PRINTABLE_TEXT.fullmatch(text)
-        return value.whole if fits else tlv(UTF8, value.content)
+            raise Unreadable(f"{_SINGLE_OCTET_STRINGS[value.tag]} holds {quoted(stray[0])}")
+        fits = value.tag != der.PRINTABLE or PRINTABLE_TEXT.fullmatch(text)
+        return value.encoded if fits else tlv(der.UTF8, value.content)
     if value.tag in _MULTI_OCTET_STRINGS:
         name, encoding = _MULTI_OCTET_STRINGS[value.tag]
         try:
             value.content.decode(encoding)
         except UnicodeDecodeError:
-            raise Malformed(f"{name} is not {encoding.upper().removesuffix('-BE')}") from None
-        return value.whole
-    if value.tag == BIT_STRING:
-        return value.whole
-    raise Malformed("a value is of no type of strings that is read")
+            raise Unreadable(f"{name} is not {encoding.upper().removesuffix('-BE')}") from None
+    _require(value.tag in _STRINGS, "a value is of no type of strings that is read")
+    return value.encoded
 
 
 _SKI, _KEY_USAGE, _SAN, _BASIC, _AKI, _EXTENDED = (f"2.5.29.{n}" for n in (14, 15, 17, 19, 35, 37))
@@ -373,47 +346,42 @@ def _attributes(content: bytes) -> bytes:
     _require_sorted(attributes, "its attributes")
     repaired = []
     for attribute in attributes:
-        parts = values(_content(attribute, SEQUENCE, "an attribute"))
-        if [part.tag for part in parts] != [OID, SET]:
-            raise Malformed("an attribute is not a type and a SET of values")
+        parts = _members(attribute, der.SEQUENCE, "an attribute")
+        _require([p.tag for p in parts] == [der.OID, der.SET], "an attribute is not a type and a SET of values")
         if dotted(parts[0].content) in _EXTENSION_REQUESTS:
-            lists = values(_content(parts[1], SET, "its extension request"))
-            if len(lists) > 1:
-                raise Malformed("it has more than one extension request")
+            lists = _members(parts[1], der.SET, "its extension request")
+            _require(len(lists) <= 1, "it has more than one extension request")
             if lists:
-                extensions = tlv(SET, _extensions(lists[0]))
-                repaired.append(tlv(SEQUENCE, parts[0].whole + extensions))
+                repaired.append(tlv(der.SEQUENCE, parts[0].encoded + tlv(der.SET, _extensions(lists[0]))))
     return b"".join(sorted(repaired))
 
 
 def _extensions(value: Value) -> bytes:
     repaired, seen = [], set()
-    for extension in values(_content(value, SEQUENCE, "the list of its extensions")):
-        parts = values(_content(extension, SEQUENCE, "an extension"))
+    for extension in _members(value, der.SEQUENCE, "the list of its extensions"):
+        parts = _members(extension, der.SEQUENCE, "an extension")
         oid = dotted(parts[0].content) if parts else ""
-        if len(parts) not in {2, 3}:
-            raise Malformed(f"the extension {oid} has not its two or three parts")
-        if oid in seen:
-            raise Malformed(f"it has the extension {oid} twice")
+        _require(len(parts) in {2, 3}, f"the extension {oid} has not its two or three parts")
+        _require(oid not in seen, f"it has the extension {oid} twice")
         seen.add(oid)
         critical = len(parts) == 3 and _is_true(parts[1])
         if oid in _USED_EXTENSIONS or critical:
             body = tlv(parts[-1].tag, _REPAIRS.get(oid, bytes)(parts[-1].content))
-            repaired.append(tlv(SEQUENCE, parts[0].whole + (parts[1].whole if critical else b"") + body))
-    return tlv(SEQUENCE, b"".join(repaired))
+            repaired.append(tlv(der.SEQUENCE, parts[0].encoded + (parts[1].encoded if critical else b"") + body))
+    return tlv(der.SEQUENCE, b"".join(repaired))
 
 
 def _is_true(value: Value) -> bool:
-    if value.tag != BOOLEAN or value.content not in {b"\x00", b"\xff"}:
-        raise Malformed("a BOOLEAN is neither 00 nor FF, which is BER and not DER")
+    is_der = value.tag == der.BOOLEAN and value.content in {b"\x00", b"\xff"}
+    _require(is_der, "a BOOLEAN is neither 00 nor FF, which is BER and not DER")
     return value.content == b"\xff"
 
 
 def _basic_constraints(content: bytes) -> bytes:
     """Drop an explicit FALSE, which DER must omit, and a path length without cA, which has no meaning."""
     parts = values(first(content).content)
-    is_ca = bool(parts) and parts[0].tag == BOOLEAN and _is_true(parts[0])
-    return content if is_ca else tlv(SEQUENCE, b"")
+    is_ca = bool(parts) and parts[0].tag == der.BOOLEAN and _is_true(parts[0])
+    return content if is_ca else tlv(der.SEQUENCE, b"")
 
 
 def _authority_key_id(content: bytes) -> bytes:
@@ -421,19 +389,18 @@ def _authority_key_id(content: bytes) -> bytes:
     parts = values(first(content).content)
     if not {0xA1, 0x82} <= {part.tag for part in parts}:
         parts = [part for part in parts if part.tag == 0x80]
-    return tlv(SEQUENCE, b"".join(_general_names(part) if part.tag == 0xA1 else part.whole for part in parts))
+    return tlv(der.SEQUENCE, b"".join(_general_names(part) if part.tag == 0xA1 else part.encoded for part in parts))
 
 
 def _key_usage(content: bytes) -> bytes:
     bits = first(content).content
-    if len(bits) > 1 and bits[-1] & ((1 << bits[0]) - 1):
-        raise Malformed("keyUsage has unused bits that are set, which is BER and not DER")
+    unused = bits[-1] & ((1 << bits[0]) - 1) if len(bits) > 1 else 0
+    _require(not unused, "keyUsage has unused bits that are set, which is BER and not DER")
     return content
 
 
 def _extended_key_usage(content: bytes) -> bytes:
-    if not first(content).content:
-        raise Malformed("extendedKeyUsage is empty")
+    _require(first(content).content, "extendedKeyUsage is empty")
     return content
 
 
@@ -444,13 +411,12 @@ def _alternative_names(content: bytes) -> bytes:
 def _general_names(value: Value) -> bytes:
     repaired = []
     for name in values(value.content):
-        if name.tag in {0xA3, 0xA5}:
-            raise Malformed("subjectAltName has an x400Address or ediPartyName, which is not read")
-        if name.tag == 0x87 and len(name.content) not in {4, 8, 16, 32}:
-            raise Malformed(f"subjectAltName has an address of {len(name.content)} bytes")
+        size = len(name.content)
+        _require(name.tag not in {0xA3, 0xA5}, "subjectAltName has an x400Address or ediPartyName, which is not read")
+        _require(name.tag != 0x87 or size in {4, 8, 16, 32}, f"subjectAltName has an address of {size} bytes")
         if name.tag in {0x81, 0x82, 0x86} and not name.content.isascii():
-            raise Malformed(f"subjectAltName holds {quoted(name.content.decode('latin-1'))}, which is not ASCII")
-        repaired.append(tlv(0xA4, _name(first(name.content), "subjectAltName")) if name.tag == 0xA4 else name.whole)
+            raise Unreadable(f"subjectAltName holds {quoted(name.content.decode('latin-1'))}, which is not ASCII")
+        repaired.append(tlv(0xA4, _name(first(name.content), "subjectAltName")) if name.tag == 0xA4 else name.encoded)
     return tlv(value.tag, b"".join(repaired))
 
 

@@ -5,11 +5,19 @@ from enum import StrEnum
 
 import msgspec
 from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_der_private_key,
+)
 
 from app.x509 import der, weak_keys
-from app.x509.pem import Block, Garbled, Kind, blocks, decoded, instead
+from app.x509.pem import Block, Kind, blocks, decoded, instead
 
 
 class KeyType(StrEnum):
@@ -53,11 +61,11 @@ _CURVES = {"p256v1": ec.SECP256R1(), "p384": ec.SECP384R1(), "p521": ec.SECP521R
 
 def generate(key_type: KeyType | CaKeyType) -> KeyPair:
     """A new key pair. P-256 takes 14 µs, RSA-2048 about 43 ms and RSA-4096 a second, with the GIL released."""
-    private_key: PrivateKey = (
-        ec.generate_private_key(_CURVES[key_type.value])
-        if is_elliptic(key_type)
-        else rsa.generate_private_key(65537, int(key_type.value.removeprefix("rsa")))
-    )
+    private_key: PrivateKey
+    if is_elliptic(key_type):
+        private_key = ec.generate_private_key(_CURVES[key_type.value])
+    else:
+        private_key = rsa.generate_private_key(65537, int(key_type.value.removeprefix("rsa")))
     return KeyPair(key_type.value, private_key, spki(private_key))
 
 
@@ -66,30 +74,24 @@ def is_elliptic(key_type: KeyType | CaKeyType) -> bool:
     return key_type.value in _CURVES
 
 
-def spki(private_key: PrivateKey) -> bytes:
-    """The SubjectPublicKeyInfo of the public key, in DER."""
-    return private_key.public_key().public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+def spki(key: PrivateKey | CertificatePublicKeyTypes) -> bytes:
+    """The SubjectPublicKeyInfo of a public key, or of that of a private key, in DER."""
+    public_key = key.public_key() if isinstance(key, PrivateKey) else key
+    return public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
-def spki_sha256(private_key: PrivateKey) -> bytes:
-    """SHA-256 of the DER SubjectPublicKeyInfo, 32 bytes."""
-    return hashlib.sha256(spki(private_key)).digest()
+def spki_sha256(key: PrivateKey | CertificatePublicKeyTypes) -> bytes:
+    return hashlib.sha256(spki(key)).digest()
 
 
 def pkcs8(private_key: PrivateKey) -> bytes:
     """Unencrypted PKCS#8 in DER (RFC 5958). Secret: only to be sealed or handed to the parent process."""
-    return private_key.private_bytes(
-        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    return private_key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
 
 
 def pem(private_key: PrivateKey) -> str:
     """Unencrypted PKCS#8 in PEM. Secret: only for the operator's export and Infisical's issue call."""
-    return private_key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    ).decode("ascii")
+    return private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode("ascii")
 
 
 def load(der: bytes) -> PrivateKey:
@@ -98,7 +100,7 @@ def load(der: bytes) -> PrivateKey:
     Skips OpenSSL's RSA key validation, which takes 32 ms: the AEAD has authenticated the key. Never use this for
     uploaded keys.
     """
-    private_key = serialization.load_der_private_key(der, None, unsafe_skip_rsa_key_validation=True)
+    private_key = load_der_private_key(der, None, unsafe_skip_rsa_key_validation=True)
     if not isinstance(private_key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
         raise TypeError("neither an RSA nor an EC key")
     return private_key
@@ -125,17 +127,17 @@ def read_pem(text: str) -> KeyPair:
     block = _private_key(text)
     if block is None:
         raise Unusable(f"it {instead(text, Kind.KEY)}")
-    if "ENCRYPTED" in block.label or "Proc-Type: 4,ENCRYPTED" in block.whole:
+    if "ENCRYPTED" in block.label or "Proc-Type: 4,ENCRYPTED" in block.text:
         raise Unusable("it is encrypted; `openssl pkey` writes it without a passphrase")
     if block.label == "OPENSSH PRIVATE KEY":
         raise Unusable("it is in OpenSSH's own form; `ssh-keygen -p -m PKCS8` makes PEM of the file in its place")
     try:
         sent = decoded(block)
-    except Garbled as error:
-        raise Unusable(f"it {error}") from None
+    except der.Unreadable as error:
+        raise Unusable(str(error)) from None
     try:
         _require_kind(sent)
-        private_key = serialization.load_der_private_key(sent, None, unsafe_skip_rsa_key_validation=True)
+        private_key = load_der_private_key(sent, None, unsafe_skip_rsa_key_validation=True)
         if not isinstance(private_key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
             raise Unusable(f"it is {weak_keys.KINDS}")
         _require_strong(private_key)
@@ -191,18 +193,13 @@ def _require_consistent(private_key: rsa.RSAPrivateKey) -> None:
     n, e = numbers.public_numbers.n, numbers.public_numbers.e
     p, q, d = numbers.p, numbers.q, numbers.d
     if not (1 < p < n and 1 < q < n and 1 < d < n and p * q == n):
-        raise ValueError("its numbers do not consistent together")
+        raise ValueError("the factors and the modulus do not belong together")
     # The time to find a factor depends on its own size, not on that of n.
     if min(p.bit_length(), q.bit_length()) < _MIN_FACTOR_BITS:
         raise Unusable("one of its factors is small")
-    consistent = (
-        d * e % (p - 1) == d * e % (q - 1) == 1
-        and numbers.dmp1 == d % (p - 1)
-        and numbers.dmq1 == d % (q - 1)
-        and numbers.iqmp * q % p == 1
-    )
-    if not consistent:
-        raise ValueError("its numbers do not consistent together")
+    remainders = (d * e % (p - 1), d * e % (q - 1), numbers.iqmp * q % p)
+    if remainders != (1, 1, 1) or (numbers.dmp1, numbers.dmq1) != (d % (p - 1), d % (q - 1)):
+        raise ValueError("the exponents and the factors do not belong together")
     text = b"a key that signs what its public key accepts"
     signature = private_key.sign(text, padding.PKCS1v15(), hashes.SHA256())
     private_key.public_key().verify(signature, text, padding.PKCS1v15(), hashes.SHA256())

@@ -13,6 +13,8 @@ from enum import Enum
 
 import msgspec
 
+from app.x509.der import Unreadable
+
 _BOUNDARY = re.compile(r"-----(BEGIN|END) ([A-Z0-9#][A-Z0-9# ]{0,39})-----")
 
 
@@ -33,11 +35,11 @@ PASSED_OVER = {"DH PARAMETERS", "X9.42 DH PARAMETERS", "EC PARAMETERS"}
 
 
 class Block(msgspec.Struct, frozen=True):
-    """A PEM block; `whole` includes the boundary lines. May be a private key: the repr leaves the content out."""
+    """A PEM block; `text` includes the boundary lines. May be a private key: the repr leaves the content out."""
 
     label: str
     body: str
-    whole: str
+    text: str
 
     @property
     def kind(self) -> Kind | None:
@@ -49,10 +51,6 @@ class Block(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"Block({self.label})"
-
-
-class Garbled(ValueError):  # noqa: N818 - the name describes the input
-    """The body of a block is not base64; the text gives the reason."""
 
 
 def blocks(text: str) -> Iterator[Block]:
@@ -86,22 +84,19 @@ def _boundary(word: str, label: str) -> str:
 
 
 def decoded(block: Block) -> bytes:
-    """The decoded content of a block; raises Garbled."""
+    """The decoded content of a block; raises Unreadable."""
     text = "".join(block.body.split())
     # Raised outside of any handler: the context of an encoding error holds the text, which may be a key.
     with contextlib.suppress(ValueError):
         if text.isascii():
             return base64.b64decode(text, validate=True)
-    raise Garbled(_damage(block.body) or "is not base64 between its boundaries")
-
-
-_COLUMNS = 64
+    raise Unreadable(f"it {_damage(block.body) or 'is not base64 between its boundaries'}")
 
 
 def encoded(label: str, der: bytes) -> str:
     """A PEM block with a trailing newline."""
-    text = binascii.b2a_base64(der, newline=False).decode("ascii")
-    lines = [text[at : at + _COLUMNS] for at in range(0, len(text), _COLUMNS)]
+    text = base64.b64encode(der).decode("ascii")
+    lines = [text[at : at + 64] for at in range(0, len(text), 64)]
     return "\n".join((f"-----BEGIN {label}-----", *lines, f"-----END {label}-----\n"))
 
 
@@ -154,13 +149,13 @@ def instead(text: str, wanted: Kind) -> str:
     """What was sent instead of a block of this kind, as the predicate of a sentence without the full stop."""
     for block in blocks(text):
         if block.label not in PASSED_OVER and block.kind is not wanted:
-            return misplaced(block, wanted)
+            return _wrong_kind(block.kind or _PKCS7_LABELS.get(block.label, block.label), wanted)
     plain = text.lstrip(" \t\r\n\ufeff")
-    encoded = _BASE64.fullmatch(plain) is not None
-    what = _recognized(_from_base64(plain) if encoded else plain.encode("latin-1", "replace"))
-    if isinstance(what, Kind):
-        turned = f"`openssl {what.value} -inform der` turns it into PEM"
-        return f"is {'DER in base64' if encoded else 'DER'}; {turned}" if what is wanted else _wrong_kind(what, wanted)
+    is_base64 = _BASE64.fullmatch(plain) is not None
+    content = _from_base64(plain) if is_base64 else plain.encode("latin-1", "replace")
+    what = next((what for pattern, what in _BINARY if pattern.match(content)), None)
+    if what is wanted:
+        return f"is DER{' in base64' if is_base64 else ''}; `openssl {wanted.value} -inform der` turns it into PEM"
     if what:
         return _wrong_kind(what, wanted)
     if plain[:2] == "0\ufffd":
@@ -177,11 +172,7 @@ def _no_block(plain: str, wanted: Kind) -> str:
     return f"has no PEM block: {begins}"
 
 
-def misplaced(block: Block, wanted: Kind) -> str:
-    """What a block of the wrong kind is; a predicate as in `instead`."""
-    if block.kind is not None:
-        return _wrong_kind(block.kind, wanted)
-    return _wrong_kind({"CMS": "PKCS7", "PKCS #7 SIGNED DATA": "PKCS7"}.get(block.label, block.label), wanted)
+_PKCS7_LABELS = {"CMS": "PKCS7", "PKCS #7 SIGNED DATA": "PKCS7"}
 
 
 def _wrong_kind(what: Kind | str, wanted: Kind) -> str:
@@ -211,10 +202,6 @@ def _from_base64(plain: str) -> bytes:
         return base64.b64decode("".join(plain.split()), validate=True)
     except binascii.Error:
         return b""
-
-
-def _recognized(content: bytes) -> Kind | str | None:
-    return next((what for pattern, what in _BINARY if pattern.match(content)), None)
 
 
 _BYTE_ORDER_MARKS = (

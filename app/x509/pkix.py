@@ -1,8 +1,8 @@
 """CSRs (RFC 2986) and certificates (RFC 5280): reading CSRs, and building what our CAs sign. Pure."""
 
-import hashlib
 from collections.abc import Iterable
 from datetime import datetime
+from typing import TypeAlias
 
 import msgspec
 from cryptography import x509
@@ -14,9 +14,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
-from app.x509 import foreign, weak_keys
+from app.x509 import chains, foreign, keys, weak_keys
+from app.x509.der import Unreadable
 from app.x509.keys import PrivateKey
-from app.x509.pem import Garbled, Kind, blocks, decoded, instead
+from app.x509.pem import Kind, blocks, decoded, instead
 from app.x509.subjects import FORBIDDEN, PRINTABLE, CaSubject
 
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
@@ -26,75 +27,60 @@ MAX_SUBJECT_BYTES = 4096
 
 def ca_csr(private_key: PrivateKey, subject: CaSubject, path_length: int | None) -> str:
     """The CSR of a CA in PEM with a trailing newline (contract-infisical, "GET …/csr")."""
-    public_key = private_key.public_key()
+    ski = x509.SubjectKeyIdentifier.from_public_key(private_key.public_key())
     request = (
         x509.CertificateSigningRequestBuilder()
         .subject_name(ca_name(subject))
         .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
         .add_extension(_key_usage(CA_KEY_USAGES), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+        .add_extension(ski, critical=False)
         .sign(private_key, digest_for(private_key))
     )
     return request.public_bytes(serialization.Encoding.PEM).decode("ascii")
 
 
-# Attributes of a CA's name in encoding order, with their RFC 4514 section 3 names.
-CA_ATTRIBUTES = {
-    "country": "C",
-    "organization": "O",
-    "organizational_unit": "OU",
-    "state": "ST",
-    "common_name": "CN",
-    "locality": "L",
+# Attributes of a CA's name in encoding order.
+_CA_OIDS = {
+    "country": NameOID.COUNTRY_NAME,
+    "organization": NameOID.ORGANIZATION_NAME,
+    "organizational_unit": NameOID.ORGANIZATIONAL_UNIT_NAME,
+    "state": NameOID.STATE_OR_PROVINCE_NAME,
+    "common_name": NameOID.COMMON_NAME,
+    "locality": NameOID.LOCALITY_NAME,
 }
+# Their short names (RFC 4514 section 3), such as CN.
+CA_ATTRIBUTES = {field: x509.NameAttribute(oid, "XX").rfc4514_attribute_name for field, oid in _CA_OIDS.items()}
 
 
 def ca_name(subject: CaSubject) -> x509.Name:
-    """The name with RDNs in the order C, O, OU, ST, CN, L; empty attributes are omitted."""
-    return _name(
-        (
-            (NameOID.COUNTRY_NAME, subject.country),
-            (NameOID.ORGANIZATION_NAME, subject.organization),
-            (NameOID.ORGANIZATIONAL_UNIT_NAME, subject.organizational_unit),
-            (NameOID.STATE_OR_PROVINCE_NAME, subject.state),
-            (NameOID.COMMON_NAME, subject.common_name),
-            (NameOID.LOCALITY_NAME, subject.locality),
-        )
-    )
+    """The name with RDNs in the order of CA_ATTRIBUTES; empty attributes are omitted."""
+    return name((oid, getattr(subject, field)) for field, oid in _CA_OIDS.items())
 
 
 def common_name(text: str) -> x509.Name:
-    """A name with only a common name."""
-    return _name(((NameOID.COMMON_NAME, text),))
+    return name([(NameOID.COMMON_NAME, text)])
 
 
 def ca_subject(name: x509.Name) -> CaSubject | None:
     """The inverse of `ca_name`, for any string types; None if an attribute occurs twice."""
-    fields = {
-        "country": NameOID.COUNTRY_NAME,
-        "organization": NameOID.ORGANIZATION_NAME,
-        "organizational_unit": NameOID.ORGANIZATIONAL_UNIT_NAME,
-        "state": NameOID.STATE_OR_PROVINCE_NAME,
-        "common_name": NameOID.COMMON_NAME,
-        "locality": NameOID.LOCALITY_NAME,
-    }
-    values = {field: [str(a.value) for a in name.get_attributes_for_oid(oid)] for field, oid in fields.items()}
+    values = {field: [str(a.value) for a in name.get_attributes_for_oid(oid)] for field, oid in _CA_OIDS.items()}
     if any(len(found) > 1 for found in values.values()):
         return None
     return CaSubject(**{field: found[0] for field, found in values.items() if found})
 
 
-def digest_for(private_key: PrivateKey) -> hashes.SHA256 | hashes.SHA384 | hashes.SHA512:
+_Digest: TypeAlias = hashes.SHA256 | hashes.SHA384 | hashes.SHA512
+_DIGESTS: dict[int, _Digest] = {384: hashes.SHA384(), 521: hashes.SHA512()}
+
+
+def digest_for(private_key: PrivateKey) -> _Digest:
     """SHA-256 for RSA and P-256, SHA-384 for P-384, SHA-512 for P-521 (contract-infisical)."""
-    bits = private_key.curve.key_size if isinstance(private_key, ec.EllipticCurvePrivateKey) else 0
-    if bits == 384:
-        return hashes.SHA384()
-    return hashes.SHA512() if bits == 521 else hashes.SHA256()
+    return _DIGESTS.get(private_key.key_size, hashes.SHA256())
 
 
 def der(pem: str) -> bytes:
-    """The DER of a stored PEM CSR."""
-    return x509.load_pem_x509_csr(pem.encode("ascii")).public_bytes(serialization.Encoding.DER)
+    """The DER of a stored PEM CSR or certificate."""
+    return decoded(next(blocks(pem)))
 
 
 def spki_sha256(pem: str) -> bytes:
@@ -103,8 +89,7 @@ def spki_sha256(pem: str) -> bytes:
         public_key = x509.load_pem_x509_csr(pem.encode("ascii")).public_key()
     except UnsupportedAlgorithm:
         raise ValueError("a key of a kind that is not ours") from None
-    spki = public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(spki).digest()
+    return keys.spki_sha256(public_key)
 
 
 class BadCsr(Exception):  # noqa: N818 - the name describes the input
@@ -114,8 +99,8 @@ class BadCsr(Exception):  # noqa: N818 - the name describes the input
 class Request(msgspec.Struct, frozen=True):
     """The contents of a CSR that a CA uses.
 
-    `sans` holds names of all types in their order. Usages are keys of KEY_USAGES and EXTENDED_KEY_USAGES; other
-    extended key usages are dotted OIDs. `rewritten` means that some strings of the subject got another string type.
+    `public_key` is None if its algorithm is not supported. Usages are keys of KEY_USAGES and EXTENDED_KEY_USAGES; other
+    extended ones are dotted OIDs. `rewritten` means that some strings of the subject got another string type.
     """
 
     subject: x509.Name
@@ -131,10 +116,7 @@ class Request(msgspec.Struct, frozen=True):
 
 
 def read_csr(text: str) -> Request:
-    """Parse a PEM CSR and verify its signature; raises BadCsr.
-
-    `public_key` is None, and the signature not verified, if the key's algorithm is not supported.
-    """
+    """Parse a PEM CSR; raises BadCsr. If the key's algorithm is not supported, its signature is not verified."""
     if len(text) > MAX_CSR:
         raise BadCsr(f"The CSR has more than {MAX_CSR} characters.")
     found = [block for block in blocks(text) if block.kind is Kind.REQUEST]
@@ -142,22 +124,17 @@ def read_csr(text: str) -> Request:
         raise BadCsr(f"The CSR {instead(text, Kind.REQUEST)}.")
     if len(found) > 1:
         raise BadCsr("The CSR is not one PEM block but several.")
+    sent = b""
     try:
         sent = decoded(found[0])
-    except Garbled as error:
-        raise BadCsr(f"The CSR cannot be read: it {error}.") from None
-    try:
         request = foreign.request(sent)
-        read = request.read
-        sans = [e.value for e in read.extensions if isinstance(e.value, x509.SubjectAlternativeName)]
-        usages = _usages(read.extensions)
-    except foreign.Unreadable as error:
-        whose = foreign.subject_of(sent)
-        raise BadCsr(f"The CSR{f' ({whose})' if whose else ''} cannot be read: {error}.") from None
+    except Unreadable as error:
+        raise BadCsr(f"The CSR{foreign.subject_of(sent)} cannot be read: {error}.") from None
+    read = request.read
     _require_subject(read.subject)
     rewritten = read.subject.public_bytes() not in request.info
-    names = tuple(sans[0]) if sans else ()
-    return Request(read.subject, _signing_key(request), names, *usages, rewritten)
+    sans = tuple(chains.extension(read, x509.SubjectAlternativeName) or ())
+    return Request(read.subject, _signing_key(request), sans, *_usages(read), rewritten)
 
 
 def _signing_key(request: foreign.Request) -> PublicKey | None:
@@ -183,14 +160,12 @@ def _signing_key(request: foreign.Request) -> PublicKey | None:
     return public_key
 
 
-def _usages(extensions: x509.Extensions) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    key_usage = next((e.value for e in extensions if isinstance(e.value, x509.KeyUsage)), None)
-    extended = next((e.value for e in extensions if isinstance(e.value, x509.ExtendedKeyUsage)), ())
+def _usages(csr: x509.CertificateSigningRequest) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    key_usage = chains.extension(csr, x509.KeyUsage)
+    extended = chains.extension(csr, x509.ExtendedKeyUsage) or ()
     # Undefined without keyAgreement (RFC 5280 section 4.2.1.3), and `cryptography` raises ValueError for them.
     undefined = set() if key_usage and key_usage.key_agreement else {"encipher_only", "decipher_only"}
-    key_usages = [
-        word for word, name in KEY_USAGES.items() if name not in undefined and getattr(key_usage, name, False)
-    ]
+    key_usages = [w for w, field in KEY_USAGES.items() if field not in undefined and getattr(key_usage, field, False)]
     words = {oid: word for word, oid in EXTENDED_KEY_USAGES.items()}
     return tuple(key_usages), tuple(dict.fromkeys(words.get(oid, oid.dotted_string) for oid in extended))
 
@@ -237,11 +212,7 @@ CA_KEY_USAGES = ("digitalSignature", "keyCertSign", "cRLSign")
 
 
 class ToSign(msgspec.Struct, frozen=True):
-    """The contents of a certificate to sign. Times are UTC in whole seconds.
-
-    `issuer` None makes a self-signed root. `path_length` is for CAs only. `crl_url` and `issuer_url` are None if no
-    public URL is configured.
-    """
+    """The contents of a certificate to sign; `issuer` None makes a self-signed root. Times are in whole seconds."""
 
     issuer: x509.Certificate | None
     subject: x509.Name
@@ -258,36 +229,37 @@ class ToSign(msgspec.Struct, frozen=True):
     issuer_url: str | None = None
 
 
-def certificate(meant: ToSign, private_key: PrivateKey) -> x509.Certificate:
+def certificate(template: ToSign, private_key: PrivateKey) -> x509.Certificate:
     """Build and sign a certificate (contract-infisical, "X.509 rules for everything a CA signs")."""
     # Exactly as encoded in the issuer's certificate, because verifiers compare bytes.
-    issuer_name = meant.issuer.subject if meant.issuer else meant.subject
+    issuer_name = template.issuer.subject if template.issuer else template.subject
     builder = (
         x509.CertificateBuilder()
         .issuer_name(issuer_name)
-        .subject_name(meant.subject)
-        .public_key(meant.public_key)
-        .serial_number(meant.serial)
-        .not_valid_before(meant.not_before)
-        .not_valid_after(meant.not_after)
-        .add_extension(x509.BasicConstraints(meant.ca, meant.path_length), critical=True)
-        .add_extension(_key_usage(meant.key_usages), critical=True)
+        .subject_name(template.subject)
+        .public_key(template.public_key)
+        .serial_number(template.serial)
+        .not_valid_before(template.not_before)
+        .not_valid_after(template.not_after)
+        .add_extension(x509.BasicConstraints(template.ca, template.path_length), critical=True)
+        .add_extension(_key_usage(template.key_usages), critical=True)
     )
-    if meant.extended_key_usages:
-        usages = [EXTENDED_KEY_USAGES[name] for name in meant.extended_key_usages]
+    if template.extended_key_usages:
+        usages = [EXTENDED_KEY_USAGES[name] for name in template.extended_key_usages]
         # timeStamping must be critical and the only usage (RFC 3161 section 2.3).
-        critical = meant.extended_key_usages == ("timeStamping",)
+        critical = template.extended_key_usages == ("timeStamping",)
         builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=critical)
-    if meant.sans:
-        empty = not list(meant.subject)
-        builder = builder.add_extension(x509.SubjectAlternativeName(meant.sans), critical=empty)
-    builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(meant.public_key), critical=False)
-    if meant.issuer:
-        builder = builder.add_extension(authority_key_identifier(meant.issuer), critical=False)
-    if meant.crl_url:
-        builder = builder.add_extension(x509.CRLDistributionPoints([_point(meant.crl_url)]), critical=False)
-    if meant.issuer_url:
-        location = x509.UniformResourceIdentifier(meant.issuer_url)
+    if template.sans:
+        san = x509.SubjectAlternativeName(template.sans)
+        builder = builder.add_extension(san, critical=not list(template.subject))
+    builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(template.public_key), critical=False)
+    if template.issuer:
+        builder = builder.add_extension(authority_key_identifier(template.issuer), critical=False)
+    if template.crl_url:
+        point = x509.DistributionPoint([x509.UniformResourceIdentifier(template.crl_url)], None, None, None)
+        builder = builder.add_extension(x509.CRLDistributionPoints([point]), critical=False)
+    if template.issuer_url:
+        location = x509.UniformResourceIdentifier(template.issuer_url)
         access = x509.AccessDescription(AuthorityInformationAccessOID.CA_ISSUERS, location)
         builder = builder.add_extension(x509.AuthorityInformationAccess([access]), critical=False)
     return builder.sign(private_key, digest_for(private_key))
@@ -295,20 +267,10 @@ def certificate(meant: ToSign, private_key: PrivateKey) -> x509.Certificate:
 
 def authority_key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
     """The AKI extension: the issuer's SKI, which another CA may have chosen, or else computed from its key."""
-    try:
-        ski = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
-    except x509.ExtensionNotFound:
+    ski = chains.key_id(issuer)
+    if ski is None:
         ski = x509.SubjectKeyIdentifier.from_public_key(issuer.public_key()).digest
     return x509.AuthorityKeyIdentifier(ski, None, None)
-
-
-def certificate_der(pem: str) -> bytes:
-    """The DER of a stored PEM certificate."""
-    return decoded(next(blocks(pem)))
-
-
-def _point(url: str) -> x509.DistributionPoint:
-    return x509.DistributionPoint([x509.UniformResourceIdentifier(url)], None, None, None)
 
 
 def _key_usage(names: Iterable[str]) -> x509.KeyUsage:
@@ -316,11 +278,15 @@ def _key_usage(names: Iterable[str]) -> x509.KeyUsage:
     return x509.KeyUsage(**{word: name in chosen for name, word in KEY_USAGES.items()})
 
 
-def _name(attributes: Iterable[tuple[ObjectIdentifier, str | None]]) -> x509.Name:
-    return x509.Name([_attribute(oid, value) for oid, value in attributes if value])
+def name(attributes: Iterable[tuple[ObjectIdentifier, str | None]]) -> x509.Name:
+    """A name with one attribute per RDN; empty ones are omitted. app/x509/subjects.py has validated the values."""
+    return x509.Name(
+        [
+            x509.NameAttribute(oid, value, _PRINTABLE if PRINTABLE.fullmatch(value) else _UTF8, _validate=False)
+            for oid, value in attributes
+            if value
+        ]
+    )
 
 
-def _attribute(oid: ObjectIdentifier, value: str) -> x509.NameAttribute[str]:
-    # app/x509/subjects.py has validated the value.
-    kind = _ASN1Type.PrintableString if PRINTABLE.fullmatch(value) else _ASN1Type.UTF8String
-    return x509.NameAttribute(oid, value, kind, _validate=False)
+_PRINTABLE, _UTF8 = _ASN1Type.PrintableString, _ASN1Type.UTF8String

@@ -63,20 +63,12 @@ def text(field: str, value: str, most: int, *, line_breaks: bool = False) -> lis
     if len(value) > most:
         rule = Rule.COMMON_NAME_LENGTH if field == "common_name" else Rule.LENGTH
         found.append(Problem(rule, field, f"{field} has {len(value)} characters; at most {most} are allowed."))
-    bad = _bad_characters(field, value, "\t\n" if line_breaks else "")
-    if bad:
-        found.append(Problem(Rule.TEXT, field, bad))
-    return found
-
-
-def _bad_characters(field: str, value: str, allowed: str) -> str:
+    allowed = "\t\n" if line_breaks else ""
+    forbidden = next((match for match in FORBIDDEN.finditer(value) if match[0] not in allowed), None)
     if not value.strip():
-        return f"{field} {quoted(value)} is only white space."
-    for forbidden in FORBIDDEN.finditer(value):
-        if forbidden[0] not in allowed:
-            character = f"U+{ord(forbidden[0]):04X}"
-            return (
-                f"{field} has the character {character} at position {forbidden.start()}; "
-                "control characters are refused."
-            )
-    return ""
+        found.append(Problem(Rule.TEXT, field, f"{field} {quoted(value)} is only white space."))
+    elif forbidden:
+        character = f"U+{ord(forbidden[0]):04X} at position {forbidden.start()}"
+        text = f"{field} has the character {character}; control characters are refused."
+        found.append(Problem(Rule.TEXT, field, text))
+    return found

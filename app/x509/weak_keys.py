@@ -10,10 +10,8 @@ from functools import cache
 from itertools import accumulate
 from math import isqrt, log2
 
-import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 MIN_RSA_BITS, MAX_RSA_BITS = 2048, 8192
 # OpenSSL does not verify with longer exponents if the modulus has more than 3072 bits.
 MAX_EXPONENT_BITS = 64
@@ -38,9 +36,8 @@ def weakness(public_key: object) -> str:
     found = unfit(public_key)
     if not found and isinstance(public_key, rsa.RSAPublicKey):
         return _modulus_weakness(public_key.public_numbers().n)
-    if not found and isinstance(public_key, ec.EllipticCurvePublicKey):
-        return _SMALL if _is_small(public_key) else ""
-    return found
+    small = not found and isinstance(public_key, ec.EllipticCurvePublicKey) and _is_small(public_key)
+    return _SMALL if small else found
 
 
 def private_weakness(private_key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> str:
@@ -70,9 +67,9 @@ def _rsa_size(public_key: rsa.RSAPublicKey) -> str:
 
 
 def _modulus_weakness(n: int) -> str:
-    if _small_factor(n):
+    if any(n % prime == 0 for prime in _PRIMES):
         return "has a small factor"
-    if _is_roca(n):
+    if all(n % prime in powers for prime, powers in _ROCA):
         return "has the shape of the keys of Infineon's broken library (ROCA, CVE-2017-15361), which can be factored"
     if _is_fermat(n):
         return "has factors that are close to each other, so that it is factored at once (Fermat)"
@@ -86,25 +83,9 @@ def _primes(below: int) -> list[int]:
 _PRIMES = _primes(1000)
 
 
-def _small_factor(n: int) -> bool:
-    return any(n % prime == 0 for prime in _PRIMES)
-
-
-def _powers_of_65537(prime: int) -> frozenset[int]:
-    found, power = set(), 1
-    while power not in found:
-        found.add(power)
-        power = power * 65537 % prime
-    return frozenset(found)
-
-
 # ROCA primes are k * M + (65537**a mod M), where M is the product of the first primes, so n is a power of 65537 modulo
 # each of these. False positives: one in 10**8 keys.
-_ROCA = tuple((p, group) for p in _PRIMES if 2 < p <= 167 and len(group := _powers_of_65537(p)) < p - 1)
-
-
-def _is_roca(n: int) -> bool:
-    return all(n % prime in group for prime, group in _ROCA)
+_ROCA = tuple((p, {pow(65537, k, p) for k in range(p)}) for p in _PRIMES if 2 < p <= 167)
 
 
 def _is_fermat(n: int, rounds: int = FERMAT_ROUNDS) -> bool:
@@ -132,11 +113,8 @@ def _powers_around(bits: int) -> Iterator[int]:
 
 
 def _is_near_power(factor: int) -> bool:
-    for base in _BASES:
-        power = base ** round(factor.bit_length() / log2(base))
-        if min(abs(factor - near) for near in (power // base, power, power * base)) <= NEAR:
-            return True
-    return False
+    powers = ((base, base ** round(factor.bit_length() / log2(base))) for base in _BASES)
+    return any(abs(factor - near) <= NEAR for base, power in powers for near in (power // base, power, power * base))
 
 
 def _has_factor_near(n: int, power: int) -> bool:
@@ -171,52 +149,41 @@ SMALL_SCALARS = GIANT_STEPS * (2 * BABY_STEPS + 1) + BABY_STEPS
 _Point = tuple[int, int]
 
 
-class _Curve(msgspec.Struct, frozen=True):
-    """y**2 = x**3 - 3x + b over the field of `prime` (SEC 2)."""
-
-    curve: ec.EllipticCurve
-    prime: int
-
-
-_CURVES = {
-    "secp256r1": _Curve(ec.SECP256R1(), 2**256 - 2**224 + 2**192 + 2**96 - 1),
-    "secp384r1": _Curve(ec.SECP384R1(), 2**384 - 2**128 - 2**96 + 2**32 - 1),
-    "secp521r1": _Curve(ec.SECP521R1(), 2**521 - 1),
+# Curves y**2 = x**3 - 3x + b with the prime of their field (SEC 2).
+_CURVES: dict[str, tuple[ec.EllipticCurve, int]] = {
+    "secp256r1": (ec.SECP256R1(), 2**256 - 2**224 + 2**192 + 2**96 - 1),
+    "secp384r1": (ec.SECP384R1(), 2**384 - 2**128 - 2**96 + 2**32 - 1),
+    "secp521r1": (ec.SECP521R1(), 2**521 - 1),
 }
-
-
-class _Steps(msgspec.Struct, frozen=True):
-    prime: int
-    baby: frozenset[int]
-    giant: tuple[_Point, ...]
 
 
 def _is_small(public_key: ec.EllipticCurvePublicKey) -> bool:
     """Whether the point is k or -k times the generator for a k <= SMALL_SCALARS."""
-    steps, numbers = _steps(public_key.curve.name), public_key.public_numbers()
-    prime, x, y = steps.prime, numbers.x, numbers.y
-    if x in steps.baby or any(x == other for other, _ in steps.giant):
+    numbers, (_, prime) = public_key.public_numbers(), _CURVES[public_key.curve.name]
+    baby, giant = _steps(public_key.curve.name)
+    x, y = numbers.x, numbers.y
+    if x in baby or any(x == other for other, _ in giant):
         return True
-    inverses = _inverses([other - x for other, _ in steps.giant], prime)
-    for (other, height), inverse in zip(steps.giant, inverses, strict=True):
-        # x coordinates of the point plus and minus the giant step.
-        for slope in ((height - y) * inverse, (height + y) * inverse):
-            if (slope * slope - x - other) % prime in steps.baby:
-                return True
-    return False
+    inverses = _inverses([other - x for other, _ in giant], prime)
+    # x coordinates of the point plus and minus each giant step.
+    return any(
+        (slope * slope - x - other) % prime in baby
+        for (other, height), inverse in zip(giant, inverses, strict=True)
+        for slope in ((height - y) * inverse, (height + y) * inverse)
+    )
 
 
 @cache
-def _steps(curve: str) -> _Steps:
-    prime = _CURVES[curve].prime
-    baby = _multiples(_point(curve, 1), BABY_STEPS, prime)
-    giant = _multiples(_point(curve, 2 * BABY_STEPS + 1), GIANT_STEPS, prime)
-    return _Steps(prime, frozenset(x for x, _ in baby), giant)
+def _steps(name: str) -> tuple[frozenset[int], tuple[_Point, ...]]:
+    """The x coordinates of the baby steps, and the points of the giant steps."""
+    curve, prime = _CURVES[name]
 
+    def multiples(scalar: int, count: int) -> tuple[_Point, ...]:
+        numbers = ec.derive_private_key(scalar, curve).public_key().public_numbers()
+        return _multiples((numbers.x, numbers.y), count, prime)
 
-def _point(curve: str, scalar: int) -> _Point:
-    numbers = ec.derive_private_key(scalar, _CURVES[curve].curve).public_key().public_numbers()
-    return numbers.x, numbers.y
+    giant = multiples(2 * BABY_STEPS + 1, GIANT_STEPS)
+    return frozenset(x for x, _ in multiples(1, BABY_STEPS)), giant
 
 
 def _multiples(point: _Point, count: int, prime: int) -> tuple[_Point, ...]:

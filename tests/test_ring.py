@@ -290,7 +290,7 @@ def test_a_new_kek_is_the_newest_whatever_the_clock_says(tmp_path: Path) -> None
     ringfile.create(path)
     content = ringfile.read(path)
     ahead = datetime.now(UTC).replace(microsecond=0) + timedelta(days=400)
-    foreign = Entry("foreign", base64.b64encode(os.urandom(32)).decode(), ahead)
+    foreign = Entry("foreign", os.urandom(32), ahead)
     ringfile._write(path, msgspec.structs.replace(content, keks=(*content.keks, foreign)))
     added = [ringfile.add(path) for _ in range(3)]
     times = [ahead, *(entry.created_at for entry in added)]
@@ -376,7 +376,7 @@ def test_a_ring_that_runs_follows_its_file_only_while_it_is_whole(tmp_path: Path
     assert ring.keks == had
     if path.is_dir():
         path.rmdir()
-    content = ringfile.Content(1, (Entry(had[0].id, base64.b64encode(had[0].secret).decode(), datetime.now(UTC)),))
+    content = ringfile.Content(1, (Entry(had[0].id, had[0].secret, datetime.now(UTC)),))
     files.write_private(path, ringfile._text(content))
     ringfile.add(path)
     new = ringfile.promote(path).id

@@ -90,8 +90,7 @@ async def load_peppers(db: Database, ring: Ring) -> Peppers:
     try:
         by_id = {row["id"]: open_pepper(ring, row) for row in rows}
     except KeyDamaged as error:
-        if keyring.should_audit(UUID(error.key_id)):
-            await keyring.note_damage(db, keyring.SYSTEM, audit.NO_ACCOUNT, UUID(error.key_id), audit.Resource.PEPPER)
+        await keyring.note_damage(db, keyring.SYSTEM, audit.NO_ACCOUNT, UUID(error.key_id), audit.Resource.PEPPER)
         raise
     settled = next((row["id"] for row in rows if row["is_settled"]), rows[-1]["id"] if rows else None)
     return Peppers(by_id, settled)

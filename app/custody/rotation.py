@@ -53,11 +53,11 @@ async def retire(db: Database, ring: Ring, caller: Caller, path: Path, kek_id: s
         await connection.execute("LOCK TABLE keks IN ACCESS EXCLUSIVE MODE")
         held = await connection.fetchrow(_NEEDED, kek_id)
         if held is not None and any(held.values()):
-            needs = f"{held['private_keys']} private keys and {held['peppers']} peppers need the KEK {kek_id}"
-            raise Misconfigured(f"{needs}: `keystead keys rotate` first")
+            counts = f"{held['private_keys']} private keys and {held['peppers']} peppers"
+            raise Misconfigured(f"{counts} need the KEK {kek_id}: `keystead keys rotate` first")
         await connection.execute("UPDATE keks SET retired_at = now() WHERE id = $1", kek_id)
-        place = (audit.NO_ACCOUNT, audit.NO_ACCOUNT, None)
-        await audit.record(connection, caller, audit.Action.DELETE, audit.Resource.RING, place)
+        row = (audit.NO_ACCOUNT, audit.NO_ACCOUNT, None)
+        await audit.record(connection, caller, audit.Action.DELETE, audit.Resource.RING, row)
 
     await db.transaction(work)
     try:
@@ -84,10 +84,19 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 BATCH = 1000
-_FIRST = (UUID(int=0), UUID(int=0))
+
+
+async def _batches(db: Database, sql: str, size: int, *values: object) -> AsyncIterator[list[asyncpg.Record]]:
+    """The rows of a statement by account and id, whose first parameters are where to go on, and the batch size."""
+    last = (UUID(int=0), UUID(int=0))
+    while rows := await db.fetch(sql, *last, size, *values):
+        yield rows
+        last = (rows[-1]["account_id"], rows[-1]["id"])
+
+
 _UNDER_OTHER_KEKS = """
 SELECT account_id, id, key_type, spki_sha256, kek_id, wrapped_key FROM private_keys
-WHERE kek_id = ANY($1::text[]) AND (account_id, id) > ($2, $3) ORDER BY account_id, id LIMIT $4
+WHERE (account_id, id) > ($1, $2) AND kek_id = ANY($4::text[]) ORDER BY account_id, id LIMIT $3
 """
 # Rows that were deleted or re-wrapped concurrently are not updated.
 _REWRAP = f"""
@@ -106,12 +115,11 @@ async def rewrap(db: Database, ring: Ring) -> AsyncIterator[Batch]:
     target = ring.keks[0]
     yield await _rewrap_peppers(db, ring, target)
     for _ in range(PASSES):
-        others = [row["kek_id"] for row in await db.fetch(keyring.KEK_IDS) if row["kek_id"] != target.id]
+        others = await keyring.used_keks(db) - {target.id}
         if not others:
             return
-        place, changed = _FIRST, 0
-        while rows := await db.fetch(_UNDER_OTHER_KEKS, others, *place, BATCH):
-            place = (rows[-1]["account_id"], rows[-1]["id"])
+        changed = 0
+        async for rows in _batches(db, _UNDER_OTHER_KEKS, BATCH, list(others)):
             batch = await _rewrap_rows(db, ring, target, rows)
             changed += batch.changed
             yield batch
@@ -172,17 +180,13 @@ WHERE (k.account_id, k.id) > ($1, $2) ORDER BY k.account_id, k.id LIMIT $3
 async def verify(db: Database, ring: Ring, rate: int | None = None) -> AsyncIterator[Batch]:
     """Decrypt every sealed value, and compare each key with its CSR, CA and certificates; at most `rate` keys/s."""
     yield await _verify_peppers(db, ring)
-    place, size = _FIRST, min(BATCH, rate or BATCH)
-    while True:
-        started = time.monotonic()
-        rows = await db.fetch(_WITH_SUBJECTS, *place, size)
-        if not rows:
-            break
-        place = (rows[-1]["account_id"], rows[-1]["id"])
-        found = ((row, _fault(ring, row)) for row in rows)
-        yield Batch(len(rows), 0, tuple(Damage(row["account_id"], row["id"], fault) for row, fault in found if fault))
+    started = time.monotonic()
+    async for rows in _batches(db, _WITH_SUBJECTS, min(BATCH, rate or BATCH)):
+        faults = ((row, _fault(ring, row)) for row in rows)
+        yield Batch(len(rows), 0, tuple(Damage(row["account_id"], row["id"], fault) for row, fault in faults if fault))
         if rate:
             await asyncio.sleep(max(0.0, len(rows) / rate - (time.monotonic() - started)))
+        started = time.monotonic()
     missing = await db.fetch(_WITHOUT_KEYS, BATCH)
     yield Batch(0, 0, tuple(Damage(row["account_id"], row["key_id"], _missing(row)) for row in missing))
 
@@ -209,7 +213,7 @@ def _fault(ring: Ring, row: asyncpg.Record) -> str:
     except KeyDamaged as error:
         return str(error)
     except (ValueError, TypeError):
-        return f"row {row['id']} opens to something that is no key"
+        return f"row {row['id']} decrypts to something that is not a key"
     try:
         subjects = _subjects(row)
     except (Invalid, ValueError):

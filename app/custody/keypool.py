@@ -43,7 +43,7 @@ class KeyPool:
         # Key generation releases the GIL, so threads use all cores.
         self._makers = _Queue("keygen", os.cpu_count() or 1, bounds.KEYS_WAITING)
         self._checkers = _Queue("keycheck", 1, bounds.CHECKS_WAITING)
-        self._verifiers = _Queue("chains", 1, bounds.CHAINS_WAITING)
+        self._judges = _Queue("chains", 1, bounds.CHAINS_WAITING)
         # A forked child must not use the same ready keys.
         forget = weakref.WeakMethod(self.forget)
         os.register_at_fork(after_in_child=lambda: (method := forget()) and method())
@@ -110,7 +110,7 @@ class KeyPool:
 
     async def judge(self, work: Callable[[], T]) -> T:
         """Run chain verification on a thread; returns its result. Raises Unavailable if too many are waiting."""
-        return await self._verifiers.run(work)
+        return await self._judges.run(work)
 
     def close(self) -> None:
         if self._filler:
@@ -119,7 +119,7 @@ class KeyPool:
         self.forget()
         self._makers.close()
         self._checkers.close()
-        self._verifiers.close()
+        self._judges.close()
 
 
 def _timed(key_type: KeyType | CaKeyType) -> keys.KeyPair:

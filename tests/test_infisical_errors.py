@@ -1459,8 +1459,13 @@ def test_every_kind_of_error_has_its_place_in_the_table() -> None:
         errors.Conflict: (400, [errors.Conflict("x", clash) for clash in Clash]),
         errors.Refusal: (400, [errors.Refusal("x")]),
         errors.Unauthenticated: (401, [errors.Unauthenticated(scheme) for scheme in Scheme]),
-        errors.Forbidden: (403, [errors.Forbidden(denial, "x") for denial in Denial]),
-        errors.Wider: (403, [errors.Wider((Problem(Rule.WIDER, "policies", "policies x"),))]),
+        errors.Forbidden: (
+            403,
+            [
+                *(errors.Forbidden(denial, "x") for denial in Denial),
+                errors.Forbidden(Denial.MORE_RIGHTS, problems=(Problem(Rule.MORE_RIGHTS, "policies", "policies x"),)),
+            ],
+        ),
         errors.LimitReached: (400, [errors.LimitReached(limit, "x") for limit in Limit]),
         errors.Unavailable: (503, [errors.Unavailable("x", seconds) for seconds in (-1, 0, 1, 5, 10**9)]),
         errors.KeyDamaged: (500, [errors.KeyDamaged("1", SECRET)]),

@@ -16,7 +16,7 @@ from app.web.handling import AnyRequest, delete, get, post, put
 from app.x509.names import NamePolicy
 
 _READ = Needs(Area.SETTINGS, Access.READ)
-_WRITE = Needs(Area.SETTINGS, Access.WRITE, anew=True)
+_WRITE = Needs(Area.SETTINGS, Access.WRITE, fresh=True)
 PER_PAGE, MIN_PER_PAGE, MAX_PER_PAGE = 20, 5, 50
 TYPE = "standard"
 

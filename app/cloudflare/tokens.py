@@ -24,7 +24,7 @@ from app.web.handling import AnyRequest, delete, get, post, put
 from app.web.state import state_of
 
 _READ = Needs(Area.ACCOUNT_TOKENS, Access.READ)
-_WRITE = Needs(Area.ACCOUNT_TOKENS, Access.WRITE, anew=True)
+_WRITE = Needs(Area.ACCOUNT_TOKENS, Access.WRITE, fresh=True)
 PER_PAGE, MIN_PER_PAGE, MAX_PER_PAGE = 20, 5, 50
 _SCOPES = {Level.ACCOUNT: "com.cloudflare.api.account", Level.ZONE: "com.cloudflare.api.account.zone"}
 
@@ -340,7 +340,7 @@ async def _verify(request: AnyRequest, account_id: UUID | None) -> Envelope[Veri
         raise Refused(401, 1000, "Invalid API Token") from None
     guard.count(request, verification.id)
     if verification.denied:
-        await admission.write_down(state.services.db, verification.denied)
+        await admission.audit_denial(state.services.db, verification.denied)
         raise verification.denied
     valid = [Item(10000, "This API Token is valid and active")] if verification.usable else []
     return Envelope(_verified(verification), True, [], valid)

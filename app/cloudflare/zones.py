@@ -17,11 +17,12 @@ from app.errors import Advice, Invalid, Problem, Rule, quoted
 from app.identity import zones
 from app.identity.zones import Zone, ZoneType
 from app.ids import hex32
+from app.store import paging
 from app.store.paging import Direction
 from app.web.handling import AnyRequest, delete, get, patch, post
 
 _READ = Needs(Area.ZONE, Access.READ)
-_WRITE = Needs(Area.ZONE, Access.WRITE, anew=True)
+_WRITE = Needs(Area.ZONE, Access.WRITE, fresh=True)
 PER_PAGE, MIN_PER_PAGE, MAX_PER_PAGE = 20, 5, 50
 STATUS = "active"
 STATUSES = (STATUS, "initializing", "pending", "moved")
@@ -77,7 +78,7 @@ class Zones(Controller):
     async def list_(self, context: CallerOnly, request: AnyRequest) -> Page[ZoneObject]:
         """List the zones."""
         query, none = parse_query(request.scope["query_string"])
-        found = zones.Page((), 0)
+        found = paging.Page[Zone]((), 0)
         if not none:
             found = await zones.list_page(context.services.db, context.caller, query)
         return context.page([_object(zone) for zone in found.items], query.page, query.per_page, found.total)

@@ -98,7 +98,8 @@ def account_delete(account: str) -> None:
 
     async def work(services: Services) -> None:
         db = services.db
-        await accounts.delete_account(db, terminal.operator(), await accounts.find_account(db, account))
+        found = await accounts.find_account(db, account)
+        await accounts.delete(db, terminal.operator(), Scope(found.id))
 
     terminal.run(work)
     terminal.say(f"deleted account {account}")

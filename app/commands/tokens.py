@@ -58,7 +58,7 @@ def token_create(
         db = services.db
         home = await accounts.find_account(db, account)
         owner = await accounts.find_user(db, user) if user else None
-        only = tuple(dict.fromkeys([await zones.find_in(db, home, word) for word in zone_words]))
+        only = tuple(dict.fromkeys([await zones.find(db, word, home) for word in zone_words]))
         text = policies.write(home, named or policies.default_groups(only), only)
         if asked is not None:
             text = await _from_file(db, home, owner, asked)

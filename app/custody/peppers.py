@@ -13,7 +13,7 @@ from app.caller import Caller
 from app.custody import keyring, seal
 from app.custody.ring import Ring
 from app.errors import KeyDamaged
-from app.store.database import Database
+from app.store.database import Connection, Database
 
 
 class Peppers:
@@ -117,6 +117,6 @@ FROM peppers p ORDER BY p.created_at DESC, p.id
 """
 
 
-async def pepper_uses(db: Database) -> tuple[PepperUse, ...]:
+async def pepper_uses(db: Database | Connection) -> tuple[PepperUse, ...]:
     """All peppers, newest first."""
     return tuple(msgspec.convert(dict(row), PepperUse) for row in await db.fetch(_PEPPER_USES))

@@ -5,7 +5,7 @@ from litestar import Controller
 
 from app.caller import Visit
 from app.errors import Forbidden, Unauthenticated
-from app.identity import admission, tokens
+from app.identity import admission, login, tokens
 from app.infisical import guard, reading, wire
 from app.infisical.wire import Malformed, Refused
 from app.web import bodies
@@ -38,12 +38,12 @@ class Login(Controller):
         try:
             client_id, secret = await _credentials(request)
             token_id = tokens.id_of(client_id)
-            caller = await admission.authenticate_login(state.services, state.memory, token_id, secret, visit)
+            caller = await login.authenticate_login(state.services, state.memory, token_id, secret, visit)
         except _REFUSED as error:
             raise await _refused(state, visit, error) from None
         guard.count(request, caller)
         try:
-            value = await admission.log_in(state.services, caller, secret)
+            value = await login.log_in(state.services, caller, secret)
         except Unauthenticated as error:
             raise await _refused(state, visit, error) from None
         return AccessToken(value, tokens.ACCESS_SECONDS, tokens.ACCESS_SECONDS)
@@ -63,5 +63,5 @@ async def _credentials(request: AnyRequest) -> tuple[str, str]:
 async def _refused(state: State, visit: Visit, error: Exception) -> Exception:
     """Count a failed login and return the error to raise; raises 429 above the limit."""
     guard.count_failure(state, visit)
-    await admission.write_down(state.services.db, error)
+    await admission.audit_denial(state.services.db, error)
     return Refused(401, "Invalid credentials") if isinstance(error, Unauthenticated | Forbidden) else error

@@ -87,7 +87,7 @@ async def _authenticated(connection: AnyConnection, state: State, visit: Visit) 
         return await admission.authenticate(state.services, state.memory, credential, visit)
     except (Unauthenticated, Forbidden) as error:
         count_failure(state, visit)
-        await admission.write_down(state.services.db, error)
+        await admission.audit_denial(state.services.db, error)
         raise
 
 

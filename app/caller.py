@@ -216,7 +216,7 @@ class Caller(msgspec.Struct, frozen=True):
         return effects == {Effect.ALLOW}
 
 
-class Visit(msgspec.Struct, frozen=True):
+class RequestInfo(msgspec.Struct, frozen=True):
     """The request metadata that the audit log stores; fields as in Caller."""
 
     address: Address | None

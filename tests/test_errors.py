@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from world import BODY, World
 
 from app import errors
-from app.caller import Visit
+from app.caller import RequestInfo
 from app.cloudflare import custom_csrs
 from app.cloudflare import errors as cloudflare_errors
 from app.csrs import store as csrs
@@ -506,7 +506,7 @@ def test_every_kind_of_error_has_its_place_in_the_table() -> None:
     assert kinds - {errors.KeysteadError} == set(samples)
     answers = cloudflare_errors.Reference("http://127.0.0.1:8787")
     for error in (error for each in samples.values() for error in each):
-        answer = answers.failure(error, Visit(None, "0" * 32, "GET", "/"))
+        answer = answers.failure(error, RequestInfo(None, "0" * 32, "GET", "/"))
         code = json.loads(answer.content)["errors"][0]["code"]
         # 1002 is the one code of two statuses: an unreadable certificate, and an unknown one.
         assert answer.status_code == (404 if code == 1002 else cloudflare_errors.CODES[code][0])

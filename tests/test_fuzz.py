@@ -34,7 +34,7 @@ from world import BODY, Judge, World, new_database, new_world
 from app import addresses, config, times
 from app.audit import log as audit_log
 from app.ca import authorities, leaves
-from app.caller import GROUPS, Level, Visit
+from app.caller import GROUPS, Level, RequestInfo
 from app.certificates import matching
 from app.cloudflare import accounts, custom_certificates, custom_csrs, guard, logs, tokens, zones
 from app.cloudflare import errors as cloudflare_errors
@@ -319,7 +319,7 @@ def test_what_the_rules_accept_is_a_csr_that_says_the_same(fields: dict[str, Any
 
 # JSON: what is asked, in both dialects.
 
-VISIT = Visit(None, 32 * "0", "POST", "/")
+VISIT = RequestInfo(None, 32 * "0", "POST", "/")
 
 CERTIFICATE_BODY: dict[str, Any] = {
     "certificate": pem(*CERTIFICATES[1]),

@@ -27,7 +27,7 @@ from world import Tenant, World, make_token, new_world
 
 from app import errors, times
 from app.ca import authorities, crls, leaves
-from app.caller import Caller, Visit
+from app.caller import Caller, RequestInfo
 from app.config import RateLimit
 from app.custody import keyring
 from app.errors import Clash, Denial, Limit, Problem, Rule, Scheme, Thing
@@ -1447,7 +1447,7 @@ async def test_an_access_token_dies_with_its_api_token(world: World) -> None:
 
 # --- the table, and what is pure ---
 
-VISIT = Visit(None, "req-" + "0" * 14, "GET", "/api/v1/x")
+VISIT = RequestInfo(None, "req-" + "0" * 14, "GET", "/api/v1/x")
 SECRET = "s3cret-of-the-house"
 
 

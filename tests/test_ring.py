@@ -30,7 +30,7 @@ from test_embedded import ROOT, python_for
 from test_serve import processes_below
 
 from app import files
-from app.caller import Level, Scope, Visit
+from app.caller import Level, RequestInfo, Scope
 from app.csrs import store as csrs
 from app.csrs.model import CsrRequest
 from app.custody import keyring, rotation, seal
@@ -462,8 +462,8 @@ async def test_verify_names_keys_that_are_missing(site: Place) -> None:
 # Peppers.
 
 
-def visit() -> Visit:
-    return Visit(None, "0" * 32, "GET", "/")
+def visit() -> RequestInfo:
+    return RequestInfo(None, "0" * 32, "GET", "/")
 
 
 async def age(site: Place, seconds: float) -> None:

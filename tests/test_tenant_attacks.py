@@ -10,7 +10,7 @@ import httpx
 import pytest
 from world import BODY, World, make_token
 
-from app.caller import GROUPS, Level, Scope, Target, Visit
+from app.caller import GROUPS, Level, RequestInfo, Scope, Target
 from app.errors import Unauthenticated
 from app.identity import accounts, admission, login, policies, tokens, zones
 from app.identity.accounts import Changes, set_account
@@ -90,7 +90,7 @@ async def test_a_login_that_crosses_a_roll_gives_nothing(world: World) -> None:
     row = await world.database.fetchrow("SELECT id FROM tokens ORDER BY issued_on DESC LIMIT 1")
     assert row is not None
     token = await tokens.find(world.database, str(row["id"]))
-    visit = Visit(None, "0" * 32, "POST", "/")
+    visit = RequestInfo(None, "0" * 32, "POST", "/")
     caller = await login.authenticate_login(world.services, admission.Memory(), token.id, value, visit)
     await tokens.roll(world.services, first_start.operator(), token)
     with pytest.raises(Unauthenticated):

@@ -7,7 +7,7 @@ import msgspec
 from litestar import Response
 
 from app import errors
-from app.caller import Visit
+from app.caller import RequestInfo
 from app.cloudflare.envelope import JSON, ErrorChainItem, Failure, Item, Source
 from app.errors import Advice, Clash, Denial, Hint, Limit, Problem, Rule, Scheme, Thing
 
@@ -201,7 +201,7 @@ class Reference:
         """The `messages` of a successful answer."""
         return [self.item(HINTS[a.hint], a.text, _pointer_of(a)) for a in advice]
 
-    def failure(self, error: Exception, visit: Visit) -> Response[bytes]:
+    def failure(self, error: Exception, visit: RequestInfo) -> Response[bytes]:
         """The answer for an error; an unexpected exception becomes 1500 without its text."""
         match error:
             case errors.Invalid():

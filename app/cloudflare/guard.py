@@ -7,7 +7,7 @@ import msgspec
 from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 
 from app.audit import record as audit
-from app.caller import Access, Area, Caller, Level, Scope, Visit
+from app.caller import Access, Area, Caller, Level, RequestInfo, Scope
 from app.cloudflare.context import CallerContext, ScopeContext
 from app.cloudflare.errors import Refused
 from app.errors import Denial, Forbidden, Limit, LimitReached, Unauthenticated
@@ -57,7 +57,7 @@ async def guard(connection: AnyConnection, handler: BaseRouteHandler) -> None:
     connection.scope["state"]["context"] = ScopeContext(state, visit, caller, scope)
 
 
-async def _authenticated(state: State, credential: Credential, visit: Visit) -> Caller:
+async def _authenticated(state: State, credential: Credential, visit: RequestInfo) -> Caller:
     try:
         # A user may have become a member of an account within the last second, by making it.
         return await admission.authenticate(state.services, state.memory, credential, visit, fresh=True)
@@ -67,7 +67,7 @@ async def _authenticated(state: State, credential: Credential, visit: Visit) -> 
 
 
 async def _looked_up(
-    connection: AnyConnection, credential: Credential, where: ScopeRef, visit: Visit, needs: Needs
+    connection: AnyConnection, credential: Credential, where: ScopeRef, visit: RequestInfo, needs: Needs
 ) -> tuple[Caller, Scope]:
     """Admit and count a caller of whom it is not known yet that they may; remember those who may."""
     state = state_of(connection)
@@ -88,12 +88,14 @@ async def _looked_up(
     return caller, scope
 
 
-async def _fail(state: State, visit: Visit, error: Exception) -> None:
+async def _fail(state: State, visit: RequestInfo, error: Exception) -> None:
     count_failure(state, visit)
     await admission.audit_denial(state.services.db, error)
 
 
-async def _admitted(state: State, credential: Credential, where: ScopeRef, visit: Visit, needs: Needs) -> Admission:
+async def _admitted(
+    state: State, credential: Credential, where: ScopeRef, visit: RequestInfo, needs: Needs
+) -> Admission:
     asking = (state.services, state.memory, credential, where, visit)
     if needs.fresh:
         return await admission.admit_fresh(*asking)
@@ -108,9 +110,9 @@ def _may(admitted: Admission, needs: Needs) -> bool:
     return admitted.scope is not None and admitted.caller.may(needs.area, needs.access, admitted.scope)
 
 
-def _visit(connection: AnyConnection, handler: BaseRouteHandler) -> Visit:
+def _visit(connection: AnyConnection, handler: BaseRouteHandler) -> RequestInfo:
     """The visit, with the status that a success will have."""
-    visit: Visit = connection.scope["state"]["visit"]
+    visit: RequestInfo = connection.scope["state"]["visit"]
     if not isinstance(handler, HTTPRouteHandler):
         return visit
     return msgspec.structs.replace(visit, status=handler.status_code, denied_status=403)
@@ -125,7 +127,7 @@ async def csrs_on(connection: AnyConnection, _: BaseRouteHandler) -> None:
         raise LimitReached(Limit.CSRS_OFF, text)
 
 
-def place(path_params: dict[str, str], visit: Visit) -> ScopeRef | None:
+def place(path_params: dict[str, str], visit: RequestInfo) -> ScopeRef | None:
     """The account or zone that the path names; raises 7003 for a malformed id."""
     for name, level in (("zone_id", Level.ZONE), ("account_id", Level.ACCOUNT)):
         if name in path_params:
@@ -133,7 +135,7 @@ def place(path_params: dict[str, str], visit: Visit) -> ScopeRef | None:
     return None
 
 
-def id_of(text: str, visit: Visit) -> UUID:
+def id_of(text: str, visit: RequestInfo) -> UUID:
     """An id in a path; raises 7003 for what is none."""
     found = hex32(text)
     if found is None:
@@ -177,7 +179,7 @@ def count(connection: AnyConnection, caller_id: UUID) -> None:
             raise _throttled(verdict.retry_after)
 
 
-def count_failure(state: State, visit: Visit) -> None:
+def count_failure(state: State, visit: RequestInfo) -> None:
     """Count a failed authentication against its address (IPv6: its /64); raises 429 above a tenth of the rate."""
     state.failures.count(visit.address)
     if state.rate_limit is None:
@@ -192,6 +194,6 @@ def _throttled(retry_after: int) -> Refused:
     return Refused(429, 971, text, retry_after=max(1, retry_after))
 
 
-def not_routed(visit: Visit) -> Refused:
+def not_routed(visit: RequestInfo) -> Refused:
     text = f"Could not route to {visit.path}, perhaps your object identifier is invalid?"
     return Refused(404, 7003, text)

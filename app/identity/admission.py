@@ -19,7 +19,7 @@ import asyncpg
 import msgspec
 
 from app.audit import record as audit
-from app.caller import Access, Actor, Area, Caller, Level, Role, Scope, Visit
+from app.caller import Access, Actor, Area, Caller, Level, RequestInfo, Role, Scope
 from app.errors import Conflict, Denial, Forbidden, Scheme, Unauthenticated, Unavailable
 from app.identity import policies, tokens
 from app.identity.tokens import TokenStatus
@@ -164,11 +164,11 @@ class Memory:
             self._allowed.put((digest, ref, area, access), (caller, scope), since, oldest)
 
     def allowed(
-        self, credential: Credential, ref: ScopeRef, area: Area, access: Access, visit: Visit
+        self, credential: Credential, ref: ScopeRef, area: Area, access: Access, request: RequestInfo
     ) -> tuple[Caller, Scope] | None:
         """The caller and the scope, if it is remembered that the caller has this permission there."""
         found = self._allowed.get((self._digest(credential), ref, area, access), self.seconds)
-        return (_with_request(found[0], visit), found[1]) if found else None
+        return (_with_request(found[0], request), found[1]) if found else None
 
     def _digest(self, credential: Credential) -> bytes:
         if isinstance(credential, TokenCredential):
@@ -228,24 +228,26 @@ _ACCESS_TOKEN_SQL = _statement(_BY_ACCESS_TOKEN, None, "")
 _KEY_AT = {level: _statement(_BY_KEY, level, "$3") for level in (*Level, None)}
 
 
-async def admit(services: Services, memory: Memory, credential: Credential, ref: ScopeRef, visit: Visit) -> Admission:
+async def admit(
+    services: Services, memory: Memory, credential: Credential, ref: ScopeRef, request: RequestInfo
+) -> Admission:
     """The caller, and the scope that the path names, from the memory or from the database in one statement.
 
     Raises Unauthenticated, and Forbidden(ADDRESS) for a token that is not allowed from the caller's address.
     """
-    caller, row = _remembered(memory, credential, visit), memory.scope(ref)
+    caller, row = _remembered(memory, credential, request), memory.scope(ref)
     if caller is None or row is None:
-        return await admit_fresh(services, memory, credential, ref, visit)
+        return await admit_fresh(services, memory, credential, ref, request)
     return Admission(caller, *_scope(row), remembered=True)
 
 
 async def admit_fresh(
-    services: Services, memory: Memory, credential: Credential, ref: ScopeRef | None, visit: Visit
+    services: Services, memory: Memory, credential: Credential, ref: ScopeRef | None, request: RequestInfo
 ) -> Admission:
     """As `admit`, from the database only; without `ref` there is no scope."""
     since = time.monotonic()
     row = await _find(services, credential, ref)
-    admission = Admission(_caller(row, credential, visit), *_scope(row))
+    admission = Admission(_caller(row, credential, request), *_scope(row))
     if denial := _address_denial(admission.caller, ref, admission.scope):
         raise denial
     memory.keep(since, row, credential, ref)
@@ -253,17 +255,17 @@ async def admit_fresh(
 
 
 async def authenticate(
-    services: Services, memory: Memory, credential: Credential, visit: Visit, *, fresh: bool = False
+    services: Services, memory: Memory, credential: Credential, request: RequestInfo, *, fresh: bool = False
 ) -> Caller:
     """The caller of a path that names neither account nor zone; errors as for `admit`."""
-    caller = None if fresh else _remembered(memory, credential, visit)
-    return caller or (await admit_fresh(services, memory, credential, None, visit)).caller
+    caller = None if fresh else _remembered(memory, credential, request)
+    return caller or (await admit_fresh(services, memory, credential, None, request)).caller
 
 
-def _remembered(memory: Memory, credential: Credential, visit: Visit) -> Caller | None:
+def _remembered(memory: Memory, credential: Credential, request: RequestInfo) -> Caller | None:
     row = memory.caller(credential)
     try:
-        caller = _caller(row, credential, visit) if row else None
+        caller = _caller(row, credential, request) if row else None
     except Unauthenticated:
         return None
     return caller if caller and not _address_denial(caller) else None
@@ -300,10 +302,10 @@ def _address_denial(caller: Caller, ref: ScopeRef | None = None, scope: Scope | 
     return UnauditedDenial(Denial.ADDRESS, caller, resource, ref.id, scope)
 
 
-def _caller(row: asyncpg.Record, credential: Credential, visit: Visit) -> Caller:
+def _caller(row: asyncpg.Record, credential: Credential, request: RequestInfo) -> Caller:
     """The caller of a row; raises Unauthenticated for a token that is not valid now."""
     if isinstance(credential, KeyCredential):
-        return _of_user(row, visit)
+        return _of_user(row, request)
     now = datetime.now(UTC)
     if row["ends"] and now >= row["ends"]:
         raise Unauthenticated(Scheme.TOKEN, expired=True)
@@ -313,17 +315,17 @@ def _caller(row: asyncpg.Record, credential: Credential, visit: Visit) -> Caller
         raise Unauthenticated(Scheme.TOKEN, expired=True)
     if row["not_before"] and now < row["not_before"]:
         raise Unauthenticated(Scheme.TOKEN)
-    return _of_token(row, visit)
+    return _of_token(row, request)
 
 
-def _of_user(row: asyncpg.Record, visit: Visit) -> Caller:
+def _of_user(row: asyncpg.Record, request: RequestInfo) -> Caller:
     caller = Caller(
         Actor.USER, row["id"], _reach(row["reach"]), email=row["email"], user_id=row["user_id"], proof=row["proof"]
     )
-    return _with_request(caller, visit)
+    return _with_request(caller, request)
 
 
-def _of_token(row: asyncpg.Record, visit: Visit) -> Caller:
+def _of_token(row: asyncpg.Record, request: RequestInfo) -> Caller:
     caller = Caller(
         Actor.TOKEN,
         row["id"],
@@ -337,11 +339,11 @@ def _of_token(row: asyncpg.Record, visit: Visit) -> Caller:
         expires_on=row["expires_on"],
         proof=row["proof"],
     )
-    return _with_request(caller, visit)
+    return _with_request(caller, request)
 
 
-def _with_request(caller: Caller, visit: Visit) -> Caller:
-    return msgspec.structs.replace(caller, **msgspec.structs.asdict(visit))
+def _with_request(caller: Caller, request: RequestInfo) -> Caller:
+    return msgspec.structs.replace(caller, **msgspec.structs.asdict(request))
 
 
 def _reach(text: str | None) -> dict[UUID, Role]:
@@ -383,7 +385,7 @@ class Verification(msgspec.Struct, frozen=True):
 
 
 async def verify(
-    services: Services, credential: TokenCredential, account_id: UUID | None, visit: Visit
+    services: Services, credential: TokenCredential, account_id: UUID | None, request: RequestInfo
 ) -> Verification:
     """The current state of a token, of any owner if `account_id` is None; raises Unauthenticated for an unknown one."""
     row = await services.db.fetchrow(_TOKEN_AT[None], services.peppers.digests(credential.value))
@@ -393,7 +395,7 @@ async def verify(
     ended = ends is not None and now >= ends
     status = TokenStatus.EXPIRED if row["status"] == TokenStatus.ACTIVE and ended else TokenStatus(row["status"])
     usable = status is TokenStatus.ACTIVE and not (begins and now < begins)
-    caller = _of_token(row, visit)
+    caller = _of_token(row, request)
     denied = _address_denial(caller)
     if account_id and account_id not in caller.reach:
         denied = UnauditedDenial(Denial.RESOURCE, caller, audit.Resource.ACCOUNT, account_id)

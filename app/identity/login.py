@@ -3,7 +3,7 @@
 from uuid import UUID
 
 from app.audit import record as audit
-from app.caller import Caller, Visit
+from app.caller import Caller, RequestInfo
 from app.errors import Scheme, Unauthenticated
 from app.identity import tokens
 from app.identity.admission import Memory, TokenCredential, authenticate
@@ -25,11 +25,13 @@ SELECT id FROM login
 """
 
 
-async def authenticate_login(services: Services, memory: Memory, token_id: UUID, secret: str, visit: Visit) -> Caller:
+async def authenticate_login(
+    services: Services, memory: Memory, token_id: UUID, secret: str, request: RequestInfo
+) -> Caller:
     """The caller with this id and value of an API token; raises Unauthenticated and Forbidden(ADDRESS)."""
     if not tokens.is_well_formed(secret) or not secret.startswith(tokens.API_TOKEN):
         raise Unauthenticated(Scheme.TOKEN)
-    caller = await authenticate(services, memory, TokenCredential(secret), visit, fresh=True)
+    caller = await authenticate(services, memory, TokenCredential(secret), request, fresh=True)
     if caller.id != token_id:
         raise Unauthenticated(Scheme.TOKEN)
     return caller

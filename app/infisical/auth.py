@@ -3,7 +3,7 @@
 import msgspec
 from litestar import Controller
 
-from app.caller import Visit
+from app.caller import RequestInfo
 from app.errors import Forbidden, Unauthenticated
 from app.identity import admission, login, tokens
 from app.infisical import guard, reading, wire
@@ -60,7 +60,7 @@ async def _credentials(request: AnyRequest) -> tuple[str, str]:
     return client_id, secret
 
 
-async def _refused(state: State, visit: Visit, error: Exception) -> Exception:
+async def _refused(state: State, visit: RequestInfo, error: Exception) -> Exception:
     """Count a failed login and return the error to raise; raises 429 above the limit."""
     guard.count_failure(state, visit)
     await admission.audit_denial(state.services.db, error)

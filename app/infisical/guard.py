@@ -8,7 +8,7 @@ from litestar.handlers import BaseRouteHandler
 
 from app.audit import record as audit
 from app.ca import authorities, issuing
-from app.caller import Access, Area, Caller, Scope, Visit
+from app.caller import Access, Area, Caller, RequestInfo, Scope
 from app.errors import Forbidden, Unauthenticated
 from app.identity import admission, tokens
 from app.identity.admission import TokenCredential
@@ -75,7 +75,7 @@ async def guard(connection: AnyConnection, handler: BaseRouteHandler) -> None:
     found["context"] = ScopeContext(state, visit, caller, scope)
 
 
-async def _authenticated(connection: AnyConnection, state: State, visit: Visit) -> Caller:
+async def _authenticated(connection: AnyConnection, state: State, visit: RequestInfo) -> Caller:
     scheme, _, value = (header(connection, b"authorization") or "").partition(" ")
     if scheme.lower() != "bearer":
         raise Refused(401, "Token missing")
@@ -127,7 +127,7 @@ def count(connection: AnyConnection, caller: Caller) -> None:
         _judge(verdict)
 
 
-def count_failure(state: State, visit: Visit) -> None:
+def count_failure(state: State, visit: RequestInfo) -> None:
     """Count a failed authentication against its address; raises 429 above the limit."""
     state.failures.count(visit.address)
     if state.rate_limit:

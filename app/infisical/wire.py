@@ -9,7 +9,7 @@ from litestar import Response
 from litestar.exceptions import HTTPException
 
 from app import errors
-from app.caller import Visit
+from app.caller import RequestInfo
 from app.errors import Denial, Problem, Rule
 from app.web import bodies
 from app.web.handling import AnyRequest
@@ -128,7 +128,7 @@ STATUSES: dict[type[Exception], int] = {
 }
 
 
-def failure(error: Exception, visit: Visit) -> Response[bytes]:
+def failure(error: Exception, visit: RequestInfo) -> Response[bytes]:
     """The answer for an error; an unexpected exception becomes 500 without its text."""
     match error:
         case errors.Invalid():
@@ -158,7 +158,7 @@ def failure(error: Exception, visit: Visit) -> Response[bytes]:
 def _failure(
     status: int,
     message: str | list[Issue],
-    visit: Visit,
+    visit: RequestInfo,
     *,
     word: str = "",
     details: Sequence[Detail] | None = None,
@@ -172,7 +172,7 @@ def _failure(
     return Response(msgspec.json.encode(body), status_code=status, media_type=JSON, headers=dict(headers or {}))
 
 
-def not_routed(visit: Visit) -> Refused:
+def not_routed(visit: RequestInfo) -> Refused:
     return Refused(HTTPStatus.NOT_FOUND, f"Route {visit.method}:{visit.path} not found")
 
 
@@ -182,8 +182,8 @@ def download(der: bytes, media_type: str) -> Response[bytes]:
     return Response(der, status_code=200, media_type=media_type, headers=headers)
 
 
-def visit(request: AnyRequest) -> Visit:
-    made: Visit = request.scope["state"]["visit"]
+def visit(request: AnyRequest) -> RequestInfo:
+    made: RequestInfo = request.scope["state"]["visit"]
     return made
 
 

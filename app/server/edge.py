@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 
 from app import bounds, metrics
 from app.addresses import Address, Network, parsed
-from app.caller import Visit
+from app.caller import RequestInfo
 from app.config import RateLimit
 from app.server.request_log import RequestLog
 from app.store import database as db
@@ -114,7 +114,7 @@ class Edge:
         metrics.answered(_dialect(path), scope["method"], "-", refusal.status, time.perf_counter() - started)
         self._log.turned_away()
 
-    def _visit(self, scope: Message) -> Visit:
+    def _visit(self, scope: Message) -> RequestInfo:
         method, path = scope["method"], _path(scope["raw_path"])
         scope["path"] = path if path is not None else _NOWHERE
         # GET answers HEAD without its body; no route answers PROPFIND, and so none answers OPTIONS by itself.
@@ -123,7 +123,7 @@ class Edge:
         headers = scope["headers"] = [header for header in scope["headers"] if header[0] != b"host"]
         shown = path if path is not None else scope["raw_path"].decode("latin-1")
         agent = _header(headers, b"user-agent")
-        return Visit(
+        return RequestInfo(
             address=self._address(scope),
             request_id=_request_id(shown),
             method=method,

@@ -11,7 +11,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from app import addresses, metrics
-from app.caller import Visit
+from app.caller import RequestInfo
 from app.certificates import store as certificates
 from app.custody import keyring
 from app.errors import KeysteadError
@@ -63,14 +63,14 @@ async def _problem(services: Services) -> str | None:
 async def metrics_(request: AnyRequest) -> Response[bytes]:
     """Prometheus's text format, for the networks of KEYSTEAD_METRICS_FROM; 404 for all others."""
     state = state_of(request)
-    visit: Visit = request.scope["state"]["visit"]
+    visit: RequestInfo = request.scope["state"]["visit"]
     if not _may_see(request, state, visit):
         raise NotFoundException
     body = metrics.text(_Expiry(await _expiry(request.app.state, state.services.db)))
     return Response(body, media_type=metrics.CONTENT_TYPE)
 
 
-def _may_see(request: AnyRequest, state: State, visit: Visit) -> bool:
+def _may_see(request: AnyRequest, state: State, visit: RequestInfo) -> bool:
     # A local proxy that is not configured as trusted, or omits the client's address, must not expose the metrics.
     peer = addresses.parsed(request.client.host) if request.client else None
     names = request.headers.keys()

@@ -17,7 +17,7 @@ from litestar.exceptions import HTTPException, NotFoundException
 
 from app import bounds, config, metrics
 from app.audit import failures
-from app.caller import Visit
+from app.caller import RequestInfo
 from app.certificates import trust
 from app.cloudflare import router as cloudflare
 from app.cloudflare.errors import Reference
@@ -77,7 +77,7 @@ def around(app: Litestar, settings: config.Settings) -> asgi.App:
 
 def _door(state: AppState) -> asgi.Door:
     """Turns requests of both dialects away while too many wait; the probes and pages are always answered."""
-    error, nobody = Unavailable(db.CROWDED), Visit(None, asgi.REQUEST_ID.decode(), "GET", "/")
+    error, nobody = Unavailable(db.CROWDED), RequestInfo(None, asgi.REQUEST_ID.decode(), "GET", "/")
     reference: Reference = state.reference
     cloudflares = _answer(reference.failure(error, nobody))
     infisicals = _answer(infisical_wire.failure(error, nobody))

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 from litestar.di import Provide
 
-from app.caller import Caller, Visit
+from app.caller import Caller, RequestInfo
 from app.services import Services
 from app.web.handling import AnyRequest
 from app.web.state import State
@@ -15,7 +15,7 @@ class CallerContext(msgspec.Struct, frozen=True):
     """The caller; the dialects add the scope."""
 
     state: State
-    visit: Visit
+    visit: RequestInfo
     caller: Caller
 
     @property

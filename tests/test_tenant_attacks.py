@@ -91,7 +91,7 @@ async def test_a_login_that_crosses_a_roll_gives_nothing(world: World) -> None:
     assert row is not None
     token = await tokens.find(world.database, str(row["id"]))
     visit = RequestInfo(None, "0" * 32, "POST", "/")
-    caller = await login.authenticate_login(world.services, admission.Memory(), token.id, value, visit)
+    caller = await login.authenticate_login(world.services, admission.Memory(), str(token.id), value, visit)
     await tokens.roll(world.services, first_start.operator(), token)
     with pytest.raises(Unauthenticated):
         await login.log_in(world.services, caller, value)

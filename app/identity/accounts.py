@@ -58,12 +58,10 @@ _INSERT_ACCOUNT = f"INSERT INTO accounts (id, name, slug) VALUES ($1, $2, $3) RE
 
 async def create_account(db: Database, caller: Caller, slug: str, name: str) -> Account:
     """Create an account, for the operator; raises Invalid, and Conflict for a slug that is taken."""
-    problems = changes.name_problems(name, MAX_NAME)
     if not _SLUG.fullmatch(slug) or any_uuid(slug):
         text = f"slug {quoted(slug)} must have 1 to 63 of a-z, 0-9 and '-', no '-' at its ends, and not be an id."
-        problems = (Problem(Rule.TEXT, "slug", text),)
-    if problems:
-        raise Invalid(problems)
+        raise Invalid((Problem(Rule.TEXT, "slug", text),))
+    changes.require_valid(changes.name_problems(name, MAX_NAME))
     account_id = uuid4()
     entry = _entry(audit.Action.CREATE, account_id)
     return _account(await changes.change(db, caller, entry, _INSERT_ACCOUNT, account_id, name, slug))
@@ -109,8 +107,8 @@ WHERE id = $1 RETURNING {_ACCOUNT}
 
 async def set_account(db: Database, caller: Caller, account: Account, wanted: Changes) -> Account:
     """Change an account, for the operator; raises Invalid for a bad display name."""
-    if wanted.name is not None and (problems := changes.name_problems(wanted.name, MAX_NAME)):
-        raise Invalid(problems)
+    if wanted.name is not None:
+        changes.require_valid(changes.name_problems(wanted.name, MAX_NAME))
     values = (wanted.name_policy, wanted.csrs_enabled, wanted.csr_quota, wanted.key_max_age_days, wanted.ca_quota)
     entry = _entry(audit.Action.UPDATE, account.id)
     return _account(await changes.change(db, caller, entry, _SET_ACCOUNT, account.id, *values, wanted.name))
@@ -195,11 +193,10 @@ async def list_page(db: Database, caller: Caller, query: Query) -> Page[Account]
 
 def _may_create(caller: Caller) -> bool:
     """Whether the caller is an administrator of an account, whose token, if any, may change all accounts."""
-    if caller.user_id is None or Role.ADMINISTRATOR not in caller.reach.values():
-        return False
     account_id = uuid4()
     administrator = msgspec.structs.replace(caller, reach={account_id: Role.ADMINISTRATOR})
-    return administrator.may(Area.SETTINGS, Access.WRITE, Scope(account_id))
+    may = administrator.may(Area.SETTINGS, Access.WRITE, Scope(account_id))
+    return may and Role.ADMINISTRATOR in caller.reach.values()
 
 
 # A new account gets the strictest limits of all accounts that its user administers, so that they cannot be evaded.
@@ -230,8 +227,7 @@ async def create(
         raise Forbidden(Denial.RESOURCE)
     if once and (created := await idempotency.find(db, caller, audit.NO_ACCOUNT, once)):
         return await _get_created(db, caller, Scope(created))
-    if problems := changes.with_malformed(malformed, changes.name_problems(name, MAX_NAME)):
-        raise Invalid(problems)
+    changes.require_valid(changes.name_problems(name, MAX_NAME), malformed)
 
     async def work(connection: Connection) -> Account | None:
         account_id = uuid4()
@@ -278,8 +274,7 @@ _RENAME = f"UPDATE accounts SET name = $2, modified_at = now() WHERE id = $1 AND
 
 async def rename(db: Database, caller: Caller, scope: Scope, name: str, malformed: tuple[Problem, ...] = ()) -> Account:
     """Rename an account; raises Invalid. `malformed` as for `create`."""
-    if problems := changes.with_malformed(malformed, changes.name_problems(name, MAX_NAME)):
-        raise Invalid(problems)
+    changes.require_valid(changes.name_problems(name, MAX_NAME), malformed)
     entry = _entry(audit.Action.UPDATE, scope.account_id)
     row = await changes.change(db, caller, entry, _RENAME, scope.account_id, name)
     return _account(row) if row else await get(db, scope)

@@ -206,9 +206,7 @@ _BY_KEY = (
     _OWNER.format(source="users k", digest="k.key_digest", more="AND k.email = $2", user="k.id"),
 )
 _SCOPE_OF = {
-    Level.ACCOUNT: f"""
-        SELECT {scopes.COLUMNS[Level.ACCOUNT]}, false AS gone FROM accounts a WHERE a.id = {{id}}
-    """,
+    Level.ACCOUNT: f"SELECT {scopes.COLUMNS[Level.ACCOUNT]}, false AS gone FROM accounts a WHERE a.id = {{id}}",
     Level.ZONE: f"""
         SELECT {scopes.COLUMNS[Level.ZONE]}, z.deleted_at IS NOT NULL AS gone
         FROM zones z JOIN accounts a ON a.id = z.account_id WHERE z.id = {{id}}

@@ -8,7 +8,7 @@ import asyncpg
 
 from app.audit import record as audit
 from app.caller import Caller
-from app.errors import Problem, Rule, quoted
+from app.errors import Invalid, Problem, Rule, quoted
 from app.store.database import Connection, Database
 from app.x509.subjects import FORBIDDEN
 
@@ -48,10 +48,13 @@ def name_problems(name: str, most: int) -> tuple[Problem, ...]:
     return (Problem(Rule.TEXT, "name", text),)
 
 
-def with_malformed(malformed: tuple[Problem, ...], problems: Iterable[Problem]) -> tuple[Problem, ...]:
-    """The problems that the dialect found while parsing, and those of the other fields.
+def require_valid(problems: Iterable[Problem], malformed: tuple[Problem, ...] = ()) -> None:
+    """Raise Invalid if there are problems.
 
-    A body that is not an object, whose problem names no field, has no others.
+    `malformed` are those that the dialect found while parsing: their fields have no others, and if the body is not an
+    object, which is a problem of the field "", no field has.
     """
     fields = {problem.field for problem in malformed}
-    return (*malformed, *(p for p in problems if fields.isdisjoint({"", p.field})))
+    found = (*malformed, *(p for p in problems if fields.isdisjoint({"", p.field})))
+    if found:
+        raise Invalid(found)

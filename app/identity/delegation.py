@@ -238,13 +238,11 @@ async def _checked(db: Database, caller: Caller, owner: Owner, draft: Draft, tok
     reach = _reach(owner, caller)
     known = await zones.owners(db, policies.zone_ids(draft.policies))
     within = {zone: account for zone, account in known.items() if account in reach}
-    problems = changes.with_malformed(draft.malformed, _problems(draft, frozenset(reach), within))
-    text = "" if problems else policies.text(draft.policies)
+    changes.require_valid(_problems(draft, frozenset(reach), within), draft.malformed)
+    text = policies.text(draft.policies)
     if len(text) > policies.MAX_TEXT:
         too_long = f"The policies are {len(text)} characters long; {policies.MAX_TEXT} at most."
-        problems = (Problem(Rule.POLICY, "policies", too_long),)
-    if problems:
-        raise Invalid(problems)
+        raise Invalid((Problem(Rule.POLICY, "policies", too_long),))
     holder = _as_caller(owner, caller, text, draft.condition, draft.expires_on)
     await _require_contained(db, caller, owner, holder, token_id)
     return text

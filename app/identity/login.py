@@ -1,12 +1,11 @@
 """Login with an API token, which creates an access token (contract-infisical, "Common")."""
 
-from uuid import UUID
-
 from app.audit import record as audit
 from app.caller import Caller, RequestInfo
 from app.errors import Scheme, Unauthenticated
 from app.identity import tokens
 from app.identity.admission import Memory, TokenCredential, authenticate
+from app.ids import any_uuid
 from app.services import Services
 
 _LOGIN = f"""
@@ -26,10 +25,11 @@ SELECT id FROM login
 
 
 async def authenticate_login(
-    services: Services, memory: Memory, token_id: UUID, secret: str, request: RequestInfo
+    services: Services, memory: Memory, client_id: str, secret: str, request: RequestInfo
 ) -> Caller:
     """The caller with this id and value of an API token; raises Unauthenticated and Forbidden(ADDRESS)."""
-    if not tokens.is_well_formed(secret) or not secret.startswith(tokens.API_TOKEN):
+    token_id = any_uuid(client_id)
+    if token_id is None or not tokens.is_well_formed(secret) or not secret.startswith(tokens.API_TOKEN):
         raise Unauthenticated(Scheme.TOKEN)
     caller = await authenticate(services, memory, TokenCredential(secret), request, fresh=True)
     if caller.id != token_id:

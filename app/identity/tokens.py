@@ -14,7 +14,7 @@ import msgspec
 from app.audit import record as audit
 from app.caller import Caller
 from app.custody.peppers import Peppers, pepper_uses
-from app.errors import Conflict, Invalid, NotFound, Scheme, Unauthenticated, quoted
+from app.errors import Conflict, NotFound, quoted
 from app.identity import changes
 from app.identity.accounts import Account, User
 from app.identity.changes import Entry
@@ -80,14 +80,6 @@ def is_well_formed(value: str) -> bool:
     return _TOKEN_TEXT.fullmatch(value) is not None and value.endswith(_checksum(value[:-6]))
 
 
-def id_of(text: str) -> UUID:
-    """Parse a token's id, with or without hyphens; raises Unauthenticated."""
-    found = any_uuid(text)
-    if found is None:
-        raise Unauthenticated(Scheme.TOKEN)
-    return found
-
-
 def new_global_key() -> str:
     """A new global key: 37 lower-case hex characters, as clients require."""
     return secrets.token_hex(19)[:37]
@@ -115,8 +107,7 @@ class NewToken(msgspec.Struct, frozen=True):
 
 async def create(services: Services, caller: Caller, new: NewToken) -> tuple[Token, str]:
     """Create a token, for the operator; returns it with its value, which is not stored. Raises Invalid."""
-    if problems := changes.name_problems(new.name, MAX_NAME):
-        raise Invalid(problems)
+    changes.require_valid(changes.name_problems(new.name, MAX_NAME))
     owner = (None, new.user.id) if new.user else (new.account.id, None)
     fields = (*owner, new.name, new.policies, new.condition, new.not_before, new.expires_on)
     return await services.db.transaction(lambda c: insert(c, services.peppers, caller, uuid4(), *fields))

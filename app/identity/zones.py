@@ -72,8 +72,7 @@ _COUNT = "SELECT count(*) FROM zones WHERE account_id = $1 AND deleted_at IS NUL
 
 async def create_in(db: Database, caller: Caller, account: Account, name: str) -> Zone:
     """Create a zone, for the operator; raises Invalid for a bad name, Conflict if the account has it, and NotFound."""
-    if problems := name_problems(name):
-        raise Invalid(problems)
+    changes.require_valid(name_problems(name))
     zone = await _create(db, caller, account.id, Draft(account.id, name))
     if zone is None:
         raise NotFound(f"there is no account {account.slug}")
@@ -106,9 +105,9 @@ async def create(db: Database, caller: Caller, draft: Draft, once: Idempotency |
             await audit.denied(db, caller, audit.Resource.ZONE, created, scope)
             raise Scope(account_id).gone()
         return await get(db, scope)
-    problems = changes.with_malformed(draft.malformed, name_problems(draft.name))
-    if problems or account_id is None:
-        raise Invalid(problems)
+    changes.require_valid(name_problems(draft.name), draft.malformed)
+    if account_id is None:
+        raise Invalid((Problem(Rule.MISSING, "account", "account is missing."),))
     # None: another request with this key has created it meanwhile.
     return await _create(db, caller, account_id, draft, once) or await create(db, caller, draft, once)
 

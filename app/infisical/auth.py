@@ -37,8 +37,7 @@ class Login(Controller):
         state, visit = state_of(request), msgspec.structs.replace(wire.visit(request), status=200, denied_status=401)
         try:
             client_id, secret = await _credentials(request)
-            token_id = tokens.id_of(client_id)
-            caller = await login.authenticate_login(state.services, state.memory, token_id, secret, visit)
+            caller = await login.authenticate_login(state.services, state.memory, client_id, secret, visit)
         except _REFUSED as error:
             raise await _refused(state, visit, error) from None
         guard.count(request, caller)

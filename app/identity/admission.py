@@ -2,8 +2,7 @@
 
 Contract-cloudflare section 5. Results are remembered for one second, counted from before the database was asked: a
 token that is revoked, rolled, disabled or narrowed stops working within a second in every worker. Failures are not
-remembered. The caller is checked when the head of the request has arrived; what happens to the token while the body is
-on its way does not matter, except where app/identity/proof.py checks again.
+remembered. A request whose head arrived before the change is carried out; app/identity/proof.py has the exceptions.
 """
 
 import contextlib
@@ -154,13 +153,11 @@ class Memory:
     def allow(self, credential: Credential, ref: ScopeRef, area: Area, access: Access, admitted: Admission) -> None:
         """Remember that the caller has this permission, for as long as the rows that it follows from."""
         caller, scope = admitted.caller, admitted.scope
-        # Addresses and expiry are checked for each request.
-        if scope is None or admitted.gone or caller.condition or caller.expires_on:
-            return
-        digest = self._digest(credential)
+        digest, oldest = self._digest(credential), time.monotonic() - self.seconds
         since = min(self._callers.since(digest), self._scopes.since(ref))
-        oldest = time.monotonic() - self.seconds
-        if since > oldest:
+        # Addresses and expiry are checked for each request.
+        checked_again = caller.condition or caller.expires_on
+        if scope and not admitted.gone and not checked_again and since > oldest:
             self._allowed.put((digest, ref, area, access), (caller, scope), since, oldest)
 
     def allowed(
@@ -272,18 +269,16 @@ def _remembered(memory: Memory, credential: Credential, request: RequestInfo) ->
 async def _find(services: Services, credential: Credential, ref: ScopeRef | None) -> asyncpg.Record:
     """The row of a credential and scope; raises Unauthenticated for an unknown credential."""
     level, ids = (ref.level, (ref.id,)) if ref else (None, ())
-    renew: str | None = _RENEW_DIGEST
     values: tuple[object, ...] = ids
     if isinstance(credential, KeyCredential):
-        value, renew, sql = credential.key, _RENEW_KEY_DIGEST, _KEY_AT[level]
-        values = (credential.email.lower(), *ids)
+        value, sql, values = credential.key, _KEY_AT[level], (credential.email.lower(), *ids)
     elif credential.access and credential.value.startswith(tokens.ACCESS_TOKEN) and ref is None:
-        value, renew, sql = credential.value, None, _ACCESS_TOKEN_SQL
+        value, sql = credential.value, _ACCESS_TOKEN_SQL
     else:
         value, sql = credential.value, _TOKEN_AT[level]
     db, peppers = services.db, services.peppers
     row = await db.fetchrow(sql, peppers.digests(value), *values)
-    if row and row["id"] and renew and await _renew_digest(services, renew, row, value):
+    if row and row["id"] and await _renew_digest(services, credential, row, value):
         row = await db.fetchrow(sql, peppers.digests(value), *values)
     if row is None or row["id"] is None:
         raise Unauthenticated(Scheme.TOKEN if isinstance(credential, TokenCredential) else Scheme.GLOBAL_KEY)
@@ -360,14 +355,17 @@ _RENEW_DIGEST = "UPDATE tokens SET digest = $4, pepper_id = $3 WHERE id = $1 AND
 _RENEW_KEY_DIGEST = "UPDATE users SET key_digest = $4, key_pepper_id = $3 WHERE id = $1 AND key_digest = ANY($2)"
 
 
-async def _renew_digest(services: Services, sql: str, row: asyncpg.Record, value: str) -> bool:
+async def _renew_digest(services: Services, credential: Credential, row: asyncpg.Record, value: str) -> bool:
     """Digest a valid credential with the current pepper, so that earlier ones can be retired; whether it did."""
     pepper_id, digest = services.peppers.newest(value)
-    if row["pepper_id"] != pepper_id:
-        # The credential is valid even if the database is read-only now, or has just lost this pepper: try again later.
-        with contextlib.suppress(Unavailable, Conflict):
-            digests = services.peppers.digests(value)
-            return await services.db.execute(sql, row["id"], digests, pepper_id, digest) == "UPDATE 1"
+    # None for access tokens, which keep their digest until they expire.
+    if row["pepper_id"] in (None, pepper_id):
+        return False
+    sql = _RENEW_DIGEST if isinstance(credential, TokenCredential) else _RENEW_KEY_DIGEST
+    # The credential is valid even if the database is read-only now, or has just lost this pepper: try again later.
+    with contextlib.suppress(Unavailable, Conflict):
+        digests = services.peppers.digests(value)
+        return await services.db.execute(sql, row["id"], digests, pepper_id, digest) == "UPDATE 1"
     return False
 
 

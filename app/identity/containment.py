@@ -73,7 +73,7 @@ def _condition_problems(token: Caller, creator: Caller) -> list[Problem]:
     inner, outer = (_addresses(caller.condition) for caller in (token, creator))
     # If the address is unknown, only tokens without a condition may be used.
     unknown = _unbound(token.condition) and not _unbound(creator.condition)
-    if all(_covered(inner[version], outer[version]) for version in (4, 6)) and not unknown:
+    if not unknown and not any(_without(inner[version], outer[version]) for version in (4, 6)):
         return []
     text = "condition allows addresses that your own token is not allowed from; give it the same condition, or less."
     return [Problem(Rule.MORE_RIGHTS, "condition", text)]
@@ -113,11 +113,6 @@ def _without(spans: list[Span], holes: list[Span]) -> list[Span]:
             kept += [(a, b) for a, b in ((first, min(last, begin - 1)), (max(first, end + 1), last)) if a <= b]
         spans = kept
     return spans
-
-
-def _covered(inner: list[Span], outer: list[Span]) -> bool:
-    # The outer spans are disjoint and not adjacent, so each inner one must lie within a single one.
-    return all(any(a <= first and last <= b for a, b in outer) for first, last in inner)
 
 
 def _time_problems(token: Caller, creator: Caller) -> list[Problem]:

@@ -45,6 +45,10 @@ class Owner(msgspec.Struct, frozen=True):
     def id(self) -> UUID:
         return self.account_id or self.user_id or audit.NO_ACCOUNT
 
+    @property
+    def column(self) -> str:
+        return "account_id" if self.account_id else "user_id"
+
 
 class Draft(msgspec.Struct, frozen=True):
     """A requested token. `condition` is JSON text, `networks` the lists in it.
@@ -83,15 +87,18 @@ def _manages_own(caller: Caller, access: Access) -> bool:
 
 
 # Ids of accounts and users are random, so that an owner's id matches in one of the columns only.
-_OWNED = "FROM tokens WHERE (account_id = $1 OR user_id = $1)"
-_GET = f"SELECT {tokens.COLUMNS} {_OWNED} AND id = $2"
-_COUNT = f"SELECT count(*) {_OWNED}"
-_SHOWN = f"{_OWNED} AND ($2 OR expires_on IS NULL OR expires_on > now())"
+_OWNED = "FROM tokens WHERE (account_id = $1 OR user_id = $1) AND id = $2"
+_GET = f"SELECT {tokens.COLUMNS} {_OWNED}"
+# By the column of the owner, so that the rows come from its index in their order.
+_OF = {column: f"FROM tokens WHERE {column} = $1" for column in ("account_id", "user_id")}
+_SHOWN = "AND ($2 OR expires_on IS NULL OR expires_on > now())"
+_COUNT = {column: f"SELECT count(*) {of_owner}" for column, of_owner in _OF.items()}
+_TOTAL = {column: f"SELECT count(*) AS total {of_owner} {_SHOWN}" for column, of_owner in _OF.items()}
 _LIST = {
-    direction: f"SELECT {tokens.COLUMNS} {_SHOWN} ORDER BY issued_on {direction}, id LIMIT $3 OFFSET $4"
-    for direction in Direction
+    (column, way): f"SELECT {tokens.COLUMNS} {of_owner} {_SHOWN} ORDER BY issued_on {way}, id LIMIT $3 OFFSET $4"
+    for column, of_owner in _OF.items()
+    for way in Direction
 }
-_TOTAL = f"SELECT count(*) AS total {_SHOWN}"
 
 
 class Query(msgspec.Struct, frozen=True):
@@ -104,9 +111,9 @@ class Query(msgspec.Struct, frozen=True):
 
 
 async def list_(db: Database, owner: Owner, query: Query) -> Page[Token]:
-    filters = (owner.id, query.include_expired)
-    rows = await db.fetch(_LIST[query.direction], *filters, query.per_page, paging.offset(query.page, query.per_page))
-    total = await db.fetchrow(_TOTAL, *filters)
+    filters, offset = (owner.id, query.include_expired), paging.offset(query.page, query.per_page)
+    rows = await db.fetch(_LIST[owner.column, query.direction], *filters, query.per_page, offset)
+    total = await db.fetchrow(_TOTAL[owner.column], *filters)
     return Page(tuple(tokens.of_row(row) for row in rows), total["total"] if total else 0)
 
 
@@ -139,7 +146,7 @@ async def create(
         await proof.require(connection, caller, owner.account_id)
         if once and not await idempotency.claimed(connection, caller, account_id, once, token_id):
             raise _already_created()
-        if await connection.fetchval(_COUNT, owner.id) >= MAX_TOKENS:
+        if await connection.fetchval(_COUNT[owner.column], owner.id) >= MAX_TOKENS:
             raise LimitReached(Limit.LIST, f"There are {MAX_TOKENS} tokens, which is the most; delete one first.")
         fields = (draft.name, text, draft.condition, draft.not_before, draft.expires_on)
         return await tokens.insert(
@@ -215,7 +222,7 @@ async def roll(services: Services, caller: Caller, owner: Owner, token_id: UUID)
     return await services.db.transaction(work)
 
 
-_DELETE = f"DELETE {_OWNED} AND id = $2"
+_DELETE = f"DELETE {_OWNED}"
 
 
 async def delete(db: Database, caller: Caller, owner: Owner, token_id: UUID) -> None:

@@ -96,11 +96,10 @@ class Changes(msgspec.Struct, frozen=True):
 
 
 _SET_ACCOUNT = f"""
-UPDATE accounts SET name_policy = coalesce($2, name_policy), csrs_enabled = coalesce($3, csrs_enabled),
-    csr_quota = CASE WHEN $4::int IS NULL THEN csr_quota WHEN $4 < 0 THEN NULL ELSE $4 END,
-    key_max_age_days = coalesce($5, key_max_age_days),
-    ca_quota = CASE WHEN $6::int IS NULL THEN ca_quota WHEN $6 < 0 THEN NULL ELSE $6 END,
-    name = coalesce($7, name), modified_at = now()
+UPDATE accounts SET name = coalesce($2, name), name_policy = coalesce($3, name_policy),
+    csrs_enabled = coalesce($4, csrs_enabled), key_max_age_days = coalesce($6, key_max_age_days),
+    csr_quota = CASE WHEN $5::int IS NULL THEN csr_quota WHEN $5 < 0 THEN NULL ELSE $5 END,
+    ca_quota = CASE WHEN $7::int IS NULL THEN ca_quota WHEN $7 < 0 THEN NULL ELSE $7 END, modified_at = now()
 WHERE id = $1 RETURNING {_ACCOUNT}
 """
 
@@ -109,9 +108,8 @@ async def set_account(db: Database, caller: Caller, account: Account, wanted: Ch
     """Change an account, for the operator; raises Invalid for a bad display name."""
     if wanted.name is not None:
         changes.require_valid(changes.name_problems(wanted.name, MAX_NAME))
-    values = (wanted.name_policy, wanted.csrs_enabled, wanted.csr_quota, wanted.key_max_age_days, wanted.ca_quota)
-    entry = _entry(audit.Action.UPDATE, account.id)
-    return _account(await changes.change(db, caller, entry, _SET_ACCOUNT, account.id, *values, wanted.name))
+    entry, values = _entry(audit.Action.UPDATE, account.id), msgspec.structs.astuple(wanted)
+    return _account(await changes.change(db, caller, entry, _SET_ACCOUNT, account.id, *values))
 
 
 _IN_ACCOUNT = """
@@ -239,7 +237,7 @@ async def create(
             text = f"A user can be in {MAX_MEMBERSHIPS} accounts; delete one, or have the operator make it."
             raise LimitReached(Limit.LIST, text)
         account = await _insert(connection, account_id, name, user_id)
-        await connection.execute(_ADMINISTER, user_id, account.id, Role.ADMINISTRATOR.value)
+        await connection.execute(_ADMINISTER, user_id, account.id, Role.ADMINISTRATOR)
         await changes.record(connection, caller, _entry(audit.Action.CREATE, account.id))
         return account
 
@@ -322,7 +320,7 @@ async def set_membership(db: Database, caller: Caller, user: User, account: Acco
         if role is None:
             await connection.execute(_LEAVE, user.id, account.id)
         else:
-            await connection.execute(_JOIN, user.id, account.id, role.value)
+            await connection.execute(_JOIN, user.id, account.id, role)
         await changes.record(connection, caller, _user_entry(audit.Action.UPDATE, user.id, account.id))
 
     await db.transaction(work)

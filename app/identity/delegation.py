@@ -195,8 +195,7 @@ async def update(db: Database, caller: Caller, owner: Owner, token_id: UUID, dra
     async def work(connection: Connection) -> Token:
         before = await _locked(connection, owner, token_id)
         await proof.require(connection, caller, owner.account_id)
-        status = draft.status.value if draft.status else None
-        values = (draft.name, text, draft.condition, draft.not_before, draft.expires_on, status)
+        values = (draft.name, text, draft.condition, draft.not_before, draft.expires_on, draft.status)
         token = _found(await connection.fetchrow(_UPDATE, token_id, *values, owner.id), token_id)
         await _require_administrator(connection, owner, before, token)
         await changes.record(connection, caller, tokens.entry(audit.Action.UPDATE, token))

@@ -144,7 +144,7 @@ async def set_status(db: Database, caller: Caller, token: Token, *, active: bool
     """Enable or disable a token, for the operator; raises NotFound."""
     status = TokenStatus.ACTIVE if active else TokenStatus.DISABLED
     update = entry(audit.Action.UPDATE, token)
-    return of_row(_existing(await changes.change(db, caller, update, _SET_STATUS, token.id, status.value)))
+    return of_row(_existing(await changes.change(db, caller, update, _SET_STATUS, token.id, status)))
 
 
 _ROLL = f"UPDATE tokens SET digest = $2, pepper_id = $3, modified_on = now() WHERE id = $1 RETURNING {COLUMNS}"

@@ -11,7 +11,7 @@ import msgspec
 
 from app.audit import record as audit
 from app.caller import Access, Actor, Area, Caller, Scope
-from app.errors import Clash, Conflict, Invalid, Limit, LimitReached, NotFound, Problem, Rule, quoted
+from app.errors import Clash, Conflict, Limit, LimitReached, NotFound, Problem, Rule, quoted
 from app.identity import changes, permissions
 from app.identity.accounts import Account
 from app.identity.changes import Entry
@@ -70,15 +70,6 @@ WHERE a.id = $2 RETURNING {_ZONE}
 _COUNT = "SELECT count(*) FROM zones WHERE account_id = $1 AND deleted_at IS NULL"
 
 
-async def create_in(db: Database, caller: Caller, account: Account, name: str) -> Zone:
-    """Create a zone, for the operator; raises Invalid for a bad name, Conflict if the account has it, and NotFound."""
-    changes.require_valid(name_problems(name))
-    zone = await _create(db, caller, account.id, Draft(account.id, name))
-    if zone is None:
-        raise NotFound(f"there is no account {account.slug}")
-    return zone
-
-
 class Draft(msgspec.Struct, frozen=True):
     """A requested zone; `malformed` are the problems that the dialect found while parsing."""
 
@@ -106,10 +97,21 @@ async def create(db: Database, caller: Caller, draft: Draft, once: Idempotency |
             raise Scope(account_id).gone()
         return await get(db, scope)
     changes.require_valid(name_problems(draft.name), draft.malformed)
-    if account_id is None:
-        raise Invalid((Problem(Rule.MISSING, "account", "account is missing."),))
+
+    async def work(connection: Connection) -> Zone | None:
+        zone_id = uuid4()
+        if once and not await idempotency.claimed(connection, caller, audit.NO_ACCOUNT, once, zone_id):
+            return None
+        return await _insert(connection, caller, zone_id, draft)
+
     # None: another request with this key has created it meanwhile.
-    return await _create(db, caller, account_id, draft, once) or await create(db, caller, draft, once)
+    return await db.transaction(work) or await create(db, caller, draft, once)
+
+
+async def create_in(db: Database, caller: Caller, account: Account, name: str) -> Zone:
+    """Create a zone, for the operator; raises Invalid for a bad name, and Conflict if the account has it."""
+    changes.require_valid(name_problems(name))
+    return await db.transaction(lambda c: _insert(c, caller, uuid4(), Draft(account.id, name)))
 
 
 def name_problems(name: str) -> tuple[Problem, ...]:
@@ -121,26 +123,17 @@ def name_problems(name: str) -> tuple[Problem, ...]:
     return (Problem(Rule.TEXT, "name", text),)
 
 
-async def _create(
-    db: Database, caller: Caller, account_id: UUID, draft: Draft, once: Idempotency | None = None
-) -> Zone | None:
+async def _insert(connection: Connection, caller: Caller, zone_id: UUID, draft: Draft) -> Zone:
+    account_id = draft.account_id or audit.NO_ACCOUNT
+    # Serialises creators in one account, so that each counts the zones of those before it.
+    if await connection.fetchrow("SELECT FROM accounts WHERE id = $1 FOR NO KEY UPDATE", account_id) is None:
+        raise Scope(account_id).gone()
+    if await connection.fetchval(_COUNT, account_id) >= MAX_ZONES:
+        raise LimitReached(Limit.LIST, f"An account can have {MAX_ZONES} zones; delete one first.")
     insert = _INSERT if caller.actor is Actor.OPERATOR else _INSERT_FOR_TENANT
-
-    async def work(connection: Connection) -> Zone | None:
-        zone_id = uuid4()
-        # Serialises creators in one account, so that each counts the zones of those before it.
-        if await connection.fetchrow("SELECT FROM accounts WHERE id = $1 FOR NO KEY UPDATE", account_id) is None:
-            raise Scope(account_id).gone()
-        if once and not await idempotency.claimed(connection, caller, audit.NO_ACCOUNT, once, zone_id):
-            return None
-        if await connection.fetchval(_COUNT, account_id) >= MAX_ZONES:
-            raise LimitReached(Limit.LIST, f"An account can have {MAX_ZONES} zones; delete one first.")
-        values = (zone_id, account_id, draft.name.lower(), draft.type.value)
-        zone = _zone(await connection.fetchrow(insert, *values))
-        await changes.record(connection, caller, _entry(audit.Action.CREATE, zone))
-        return zone
-
-    return await db.transaction(work)
+    zone = _zone(await connection.fetchrow(insert, zone_id, account_id, draft.name.lower(), draft.type))
+    await changes.record(connection, caller, _entry(audit.Action.CREATE, zone))
+    return zone
 
 
 async def list_(db: Database, account: Account | None = None) -> tuple[Zone, ...]:
@@ -202,11 +195,11 @@ class Query(msgspec.Struct, frozen=True):
 _VISIBLE = """
 FROM (
     SELECT z.*, o.name AS account_name FROM unnest($1::uuid[]) AS all_of (id) JOIN accounts o ON o.id = all_of.id
-    CROSS JOIN LATERAL (SELECT * FROM zones WHERE account_id = all_of.id AND {which} OFFSET 0) z
+    CROSS JOIN LATERAL (SELECT * FROM zones WHERE account_id = all_of.id AND {conditions} OFFSET 0) z
     WHERE NOT EXISTS (SELECT FROM unnest($2::uuid[]) AS named (id) WHERE named.id = z.id)
     UNION ALL
     SELECT z.*, o.name AS account_name FROM unnest($3::uuid[]) AS readable (id)
-    CROSS JOIN LATERAL (SELECT * FROM zones WHERE id = readable.id AND {which} OFFSET 0) z
+    CROSS JOIN LATERAL (SELECT * FROM zones WHERE id = readable.id AND {conditions} OFFSET 0) z
     JOIN accounts o ON o.id = z.account_id
 ) AS zones
 """
@@ -219,10 +212,10 @@ _FEW_ACCOUNTS = 3
 
 def _statement(query: Query) -> tuple[str, list[object]]:
     """The FROM and WHERE clauses, and the values of the filters."""
-    wanted = {name: value for name in _FILTERS if (value := getattr(query, name)) is not None}
-    which = ("deleted_at IS NULL", *(_FILTERS[name].format(number) for number, name in enumerate(wanted, 4)))
-    visible = _VISIBLE.format(which=" AND ".join(which))
-    values = [list(value) if isinstance(value, tuple) else value for value in wanted.values()]
+    used = {name: value for name in _FILTERS if (value := getattr(query, name)) is not None}
+    conditions = ("deleted_at IS NULL", *(_FILTERS[name].format(number) for number, name in enumerate(used, 4)))
+    visible = _VISIBLE.format(conditions=" AND ".join(conditions))
+    values = list(used.values())
     if query.account_name is not None:
         values.append(query.account_name)
         visible += f"WHERE account_name = ${len(values) + 3}"
@@ -270,7 +263,7 @@ RETURNING {_ZONE}
 async def edit(db: Database, caller: Caller, scope: Scope, settings: Settings) -> Zone:
     """Change a zone's settings; raises NotFound if it was deleted."""
     entry = Entry(audit.Action.UPDATE, audit.Resource.ZONE, scope.account_id, scope.id, scope.id)
-    values = (settings.type.value if settings.type else None, settings.paused)
+    values = msgspec.structs.astuple(settings)
     row = await changes.change(db, caller, entry, _EDIT, scope.account_id, scope.id, *values)
     return _zone(row) if row else await get(db, scope)
 
@@ -296,9 +289,8 @@ WHERE id = $1 RETURNING {_ZONE}
 
 async def set_(db: Database, caller: Caller, zone: Zone, wanted: Changes) -> Zone:
     """Change a zone, for the operator; raises NotFound."""
-    kind = wanted.type.value if wanted.type else None
-    values = (wanted.csrs_enabled, wanted.csr_quota, wanted.certificate_quota, wanted.paused, kind)
-    return _zone(await changes.change(db, caller, _entry(audit.Action.UPDATE, zone), _SET, zone.id, *values))
+    entry, values = _entry(audit.Action.UPDATE, zone), msgspec.structs.astuple(wanted)
+    return _zone(await changes.change(db, caller, entry, _SET, zone.id, *values))
 
 
 _HELD = """

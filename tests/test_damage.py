@@ -143,7 +143,7 @@ async def make(world: World, kind: str, number: int) -> Thing:
 
         async def open_csr(ring: Ring) -> object:
             held = await key_of("custom_csrs", csr_id)
-            return await keyring.open_key(database, ring, CALLER, account_id, held, digest)
+            return await keyring.open_key(database, ring, CALLER, (account_id, held, digest))
 
         return Thing(kind, csr_id, row_id, account_id, open_csr)
     if kind == "certificate":
@@ -331,7 +331,7 @@ async def test_a_key_that_was_moved_to_another_account_is_gone_here_and_opens_no
     with pytest.raises(NotFound):
         await thing.open(scene.world.ring)
     with pytest.raises(KeyDamaged, match=str(thing.row_id)):
-        await keyring.open_key(scene.world.database, scene.world.ring, CALLER, there, thing.row_id, spki)
+        await keyring.open_key(scene.world.database, scene.world.ring, CALLER, (there, thing.row_id, spki))
     assert (await scene.audited(thing.row_id))[-1] == ("private_key", "operator", there)
     assert (await scene.verified()).keys() == {thing.row_id}
 

@@ -526,7 +526,7 @@ def collect(day: Day, postgres_log: Path) -> None:
     async def opened(database: db.Database) -> tuple[list[keys.PrivateKey], Peppers]:
         sql = "SELECT account_id, id, spki_sha256 FROM private_keys"
         found = [
-            await keyring.open_key(database, ring, keyring.SYSTEM, row["account_id"], row["id"], row["spki_sha256"])
+            await keyring.open_key(database, ring, keyring.SYSTEM, (row["account_id"], row["id"], row["spki_sha256"]))
             for row in await database.fetch(sql)
         ]
         return found, await load_peppers(database, ring)
@@ -733,7 +733,7 @@ async def test_no_exception_of_the_database_carries_a_key(world: World, monkeypa
     (found,) = await database.fetch("SELECT * FROM private_keys")
     for digest, ring in ((b"x" * 32, world.ring), (found["spki_sha256"], RING)):
         with pytest.raises(KeyDamaged) as damaged_:
-            await keyring.open_key(database, ring, keyring.SYSTEM, account_id, found["id"], digest)
+            await keyring.open_key(database, ring, keyring.SYSTEM, (account_id, found["id"], digest))
         failed.append(damaged_.value)
     forged = Ring(tuple(seal.Kek(kek.id, os.urandom(32)) for kek in world.ring.keks))
     with pytest.raises(KeyDamaged) as damaged_:

@@ -825,7 +825,7 @@ async def test_sign_intermediate_refuses_in_the_contracts_order(world: World) ->
             "SELECT account_id, key_id, spki_sha256 FROM certificate_authorities WHERE id = $1", ca_id
         )
         assert row
-        keys_of[ca_id] = await keyring.open_key(database, world.ring, keyring.SYSTEM, *row)
+        keys_of[ca_id] = await keyring.open_key(database, world.ring, keyring.SYSTEM, tuple(row))
 
     everything = {"maxPathLength": 7, "notBefore": "1999", "notAfter": "1998"}
     empty, other = x509.Name([]), outside.subject("Sub CA")

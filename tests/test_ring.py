@@ -96,7 +96,7 @@ class Place(msgspec.Struct):
     async def assert_all_open(self, ring: Ring) -> None:
         for row in await self.db.fetch("SELECT id, account_id, spki_sha256 FROM private_keys"):
             place = (row["account_id"], row["id"], row["spki_sha256"])
-            key = await keyring.open_key(self.db, ring, CALLER, *place)
+            key = await keyring.open_key(self.db, ring, CALLER, place)
             assert keys.spki_sha256(key) == row["spki_sha256"]
 
     async def damage(self) -> dict[UUID, str]:

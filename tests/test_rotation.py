@@ -443,7 +443,7 @@ def sample_opens(place: Place, count: int) -> bool:
             where = (row["account_id"], row["id"])
             # A CSR may be deleted meanwhile, and its key with it.
             with contextlib.suppress(NotFound):
-                await keyring.open_key(database, ring, keyring.SYSTEM, *where, row["spki_sha256"])
+                await keyring.open_key(database, ring, keyring.SYSTEM, (*where, row["spki_sha256"]))
         return True
 
     return place.with_database(work)

@@ -410,7 +410,7 @@ async def export(services: Services, caller: Caller, certificate: Certificate) -
     (leaf, *_) = chains.stored(certificate.chain)
     digest = chains.spki_digest(leaf)
     held = (certificate.account_id, certificate.key_id, digest)
-    private_key = await keyring.open_key(services.db, services.ring, caller, *held)
+    private_key = await keyring.open_key(services.db, services.ring, caller, held)
     place = (certificate.account_id, certificate.id, certificate.zone_id)
 
     async def work(connection: Connection) -> None:

@@ -121,13 +121,12 @@ def new_key(ring: Ring, account_id: UUID, pair: keys.KeyPair, *, generated: bool
 _GET_KEY = f"SELECT {_KEY_COLUMNS} FROM private_keys WHERE account_id = $1 AND id = $2"
 
 
-async def open_key(
-    db: Database, ring: Ring, caller: Caller, account_id: UUID, key_id: UUID, spki_sha256: bytes
-) -> keys.PrivateKey:
-    """Decrypt a private key. `spki_sha256` is the digest of the public key that it must belong to.
+async def open_key(db: Database, ring: Ring, caller: Caller, key: tuple[UUID, UUID, bytes]) -> keys.PrivateKey:
+    """Decrypt a private key, given by account id, key id, and the digest of the public key that it must belong to.
 
     Raises NotFound, and KeyDamaged if it cannot be decrypted or belongs to another public key, which is also audited.
     """
+    account_id, key_id, spki_sha256 = key
     row = await db.fetchrow(_GET_KEY, account_id, key_id)
     if row is None:
         raise NotFound(f"no private key {key_id}")

@@ -22,7 +22,7 @@ from app.ids import hex32
 
 _ACCOUNT = "com.cloudflare.api.account."
 _ZONE = "com.cloudflare.api.account.zone."
-_GROUPS_BY_ID = {group.id: group for group in GROUPS}
+_GROUPS_BY_ID: Mapping[UUID | None, Group] = {group.id: group for group in GROUPS}
 MAX_POLICIES, MAX_GROUPS, MAX_NETWORKS = 50, 50, 100
 # Brackets in a condition, which needs four.
 MAX_BRACKETS = 100
@@ -91,27 +91,29 @@ def address_condition(networks: Sequence[str]) -> str | None:
     """The condition that allows only these networks, as JSON text; raises Invalid for a bad network."""
     if not networks:
         return None
-    problems = condition_problems({"in": networks})
-    if problems:
+    if problems := condition_problems({"in": networks}):
         raise Invalid(problems)
     return json.dumps({"request_ip": {"in": list(networks)}})
 
 
 def condition_problems(lists: Mapping[str, Sequence[str]]) -> tuple[Problem, ...]:
     """The problems of the network lists `in` and `not_in` of a condition; fields are JSON pointers."""
-    found = []
-    for key, networks in lists.items():
-        pointer = f"request_ip/{key}"
-        if len(networks) > MAX_NETWORKS:
-            text = f"{key} has {len(networks)} networks; {MAX_NETWORKS} at most."
-            found.append(Problem(Rule.CONDITION, "condition", text, member=pointer))
-        elif key == "in" and not networks:
-            text = "in is empty, so that no address would be allowed; leave it out to allow all."
-            found.append(Problem(Rule.CONDITION, "condition", text, member=pointer))
-        else:
-            problems = ((index, _network_problem(network)) for index, network in enumerate(networks))
-            found += [Problem(Rule.CONDITION, "condition", t, member=f"{pointer}/{i}") for i, t in problems if t]
-    return tuple(found)
+    return tuple(
+        Problem(Rule.CONDITION, "condition", text, member=f"request_ip/{key}{pointer}")
+        for key, networks in lists.items()
+        for pointer, text in _list_problems(key, networks)
+    )
+
+
+def _list_problems(key: str, networks: Sequence[str]) -> Iterator[tuple[str, str]]:
+    if len(networks) > MAX_NETWORKS:
+        yield "", f"{key} has {len(networks)} networks; {MAX_NETWORKS} at most."
+        return
+    if key == "in" and not networks:
+        yield "", "in is empty, so that no address would be allowed; leave it out to allow all."
+    for index, network in enumerate(networks):
+        if text := _network_problem(network):
+            yield f"/{index}", text
 
 
 def _network_problem(text: str) -> str | None:
@@ -209,10 +211,7 @@ def problems(drafts: Sequence[Draft], accounts: frozenset[UUID], zones: Mapping[
     return tuple(
         Problem(Rule.POLICY, "policies", text, member=f"{index}/{pointer}")
         for index, (draft, resources) in enumerate(zip(drafts, named, strict=True))
-        for pointer, text in (
-            *_draft_problems(draft, resources),
-            *_resource_problems(resources, accounts, zones),
-        )
+        for pointer, text in (*_draft_problems(draft, resources), *_resource_problems(resources, accounts, zones))
     )
 
 
@@ -229,7 +228,7 @@ def _draft_problems(draft: Draft, resources: dict[str, Any]) -> Iterator[tuple[s
         for name, value in resources.items()
     }
     for number, group_id in enumerate(draft.groups):
-        group, pointer = _group(group_id), f"permission_groups/{number}/id"
+        group, pointer = _GROUPS_BY_ID.get(hex32(group_id)), f"permission_groups/{number}/id"
         if group is None:
             text = f"There is no permission group {quoted(group_id)}; tokens/permission_groups lists them."
             yield pointer, text
@@ -239,17 +238,13 @@ def _draft_problems(draft: Draft, resources: dict[str, Any]) -> Iterator[tuple[s
             yield pointer, f"{group.name} is a group of {kind}s, and no resource here is one: add {example}."
 
 
-def _group(group_id: str) -> Group | None:
-    return _GROUPS_BY_ID.get(found) if (found := hex32(group_id)) else None
-
-
 def _resources(draft: Draft) -> dict[str, Any]:
     try:
-        found = json.loads(draft.resources)
+        resources = json.loads(draft.resources)
     except (ValueError, RecursionError):
         # A duplicate key may hide a value that another parser rejects.
         return {}
-    return found if isinstance(found, dict) else {}
+    return resources if isinstance(resources, dict) else {}
 
 
 def _resource_problems(

@@ -21,9 +21,10 @@ from live import Live, serving
 from world import BODY, Tenant, World, new_database, new_world
 
 from app.caller import GROUPS, Level, Role, Scope
-from app.identity import accounts, admission, policies, tokens, zones
+from app.identity import accounts, policies, tokens, zones
+from app.identity import memory as identity_memory
 from app.identity.accounts import Account, User
-from app.identity.admission import KeyCredential, Memory, ScopeRef, TokenCredential
+from app.identity.memory import KeyCredential, Memory, ScopeRef, TokenCredential
 from app.identity.tokens import Token
 from app.server import first_start, postgres
 from app.x509.names import NamePolicy
@@ -654,7 +655,7 @@ def _private_ca(account: Account) -> list[Any]:
 
 def leaves(thing: Any) -> Iterator[bytes]:
     """All that hangs together below a thing."""
-    if isinstance(thing, Memory | admission._Cache):
+    if isinstance(thing, Memory | identity_memory._Cache):
         thing = vars(thing)
     if isinstance(thing, msgspec.Struct):
         thing = msgspec.structs.astuple(thing)
@@ -678,7 +679,7 @@ async def test_no_credential_is_remembered_in_the_clear(remembering: World) -> N
     for each in (value, access):
         assert (await world.http.get("/api/v1/pki/ca/x", headers=bearer(each))).status_code == 404
     memory = memory_of(world)
-    credentials: list[admission.Credential] = [
+    credentials: list[identity_memory.Credential] = [
         TokenCredential(value),
         TokenCredential(value, access=True),
         TokenCredential(access, access=True),
@@ -700,7 +701,7 @@ async def test_no_credential_is_remembered_in_the_clear(remembering: World) -> N
 
 async def test_the_memory_is_bounded_and_the_oldest_go(remembering: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three callers and three places are remembered when three is the most, those that were looked up last."""
-    monkeypatch.setattr(admission, "MOST_REMEMBERED", 3)
+    monkeypatch.setattr(identity_memory, "MOST_REMEMBERED", 3)
     world, memory = remembering, memory_of(remembering)
     made = [await new_token(world) for _ in range(5)]
     places = [

@@ -22,7 +22,7 @@ from app.caller import Caller, Role, Scope
 from app.config import RateLimit
 from app.identity import accounts, policies, tokens, zones
 from app.identity.accounts import Account, User
-from app.identity.admission import Memory
+from app.identity.memory import Memory
 from app.identity.tokens import Token
 from app.identity.zones import Zone
 from app.server import first_start, postgres

@@ -39,7 +39,7 @@ from app.custody import ring as ringfile
 from app.custody.peppers import Peppers, load_peppers, open_pepper
 from app.custody.ring import Ring
 from app.errors import KeyDamaged, KeysteadError
-from app.identity import admission, tokens
+from app.identity import memory, tokens
 from app.identity.accounts import Account
 from app.infisical.auth import AccessToken
 from app.infisical.ca import IssuedCertificate
@@ -766,8 +766,8 @@ HOLDERS: list[object] = [
     Peppers({ROW_ID: b"a pepper of some thirty-two bytes"}),
     ringfile.Entry("k", KEK.secret, datetime(2027, 1, 1, tzinfo=UTC)),
     ringfile.Content(1, (ringfile.Entry("k", KEK.secret, datetime(2027, 1, 1, tzinfo=UTC)),)),
-    admission.TokenCredential(TOKEN),
-    admission.KeyCredential("a@b.example", TOKEN),
+    memory.TokenCredential(TOKEN),
+    memory.KeyCredential("a@b.example", TOKEN),
     first_start.Credentials("http://x", TOKEN, HOME, ROW_ID, "a@b.example", TOKEN),
     Settings(database_url=f"postgresql://user:{TOKEN}@host/database"),
     db.Database(f"postgresql://user:{TOKEN}@host/database", 1),

@@ -41,7 +41,7 @@ from app.custody.ring import Entry, Ring
 from app.errors import Conflict, KeyDamaged, Misconfigured, Unauthenticated, Unavailable
 from app.identity import accounts, admission, policies, tokens, zones
 from app.identity.accounts import Account
-from app.identity.admission import Memory, TokenCredential
+from app.identity.memory import Memory, ScopeRef, TokenCredential
 from app.server import first_start
 from app.services import Services
 from app.store.database import Database
@@ -503,7 +503,7 @@ async def test_a_pepper_that_was_retired_in_between_does_no_harm_to_a_good_token
     assert await tokens.retire_pepper(site.db, CALLER, retired, revoke=False) == 0
     held = "SELECT digest FROM tokens"
     before = await site.value(held)
-    place = admission.ScopeRef(Level.ACCOUNT, site.account.id)
+    place = ScopeRef(Level.ACCOUNT, site.account.id)
     for _ in range(2):
         caller = await admission.authenticate(site.services(stale), Memory(), TokenCredential(value), visit())
         admitted = await admission.admit(site.services(stale), Memory(), TokenCredential(value), place, visit())

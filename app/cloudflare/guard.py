@@ -12,7 +12,7 @@ from app.cloudflare.context import CallerContext, ScopeContext
 from app.cloudflare.errors import Refused
 from app.errors import Denial, Forbidden, Limit, LimitReached, Unauthenticated
 from app.identity import accounts, admission
-from app.identity.admission import Admission, Credential, KeyCredential, ScopeRef, TokenCredential
+from app.identity.memory import Admission, Credential, KeyCredential, ScopeRef, TokenCredential
 from app.ids import hex32
 from app.web.handling import AnyConnection, header
 from app.web.state import State, state_of

@@ -16,8 +16,9 @@ from app.cloudflare.errors import Refused
 from app.cloudflare.guard import Needs
 from app.errors import Advice, Invalid, Problem, Rule, Unauthenticated, quoted
 from app.identity import admission, delegation, policies
-from app.identity.admission import TokenCredential, Verification
+from app.identity.admission import Verification
 from app.identity.delegation import Owner
+from app.identity.memory import TokenCredential
 from app.identity.tokens import Token, TokenStatus
 from app.store.paging import Direction
 from app.web.handling import AnyRequest, delete, get, post, put

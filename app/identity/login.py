@@ -4,7 +4,8 @@ from app.audit import record as audit
 from app.caller import Caller, RequestInfo
 from app.errors import Scheme, Unauthenticated
 from app.identity import tokens
-from app.identity.admission import Memory, TokenCredential, authenticate
+from app.identity.admission import authenticate
+from app.identity.memory import Memory, TokenCredential
 from app.ids import any_uuid
 from app.services import Services
 

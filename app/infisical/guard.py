@@ -11,7 +11,7 @@ from app.ca import authorities, issuing
 from app.caller import Access, Area, Caller, RequestInfo, Scope
 from app.errors import Forbidden, Unauthenticated
 from app.identity import admission, tokens
-from app.identity.admission import TokenCredential
+from app.identity.memory import TokenCredential
 from app.ids import canonical_uuid, hex32
 from app.infisical import wire
 from app.infisical.context import ScopeContext

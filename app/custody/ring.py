@@ -98,12 +98,12 @@ def _damaged(row_id: UUID) -> Iterator[None]:
 Stamp: TypeAlias = tuple[int, int, int]
 
 
-def _stamp(path: Path | None) -> Stamp | None:
+def _stamp(path: Path) -> Stamp | None:
     try:
-        state = path.stat() if path else None
+        state = path.stat()
     except OSError:
         return None
-    return (state.st_mtime_ns, state.st_ino, state.st_size) if state else None
+    return state.st_mtime_ns, state.st_ino, state.st_size
 
 
 class Entry(msgspec.Struct, frozen=True):

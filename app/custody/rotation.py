@@ -18,24 +18,20 @@ from app.errors import Invalid, KeyDamaged, Misconfigured, quoted
 from app.store.database import Connection, Database
 from app.x509 import chains, pkix
 
-_COUNTS = """
-SELECT kek_id, sum(private_keys)::bigint AS private_keys, sum(peppers)::bigint AS peppers FROM (
-    SELECT kek_id, count(*) AS private_keys, 0 AS peppers FROM private_keys GROUP BY kek_id
-    UNION ALL
-    SELECT kek_id, 0, count(*) FROM peppers GROUP BY kek_id
-) AS each GROUP BY kek_id
+_COUNT = """
+SELECT (SELECT count(*) FROM private_keys WHERE kek_id = $1) AS private_keys,
+       (SELECT count(*) FROM peppers WHERE kek_id = $1) AS peppers
 """
 
 
 async def counts(db: Database) -> dict[str, tuple[int, int]]:
     """Numbers of private keys and of peppers, by KEK id."""
-    return {row["kek_id"]: (row["private_keys"], row["peppers"]) for row in await db.fetch(_COUNTS)}
+    return {kek_id: await _count(db, kek_id) for kek_id in await keyring.used_keks(db)}
 
 
-_NEEDED = """
-SELECT (SELECT count(*) FROM private_keys WHERE kek_id = $1) AS private_keys,
-       (SELECT count(*) FROM peppers WHERE kek_id = $1) AS peppers
-"""
+async def _count(db: Database | Connection, kek_id: str) -> tuple[int, int]:
+    row = await db.fetchrow(_COUNT, kek_id)
+    return (row["private_keys"], row["peppers"]) if row else (0, 0)
 
 
 async def retire(db: Database, ring: Ring, caller: Caller, path: Path, kek_id: str) -> None:
@@ -51,10 +47,10 @@ async def retire(db: Database, ring: Ring, caller: Caller, path: Path, kek_id: s
         # Inserting a key reads this table: the lock waits for running inserts, and later ones see the KEK as retired.
         await connection.execute("SET LOCAL lock_timeout = '5s'")
         await connection.execute("LOCK TABLE keks IN ACCESS EXCLUSIVE MODE")
-        held = await connection.fetchrow(_NEEDED, kek_id)
-        if held is not None and any(held.values()):
-            counts = f"{held['private_keys']} private keys and {held['peppers']} peppers"
-            raise Misconfigured(f"{counts} need the KEK {kek_id}: `keystead keys rotate` first")
+        private_keys, pepper_count = await _count(connection, kek_id)
+        if private_keys or pepper_count:
+            needed_by = f"{private_keys} private keys and {pepper_count} peppers"
+            raise Misconfigured(f"{needed_by} need the KEK {kek_id}: `keystead keys rotate` first")
         await connection.execute("UPDATE keks SET retired_at = now() WHERE id = $1", kek_id)
         row = (audit.NO_ACCOUNT, audit.NO_ACCOUNT, None)
         await audit.record(connection, caller, audit.Action.DELETE, audit.Resource.RING, row)
@@ -130,15 +126,21 @@ async def rewrap(db: Database, ring: Ring) -> AsyncIterator[Batch]:
 async def _rewrap_rows(db: Database, ring: Ring, target: seal.Kek, rows: list[asyncpg.Record]) -> Batch:
     good, damaged = [], []
     for row in rows:
-        try:
-            new = ring.rewrapped(row["id"], keyring.context_of(row), row["kek_id"], row["wrapped_key"], target)
-        except KeyDamaged as error:
-            damaged.append(Damage(row["account_id"], row["id"], str(error)))
+        new = _rewrapped(ring, row, keyring.context_of(row), target)
+        if isinstance(new, Damage):
+            damaged.append(new)
         else:
             good.append((row["account_id"], row["id"], row["wrapped_key"], new))
     columns = [list(column) for column in zip(*good, strict=True)] or [[], [], [], []]
     done = await db.execute(_REWRAP, target.id, *columns)
     return Batch(len(rows), int(done.rpartition(" ")[2]), tuple(damaged))
+
+
+def _rewrapped(ring: Ring, row: asyncpg.Record, context: tuple[bytes, ...], target: seal.Kek) -> bytes | Damage:
+    try:
+        return ring.rewrapped(row["id"], context, row["kek_id"], row["wrapped_key"], target)
+    except KeyDamaged as error:
+        return Damage(row.get("account_id", audit.NO_ACCOUNT), row["id"], str(error))
 
 
 _REWRAP_PEPPER = (
@@ -147,19 +149,15 @@ _REWRAP_PEPPER = (
 
 
 async def _rewrap_peppers(db: Database, ring: Ring, target: seal.Kek) -> Batch:
-    changed, damaged = 0, []
-    for row in await db.fetch(peppers.SELECT_PEPPERS):
-        if row["kek_id"] == target.id:
-            continue
-        try:
-            context = seal.pepper_context(row["id"])
-            new = ring.rewrapped(row["id"], context, row["kek_id"], row["wrapped_key"], target)
-        except KeyDamaged as error:
-            damaged.append(Damage(audit.NO_ACCOUNT, row["id"], str(error)))
-            continue
-        await db.execute(_REWRAP_PEPPER, row["id"], target.id, new, row["wrapped_key"])
-        changed += 1
-    return Batch(changed + len(damaged), changed, tuple(damaged))
+    rows = [row for row in await db.fetch(peppers.SELECT_PEPPERS) if row["kek_id"] != target.id]
+    damaged = []
+    for row in rows:
+        new = _rewrapped(ring, row, seal.pepper_context(row["id"]), target)
+        if isinstance(new, Damage):
+            damaged.append(new)
+        else:
+            await db.execute(_REWRAP_PEPPER, row["id"], target.id, new, row["wrapped_key"])
+    return Batch(len(rows), len(rows) - len(damaged), tuple(damaged))
 
 
 # Every key with its CSR, its CA, and the certificates that contain its public key.
@@ -187,23 +185,22 @@ async def verify(db: Database, ring: Ring, rate: int | None = None) -> AsyncIter
         if rate:
             await asyncio.sleep(max(0.0, len(rows) / rate - (time.monotonic() - started)))
         started = time.monotonic()
-    missing = await db.fetch(_WITHOUT_KEYS, BATCH)
-    yield Batch(0, 0, tuple(Damage(row["account_id"], row["key_id"], _missing(row)) for row in missing))
+    missing = [
+        Damage(row["account_id"], row["id"], f"row {row['id']} is missing, the key of the {row['owner']}")
+        for row in await db.fetch(_WITHOUT_KEYS, BATCH)
+    ]
+    yield Batch(0, 0, tuple(missing))
 
 
 # Foreign keys prevent this, unless the database was restored without them.
 _WITHOUT_KEYS = """
-SELECT s.account_id, s.key_id, s.what, s.id FROM (
-    SELECT account_id, key_id, 'custom CSR' AS what, id FROM custom_csrs
+SELECT s.account_id, s.key_id AS id, s.kind || ' ' || s.id AS owner FROM (
+    SELECT account_id, key_id, 'custom CSR' AS kind, id FROM custom_csrs
     UNION ALL SELECT account_id, key_id, 'custom certificate', id FROM custom_certificates
     UNION ALL SELECT account_id, key_id, 'CA', id FROM certificate_authorities
 ) AS s
 WHERE NOT EXISTS (SELECT FROM private_keys k WHERE k.account_id = s.account_id AND k.id = s.key_id) LIMIT $1
 """
-
-
-def _missing(row: asyncpg.Record) -> str:
-    return f"row {row['key_id']} is missing, the key of the {row['what']} {row['id']}"
 
 
 def _fault(ring: Ring, row: asyncpg.Record) -> str:

@@ -18,12 +18,15 @@ import schemathesis
 from litestar import Litestar
 from live import Live, serving
 from world import BODY, World, new_database
+from world import document as world_document
 
 from app import config
 from app.cloudflare import errors, router
 from app.infisical import router as infisical
-from app.server import pages, postgres
+from app.server import postgres
 
+# Routers alone have no exception handlers of the application, but all the routes.
+ROUTES = Litestar(route_handlers=[router.router(), infisical.router()], openapi_config=None).routes
 PUBLIC_URL = config.Settings().public_url
 OPERATIONS = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}
 
@@ -134,7 +137,7 @@ Authorization = "Bearer {token}"
 
 @pytest.fixture(scope="module")
 def document() -> Any:
-    return pages.document(PUBLIC_URL)
+    return world_document(PUBLIC_URL)
 
 
 def refs(node: Any) -> Iterator[str]:
@@ -233,8 +236,7 @@ def test_the_examples_are_valid(document: Any) -> None:
 def test_every_route_is_in_the_document_and_nothing_else(document: Any) -> None:
     """What the router serves and what the document lists are the same paths with the same methods."""
     served = set()
-    # Routers alone have no exception handlers of the application, but all the routes.
-    for route in Litestar(route_handlers=[router.router(), infisical.router()], openapi_config=None).routes:
+    for route in ROUTES:
         path = re.sub(r":[a-z]+\}", "}", route.path).removeprefix(router.PREFIX)
         path = re.sub(r"_([a-z]+)(?=[^{]*\})", lambda word: word[1].capitalize(), path) if "/api/" in path else path
         # The framework adds OPTIONS to every route, and app/server/edge.py sees to it that none is answered.

@@ -19,7 +19,7 @@ from app.ids import any_uuid
 from app.store import idempotency, paging
 from app.store.database import Connection, Database
 from app.store.idempotency import Idempotency
-from app.store.paging import Direction, Page
+from app.store.paging import Direction, Page, PageNumber, PerPage
 from app.x509.names import NamePolicy
 
 
@@ -164,10 +164,10 @@ async def get(db: Database, scope: Scope) -> Account:
 
 
 class Query(msgspec.Struct, frozen=True):
-    """A page of the account list; `page` counts from 1, `name` is matched exactly."""
+    """A page of the account list; `name` is matched exactly."""
 
-    page: int
-    per_page: int
+    page: PageNumber = 1
+    per_page: PerPage = 20
     name: str | None = None
     direction: Direction = Direction.ASC
 

@@ -30,7 +30,7 @@ from app.services import Services
 from app.store import idempotency, paging
 from app.store.database import Connection, Database
 from app.store.idempotency import Idempotency
-from app.store.paging import Direction, Page
+from app.store.paging import Direction, Page, PageNumber, PerPage
 
 MAX_TOKENS = 1000
 
@@ -102,10 +102,10 @@ _LIST = {
 
 
 class Query(msgspec.Struct, frozen=True):
-    """A page of the tokens, by creation time; `page` counts from 1."""
+    """A page of the tokens, by creation time."""
 
-    page: int
-    per_page: int
+    page: PageNumber = 1
+    per_page: PerPage = 20
     direction: Direction = Direction.ASC
     include_expired: bool = False
 

@@ -44,7 +44,7 @@ class Rule(Enum):
     POLICY = auto()
     CONDITION = auto()
     TIME = auto()
-    WIDER = auto()
+    MORE_RIGHTS = auto()
 
 
 class Hint(Enum):
@@ -90,11 +90,11 @@ class Scheme(Enum):
 
 
 class Denial(Enum):
-    """Why an authenticated caller is denied: no permission, a blocked IP address, or a token with wider permissions."""
+    """Why an authenticated caller is denied: no permission, a blocked address, or more rights than a creator's own."""
 
     RESOURCE = auto()
     ADDRESS = auto()
-    WIDER = auto()
+    MORE_RIGHTS = auto()
 
 
 class Thing(Enum):
@@ -174,19 +174,13 @@ class Unauthenticated(KeysteadError):  # noqa: N818
 class Forbidden(KeysteadError):  # noqa: N818
     """The caller is authenticated but not allowed to do this, or to know whether the resource exists.
 
-    `detail` is the address for Denial.ADDRESS; the sentence for RESOURCE and ADDRESS is the dialect's.
+    `detail` is the address for Denial.ADDRESS; the sentence for RESOURCE and ADDRESS is the dialect's. `problems` are
+    the fields in which a token would have more rights than its creator, for MORE_RIGHTS.
     """
 
-    def __init__(self, denial: Denial, detail: str = "") -> None:
-        super().__init__(detail or "not allowed, or not there")
+    def __init__(self, denial: Denial, detail: str = "", problems: tuple[Problem, ...] = ()) -> None:
+        super().__init__(detail or "; ".join(problem.text for problem in problems) or "not allowed, or not there")
         self.denial = denial
-
-
-class Wider(Forbidden):
-    """A token would have more permissions than its creator; `problems` lists them. Nothing was changed."""
-
-    def __init__(self, problems: tuple[Problem, ...]) -> None:
-        super().__init__(Denial.WIDER, "; ".join(problem.text for problem in problems))
         self.problems = problems
 
 

@@ -21,9 +21,10 @@ from live import Live, serving
 from world import BODY, Tenant, World, new_database, new_world
 
 from app.caller import GROUPS, Level, Role, Scope
-from app.identity import accounts, admission, policies, tokens, zones
+from app.identity import accounts, policies, tokens, zones
+from app.identity import memory as identity_memory
 from app.identity.accounts import Account, User
-from app.identity.admission import KeyCredential, Memory, Place, TokenCredential
+from app.identity.memory import KeyCredential, Memory, ScopeRef, TokenCredential
 from app.identity.tokens import Token
 from app.server import first_start, postgres
 from app.x509.names import NamePolicy
@@ -138,8 +139,8 @@ def memory_of(world: World) -> Memory:
 
 def forget(world: World) -> None:
     memory = memory_of(world)
-    memory._callers._rows.clear()
-    memory._scopes._rows.clear()
+    memory._callers._entries.clear()
+    memory._scopes._entries.clear()
 
 
 # --- statements ---
@@ -413,7 +414,7 @@ async def _users_that_change(world: World) -> list[Case]:
             "a deleted account, by its user",
             asking(pair(owner.email, owner_key), where=groups_path(doomed)),
             OK,
-            lambda: accounts.delete_account(database, OPERATOR, doomed),
+            lambda: accounts.delete(database, OPERATOR, Scope(doomed.id)),
             UNAUTHORIZED,
         ),
         Case("a deleted account", asking(bearer(doomed_token), where=groups_path(doomed)), OK, None, INVALID),
@@ -654,8 +655,10 @@ def _private_ca(account: Account) -> list[Any]:
 
 def leaves(thing: Any) -> Iterator[bytes]:
     """All that hangs together below a thing."""
-    if isinstance(thing, Memory | admission._Rows):
+    if isinstance(thing, Memory | identity_memory._Cache):
         thing = vars(thing)
+    if isinstance(thing, msgspec.Struct):
+        thing = msgspec.structs.astuple(thing)
     if isinstance(thing, asyncpg.Record | dict):
         for name, value in thing.items():
             yield from (*leaves(name), *leaves(value))
@@ -676,7 +679,7 @@ async def test_no_credential_is_remembered_in_the_clear(remembering: World) -> N
     for each in (value, access):
         assert (await world.http.get("/api/v1/pki/ca/x", headers=bearer(each))).status_code == 404
     memory = memory_of(world)
-    credentials: list[admission.Credential] = [
+    credentials: list[identity_memory.Credential] = [
         TokenCredential(value),
         TokenCredential(value, access=True),
         TokenCredential(access, access=True),
@@ -698,7 +701,7 @@ async def test_no_credential_is_remembered_in_the_clear(remembering: World) -> N
 
 async def test_the_memory_is_bounded_and_the_oldest_go(remembering: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three callers and three places are remembered when three is the most, those that were looked up last."""
-    monkeypatch.setattr(admission, "MOST_REMEMBERED", 3)
+    monkeypatch.setattr(identity_memory, "MOST_REMEMBERED", 3)
     world, memory = remembering, memory_of(remembering)
     made = [await new_token(world) for _ in range(5)]
     places = [
@@ -714,7 +717,7 @@ async def test_the_memory_is_bounded_and_the_oldest_go(remembering: World, monke
         return [
             (
                 memory.caller(TokenCredential(value)) is not None,
-                memory.scope(Place(Level.ZONE, zone.id)) is not None,
+                memory.scope(ScopeRef(Level.ZONE, zone.id)) is not None,
             )
             for (_, value), zone in zip(made, places, strict=True)
         ]
@@ -731,7 +734,7 @@ async def test_the_memory_is_bounded_and_the_oldest_go(remembering: World, monke
     assert remembered() == held(0, 3, 4)
     await ask(2)
     assert remembered() == held(0, 2, 4)
-    assert len(memory._callers._rows) == len(memory._scopes._rows) == 3
+    assert len(memory._callers._entries) == len(memory._scopes._entries) == 3
 
 
 async def test_what_is_older_than_a_second_is_not_remembered(world: World) -> None:
@@ -739,7 +742,7 @@ async def test_what_is_older_than_a_second_is_not_remembered(world: World) -> No
     row = await world.database.fetchrow("SELECT gen_random_uuid() AS account_id")
     assert row is not None
     memory, now = Memory(), time.monotonic()
-    place = Place(Level.ACCOUNT, row["account_id"])
+    place = ScopeRef(Level.ACCOUNT, row["account_id"])
     old = [TokenCredential(tokens.new_token()) for _ in range(5)]
     for credential in old:
         memory.keep(now - 1.0, row, credential, place)
@@ -750,7 +753,7 @@ async def test_what_is_older_than_a_second_is_not_remembered(world: World) -> No
     memory.keep(now + LONG, row, young)
     assert memory.caller(young) is row
     assert memory.scope(place) is None
-    assert len(memory._callers._rows) == 1
+    assert len(memory._callers._entries) == 1
     memory.keep(now + LONG, row, young, place)
     assert memory.scope(place) is row
     memory.keep(now - 1.0, row, young, place)
@@ -774,11 +777,11 @@ async def test_what_is_not_good_is_not_remembered(remembering: World) -> None:
     for headers in credentials:
         for path in (of_account(world.a.account), "/client/v4/user/tokens/permission_groups", "/api/v1/pki/ca/x"):
             assert (await world.http.get(path, headers=headers)).status_code in {400, 401, 403}
-    assert (memory._callers._rows, memory._scopes._rows) == ({}, {})
+    assert (memory._callers._entries, memory._scopes._entries) == ({}, {})
     # A place that is not there is none either, whoever asks.
     unknown = f"/client/v4/zones/{'0' * 32}"
     assert outcome(await world.http.get(unknown, headers=world.a.bearer)) == UNAUTHORIZED
-    assert memory._scopes._rows == {}
+    assert memory._scopes._entries == {}
 
 
 async def test_an_access_token_stays_in_its_dialect(remembering: World) -> None:

@@ -118,7 +118,7 @@ async def _sealed(url: str, path: Path) -> dict[str, list[str]]:
         found[f"pepper {pepper_id}"] = _forms(pepper)
     for row in await database.fetch("SELECT account_id, id, key_type, spki_sha256 FROM private_keys"):
         place = (row["account_id"], row["id"], row["spki_sha256"])
-        key = await keyring.open_key(database, ring, keyring.SYSTEM, *place)
+        key = await keyring.open_key(database, ring, keyring.SYSTEM, place)
         numbers = key.private_numbers()
         number = numbers.d if isinstance(numbers, rsa.RSAPrivateNumbers) else numbers.private_value
         secret = number.to_bytes((number.bit_length() + 7) // 8, "big")

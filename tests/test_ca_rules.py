@@ -91,7 +91,7 @@ async def test_a_ca_signs_neither_its_own_name_nor_its_own_key(pki: Pki, world: 
         "SELECT account_id, key_id, spki_sha256 FROM certificate_authorities WHERE id = $1", UUID(root)
     )
     assert row
-    own_key = await keyring.open_key(world.database, world.ring, keyring.SYSTEM, *row)
+    own_key = await keyring.open_key(world.database, world.ring, keyring.SYSTEM, tuple(row))
     own_name = (await pki.certificate(root)).subject
     for tail, dates in (("sign-certificate", {"ttl": "1d"}), ("sign-intermediate", {"notAfter": in_days(9)})):
         for key, name, said in (

@@ -77,7 +77,9 @@ class Site:
         for row in rows:
             (leaf, *_) = x509.load_pem_x509_certificates(row["chain"].encode())
             digest = chains.spki_digest(leaf)
-            await keyring.open_key(database, self.world.ring, keyring.SYSTEM, row["account_id"], row["key_id"], digest)
+            await keyring.open_key(
+                database, self.world.ring, keyring.SYSTEM, (row["account_id"], row["key_id"], digest)
+            )
             assert row["sha256"] == chains.facts(leaf).sha256
             assert row["csr_key"] == (row["key_id"] if row["custom_csr_id"] else None)
         owners = await database.fetch(

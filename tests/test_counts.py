@@ -361,7 +361,7 @@ async def test_what_is_deleted_leaves_no_counts(world: World) -> None:
     await zones.delete(world.database, OPERATOR, place)
     assert await slots(world, zone.id) == []
     assert await slots(world, account.id)
-    await accounts.delete_account(world.database, OPERATOR, world.a.account)
+    await accounts.delete(world.database, OPERATOR, Scope(world.a.account.id))
     assert {row["account_id"] for row in await world.database.fetch("SELECT account_id FROM csr_counts")} == {
         world.b.account.id
     }

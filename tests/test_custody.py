@@ -133,7 +133,7 @@ async def test_a_changed_row_is_key_damaged_with_its_id(world: World, change: st
     assert await world.database.execute(sql, key_id) == "UPDATE 1"
     try:
         with pytest.raises(KeyDamaged) as caught:
-            await keyring.open_key(world.database, world.ring, keyring.SYSTEM, world.a.account.id, key_id, spki)
+            await keyring.open_key(world.database, world.ring, keyring.SYSTEM, (world.a.account.id, key_id, spki))
         assert caught.value.key_id == str(key_id)
         assert str(key_id) in str(caught.value)
     finally:
@@ -148,13 +148,13 @@ async def test_a_whole_row_that_belongs_to_another_csr_is_refused(world: World) 
     first, second = await world.create(), await world.create()
     (_, spki), (other_id, other_spki) = await row_of(world, first["id"]), await row_of(world, second["id"])
     with pytest.raises(KeyDamaged):
-        await keyring.open_key(world.database, world.ring, keyring.SYSTEM, world.a.account.id, other_id, spki)
+        await keyring.open_key(world.database, world.ring, keyring.SYSTEM, (world.a.account.id, other_id, spki))
     opened = await keyring.open_key(
-        world.database, world.ring, keyring.SYSTEM, world.a.account.id, other_id, other_spki
+        world.database, world.ring, keyring.SYSTEM, (world.a.account.id, other_id, other_spki)
     )
     assert keys.spki_sha256(opened) == other_spki
     with pytest.raises(NotFound):
-        await keyring.open_key(world.database, world.ring, keyring.SYSTEM, world.b.account.id, other_id, other_spki)
+        await keyring.open_key(world.database, world.ring, keyring.SYSTEM, (world.b.account.id, other_id, other_spki))
 
 
 async def test_each_key_has_a_data_key_and_ciphertext_of_its_own(world: World) -> None:

@@ -115,7 +115,7 @@ async def opens(world: World, certificate: Json) -> bool:
     assert row is not None
     (leaf, *_) = x509.load_pem_x509_certificates(row["chain"].encode())
     await keyring.open_key(
-        world.database, world.ring, keyring.SYSTEM, row["account_id"], row["key_id"], chains.spki_digest(leaf)
+        world.database, world.ring, keyring.SYSTEM, (row["account_id"], row["key_id"], chains.spki_digest(leaf))
     )
     return True
 

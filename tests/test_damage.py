@@ -3,7 +3,6 @@
 Rows are changed behind the program's back, with the foreign keys switched off, and are put back after each test.
 """
 
-import base64
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
@@ -144,7 +143,7 @@ async def make(world: World, kind: str, number: int) -> Thing:
 
         async def open_csr(ring: Ring) -> object:
             held = await key_of("custom_csrs", csr_id)
-            return await keyring.open_key(database, ring, CALLER, account_id, held, digest)
+            return await keyring.open_key(database, ring, CALLER, (account_id, held, digest))
 
         return Thing(kind, csr_id, row_id, account_id, open_csr)
     if kind == "certificate":
@@ -179,7 +178,7 @@ async def whole(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFact
     async with new_database(cluster) as url, new_world(url, folder) as world:
         ringfile.add(world.settings.keyring)
         # As any process does that meets the new KEK in a row.
-        world.ring._follow()
+        world.ring.follow()
         assert len(world.ring.keks) == 2
         things = {}
         for kind in KINDS:
@@ -332,7 +331,7 @@ async def test_a_key_that_was_moved_to_another_account_is_gone_here_and_opens_no
     with pytest.raises(NotFound):
         await thing.open(scene.world.ring)
     with pytest.raises(KeyDamaged, match=str(thing.row_id)):
-        await keyring.open_key(scene.world.database, scene.world.ring, CALLER, there, thing.row_id, spki)
+        await keyring.open_key(scene.world.database, scene.world.ring, CALLER, (there, thing.row_id, spki))
     assert (await scene.audited(thing.row_id))[-1] == ("private_key", "operator", there)
     assert (await scene.verified()).keys() == {thing.row_id}
 
@@ -453,10 +452,7 @@ async def test_another_ring_opens_nothing_and_every_row_is_named(scene: Scene, w
 
 def write(ring: Ring, path: Path) -> Path:
     """The ring as a file."""
-    entries = (
-        ringfile.Entry(kek.id, base64.b64encode(kek.secret).decode(), datetime(2027, 1, 1, tzinfo=UTC))
-        for kek in ring.keks
-    )
+    entries = (ringfile.Entry(kek.id, kek.secret, datetime(2027, 1, 1, tzinfo=UTC)) for kek in ring.keks)
     ringfile._write(path, ringfile.Content(1, tuple(entries)))
     return path
 

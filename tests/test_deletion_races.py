@@ -47,7 +47,7 @@ async def test_an_account_that_is_deleted_meanwhile_gets_no_csr(world: World, he
 
     async def halfway() -> None:
         await zones.delete(world.database, operator, Scope(world.a.zone.account_id, world.a.zone.id))
-        await accounts.delete_account(world.database, operator, world.a.account)
+        await accounts.delete(world.database, operator, Scope(world.a.account.id))
 
     answer = await slow_post(world, world.a.account_path, halfway, **headers)
     assert (answer.status_code, answer.json()["errors"][0]["code"]) == (403, 9109)

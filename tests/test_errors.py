@@ -495,8 +495,10 @@ def test_every_kind_of_error_has_its_place_in_the_table() -> None:
         errors.Conflict: [errors.Conflict("x", clash) for clash in Clash],
         errors.Refusal: [errors.Refusal("x")],
         errors.Unauthenticated: [errors.Unauthenticated(scheme) for scheme in Scheme],
-        errors.Forbidden: [errors.Forbidden(denial, "x") for denial in Denial],
-        errors.Wider: [errors.Wider((Problem(Rule.WIDER, "policies", "x"),))],
+        errors.Forbidden: [
+            *(errors.Forbidden(denial, "x") for denial in Denial),
+            errors.Forbidden(Denial.MORE_RIGHTS, problems=(Problem(Rule.MORE_RIGHTS, "policies", "x"),)),
+        ],
         errors.LimitReached: [errors.LimitReached(limit, "x") for limit in Limit],
         errors.Unavailable: [errors.Unavailable("x")],
         errors.KeyDamaged: [errors.KeyDamaged("1", "x")],

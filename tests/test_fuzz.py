@@ -51,7 +51,7 @@ from app.csrs.model import CsrQuery
 from app.custody import ring as ringfile
 from app.errors import Invalid, Misconfigured, Refusal
 from app.identity import policies
-from app.identity.admission import TokenCredential
+from app.identity.memory import TokenCredential
 from app.infisical import ca as infisical_ca
 from app.infisical import reading
 from app.infisical import wire as infisical_wire

@@ -22,7 +22,7 @@ from app.caller import Caller, Role, Scope
 from app.config import RateLimit
 from app.identity import accounts, policies, tokens, zones
 from app.identity.accounts import Account, User
-from app.identity.admission import Memory
+from app.identity.memory import Memory
 from app.identity.tokens import Token
 from app.identity.zones import Zone
 from app.server import first_start, postgres
@@ -133,7 +133,7 @@ class Asking:
 
     def forget(self) -> None:
         for rows in (self.memory._callers, self.memory._scopes, self.memory._allowed):
-            rows._rows.clear()
+            rows._entries.clear()
 
     async def ask(
         self,
@@ -145,7 +145,7 @@ class Asking:
         body: Body = b"",
         client: str = "127.0.0.1",
     ) -> Heard:
-        rows, kept = self.memory._allowed._rows, {}
+        rows, kept = self.memory._allowed._entries, {}
         if anew:
             kept = dict(rows)
             rows.clear()
@@ -855,7 +855,7 @@ async def _changes(world: World) -> list[Changed]:
 
     async def delete_account() -> None:
         await _delete_all(world, strangers_target, strangers_token)
-        await accounts.delete_account(database, OPERATOR, strangers)
+        await accounts.delete(database, OPERATOR, Scope(strangers.id))
 
     return [
         Changed("rolled", here, bearer(rolled[1]), lambda: _over_the_api(world, "PUT", f"{rolled[0].id.hex}/value")),

@@ -39,7 +39,7 @@ from app.custody import ring as ringfile
 from app.custody.peppers import Peppers, load_peppers, open_pepper
 from app.custody.ring import Ring
 from app.errors import KeyDamaged, KeysteadError
-from app.identity import admission, tokens
+from app.identity import memory, tokens
 from app.identity.accounts import Account
 from app.infisical.auth import AccessToken
 from app.infisical.leaves import IssuedCertificate
@@ -526,7 +526,7 @@ def collect(day: Day, postgres_log: Path) -> None:
     async def opened(database: db.Database) -> tuple[list[keys.PrivateKey], Peppers]:
         sql = "SELECT account_id, id, spki_sha256 FROM private_keys"
         found = [
-            await keyring.open_key(database, ring, keyring.SYSTEM, row["account_id"], row["id"], row["spki_sha256"])
+            await keyring.open_key(database, ring, keyring.SYSTEM, (row["account_id"], row["id"], row["spki_sha256"]))
             for row in await database.fetch(sql)
         ]
         return found, await load_peppers(database, ring)
@@ -733,7 +733,7 @@ async def test_no_exception_of_the_database_carries_a_key(world: World, monkeypa
     (found,) = await database.fetch("SELECT * FROM private_keys")
     for digest, ring in ((b"x" * 32, world.ring), (found["spki_sha256"], RING)):
         with pytest.raises(KeyDamaged) as damaged_:
-            await keyring.open_key(database, ring, keyring.SYSTEM, account_id, found["id"], digest)
+            await keyring.open_key(database, ring, keyring.SYSTEM, (account_id, found["id"], digest))
         failed.append(damaged_.value)
     forged = Ring(tuple(seal.Kek(kek.id, os.urandom(32)) for kek in world.ring.keks))
     with pytest.raises(KeyDamaged) as damaged_:
@@ -764,10 +764,10 @@ HOLDERS: list[object] = [
     IssuedCertificate("a", "b", "c", "d", private_key=PEM),
     AccessToken(TOKEN, 1, 1),
     Peppers({ROW_ID: b"a pepper of some thirty-two bytes"}),
-    ringfile.Entry("k", SECRET_TEXT, datetime(2027, 1, 1, tzinfo=UTC)),
-    ringfile.Content(1, (ringfile.Entry("k", SECRET_TEXT, datetime(2027, 1, 1, tzinfo=UTC)),)),
-    admission.TokenCredential(TOKEN),
-    admission.KeyCredential("a@b.example", TOKEN),
+    ringfile.Entry("k", KEK.secret, datetime(2027, 1, 1, tzinfo=UTC)),
+    ringfile.Content(1, (ringfile.Entry("k", KEK.secret, datetime(2027, 1, 1, tzinfo=UTC)),)),
+    memory.TokenCredential(TOKEN),
+    memory.KeyCredential("a@b.example", TOKEN),
     first_start.Credentials("http://x", TOKEN, HOME, ROW_ID, "a@b.example", TOKEN),
     Settings(database_url=f"postgresql://user:{TOKEN}@host/database"),
     db.Database(f"postgresql://user:{TOKEN}@host/database", 1),

@@ -827,7 +827,7 @@ async def test_sign_intermediate_refuses_in_the_contracts_order(world: World) ->
             "SELECT account_id, key_id, spki_sha256 FROM certificate_authorities WHERE id = $1", ca_id
         )
         assert row
-        keys_of[ca_id] = await keyring.open_key(database, world.ring, keyring.SYSTEM, *row)
+        keys_of[ca_id] = await keyring.open_key(database, world.ring, keyring.SYSTEM, tuple(row))
 
     everything = {"maxPathLength": 7, "notBefore": "1999", "notAfter": "1998"}
     empty, other = x509.Name([]), outside.subject("Sub CA")
@@ -1461,8 +1461,13 @@ def test_every_kind_of_error_has_its_place_in_the_table() -> None:
         errors.Conflict: (400, [errors.Conflict("x", clash) for clash in Clash]),
         errors.Refusal: (400, [errors.Refusal("x")]),
         errors.Unauthenticated: (401, [errors.Unauthenticated(scheme) for scheme in Scheme]),
-        errors.Forbidden: (403, [errors.Forbidden(denial, "x") for denial in Denial]),
-        errors.Wider: (403, [errors.Wider((Problem(Rule.WIDER, "policies", "policies x"),))]),
+        errors.Forbidden: (
+            403,
+            [
+                *(errors.Forbidden(denial, "x") for denial in Denial),
+                errors.Forbidden(Denial.MORE_RIGHTS, problems=(Problem(Rule.MORE_RIGHTS, "policies", "policies x"),)),
+            ],
+        ),
         errors.LimitReached: (400, [errors.LimitReached(limit, "x") for limit in Limit]),
         errors.Unavailable: (503, [errors.Unavailable("x", seconds) for seconds in (-1, 0, 1, 5, 10**9)]),
         errors.KeyDamaged: (500, [errors.KeyDamaged("1", SECRET)]),

@@ -41,7 +41,7 @@ from app.custody.ring import Entry, Ring
 from app.errors import Conflict, KeyDamaged, Misconfigured, Unauthenticated, Unavailable
 from app.identity import accounts, admission, policies, tokens, zones
 from app.identity.accounts import Account
-from app.identity.admission import Memory, TokenCredential
+from app.identity.memory import Memory, ScopeRef, TokenCredential
 from app.server import first_start
 from app.services import Services
 from app.store.database import Database
@@ -96,7 +96,7 @@ class Place(msgspec.Struct):
     async def assert_all_open(self, ring: Ring) -> None:
         for row in await self.db.fetch("SELECT id, account_id, spki_sha256 FROM private_keys"):
             place = (row["account_id"], row["id"], row["spki_sha256"])
-            key = await keyring.open_key(self.db, ring, CALLER, *place)
+            key = await keyring.open_key(self.db, ring, CALLER, place)
             assert keys.spki_sha256(key) == row["spki_sha256"]
 
     async def damage(self) -> dict[UUID, str]:
@@ -290,7 +290,7 @@ def test_a_new_kek_is_the_newest_whatever_the_clock_says(tmp_path: Path) -> None
     ringfile.create(path)
     content = ringfile.read(path)
     ahead = datetime.now(UTC).replace(microsecond=0) + timedelta(days=400)
-    foreign = Entry("foreign", base64.b64encode(os.urandom(32)).decode(), ahead)
+    foreign = Entry("foreign", os.urandom(32), ahead)
     ringfile._write(path, msgspec.structs.replace(content, keks=(*content.keks, foreign)))
     added = [ringfile.add(path) for _ in range(3)]
     times = [ahead, *(entry.created_at for entry in added)]
@@ -376,7 +376,7 @@ def test_a_ring_that_runs_follows_its_file_only_while_it_is_whole(tmp_path: Path
     assert ring.keks == had
     if path.is_dir():
         path.rmdir()
-    content = ringfile.Content(1, (Entry(had[0].id, base64.b64encode(had[0].secret).decode(), datetime.now(UTC)),))
+    content = ringfile.Content(1, (Entry(had[0].id, had[0].secret, datetime.now(UTC)),))
     files.write_private(path, ringfile._text(content))
     ringfile.add(path)
     new = ringfile.promote(path).id
@@ -503,7 +503,7 @@ async def test_a_pepper_that_was_retired_in_between_does_no_harm_to_a_good_token
     assert await tokens.retire_pepper(site.db, CALLER, retired, revoke=False) == 0
     held = "SELECT digest FROM tokens"
     before = await site.value(held)
-    place = admission.Place(Level.ACCOUNT, site.account.id)
+    place = ScopeRef(Level.ACCOUNT, site.account.id)
     for _ in range(2):
         caller = await admission.authenticate(site.services(stale), Memory(), TokenCredential(value), visit())
         admitted = await admission.admit(site.services(stale), Memory(), TokenCredential(value), place, visit())

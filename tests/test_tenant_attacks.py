@@ -12,8 +12,9 @@ from world import BODY, World, make_token
 
 from app.caller import GROUPS, Level, RequestInfo, Scope, Target
 from app.errors import Unauthenticated
-from app.identity import accounts, admission, policies, tokens, zones
+from app.identity import accounts, login, policies, tokens, zones
 from app.identity.accounts import Changes, set_account
+from app.identity.memory import Memory
 from app.server import first_start
 from app.x509.names import NamePolicy
 
@@ -91,10 +92,10 @@ async def test_a_login_that_crosses_a_roll_gives_nothing(world: World) -> None:
     assert row is not None
     token = await tokens.find(world.database, str(row["id"]))
     visit = RequestInfo(None, "0" * 32, "POST", "/")
-    caller = await admission.authenticate_login(world.services, admission.Memory(), token.id, value, visit)
+    caller = await login.authenticate_login(world.services, Memory(), str(token.id), value, visit)
     await tokens.roll(world.services, first_start.operator(), token)
     with pytest.raises(Unauthenticated):
-        await admission.log_in(world.services, caller, value)
+        await login.log_in(world.services, caller, value)
     assert not await world.database.fetch("SELECT FROM access_tokens")
 
 

@@ -187,7 +187,7 @@ async def test_every_row_stays_and_every_answer_is_the_same(old: Old, site: Site
     await first_start.prepare(settings)
     database, ring = db.Database(old.url, 1), ringfile.load(settings.keyring)
     for row in await database.fetch("SELECT account_id, id, spki_sha256 FROM private_keys"):
-        await keyring.open_key(database, ring, keyring.SYSTEM, row["account_id"], row["id"], row["spki_sha256"])
+        await keyring.open_key(database, ring, keyring.SYSTEM, (row["account_id"], row["id"], row["spki_sha256"]))
     await database.close()
     app = main.create_app(settings)
     async with _lifespan(app), judged_client(app, [], settings.public_url) as http:

@@ -150,7 +150,7 @@ class World(msgspec.Struct):
         )
         assert row is not None
         return await keyring.open_key(
-            self.database, self.ring, keyring.SYSTEM, row["account_id"], row["key_id"], row["spki_sha256"]
+            self.database, self.ring, keyring.SYSTEM, (row["account_id"], row["key_id"], row["spki_sha256"])
         )
 
 
@@ -314,7 +314,7 @@ async def _nothing_leaked(world: World, log: str) -> None:
             assert secret not in told
     for row in await world.database.fetch("SELECT account_id, id, spki_sha256 FROM private_keys"):
         key = await keyring.open_key(
-            world.database, world.ring, keyring.SYSTEM, row["account_id"], row["id"], row["spki_sha256"]
+            world.database, world.ring, keyring.SYSTEM, (row["account_id"], row["id"], row["spki_sha256"])
         )
         for text in _encodings(key):
             assert text not in told

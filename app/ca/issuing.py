@@ -179,7 +179,7 @@ async def ca_key(services: Services, caller: Caller, authority: Authority) -> Pr
     """The CA's private key, checked against its public key; raises NotFound and KeyDamaged."""
     try:
         key = (authority.account_id, authority.key_id, authority.spki_sha256)
-        return await keyring.open_key(services.db, services.ring, caller, *key)
+        return await keyring.open_key(services.db, services.ring, caller, key)
     except NotFound:
         # The CA and its key were deleted after it was read.
         raise no_ca(authority.id) from None

@@ -383,7 +383,7 @@ async def export(services: Services, caller: Caller, certificate: Certificate) -
     Raises KeyDamaged if the key cannot be decrypted or is not that of the certificate.
     """
     key = (certificate.account_id, certificate.key_id, chains.spki_digest(chains.stored(certificate.chain)[0]))
-    private_key = await keyring.open_key(services.db, services.ring, caller, *key)
+    private_key = await keyring.open_key(services.db, services.ring, caller, key)
     what = (audit.Action.EXPORT, audit.Resource.CUSTOM_CERTIFICATE)
     ids = (certificate.account_id, certificate.id, certificate.zone_id)
     await services.db.transaction(lambda connection: audit.record(connection, caller, *what, ids))

@@ -19,7 +19,7 @@ from app.web.handling import delete, get, post, put
 from app.x509.names import NamePolicy
 
 _READ = Needs(Area.SETTINGS, Access.READ)
-_WRITE = Needs(Area.SETTINGS, Access.WRITE, anew=True)
+_WRITE = Needs(Area.SETTINGS, Access.WRITE, fresh=True)
 
 
 class AccountObject(msgspec.Struct, frozen=True):

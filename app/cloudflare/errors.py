@@ -136,7 +136,7 @@ RULES: dict[Rule, int] = {
     Rule.POLICY: 1463,
     Rule.CONDITION: 1464,
     Rule.TIME: 1467,
-    Rule.WIDER: 1465,
+    Rule.MORE_RIGHTS: 1465,
 }
 HINTS: dict[Hint, int] = {
     Hint.UNKNOWN_FIELD: 1480,
@@ -173,7 +173,7 @@ _UNAUTHENTICATED = {
     Scheme.TOKEN: (403, 9109, "Invalid access token"),
     Scheme.GLOBAL_KEY: (400, 9103, "Unknown X-Auth-Key or X-Auth-Email"),
 }
-DENIALS: dict[Denial, int] = {Denial.RESOURCE: 9109, Denial.ADDRESS: 9109, Denial.WIDER: 1465}
+DENIALS: dict[Denial, int] = {Denial.RESOURCE: 9109, Denial.ADDRESS: 9109, Denial.MORE_RIGHTS: 1465}
 _DENIAL_TEXTS: dict[Denial, str] = {
     Denial.RESOURCE: "Unauthorized to access requested resource",
     Denial.ADDRESS: "Cannot use the access token from location: {}",
@@ -213,7 +213,7 @@ class Reference:
                 return self._one(*CLASHES[error.clash], str(error), {"X-Should-Retry": "false"})
             case errors.Unauthenticated():
                 return self._one(*_UNAUTHENTICATED[error.scheme])
-            case errors.Wider():
+            case errors.Forbidden() if error.problems:
                 return self._failure(403, self._items(error.problems))
             case errors.Forbidden():
                 return self._one(403, DENIALS[error.denial], _DENIAL_TEXTS.get(error.denial, "{}").format(error))

@@ -12,7 +12,7 @@ from app.cloudflare.context import CallerContext, ScopeContext
 from app.cloudflare.errors import Refused
 from app.errors import Denial, Forbidden, Limit, LimitReached, Unauthenticated
 from app.identity import accounts, admission
-from app.identity.admission import Admission, Credential, KeyCredential, Place, TokenCredential
+from app.identity.memory import Admission, Credential, KeyCredential, ScopeRef, TokenCredential
 from app.ids import hex32
 from app.web.handling import AnyConnection, header
 from app.web.state import State, state_of
@@ -24,12 +24,12 @@ _KEY = re.compile(r"[0-9a-f]{32,45}")
 class Needs(msgspec.Struct, frozen=True):
     """What a caller must be allowed in the account or zone of the path.
 
-    `anew`: nothing that is remembered of the caller counts, since what is made would outlive a token revoked just now.
+    `fresh`: nothing that is remembered of the caller counts, since what is made would outlive a token revoked just now.
     """
 
     area: Area
     access: Access
-    anew: bool = False
+    fresh: bool = False
 
 
 async def guard(connection: AnyConnection, handler: BaseRouteHandler) -> None:
@@ -48,7 +48,7 @@ async def guard(connection: AnyConnection, handler: BaseRouteHandler) -> None:
         connection.scope["state"]["context"] = CallerContext(state, visit, caller)
         return
     needs: Needs = handler.opt["needs"]
-    found = None if needs.anew else state.memory.allowed(credential, where, needs.area, needs.access, visit)
+    found = None if needs.fresh else state.memory.allowed(credential, where, needs.area, needs.access, visit)
     if found:
         caller, scope = found
         count(connection, caller.id)
@@ -60,14 +60,14 @@ async def guard(connection: AnyConnection, handler: BaseRouteHandler) -> None:
 async def _authenticated(state: State, credential: Credential, visit: RequestInfo) -> Caller:
     try:
         # A user may have become a member of an account within the last second, by making it.
-        return await admission.authenticate(state.services, state.memory, credential, visit, anew=True)
+        return await admission.authenticate(state.services, state.memory, credential, visit, fresh=True)
     except (Unauthenticated, Forbidden) as error:
         await _fail(state, visit, error)
         raise
 
 
 async def _looked_up(
-    connection: AnyConnection, credential: Credential, where: Place, visit: RequestInfo, needs: Needs
+    connection: AnyConnection, credential: Credential, where: ScopeRef, visit: RequestInfo, needs: Needs
 ) -> tuple[Caller, Scope]:
     """Admit and count a caller of whom it is not known yet that they may; remember those who may."""
     state = state_of(connection)
@@ -90,17 +90,19 @@ async def _looked_up(
 
 async def _fail(state: State, visit: RequestInfo, error: Exception) -> None:
     count_failure(state, visit)
-    await admission.write_down(state.services.db, error)
+    await admission.audit_denial(state.services.db, error)
 
 
-async def _admitted(state: State, credential: Credential, where: Place, visit: RequestInfo, needs: Needs) -> Admission:
+async def _admitted(
+    state: State, credential: Credential, where: ScopeRef, visit: RequestInfo, needs: Needs
+) -> Admission:
     asking = (state.services, state.memory, credential, where, visit)
-    if needs.anew:
-        return await admission.admit_anew(*asking)
+    if needs.fresh:
+        return await admission.admit_fresh(*asking)
     admitted = await admission.admit(*asking)
     if admitted.remembered and not _may(admitted, needs):
         # What is remembered may be older than the permission.
-        return await admission.admit_anew(*asking)
+        return await admission.admit_fresh(*asking)
     return admitted
 
 
@@ -125,11 +127,11 @@ async def csrs_on(connection: AnyConnection, _: BaseRouteHandler) -> None:
         raise LimitReached(Limit.CSRS_OFF, text)
 
 
-def place(path_params: dict[str, str], visit: RequestInfo) -> Place | None:
+def place(path_params: dict[str, str], visit: RequestInfo) -> ScopeRef | None:
     """The account or zone that the path names; raises 7003 for a malformed id."""
     for name, level in (("zone_id", Level.ZONE), ("account_id", Level.ACCOUNT)):
         if name in path_params:
-            return Place(level, id_of(path_params[name], visit))
+            return ScopeRef(level, id_of(path_params[name], visit))
     return None
 
 

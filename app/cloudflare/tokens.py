@@ -19,14 +19,15 @@ from app.cloudflare.reading import Body, BodyOnce, Decoded, Id, IgnoredBody, Que
 from app.errors import Invalid, Problem, Rule, Unauthenticated, quoted
 from app.identity import admission, delegation, policies
 from app.identity import tokens as core_tokens
-from app.identity.admission import TokenCredential, Verification
+from app.identity.admission import Verification
 from app.identity.delegation import Owner
+from app.identity.memory import TokenCredential
 from app.identity.tokens import Token, TokenStatus
 from app.web.handling import AnyRequest, delete, get, post, put
 from app.web.state import state_of
 
 _READ = Needs(Area.ACCOUNT_TOKENS, Access.READ)
-_WRITE = Needs(Area.ACCOUNT_TOKENS, Access.WRITE, anew=True)
+_WRITE = Needs(Area.ACCOUNT_TOKENS, Access.WRITE, fresh=True)
 _STAR = {"const": "*"}
 _RESOURCES = {"additionalProperties": {"anyOf": [_STAR, {"type": "object", "additionalProperties": _STAR}]}}
 # Passed on as they are: the core reads these from their text.
@@ -328,7 +329,7 @@ async def _verify(request: AnyRequest, account_id: UUID | None) -> Envelope[Veri
         raise Refused(401, 1000, "Invalid API Token") from None
     guard.count(request, verification.id)
     if verification.denied:
-        await admission.write_down(state.services.db, verification.denied)
+        await admission.audit_denial(state.services.db, verification.denied)
         raise verification.denied
     valid = [Item(10000, "This API Token is valid and active")] if verification.usable else []
     return Envelope(_verified(verification), True, [], valid)

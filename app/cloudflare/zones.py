@@ -18,11 +18,12 @@ from app.errors import Invalid
 from app.identity import zones
 from app.identity.zones import Zone, ZoneType
 from app.ids import hex32
+from app.store import paging
 from app.store.paging import Direction, PageNumber, PerPage
 from app.web.handling import delete, get, patch, post
 
 _READ = Needs(Area.ZONE, Access.READ)
-_WRITE = Needs(Area.ZONE, Access.WRITE, anew=True)
+_WRITE = Needs(Area.ZONE, Access.WRITE, fresh=True)
 
 
 class ZoneAccount(msgspec.Struct, frozen=True):
@@ -105,7 +106,7 @@ class Zones(Controller):
     @get()
     async def list_(self, context: CallerContext, filters: Query[ZoneFilters]) -> Page[ZoneObject]:
         """List the zones."""
-        query, found = query_of(filters), zones.Page((), 0)
+        query, found = query_of(filters), paging.Page[Zone]((), 0)
         if filters.status in (None, "active"):
             found = await zones.list_page(context.services.db, context.caller, query)
         return context.page([_object(zone) for zone in found.items], query.page, query.per_page, found.total)

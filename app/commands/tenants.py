@@ -83,7 +83,7 @@ async def account_set(services: Services, account: str, **changes: object) -> Ro
 async def account_delete(services: Services, account: str) -> str:
     """Delete an account and its tokens; refused while it holds CSRs, certificates, CAs or zones."""
     found = await accounts.find_account(services.db, account)
-    await accounts.delete_account(services.db, terminal.operator(), found)
+    await accounts.delete(services.db, terminal.operator(), Scope(found.id))
     return f"deleted account {account}"
 
 

@@ -65,7 +65,7 @@ async def token_create(services: Services, **options: object) -> Row:
 async def _policies(db: Database, new: _NewToken, account: Account, user: User | None) -> str:
     if new.policies is None:
         groups = tuple(policies.find_group(group) for group in new.groups)
-        only = tuple(dict.fromkeys([await zones.find_in(db, account, zone) for zone in new.zones]))
+        only = tuple(dict.fromkeys([await zones.find(db, zone, account) for zone in new.zones]))
         return policies.write(account, groups or policies.default_groups(only), only)
     try:
         text = new.policies.read_bytes()

@@ -27,8 +27,8 @@ _LENGTH = struct.Struct(">I")
 class Maker:
     """The worker's side. The child process is started on first use, and exits when the socket closes."""
 
-    def __init__(self, turns: Path | None = None) -> None:
-        self._lock_file = turns
+    def __init__(self, lock_file: Path | None = None) -> None:
+        self._lock_file = lock_file
         self._process: subprocess.Popen[bytes] | None = None
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
@@ -44,8 +44,8 @@ class Maker:
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                turns = [str(self._lock_file)] if self._lock_file else []
-                command = child.command("app.custody.keymaker", str(theirs.fileno()), str(os.getpid()), *turns)
+                lock_file = [str(self._lock_file)] if self._lock_file else []
+                command = child.command("app.custody.keymaker", str(theirs.fileno()), str(os.getpid()), *lock_file)
                 self._process = subprocess.Popen(  # noqa: ASYNC220, S603 - our own interpreter; it takes a millisecond
                     command,
                     pass_fds=(theirs.fileno(),),
@@ -71,11 +71,11 @@ class Maker:
 
 def main() -> None:
     """Generate one key per byte received, until the socket closes; argv: socket fd, parent pid, optional lock file."""
-    socket_fd, parent, turns = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+    socket_fd, parent, lock_file = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
     _isolate()
     if os.getppid() != parent:
         return
-    lock = os.open(turns[0], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) if turns else None
+    lock = os.open(lock_file[0], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) if lock_file else None
     with socket.socket(fileno=socket_fd) as requests:
         while requests.recv(1):
             if lock is not None:

@@ -31,15 +31,15 @@ _log = structlog.get_logger("keystead.keypool")
 class KeyPool:
     """Generates key pairs; after `start` it keeps `ready` RSA-2048 keys in memory, each of which is used once.
 
-    `turns` is a lock file that limits the key makers of all workers to one at a time; None for no limit.
+    Workers that share `lock_file` make one key at a time; None for no limit.
     """
 
-    def __init__(self, ready: int = 0, turns: Path | None = None) -> None:
+    def __init__(self, ready: int = 0, lock_file: Path | None = None) -> None:
         self._size = ready
         self._ready: deque[tuple[float, keys.KeyPair]] = deque()
         self._taken = asyncio.Event()
         self._filler: asyncio.Task[None] | None = None
-        self._maker = keymaker.Maker(turns)
+        self._maker = keymaker.Maker(lock_file)
         # Key generation releases the GIL, so threads use all cores.
         self._makers = _Queue("keygen", os.cpu_count() or 1, bounds.KEYS_WAITING)
         self._checkers = _Queue("keycheck", 1, bounds.CHECKS_WAITING)

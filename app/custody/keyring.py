@@ -18,53 +18,52 @@ from app.x509 import keys
 # The caller for work that the program does by itself.
 SYSTEM = Caller(actor=Actor.SYSTEM, id=audit.NO_ACCOUNT, reach={})
 
-# The distinct KEK ids, with one index lookup per id (loose index scan); SELECT DISTINCT would read every key.
-KEK_IDS = """
-WITH RECURSIVE hop AS (
-    (SELECT kek_id FROM private_keys ORDER BY kek_id LIMIT 1)
+# One index lookup per id; SELECT DISTINCT would read every key (docs/decisions/0015-retired-keks-are-refused.md).
+_USED_KEKS = """
+WITH RECURSIVE ids AS (
+    SELECT min(kek_id) AS kek_id FROM private_keys
     UNION ALL
-    SELECT (SELECT k.kek_id FROM private_keys k WHERE k.kek_id > hop.kek_id ORDER BY k.kek_id LIMIT 1)
-    FROM hop WHERE hop.kek_id IS NOT NULL
+    SELECT (SELECT min(kek_id) FROM private_keys WHERE kek_id > ids.kek_id) FROM ids WHERE ids.kek_id IS NOT NULL
 )
-SELECT kek_id FROM hop WHERE kek_id IS NOT NULL
+SELECT kek_id FROM ids WHERE kek_id IS NOT NULL
 UNION
 SELECT kek_id FROM peppers
 """
 
 
-async def is_unused(db: Database) -> bool:
-    """Whether the database contains no sealed values."""
-    return not await db.fetch(KEK_IDS)
+async def used_keks(db: Database) -> set[str]:
+    """The ids of the KEKs that anything in the database is sealed under."""
+    return {row["kek_id"] for row in await db.fetch(_USED_KEKS)}
 
 
 async def require_all_keks(db: Database, ring: Ring) -> None:
     """Raise Misconfigured if the ring lacks a KEK that sealed values in the database need."""
-    known = {kek.id for kek in ring.keks}
-    missing = sorted(row["kek_id"] for row in await db.fetch(KEK_IDS) if row["kek_id"] not in known)
+    missing = await used_keks(db) - {kek.id for kek in ring.keks}
     if missing:
         raise Misconfigured(
-            f"the ring lacks the KEK {missing[0]}, which keys in the database are sealed with: "
+            f"the ring lacks the KEK {min(missing)}, which keys in the database are sealed with: "
             "restore the keyring.json that belongs to this database"
         )
 
 
-_REGISTERED = "SELECT id, retired_at FROM keks"
 _REGISTER = "INSERT INTO keks (id) SELECT unnest($1::text[]) ON CONFLICT (id) DO NOTHING"
 
 
 async def register(db: Database, ring: Ring) -> None:
     """Add the ring's KEKs to the database; raises Misconfigured if the current one is retired."""
-    known = {row["id"]: row["retired_at"] for row in await db.fetch(_REGISTERED)}
+    known = {row["id"]: row["retired_at"] for row in await db.fetch("SELECT id, retired_at FROM keks")}
     current = ring.keks[0].id
     if known.get(current):
-        text = f"the current KEK {current} of the ring was retired: give this machine the ring of the others"
-        raise Misconfigured(text)
+        raise Misconfigured(
+            f"the current KEK {current} of the ring was retired: give this machine the ring of the others"
+        )
     if missing := [kek.id for kek in ring.keks if kek.id not in known]:
         try:
             await db.execute(_REGISTER, missing)
         except asyncpg.InsufficientPrivilegeError:
-            text = f"the database has not heard of the KEK {missing[0]}"
-            raise Misconfigured(f"{text}: run `keystead keys rotate --dry-run` as its owner") from None
+            raise Misconfigured(
+                f"the database does not know the KEK {missing[0]}: run `keystead keys rotate --dry-run` as its owner"
+            ) from None
 
 
 _MAY_SEAL = "SELECT retired_at IS NULL AS good FROM keks WHERE id = $1"
@@ -115,50 +114,45 @@ def new_key(ring: Ring, account_id: UUID, pair: keys.KeyPair, *, generated: bool
     key_id = uuid4()
     context = seal.private_key_context(key_id, account_id, pair.key_type, pair.spki_sha256)
     sealed = ring.sealed(context, keys.pkcs8(pair.private_key))
-    place = (account_id, key_id, pair.key_type, pair.spki_sha256, generated)
-    return NewKey(key_id, pair, (*place, sealed.kek_id, sealed.wrapped_key, sealed.ciphertext))
+    described = (account_id, key_id, pair.key_type, pair.spki_sha256, generated)
+    return NewKey(key_id, pair, (*described, sealed.kek_id, sealed.wrapped_key, sealed.ciphertext))
 
 
 _GET_KEY = f"SELECT {_KEY_COLUMNS} FROM private_keys WHERE account_id = $1 AND id = $2"
 
 
-async def open_key(
-    db: Database, ring: Ring, caller: Caller, account_id: UUID, key_id: UUID, spki_sha256: bytes
-) -> keys.PrivateKey:
-    """Decrypt a private key. `spki_sha256` is the digest of the public key that it must belong to.
+async def open_key(db: Database, ring: Ring, caller: Caller, key: tuple[UUID, UUID, bytes]) -> keys.PrivateKey:
+    """Decrypt a private key, given by account id, key id, and the digest of the public key that it must belong to.
 
     Raises NotFound, and KeyDamaged if it cannot be decrypted or belongs to another public key, which is also audited.
     """
+    account_id, key_id, spki_sha256 = key
     row = await db.fetchrow(_GET_KEY, account_id, key_id)
     if row is None:
         raise NotFound(f"no private key {key_id}")
     try:
         return open_row(ring, row, spki_sha256)
     except KeyDamaged:
-        if caller is not SYSTEM or should_audit(key_id):
-            await note_damage(db, caller, account_id, key_id)
+        await note_damage(db, caller, account_id, key_id)
         raise
 
 
-# Unauthenticated requests can trigger these entries (a CRL is public), so each key gets at most one per AUDIT_SECONDS.
+# Unauthenticated requests can cause entries of SYSTEM (a CRL is public): at most one per row and AUDIT_SECONDS.
 _AUDITED_AT: dict[UUID, float] = {}
 AUDIT_SECONDS = 60.0
-
-
-def should_audit(key_id: UUID) -> bool:
-    now = time.monotonic()
-    if now - _AUDITED_AT.get(key_id, -AUDIT_SECONDS) < AUDIT_SECONDS:
-        return False
-    if len(_AUDITED_AT) >= 1000:
-        _AUDITED_AT.clear()
-    _AUDITED_AT[key_id] = now
-    return True
 
 
 async def note_damage(
     db: Database, caller: Caller, account_id: UUID, row_id: UUID, resource: audit.Resource = audit.Resource.PRIVATE_KEY
 ) -> None:
     """Audit that a private key or pepper could not be decrypted, or did not belong to its row."""
+    if caller is SYSTEM:
+        now = time.monotonic()
+        if now - _AUDITED_AT.get(row_id, -AUDIT_SECONDS) < AUDIT_SECONDS:
+            return
+        if len(_AUDITED_AT) >= 1000:
+            _AUDITED_AT.clear()
+        _AUDITED_AT[row_id] = now
     await audit.record(db, caller, audit.Action.KEY_DAMAGED, resource, (account_id, row_id, None))
 
 

@@ -13,7 +13,7 @@ from app.caller import Caller
 from app.custody import keyring, seal
 from app.custody.ring import Ring
 from app.errors import KeyDamaged
-from app.store.database import Database
+from app.store.database import Connection, Database
 
 
 class Peppers:
@@ -90,8 +90,7 @@ async def load_peppers(db: Database, ring: Ring) -> Peppers:
     try:
         by_id = {row["id"]: open_pepper(ring, row) for row in rows}
     except KeyDamaged as error:
-        if keyring.should_audit(UUID(error.key_id)):
-            await keyring.note_damage(db, keyring.SYSTEM, audit.NO_ACCOUNT, UUID(error.key_id), audit.Resource.PEPPER)
+        await keyring.note_damage(db, keyring.SYSTEM, audit.NO_ACCOUNT, UUID(error.key_id), audit.Resource.PEPPER)
         raise
     settled = next((row["id"] for row in rows if row["is_settled"]), rows[-1]["id"] if rows else None)
     return Peppers(by_id, settled)
@@ -118,6 +117,6 @@ FROM peppers p ORDER BY p.created_at DESC, p.id
 """
 
 
-async def pepper_uses(db: Database) -> tuple[PepperUse, ...]:
+async def pepper_uses(db: Database | Connection) -> tuple[PepperUse, ...]:
     """All peppers, newest first."""
     return tuple(msgspec.convert(dict(row), PepperUse) for row in await db.fetch(_PEPPER_USES))

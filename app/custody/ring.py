@@ -4,8 +4,6 @@ Everything sealed in the database needs this file to be decrypted, so a copy of 
 appends a new KEK, so that the file can be copied to all machines before `promote` makes it the current one.
 """
 
-import base64
-import binascii
 import contextlib
 import fcntl
 import json
@@ -53,7 +51,7 @@ class Ring:
     def follow(self) -> None:
         """Reload the file if it has changed; a file that cannot be read is logged and ignored."""
         if self._path and _stamp(self._path) != self._stamp:
-            self._follow()
+            self._reload(self._path)
 
     def open_(self, row_id: UUID, context: tuple[bytes, ...], sealed: seal.Sealed) -> bytes:
         """Decrypt the secret of the row `row_id`; raises KeyDamaged."""
@@ -71,25 +69,22 @@ class Ring:
 
     def kek(self, row_id: UUID, kek_id: str) -> seal.Kek:
         """The KEK with this id, after a reload if necessary; raises KeyDamaged for the row `row_id`."""
-        for again in (True, False):
-            for kek in self.keks:
-                if kek.id == kek_id:
-                    return kek
-            if again:
-                self._follow()
-        raise KeyDamaged(str(row_id), f"row {row_id} needs the KEK {kek_id!r}, which is not in the ring")
+        if self._path and kek_id not in {kek.id for kek in self.keks}:
+            self._reload(self._path)
+        kek = next((kek for kek in self.keks if kek.id == kek_id), None)
+        if kek is None:
+            raise KeyDamaged(str(row_id), f"row {row_id} needs the KEK {kek_id!r}, which is not in the ring")
+        return kek
 
-    def _follow(self) -> None:
-        if self._path is None:
-            return
+    def _reload(self, path: Path) -> None:
         try:
-            read = load(self._path)
+            loaded = load(path)
         except Misconfigured as error:
             # Possibly temporary, so keep the loaded KEKs.
-            _log.warning("the ring cannot be followed", reason=str(error))
-            return
-        # Not checked against the old KEKs: the database rejects rows sealed under a KEK that it does not know.
-        self.keks, self._stamp = read.keks, read._stamp  # noqa: SLF001 - same class
+            _log.warning("the ring cannot be reloaded", reason=str(error))
+        else:
+            # Not checked against the old KEKs: the database rejects rows sealed under a KEK that it does not know.
+            self.keks, self._stamp = loaded.keks, loaded._stamp  # noqa: SLF001 - same class
 
 
 @contextlib.contextmanager
@@ -103,19 +98,19 @@ def _damaged(row_id: UUID) -> Iterator[None]:
 Stamp: TypeAlias = tuple[int, int, int]
 
 
-def _stamp(path: Path | None) -> Stamp | None:
+def _stamp(path: Path) -> Stamp | None:
     try:
-        state = path.stat() if path else None
+        state = path.stat()
     except OSError:
         return None
-    return (state.st_mtime_ns, state.st_ino, state.st_size) if state else None
+    return state.st_mtime_ns, state.st_ino, state.st_size
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """A KEK in the file; `secret` is 32 bytes in base64."""
+    """A KEK in the file, where `secret` is in base64."""
 
     id: str
-    secret: str
+    secret: bytes
     created_at: datetime
 
     def __repr__(self) -> str:
@@ -130,7 +125,7 @@ class Content(msgspec.Struct, frozen=True, omit_defaults=True):
     current_since: datetime | None = None
 
     def __post_init__(self) -> None:
-        times = [kek.created_at for kek in self.keks] + ([self.current_since] if self.current_since else [])
+        times = [*(kek.created_at for kek in self.keks), *((self.current_since,) if self.current_since else ())]
         if any(time.tzinfo is None or time.year >= MAXYEAR for time in times):
             raise ValueError("a time without a zone, or with none after it")
         if self.version != 1 or not self.keks or len({kek.id for kek in self.keks}) != len(self.keks):
@@ -138,12 +133,11 @@ class Content(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def _new_entry(after: Content | None = None) -> Entry:
-    secret = base64.b64encode(secrets.token_bytes(seal.KEY_BYTES)).decode("ascii")
-    made = datetime.now(UTC).replace(microsecond=0)
+    created_at = datetime.now(UTC).replace(microsecond=0)
     if after:
         # Strictly later than all others even if the clock was set back, because `newest` compares these times.
-        made = max(made, newest(after).created_at + timedelta(seconds=1))
-    return Entry(secrets.token_hex(8), secret, made)
+        created_at = max(created_at, newest(after).created_at + timedelta(seconds=1))
+    return Entry(secrets.token_hex(8), secrets.token_bytes(seal.KEY_BYTES), created_at)
 
 
 def create(path: Path) -> Ring:
@@ -180,7 +174,7 @@ def load(path: Path) -> Ring:
     """
     process.hide_memory()
     stamp = _stamp(path)
-    return Ring(tuple(_kek(path, entry) for entry in read(path).keks), path, stamp)
+    return Ring(tuple(seal.Kek(entry.id, entry.secret) for entry in read(path).keks), path, stamp)
 
 
 def read(path: Path) -> Content:
@@ -196,9 +190,13 @@ def read(path: Path) -> Content:
         raise Misconfigured(f"others can read the ring {path}: run `chmod 600 {path}`")
     content = _decoded(body)
     if content is None:
-        raise _damaged_ring(path)
+        raise Misconfigured(f"the ring {path} is damaged; restore it from your backup")
     for entry in content.keks:
-        _kek(path, entry)
+        if len(entry.secret) != seal.KEY_BYTES:
+            sizes = f"{len(entry.secret)} bytes, and must have {seal.KEY_BYTES}"
+            raise Misconfigured(
+                f"the KEK {entry.id!r} in the ring {path} has {sizes}; restore the ring from your backup"
+            )
     return content
 
 
@@ -207,27 +205,6 @@ def _decoded(body: bytes) -> Content | None:
     try:
         return msgspec.json.decode(body, type=Content)
     except (msgspec.DecodeError, ValueError, UnicodeDecodeError, RecursionError):
-        return None
-
-
-def _damaged_ring(path: Path) -> Misconfigured:
-    return Misconfigured(f"the ring {path} is damaged; restore it from your backup")
-
-
-def _kek(path: Path, entry: Entry) -> seal.Kek:
-    secret = _unbase64(entry.secret)
-    if secret is None:
-        raise _damaged_ring(path)
-    if len(secret) != seal.KEY_BYTES:
-        text = f"the KEK {entry.id!r} in the ring {path} has {len(secret)} bytes, and must have {seal.KEY_BYTES}"
-        raise Misconfigured(f"{text}; restore the ring from your backup")
-    return seal.Kek(entry.id, secret)
-
-
-def _unbase64(text: str) -> bytes | None:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
         return None
 
 
@@ -268,8 +245,10 @@ def require_earlier(path: Path, kek_id: str) -> None:
     since = content.current_since
     wait = since + SETTLED - datetime.now(UTC) if since else timedelta()
     if wait > timedelta():
-        text = f"the current KEK became it just now: try again in {int(wait.total_seconds()) + 1} seconds"
-        raise Misconfigured(f"{text}, when whatever was sealed before is stored")
+        raise Misconfigured(
+            f"the current KEK was promoted just now: try again in {int(wait.total_seconds()) + 1} seconds, "
+            "when everything sealed under the previous one is stored"
+        )
 
 
 def remove(path: Path, kek_id: str) -> None:

@@ -18,24 +18,20 @@ from app.errors import Invalid, KeyDamaged, Misconfigured, quoted
 from app.store.database import Connection, Database
 from app.x509 import chains, pkix
 
-_COUNTS = """
-SELECT kek_id, sum(private_keys)::bigint AS private_keys, sum(peppers)::bigint AS peppers FROM (
-    SELECT kek_id, count(*) AS private_keys, 0 AS peppers FROM private_keys GROUP BY kek_id
-    UNION ALL
-    SELECT kek_id, 0, count(*) FROM peppers GROUP BY kek_id
-) AS each GROUP BY kek_id
+_COUNT = """
+SELECT (SELECT count(*) FROM private_keys WHERE kek_id = $1) AS private_keys,
+       (SELECT count(*) FROM peppers WHERE kek_id = $1) AS peppers
 """
 
 
 async def counts(db: Database) -> dict[str, tuple[int, int]]:
     """Numbers of private keys and of peppers, by KEK id."""
-    return {row["kek_id"]: (row["private_keys"], row["peppers"]) for row in await db.fetch(_COUNTS)}
+    return {kek_id: await _count(db, kek_id) for kek_id in await keyring.used_keks(db)}
 
 
-_NEEDED = """
-SELECT (SELECT count(*) FROM private_keys WHERE kek_id = $1) AS private_keys,
-       (SELECT count(*) FROM peppers WHERE kek_id = $1) AS peppers
-"""
+async def _count(db: Database | Connection, kek_id: str) -> tuple[int, int]:
+    row = await db.fetchrow(_COUNT, kek_id)
+    return (row["private_keys"], row["peppers"]) if row else (0, 0)
 
 
 async def retire(db: Database, ring: Ring, caller: Caller, path: Path, kek_id: str) -> None:
@@ -51,13 +47,13 @@ async def retire(db: Database, ring: Ring, caller: Caller, path: Path, kek_id: s
         # Inserting a key reads this table: the lock waits for running inserts, and later ones see the KEK as retired.
         await connection.execute("SET LOCAL lock_timeout = '5s'")
         await connection.execute("LOCK TABLE keks IN ACCESS EXCLUSIVE MODE")
-        held = await connection.fetchrow(_NEEDED, kek_id)
-        if held is not None and any(held.values()):
-            needs = f"{held['private_keys']} private keys and {held['peppers']} peppers need the KEK {kek_id}"
-            raise Misconfigured(f"{needs}: `keystead keys rotate` first")
+        private_keys, pepper_count = await _count(connection, kek_id)
+        if private_keys or pepper_count:
+            needed_by = f"{private_keys} private keys and {pepper_count} peppers"
+            raise Misconfigured(f"{needed_by} need the KEK {kek_id}: `keystead keys rotate` first")
         await connection.execute("UPDATE keks SET retired_at = now() WHERE id = $1", kek_id)
-        place = (audit.NO_ACCOUNT, audit.NO_ACCOUNT, None)
-        await audit.record(connection, caller, audit.Action.DELETE, audit.Resource.RING, place)
+        row = (audit.NO_ACCOUNT, audit.NO_ACCOUNT, None)
+        await audit.record(connection, caller, audit.Action.DELETE, audit.Resource.RING, row)
 
     await db.transaction(work)
     try:
@@ -84,10 +80,19 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 BATCH = 1000
-_FIRST = (UUID(int=0), UUID(int=0))
+
+
+async def _batches(db: Database, sql: str, size: int, *values: object) -> AsyncIterator[list[asyncpg.Record]]:
+    """The rows of a statement by account and id, whose first parameters are where to go on, and the batch size."""
+    last = (UUID(int=0), UUID(int=0))
+    while rows := await db.fetch(sql, *last, size, *values):
+        yield rows
+        last = (rows[-1]["account_id"], rows[-1]["id"])
+
+
 _UNDER_OTHER_KEKS = """
 SELECT account_id, id, key_type, spki_sha256, kek_id, wrapped_key FROM private_keys
-WHERE kek_id = ANY($1::text[]) AND (account_id, id) > ($2, $3) ORDER BY account_id, id LIMIT $4
+WHERE (account_id, id) > ($1, $2) AND kek_id = ANY($4::text[]) ORDER BY account_id, id LIMIT $3
 """
 # Rows that were deleted or re-wrapped concurrently are not updated.
 _REWRAP = f"""
@@ -106,12 +111,11 @@ async def rewrap(db: Database, ring: Ring) -> AsyncIterator[Batch]:
     target = ring.keks[0]
     yield await _rewrap_peppers(db, ring, target)
     for _ in range(PASSES):
-        others = [row["kek_id"] for row in await db.fetch(keyring.KEK_IDS) if row["kek_id"] != target.id]
+        others = await keyring.used_keks(db) - {target.id}
         if not others:
             return
-        place, changed = _FIRST, 0
-        while rows := await db.fetch(_UNDER_OTHER_KEKS, others, *place, BATCH):
-            place = (rows[-1]["account_id"], rows[-1]["id"])
+        changed = 0
+        async for rows in _batches(db, _UNDER_OTHER_KEKS, BATCH, list(others)):
             batch = await _rewrap_rows(db, ring, target, rows)
             changed += batch.changed
             yield batch
@@ -122,15 +126,21 @@ async def rewrap(db: Database, ring: Ring) -> AsyncIterator[Batch]:
 async def _rewrap_rows(db: Database, ring: Ring, target: seal.Kek, rows: list[asyncpg.Record]) -> Batch:
     good, damaged = [], []
     for row in rows:
-        try:
-            new = ring.rewrapped(row["id"], keyring.context_of(row), row["kek_id"], row["wrapped_key"], target)
-        except KeyDamaged as error:
-            damaged.append(Damage(row["account_id"], row["id"], str(error)))
+        new = _rewrapped(ring, row, keyring.context_of(row), target)
+        if isinstance(new, Damage):
+            damaged.append(new)
         else:
             good.append((row["account_id"], row["id"], row["wrapped_key"], new))
     columns = [list(column) for column in zip(*good, strict=True)] or [[], [], [], []]
     done = await db.execute(_REWRAP, target.id, *columns)
     return Batch(len(rows), int(done.rpartition(" ")[2]), tuple(damaged))
+
+
+def _rewrapped(ring: Ring, row: asyncpg.Record, context: tuple[bytes, ...], target: seal.Kek) -> bytes | Damage:
+    try:
+        return ring.rewrapped(row["id"], context, row["kek_id"], row["wrapped_key"], target)
+    except KeyDamaged as error:
+        return Damage(row.get("account_id", audit.NO_ACCOUNT), row["id"], str(error))
 
 
 _REWRAP_PEPPER = (
@@ -139,19 +149,15 @@ _REWRAP_PEPPER = (
 
 
 async def _rewrap_peppers(db: Database, ring: Ring, target: seal.Kek) -> Batch:
-    changed, damaged = 0, []
-    for row in await db.fetch(peppers.SELECT_PEPPERS):
-        if row["kek_id"] == target.id:
-            continue
-        try:
-            context = seal.pepper_context(row["id"])
-            new = ring.rewrapped(row["id"], context, row["kek_id"], row["wrapped_key"], target)
-        except KeyDamaged as error:
-            damaged.append(Damage(audit.NO_ACCOUNT, row["id"], str(error)))
-            continue
-        await db.execute(_REWRAP_PEPPER, row["id"], target.id, new, row["wrapped_key"])
-        changed += 1
-    return Batch(changed + len(damaged), changed, tuple(damaged))
+    rows = [row for row in await db.fetch(peppers.SELECT_PEPPERS) if row["kek_id"] != target.id]
+    damaged = []
+    for row in rows:
+        new = _rewrapped(ring, row, seal.pepper_context(row["id"]), target)
+        if isinstance(new, Damage):
+            damaged.append(new)
+        else:
+            await db.execute(_REWRAP_PEPPER, row["id"], target.id, new, row["wrapped_key"])
+    return Batch(len(rows), len(rows) - len(damaged), tuple(damaged))
 
 
 # Every key with its CSR, its CA, and the certificates that contain its public key.
@@ -172,34 +178,29 @@ WHERE (k.account_id, k.id) > ($1, $2) ORDER BY k.account_id, k.id LIMIT $3
 async def verify(db: Database, ring: Ring, rate: int | None = None) -> AsyncIterator[Batch]:
     """Decrypt every sealed value, and compare each key with its CSR, CA and certificates; at most `rate` keys/s."""
     yield await _verify_peppers(db, ring)
-    place, size = _FIRST, min(BATCH, rate or BATCH)
-    while True:
-        started = time.monotonic()
-        rows = await db.fetch(_WITH_SUBJECTS, *place, size)
-        if not rows:
-            break
-        place = (rows[-1]["account_id"], rows[-1]["id"])
-        found = ((row, _fault(ring, row)) for row in rows)
-        yield Batch(len(rows), 0, tuple(Damage(row["account_id"], row["id"], fault) for row, fault in found if fault))
+    started = time.monotonic()
+    async for rows in _batches(db, _WITH_SUBJECTS, min(BATCH, rate or BATCH)):
+        faults = ((row, _fault(ring, row)) for row in rows)
+        yield Batch(len(rows), 0, tuple(Damage(row["account_id"], row["id"], fault) for row, fault in faults if fault))
         if rate:
             await asyncio.sleep(max(0.0, len(rows) / rate - (time.monotonic() - started)))
-    missing = await db.fetch(_WITHOUT_KEYS, BATCH)
-    yield Batch(0, 0, tuple(Damage(row["account_id"], row["key_id"], _missing(row)) for row in missing))
+        started = time.monotonic()
+    missing = [
+        Damage(row["account_id"], row["id"], f"row {row['id']} is missing, the key of the {row['owner']}")
+        for row in await db.fetch(_WITHOUT_KEYS, BATCH)
+    ]
+    yield Batch(0, 0, tuple(missing))
 
 
 # Foreign keys prevent this, unless the database was restored without them.
 _WITHOUT_KEYS = """
-SELECT s.account_id, s.key_id, s.what, s.id FROM (
-    SELECT account_id, key_id, 'custom CSR' AS what, id FROM custom_csrs
+SELECT s.account_id, s.key_id AS id, s.kind || ' ' || s.id AS owner FROM (
+    SELECT account_id, key_id, 'custom CSR' AS kind, id FROM custom_csrs
     UNION ALL SELECT account_id, key_id, 'custom certificate', id FROM custom_certificates
     UNION ALL SELECT account_id, key_id, 'CA', id FROM certificate_authorities
 ) AS s
 WHERE NOT EXISTS (SELECT FROM private_keys k WHERE k.account_id = s.account_id AND k.id = s.key_id) LIMIT $1
 """
-
-
-def _missing(row: asyncpg.Record) -> str:
-    return f"row {row['key_id']} is missing, the key of the {row['what']} {row['id']}"
 
 
 def _fault(ring: Ring, row: asyncpg.Record) -> str:
@@ -209,7 +210,7 @@ def _fault(ring: Ring, row: asyncpg.Record) -> str:
     except KeyDamaged as error:
         return str(error)
     except (ValueError, TypeError):
-        return f"row {row['id']} opens to something that is no key"
+        return f"row {row['id']} decrypts to something that is not a key"
     try:
         subjects = _subjects(row)
     except (Invalid, ValueError):

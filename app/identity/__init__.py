@@ -1,1 +1,1 @@
-"""Accounts, zones, users and tokens: who asks, and what they may."""
+"""Accounts, zones, users and tokens: authentication, permissions, and their management."""

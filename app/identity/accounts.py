@@ -13,14 +13,14 @@ import msgspec
 from app.audit import record as audit
 from app.caller import Access, Area, Caller, Role, Scope
 from app.errors import Clash, Conflict, Denial, Forbidden, Invalid, Limit, LimitReached, NotFound, Problem, Rule, quoted
-from app.identity import permissions, proof
+from app.identity import changes, permissions, proof
+from app.identity.changes import Entry
 from app.ids import any_uuid
 from app.store import idempotency, paging
 from app.store.database import Connection, Database
 from app.store.idempotency import Idempotency
-from app.store.paging import Direction, PageNumber, PerPage
+from app.store.paging import Direction, Page, PageNumber, PerPage
 from app.x509.names import NamePolicy
-from app.x509.subjects import FORBIDDEN
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -52,25 +52,6 @@ MAX_NAME = 100
 MAX_MEMBERSHIPS = 200
 
 
-def _invalid(field: str, text: str) -> Invalid:
-    return Invalid((Problem(Rule.TEXT, field, text),))
-
-
-def name_problem(field: str, value: str, most: int) -> Problem | None:
-    """The problem of a display name (empty, too long or unprintable), or None."""
-    if value.strip() and len(value) <= most and not FORBIDDEN.search(value):
-        return None
-    text = f"{field} {quoted(value)} must have 1 to {most} characters, not only spaces, and no control characters."
-    return Problem(Rule.TEXT, field, text)
-
-
-def checked_name(field: str, value: str, most: int) -> None:
-    """Raises Invalid if `name_problem` finds one."""
-    problem = name_problem(field, value, most)
-    if problem:
-        raise Invalid((problem,))
-
-
 _ACCOUNT = "id, name, slug, name_policy, csrs_enabled, csr_quota, key_max_age_days, ca_quota, created_at"
 _INSERT_ACCOUNT = f"INSERT INTO accounts (id, name, slug) VALUES ($1, $2, $3) RETURNING {_ACCOUNT}"
 
@@ -78,17 +59,12 @@ _INSERT_ACCOUNT = f"INSERT INTO accounts (id, name, slug) VALUES ($1, $2, $3) RE
 async def create_account(db: Database, caller: Caller, slug: str, name: str) -> Account:
     """Create an account, for the operator; raises Invalid, and Conflict for a slug that is taken."""
     if not _SLUG.fullmatch(slug) or any_uuid(slug):
-        raise _invalid(
-            "slug", f"slug {quoted(slug)} must have 1 to 63 of a-z, 0-9 and '-', no '-' at its ends, and not be an id."
-        )
-    checked_name("name", name, MAX_NAME)
-
-    async def work(connection: Connection) -> Account:
-        account = _account(await connection.fetchrow(_INSERT_ACCOUNT, uuid4(), name, slug))
-        await _audit(connection, caller, audit.Action.CREATE, audit.Resource.ACCOUNT, account.id, account.id)
-        return account
-
-    return await db.transaction(work)
+        text = f"slug {quoted(slug)} must have 1 to 63 of a-z, 0-9 and '-', no '-' at its ends, and not be an id."
+        raise Invalid((Problem(Rule.TEXT, "slug", text),))
+    changes.require_valid(changes.name_problems(name, MAX_NAME))
+    account_id = uuid4()
+    entry = _entry(audit.Action.CREATE, account_id)
+    return _account(await changes.change(db, caller, entry, _INSERT_ACCOUNT, account_id, name, slug))
 
 
 async def list_accounts(db: Database) -> tuple[Account, ...]:
@@ -120,27 +96,20 @@ class Changes(msgspec.Struct, frozen=True):
 
 
 _SET_ACCOUNT = f"""
-UPDATE accounts SET name_policy = coalesce($2, name_policy), csrs_enabled = coalesce($3, csrs_enabled),
-    csr_quota = CASE WHEN $4::int IS NULL THEN csr_quota WHEN $4 < 0 THEN NULL ELSE $4 END,
-    key_max_age_days = coalesce($5, key_max_age_days),
-    ca_quota = CASE WHEN $6::int IS NULL THEN ca_quota WHEN $6 < 0 THEN NULL ELSE $6 END,
-    name = coalesce($7, name), modified_at = now()
+UPDATE accounts SET name = coalesce($2, name), name_policy = coalesce($3, name_policy),
+    csrs_enabled = coalesce($4, csrs_enabled), key_max_age_days = coalesce($6, key_max_age_days),
+    csr_quota = CASE WHEN $5::int IS NULL THEN csr_quota WHEN $5 < 0 THEN NULL ELSE $5 END,
+    ca_quota = CASE WHEN $7::int IS NULL THEN ca_quota WHEN $7 < 0 THEN NULL ELSE $7 END, modified_at = now()
 WHERE id = $1 RETURNING {_ACCOUNT}
 """
 
 
-async def set_account(db: Database, caller: Caller, account: Account, changes: Changes) -> Account:
+async def set_account(db: Database, caller: Caller, account: Account, wanted: Changes) -> Account:
     """Change an account, for the operator; raises Invalid for a bad display name."""
-    if changes.name is not None:
-        checked_name("name", changes.name, MAX_NAME)
-
-    async def work(connection: Connection) -> Account:
-        values = (changes.name_policy, changes.csrs_enabled, changes.csr_quota, changes.key_max_age_days)
-        row = await connection.fetchrow(_SET_ACCOUNT, account.id, *values, changes.ca_quota, changes.name)
-        await _audit(connection, caller, audit.Action.UPDATE, audit.Resource.ACCOUNT, account.id, account.id)
-        return _account(row)
-
-    return await db.transaction(work)
+    if wanted.name is not None:
+        changes.require_valid(changes.name_problems(wanted.name, MAX_NAME))
+    entry, values = _entry(audit.Action.UPDATE, account.id), msgspec.structs.astuple(wanted)
+    return _account(await changes.change(db, caller, entry, _SET_ACCOUNT, account.id, *values))
 
 
 _IN_ACCOUNT = """
@@ -149,46 +118,38 @@ SELECT (SELECT count(*) FROM custom_csrs WHERE account_id = $1) AS csrs,
        (SELECT count(*) FROM certificate_authorities WHERE account_id = $1) AS authorities,
        (SELECT count(*) FROM zones WHERE account_id = $1 AND deleted_at IS NULL) AS zones
 """
+_DELETE = (
+    "DELETE FROM tokens WHERE account_id = $1",
+    "DELETE FROM zones WHERE account_id = $1",
+    "DELETE FROM csr_counts WHERE account_id = $1",
+    "DELETE FROM accounts WHERE id = $1",
+)
 
 
-async def delete_account(db: Database, caller: Caller, account: Account) -> None:
+async def delete(db: Database, caller: Caller, scope: Scope) -> None:
     """Delete an empty account with its tokens and memberships; raises Conflict, with counts, if it is not empty."""
-    await _delete(db, caller, account.id)
+    account_id = scope.account_id
 
-
-async def _delete(db: Database, caller: Caller, account_id: UUID) -> None:
     async def work(connection: Connection) -> None:
         # Inserts that reference the account take FOR KEY SHARE on this row, so they wait and then fail.
         slug = await connection.fetchval("SELECT slug FROM accounts WHERE id = $1 FOR UPDATE", account_id)
         if slug is None:
-            raise Scope(account_id).gone()
+            raise scope.gone()
         held = await connection.fetchrow(_IN_ACCOUNT, account_id)
         if held is not None and any(held.values()):
             counts = f"{held['csrs']} custom CSRs, {held['certificates']} certificates, {held['authorities']} CAs"
             raise Conflict(f"the account {slug} holds {counts} and {held['zones']} zones", Clash.HOLDS)
-        await connection.execute("DELETE FROM tokens WHERE account_id = $1", account_id)
-        await connection.execute("DELETE FROM zones WHERE account_id = $1", account_id)
-        await connection.execute("DELETE FROM csr_counts WHERE account_id = $1", account_id)
-        await connection.execute("DELETE FROM accounts WHERE id = $1", account_id)
-        await _audit(connection, caller, audit.Action.DELETE, audit.Resource.ACCOUNT, account_id, account_id)
+        for sql in _DELETE:
+            await connection.execute(sql, account_id)
+        await changes.record(connection, caller, _entry(audit.Action.DELETE, account_id))
 
     await db.transaction(work)
 
 
-def require_name(name: str, malformed: tuple[Problem, ...]) -> None:
-    """Raises Invalid with all problems of the name and the body."""
-    judged = name_problem("name", name, MAX_NAME)
-    known = {problem.field for problem in malformed}
-    # If the body is no object, that is the only problem.
-    problems = (*malformed, *((judged,) if judged and known.isdisjoint({"", "name"}) else ()))
-    if problems:
-        raise Invalid(problems)
-
-
 def reached(caller: Caller, area: Area, access: Access) -> list[UUID]:
     """The ids of the accounts where the caller has this permission."""
-    said = permissions.compiled(caller)
-    return [each for each in caller.reach if (area, access) in permissions.of(caller, said, Scope(each))]
+    rights = permissions.compiled(caller)
+    return [each for each in caller.reach if (area, access) in permissions.of(caller, rights, Scope(each))]
 
 
 _GET = f"SELECT {_ACCOUNT} FROM accounts WHERE id = $1"
@@ -196,10 +157,7 @@ _GET = f"SELECT {_ACCOUNT} FROM accounts WHERE id = $1"
 
 async def get(db: Database, scope: Scope) -> Account:
     """One account; raises Forbidden if it was deleted, as for one that never existed."""
-    return _found(await db.fetchrow(_GET, scope.account_id), scope)
-
-
-def _found(row: asyncpg.Record | None, scope: Scope) -> Account:
+    row = await db.fetchrow(_GET, scope.account_id)
     if row is None:
         raise scope.gone()
     return _account(row)
@@ -214,11 +172,6 @@ class Query(msgspec.Struct, frozen=True):
     direction: Direction = Direction.ASC
 
 
-class Page(msgspec.Struct, frozen=True):
-    items: tuple[Account, ...]
-    total: int
-
-
 _REACHED = "FROM accounts WHERE id = ANY($1::uuid[]) AND ($2::text IS NULL OR name = $2)"
 _PAGE = {
     direction: f"SELECT {_ACCOUNT} {_REACHED} ORDER BY created_at {direction}, id LIMIT $3 OFFSET $4"
@@ -227,7 +180,7 @@ _PAGE = {
 _TOTAL = f"SELECT count(*) AS total {_REACHED}"
 
 
-async def list_page(db: Database, caller: Caller, query: Query) -> Page:
+async def list_page(db: Database, caller: Caller, query: Query) -> Page[Account]:
     """The accounts that the caller may read, by creation time."""
     filters = (reached(caller, Area.SETTINGS, Access.READ), query.name)
     offset = paging.offset(query.page, query.per_page)
@@ -236,13 +189,12 @@ async def list_page(db: Database, caller: Caller, query: Query) -> Page:
     return Page(tuple(_account(row) for row in rows), total["total"] if total else 0)
 
 
-def _may_found(caller: Caller) -> bool:
-    """Whether the caller may create an account: an administrator of one, or one's token that may change any account."""
-    if caller.user_id is None or Role.ADMINISTRATOR not in caller.reach.values():
-        return False
-    fresh = uuid4()
-    beyond = msgspec.structs.replace(caller, reach={fresh: Role.ADMINISTRATOR})
-    return beyond.may(Area.SETTINGS, Access.WRITE, Scope(fresh))
+def _may_create(caller: Caller) -> bool:
+    """Whether the caller is an administrator of an account, whose token, if any, may change all accounts."""
+    account_id = uuid4()
+    administrator = msgspec.structs.replace(caller, reach={account_id: Role.ADMINISTRATOR})
+    may = administrator.may(Area.SETTINGS, Access.WRITE, Scope(account_id))
+    return may and Role.ADMINISTRATOR in caller.reach.values()
 
 
 # A new account gets the strictest limits of all accounts that its user administers, so that they cannot be evaded.
@@ -264,24 +216,16 @@ async def create(
 ) -> Account:
     """Create an account administered by the calling user; its slug is derived from its name.
 
-    `malformed` are the problems that the dialect found while parsing; those fields are not validated again.
-
+    `malformed` are the problems that the dialect found while parsing.
     Raises Forbidden, Invalid, LimitReached, and Conflict if the key of `once` was used with another body.
     """
-    if caller.user_id is None or not _may_found(caller):
+    user_id = caller.user_id
+    if user_id is None or not _may_create(caller):
         await audit.denied(db, caller, audit.Resource.ACCOUNT, audit.NO_ACCOUNT)
         raise Forbidden(Denial.RESOURCE)
-    made = await idempotency.find(db, caller, audit.NO_ACCOUNT, once) if once else None
-    if made:
-        # The account may have been created after the caller's memberships were loaded.
-        member = await db.fetchrow(_ROLE_IN, caller.user_id, made)
-        now = msgspec.structs.replace(caller, reach={made: Role(member["role"])} if member else {})
-        if not now.may(Area.SETTINGS, Access.READ, Scope(made)):
-            await audit.denied(db, caller, audit.Resource.ACCOUNT, made, Scope(made))
-            raise Scope(made).gone()
-        return await get(db, Scope(made))
-    require_name(name, malformed)
-    user_id = caller.user_id
+    if once and (created := await idempotency.find(db, caller, audit.NO_ACCOUNT, once)):
+        return await _get_created(db, caller, Scope(created))
+    changes.require_valid(changes.name_problems(name, MAX_NAME), malformed)
 
     async def work(connection: Connection) -> Account | None:
         account_id = uuid4()
@@ -293,14 +237,22 @@ async def create(
             text = f"A user can be in {MAX_MEMBERSHIPS} accounts; delete one, or have the operator make it."
             raise LimitReached(Limit.LIST, text)
         account = await _insert(connection, account_id, name, user_id)
-        await connection.execute(_ADMINISTER, user_id, account.id, Role.ADMINISTRATOR.value)
-        await _audit(connection, caller, audit.Action.CREATE, audit.Resource.ACCOUNT, account.id, account.id)
+        await connection.execute(_ADMINISTER, user_id, account.id, Role.ADMINISTRATOR)
+        await changes.record(connection, caller, _entry(audit.Action.CREATE, account.id))
         return account
 
-    account = await db.transaction(work)
-    if account is None:
-        return await create(db, caller, name, malformed, once)
-    return account
+    # None: another request with this key has created it meanwhile.
+    return await db.transaction(work) or await create(db, caller, name, malformed, once)
+
+
+async def _get_created(db: Database, caller: Caller, scope: Scope) -> Account:
+    # The account may have been created after the caller's memberships were loaded.
+    member = await db.fetchrow(_ROLE_IN, caller.user_id, scope.account_id)
+    now = msgspec.structs.replace(caller, reach={scope.account_id: Role(member["role"])} if member else {})
+    if not now.may(Area.SETTINGS, Access.READ, scope):
+        await audit.denied(db, caller, audit.Resource.ACCOUNT, scope.account_id, scope)
+        raise scope.gone()
+    return await get(db, scope)
 
 
 async def _insert(connection: Connection, account_id: UUID, name: str, user_id: UUID) -> Account:
@@ -320,30 +272,19 @@ _RENAME = f"UPDATE accounts SET name = $2, modified_at = now() WHERE id = $1 AND
 
 async def rename(db: Database, caller: Caller, scope: Scope, name: str, malformed: tuple[Problem, ...] = ()) -> Account:
     """Rename an account; raises Invalid. `malformed` as for `create`."""
-    require_name(name, malformed)
-
-    async def work(connection: Connection) -> Account | None:
-        row = await connection.fetchrow(_RENAME, scope.account_id, name)
-        if row is None:
-            return None
-        account = _account(row)
-        await _audit(connection, caller, audit.Action.UPDATE, audit.Resource.ACCOUNT, account.id, account.id)
-        return account
-
-    return await db.transaction(work) or await get(db, scope)
-
-
-async def delete(db: Database, caller: Caller, scope: Scope) -> None:
-    """`delete_account` for a caller of the account."""
-    await _delete(db, caller, scope.account_id)
+    changes.require_valid(changes.name_problems(name, MAX_NAME), malformed)
+    entry = _entry(audit.Action.UPDATE, scope.account_id)
+    row = await changes.change(db, caller, entry, _RENAME, scope.account_id, name)
+    return _account(row) if row else await get(db, scope)
 
 
 _USER = """
 SELECT u.id, u.email, u.created_at, array_agg(m.account_id) AS accounts, array_agg(m.role) AS roles
 FROM users u LEFT JOIN memberships m ON m.user_id = u.id
 """
-_INSERT_USER = "INSERT INTO users (id, email) VALUES ($1, $2)"
+_INSERT_USER = "INSERT INTO users (id, email) VALUES ($1, $2) RETURNING id"
 _ADMINISTER = "INSERT INTO memberships (user_id, account_id, role) VALUES ($1, $2, $3)"
+_LEAVE = "DELETE FROM memberships WHERE user_id = $1 AND account_id = $2"
 _JOIN = f"{_ADMINISTER} ON CONFLICT (user_id, account_id) DO UPDATE SET role = excluded.role"
 
 
@@ -351,15 +292,10 @@ async def create_user(db: Database, caller: Caller, email: str) -> User:
     """Create a user without memberships and global key; raises Invalid, and Conflict for an existing email."""
     email = email.lower()
     if not EMAIL.fullmatch(email):
-        raise _invalid("email", f"{quoted(email)} is not an email address.")
-
-    async def work(connection: Connection) -> UUID:
-        user_id = uuid4()
-        await connection.execute(_INSERT_USER, user_id, email)
-        await _audit(connection, caller, audit.Action.CREATE, audit.Resource.USER, audit.NO_ACCOUNT, user_id)
-        return user_id
-
-    await db.transaction(work)
+        raise Invalid((Problem(Rule.TEXT, "email", f"{quoted(email)} is not an email address."),))
+    user_id = uuid4()
+    entry = _user_entry(audit.Action.CREATE, user_id)
+    await changes.change(db, caller, entry, _INSERT_USER, user_id, email)
     return await find_user(db, email)
 
 
@@ -370,9 +306,8 @@ async def list_users(db: Database) -> tuple[User, ...]:
 
 async def find_user(db: Database, word: str) -> User:
     """A user by id or email, for the operator; raises NotFound."""
-    users = _users(
-        await db.fetch(f"{_USER} WHERE u.id = $1 OR u.email = $2 GROUP BY u.id", any_uuid(word), word.lower())
-    )
+    sql = f"{_USER} WHERE u.id = $1 OR u.email = $2 GROUP BY u.id"
+    users = _users(await db.fetch(sql, any_uuid(word), word.lower()))
     if not users:
         raise NotFound(f"there is no user {quoted(word)}")
     return users[0]
@@ -383,11 +318,10 @@ async def set_membership(db: Database, caller: Caller, user: User, account: Acco
 
     async def work(connection: Connection) -> None:
         if role is None:
-            sql = "DELETE FROM memberships WHERE user_id = $1 AND account_id = $2"
-            await connection.execute(sql, user.id, account.id)
+            await connection.execute(_LEAVE, user.id, account.id)
         else:
-            await connection.execute(_JOIN, user.id, account.id, role.value)
-        await _audit(connection, caller, audit.Action.UPDATE, audit.Resource.USER, account.id, user.id)
+            await connection.execute(_JOIN, user.id, account.id, role)
+        await changes.record(connection, caller, _user_entry(audit.Action.UPDATE, user.id, account.id))
 
     await db.transaction(work)
     return await find_user(db, user.email)
@@ -399,21 +333,17 @@ async def delete_user(db: Database, caller: Caller, user: User) -> None:
     async def work(connection: Connection) -> None:
         await connection.execute("DELETE FROM tokens WHERE user_id = $1", user.id)
         await connection.execute("DELETE FROM users WHERE id = $1", user.id)
-        await _audit(connection, caller, audit.Action.DELETE, audit.Resource.USER, audit.NO_ACCOUNT, user.id)
+        await changes.record(connection, caller, _user_entry(audit.Action.DELETE, user.id))
 
     await db.transaction(work)
 
 
-async def _audit(
-    connection: Connection,
-    caller: Caller,
-    action: audit.Action,
-    resource: audit.Resource,
-    account_id: UUID,
-    resource_id: UUID,
-    zone_id: UUID | None = None,
-) -> None:
-    await audit.record(connection, caller, action, resource, (account_id, resource_id, zone_id))
+def _entry(action: audit.Action, account_id: UUID) -> Entry:
+    return Entry(action, audit.Resource.ACCOUNT, account_id, account_id)
+
+
+def _user_entry(action: audit.Action, user_id: UUID, account_id: UUID = audit.NO_ACCOUNT) -> Entry:
+    return Entry(action, audit.Resource.USER, account_id, user_id)
 
 
 def _account(row: asyncpg.Record | None) -> Account:

@@ -18,28 +18,29 @@ from app.errors import Problem, Rule
 from app.identity import permissions, policies
 
 
-def problems(made: Caller, maker: Caller, zones: Mapping[UUID, UUID]) -> tuple[Problem, ...]:
-    """The fields in which `made` would have more rights than `maker`; empty if there are none.
+def problems(token: Caller, creator: Caller, zones: Mapping[UUID, UUID]) -> tuple[Problem, ...]:
+    """The fields in which `token` would have more rights than `creator`; empty if there are none.
 
     `zones` maps the zones named by their policies to their accounts.
     """
-    return (*_wider_policies(made, maker, zones), *_wider_condition(made, maker), *_wider_time(made, maker))
+    bounds = (*_condition_problems(token, creator), *_time_problems(token, creator))
+    return (*_policy_problems(token, creator, zones), *bounds)
 
 
-def _wider_policies(made: Caller, maker: Caller, zones: Mapping[UUID, UUID]) -> list[Problem]:
-    if made.user_id is not None:
+def _policy_problems(token: Caller, creator: Caller, zones: Mapping[UUID, UUID]) -> list[Problem]:
+    if token.user_id is not None:
         # Ignore memberships: both tokens belong to one user, whose memberships limit both alike and may change.
-        everywhere = {*made.reach, *zones.values(), *_named_accounts(made), *_named_accounts(maker), uuid4()}
+        everywhere = {*token.reach, *zones.values(), *_named_accounts(token), *_named_accounts(creator), uuid4()}
         anywhere = dict.fromkeys(everywhere, Role.ADMINISTRATOR)
-        made, maker = (msgspec.structs.replace(each, reach=anywhere) for each in (made, maker))
-    mine, theirs = permissions.compiled(maker), permissions.compiled(made)
-    for scope in _places(made.reach, zones):
-        beyond = permissions.of(made, theirs, scope) - permissions.of(maker, mine, scope)
+        token, creator = (msgspec.structs.replace(each, reach=anywhere) for each in (token, creator))
+    wanted, own = permissions.compiled(token), permissions.compiled(creator)
+    for scope in _scopes(token.reach, zones):
+        beyond = permissions.of(token, wanted, scope) - permissions.of(creator, own, scope)
         if beyond:
             area, access = min(beyond, key=lambda right: (right[0].value, right[1].value))
             what = f"{area.name} {access.name}".lower().replace("_", " ")
             text = f"policies allow {what} on {_named(scope, zones)}, which you may not do yourself."
-            return [Problem(Rule.WIDER, "policies", text)]
+            return [Problem(Rule.MORE_RIGHTS, "policies", text)]
     return []
 
 
@@ -56,26 +57,26 @@ def _named_accounts(caller: Caller) -> set[UUID]:
     return {each for target in targets for each in (target.id, target.within) if each}
 
 
-def _places(accounts: Iterable[UUID], zones: Mapping[UUID, UUID]) -> list[Scope]:
-    places = [Scope(account, zone) for zone, account in zones.items()]
+def _scopes(accounts: Iterable[UUID], zones: Mapping[UUID, UUID]) -> list[Scope]:
+    scopes = [Scope(account, zone) for zone, account in zones.items()]
     for account in accounts:
-        places += [Scope(account), Scope(account, uuid4())]
-    return places
+        scopes += [Scope(account), Scope(account, uuid4())]
+    return scopes
 
 
 Span = tuple[int, int]
 
 
-def _wider_condition(made: Caller, maker: Caller) -> list[Problem]:
-    if maker.condition is None:
+def _condition_problems(token: Caller, creator: Caller) -> list[Problem]:
+    if creator.condition is None:
         return []
-    inner, outer = (_addresses(caller.condition) for caller in (made, maker))
+    inner, outer = (_addresses(caller.condition) for caller in (token, creator))
     # If the address is unknown, only tokens without a condition may be used.
-    unknown = _unbound(made.condition) and not _unbound(maker.condition)
-    if all(_covered(inner[version], outer[version]) for version in (4, 6)) and not unknown:
+    unknown = _unbound(token.condition) and not _unbound(creator.condition)
+    if not unknown and not any(_without(inner[version], outer[version]) for version in (4, 6)):
         return []
     text = "condition allows addresses that your own token is not allowed from; give it the same condition, or less."
-    return [Problem(Rule.WIDER, "condition", text)]
+    return [Problem(Rule.MORE_RIGHTS, "condition", text)]
 
 
 def _unbound(condition: str | None) -> bool:
@@ -114,15 +115,10 @@ def _without(spans: list[Span], holes: list[Span]) -> list[Span]:
     return spans
 
 
-def _covered(inner: list[Span], outer: list[Span]) -> bool:
-    # The outer spans are disjoint and not adjacent, so each inner one must lie within a single one.
-    return all(any(a <= first and last <= b for a, b in outer) for first, last in inner)
-
-
-def _wider_time(made: Caller, maker: Caller) -> list[Problem]:
+def _time_problems(token: Caller, creator: Caller) -> list[Problem]:
     # Only the end matters: the creator is valid already when the token is created.
-    ends: datetime | None = maker.expires_on
-    if ends is None or (made.expires_on is not None and made.expires_on <= ends):
+    ends: datetime | None = creator.expires_on
+    if ends is None or (token.expires_on is not None and token.expires_on <= ends):
         return []
     text = f"expires_on must not be after {ends.strftime('%Y-%m-%dT%H:%M:%SZ')}, when your own token ends."
-    return [Problem(Rule.WIDER, "expires_on", text)]
+    return [Problem(Rule.MORE_RIGHTS, "expires_on", text)]

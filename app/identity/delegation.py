@@ -6,6 +6,7 @@ Contract-cloudflare section 7.
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
+import asyncpg
 import msgspec
 
 from app.audit import record as audit
@@ -22,15 +23,14 @@ from app.errors import (
     Problem,
     Rule,
     Thing,
-    Wider,
 )
-from app.identity import accounts, containment, policies, proof, tokens, zones
+from app.identity import accounts, changes, containment, policies, proof, tokens, zones
 from app.identity.tokens import Token, TokenStatus
 from app.services import Services
 from app.store import idempotency, paging
 from app.store.database import Connection, Database
 from app.store.idempotency import Idempotency
-from app.store.paging import Direction, PageNumber, PerPage
+from app.store.paging import Direction, Page, PageNumber, PerPage
 
 MAX_TOKENS = 1000
 
@@ -46,14 +46,14 @@ class Owner(msgspec.Struct, frozen=True):
         return self.account_id or self.user_id or audit.NO_ACCOUNT
 
     @property
-    def filed_under(self) -> UUID:
-        return self.account_id or audit.NO_ACCOUNT
+    def column(self) -> str:
+        return "account_id" if self.account_id else "user_id"
 
 
 class Draft(msgspec.Struct, frozen=True):
     """A requested token. `condition` is JSON text, `networks` the lists in it.
 
-    `malformed` are the problems that the dialect found while parsing; those fields are empty and not validated again.
+    `malformed` are the problems that the dialect found while parsing.
     """
 
     name: str
@@ -81,27 +81,24 @@ def _manages_own(caller: Caller, access: Access) -> bool:
     if caller.policies is None:
         return True
     # A user's tokens belong to no account, so no role applies.
-    anyone = msgspec.structs.replace(caller, reach=dict.fromkeys(caller.reach, Role.ADMINISTRATOR))
-    return bool(anyone.reach) and len(accounts.reached(anyone, Area.USER_TOKENS, access)) == len(anyone.reach)
+    administrator = msgspec.structs.replace(caller, reach=dict.fromkeys(caller.reach, Role.ADMINISTRATOR))
+    allowed = accounts.reached(administrator, Area.USER_TOKENS, access)
+    return bool(allowed) and len(allowed) == len(caller.reach)
 
 
-_COLUMN = {True: "account_id", False: "user_id"}
-_LOCK = {
-    True: "SELECT FROM accounts WHERE id = $1 FOR NO KEY UPDATE",
-    False: "SELECT FROM users WHERE id = $1 FOR NO KEY UPDATE",
-}
-_OF_OWNER = {kind: f"FROM tokens WHERE {column} = $1" for kind, column in _COLUMN.items()}
-_GET = {kind: f"SELECT {tokens.COLUMNS} {owned} AND id = $2" for kind, owned in _OF_OWNER.items()}
-_COUNT = {kind: f"SELECT count(*) {owned}" for kind, owned in _OF_OWNER.items()}
-_SHOWN = " AND ($2 OR expires_on IS NULL OR expires_on > now())"
+# Ids of accounts and users are random, so that an owner's id matches in one of the columns only.
+_OWNED = "FROM tokens WHERE (account_id = $1 OR user_id = $1) AND id = $2"
+_GET = f"SELECT {tokens.COLUMNS} {_OWNED}"
+# By the column of the owner, so that the rows come from its index in their order.
+_OF = {column: f"FROM tokens WHERE {column} = $1" for column in ("account_id", "user_id")}
+_SHOWN = "AND ($2 OR expires_on IS NULL OR expires_on > now())"
+_COUNT = {column: f"SELECT count(*) {of_owner}" for column, of_owner in _OF.items()}
+_TOTAL = {column: f"SELECT count(*) AS total {of_owner} {_SHOWN}" for column, of_owner in _OF.items()}
 _LIST = {
-    (kind, direction): (
-        f"SELECT {tokens.COLUMNS} {owned} {_SHOWN} ORDER BY issued_on {direction}, id LIMIT $3 OFFSET $4"
-    )
-    for kind, owned in _OF_OWNER.items()
-    for direction in Direction
+    (column, way): f"SELECT {tokens.COLUMNS} {of_owner} {_SHOWN} ORDER BY issued_on {way}, id LIMIT $3 OFFSET $4"
+    for column, of_owner in _OF.items()
+    for way in Direction
 }
-_TOTAL = {kind: f"SELECT count(*) AS total {owned} {_SHOWN}" for kind, owned in _OF_OWNER.items()}
 
 
 class Query(msgspec.Struct, frozen=True):
@@ -113,29 +110,22 @@ class Query(msgspec.Struct, frozen=True):
     include_expired: bool = False
 
 
-class Page(msgspec.Struct, frozen=True):
-    items: tuple[Token, ...]
-    total: int
-
-
-async def list_(db: Database, owner: Owner, query: Query) -> Page:
-    kind, filters = owner.account_id is not None, (owner.id, query.include_expired)
-    offset = paging.offset(query.page, query.per_page)
-    rows = await db.fetch(_LIST[kind, query.direction], *filters, query.per_page, offset)
-    total = await db.fetchrow(_TOTAL[kind], *filters)
+async def list_(db: Database, owner: Owner, query: Query) -> Page[Token]:
+    filters, offset = (owner.id, query.include_expired), paging.offset(query.page, query.per_page)
+    rows = await db.fetch(_LIST[owner.column, query.direction], *filters, query.per_page, offset)
+    total = await db.fetchrow(_TOTAL[owner.column], *filters)
     return Page(tuple(tokens.of_row(row) for row in rows), total["total"] if total else 0)
 
 
 async def get(db: Database, owner: Owner, token_id: UUID) -> Token:
     """Raises NotFound."""
-    row = await db.fetchrow(_GET[owner.account_id is not None], owner.id, token_id)
+    return _found(await db.fetchrow(_GET, owner.id, token_id), token_id)
+
+
+def _found(row: asyncpg.Record | None, token_id: UUID) -> Token:
     if row is None:
-        raise _no_token(token_id)
+        raise NotFound(f"There is no token {token_id.hex} here.", Thing.TOKEN)
     return tokens.of_row(row)
-
-
-def _no_token(token_id: UUID) -> NotFound:
-    return NotFound(f"There is no token {token_id.hex} here.", Thing.TOKEN)
 
 
 async def create(
@@ -143,49 +133,53 @@ async def create(
 ) -> tuple[Token, str]:
     """Create a token; returns it with its value, which is not stored.
 
-    Raises Invalid, Wider, LimitReached, and Conflict if a request with the key of `once` has already created one.
+    Raises Invalid, Forbidden, LimitReached, and Conflict if a request with the key of `once` has already created one.
     """
-    db = services.db
-    if once and await idempotency.find(db, caller, owner.filed_under, once):
-        raise _not_again()
-    text = await _checked(db, caller, owner, draft, None)
-    value = tokens.new_token()
-    pepper_id, digest = services.peppers.newest(value)
+    account_id = owner.account_id or audit.NO_ACCOUNT
+    if once and await idempotency.find(services.db, caller, account_id, once):
+        raise _already_created()
+    text = await _checked(services.db, caller, owner, draft, None)
     token_id = uuid4()
 
-    async def work(connection: Connection) -> Token | None:
+    async def work(connection: Connection) -> tuple[Token, str]:
         await _lock(connection, owner)
         await proof.require(connection, caller, owner.account_id)
-        if once and not await idempotency.claimed(connection, caller, owner.filed_under, once, token_id):
-            return None
-        if await connection.fetchval(_COUNT[owner.account_id is not None], owner.id) >= MAX_TOKENS:
+        if once and not await idempotency.claimed(connection, caller, account_id, once, token_id):
+            raise _already_created()
+        if await connection.fetchval(_COUNT[owner.column], owner.id) >= MAX_TOKENS:
             raise LimitReached(Limit.LIST, f"There are {MAX_TOKENS} tokens, which is the most; delete one first.")
+        fields = (draft.name, text, draft.condition, draft.not_before, draft.expires_on)
         return await tokens.insert(
-            *(connection, caller, token_id, owner.account_id, owner.user_id, draft.name, digest, pepper_id),
-            *(text, draft.condition, draft.not_before, draft.expires_on),
+            connection, services.peppers, caller, token_id, owner.account_id, owner.user_id, *fields
         )
 
-    token = await db.transaction(work)
-    if token is None:
-        raise _not_again()
-    return token, value
+    return await services.db.transaction(work)
 
 
-def _not_again() -> Conflict:
+def _already_created() -> Conflict:
     text = "This Idempotency-Key has made a token, whose value was shown once; use a new key to make another."
     return Conflict(text, Clash.IDEMPOTENCY_KEY)
 
 
+_LOCK_ACCOUNT = "SELECT FROM accounts WHERE id = $1 FOR NO KEY UPDATE"
+_LOCK_USER = "SELECT FROM users WHERE id = $1 FOR NO KEY UPDATE"
+
+
 async def _lock(connection: Connection, owner: Owner) -> None:
     # Serialises changes to the tokens of one owner.
-    if await connection.fetchrow(_LOCK[owner.account_id is not None], owner.id) is None:
+    if await connection.fetchrow(_LOCK_ACCOUNT if owner.account_id else _LOCK_USER, owner.id) is None:
         raise Scope(owner.id).gone()
+
+
+async def _locked(connection: Connection, owner: Owner, token_id: UUID) -> Token:
+    await _lock(connection, owner)
+    return _found(await connection.fetchrow(_GET, owner.id, token_id), token_id)
 
 
 _UPDATE = f"""
 UPDATE tokens SET name = $2, policies = $3, condition = $4, not_before = $5, expires_on = $6,
     status = coalesce($7, status), modified_on = now()
-WHERE id = $1 AND account_id IS NOT DISTINCT FROM $8 AND user_id IS NOT DISTINCT FROM $9
+WHERE id = $1 AND (account_id = $8 OR user_id = $8)
 RETURNING {tokens.COLUMNS}
 """
 
@@ -193,50 +187,41 @@ RETURNING {tokens.COLUMNS}
 async def update(db: Database, caller: Caller, owner: Owner, token_id: UUID, draft: Draft) -> Token:
     """Replace a token by the draft; without a status it keeps its own.
 
-    Raises NotFound, Invalid, Wider, and Conflict for the last administrator token of an account.
+    Raises NotFound, Invalid, Forbidden, and Conflict for the last administrator token of an account.
     """
     await get(db, owner, token_id)
     text = await _checked(db, caller, owner, draft, token_id)
 
     async def work(connection: Connection) -> Token:
-        await _lock(connection, owner)
+        before = await _locked(connection, owner, token_id)
         await proof.require(connection, caller, owner.account_id)
-        before = await connection.fetchrow(_GET[owner.account_id is not None], owner.id, token_id)
-        status = draft.status.value if draft.status else None
-        values = (draft.name, text, draft.condition, draft.not_before, draft.expires_on, status)
-        row = await connection.fetchrow(_UPDATE, token_id, *values, owner.account_id, owner.user_id)
-        if row is None or before is None:
-            raise _no_token(token_id)
-        token = tokens.of_row(row)
-        await _require_administrator(connection, owner, tokens.of_row(before), token)
-        await tokens.record(connection, caller, audit.Action.UPDATE, token)
+        values = (draft.name, text, draft.condition, draft.not_before, draft.expires_on, draft.status)
+        token = _found(await connection.fetchrow(_UPDATE, token_id, *values, owner.id), token_id)
+        await _require_administrator(connection, owner, before, token)
+        await changes.record(connection, caller, tokens.entry(audit.Action.UPDATE, token))
         return token
 
     return await db.transaction(work)
 
 
 async def roll(services: Services, caller: Caller, owner: Owner, token_id: UUID) -> str:
-    """Give a token a new value, and return it; the old one stops working. Raises NotFound, Wider and Conflict."""
-    db = services.db
-    token = await get(db, owner, token_id)
-    made = _as_caller(owner, caller, token.policies, token.condition, token.expires_on)
-    await _require_contained(db, caller, owner, made, token_id)
+    """Give a token a new value, and return it; the old one stops working. Raises NotFound, Forbidden and Conflict."""
+    token = await get(services.db, owner, token_id)
+    holder = _as_caller(owner, caller, token.policies, token.condition, token.expires_on)
+    await _require_contained(services.db, caller, owner, holder, token_id)
 
     async def work(connection: Connection) -> str:
-        await _lock(connection, owner)
+        now = await _locked(connection, owner, token_id)
         await proof.require(connection, caller, owner.account_id)
         # The token must be the one that was checked: it may have got more rights meanwhile.
-        now = await connection.fetchrow(_GET[owner.account_id is not None], owner.id, token_id)
-        if now is None:
-            raise _no_token(token_id)
-        if tokens.of_row(now).modified_on != token.modified_on:
+        if now.modified_on != token.modified_on:
             raise Conflict("the token was changed at this moment; try again", Clash.CHANGED)
         return await tokens.roll_in(connection, services.peppers, caller, token_id)
 
-    return await db.transaction(work)
+    return await services.db.transaction(work)
 
 
-_DELETE = {kind: f"DELETE {owned} AND id = $2" for kind, owned in _OF_OWNER.items()}
+_DELETE = f"DELETE {_OWNED}"
 
 
 async def delete(db: Database, caller: Caller, owner: Owner, token_id: UUID) -> None:
@@ -246,43 +231,35 @@ async def delete(db: Database, caller: Caller, owner: Owner, token_id: UUID) -> 
     """
 
     async def work(connection: Connection) -> None:
-        await _lock(connection, owner)
-        row = await connection.fetchrow(_GET[owner.account_id is not None], owner.id, token_id)
-        if row is None:
-            raise _no_token(token_id)
-        token = tokens.of_row(row)
+        token = await _locked(connection, owner, token_id)
         await _require_administrator(connection, owner, token, None)
-        await connection.execute(_DELETE[owner.account_id is not None], owner.id, token_id)
-        await tokens.record(connection, caller, audit.Action.DELETE, token)
+        await connection.execute(_DELETE, owner.id, token_id)
+        await changes.record(connection, caller, tokens.entry(audit.Action.DELETE, token))
 
     await db.transaction(work)
 
 
 async def _checked(db: Database, caller: Caller, owner: Owner, draft: Draft, token_id: UUID | None) -> str:
-    """The JSON text of the policies, to store; raises Invalid and Wider."""
+    """The JSON text of the policies, to store; raises Invalid and Forbidden."""
     reach = _reach(owner, caller)
     known = await zones.owners(db, policies.zone_ids(draft.policies))
     within = {zone: account for zone, account in known.items() if account in reach}
-    broken = {problem.field for problem in draft.malformed}
-    found = [p for p in _problems(draft, frozenset(reach), within) if p.field not in broken]
-    if found or draft.malformed:
-        raise Invalid((*draft.malformed, *found))
+    changes.require_valid(_problems(draft, frozenset(reach), within), draft.malformed)
     text = policies.text(draft.policies)
     if len(text) > policies.MAX_TEXT:
-        problem = f"The policies are {len(text)} characters long; {policies.MAX_TEXT} at most."
-        raise Invalid((Problem(Rule.POLICY, "policies", problem),))
-    made = _as_caller(owner, caller, text, draft.condition, draft.expires_on)
-    await _require_contained(db, caller, owner, made, token_id)
+        too_long = f"The policies are {len(text)} characters long; {policies.MAX_TEXT} at most."
+        raise Invalid((Problem(Rule.POLICY, "policies", too_long),))
+    holder = _as_caller(owner, caller, text, draft.condition, draft.expires_on)
+    await _require_contained(db, caller, owner, holder, token_id)
     return text
 
 
 def _problems(draft: Draft, reach: frozenset[UUID], within: dict[UUID, UUID]) -> list[Problem]:
-    found = []
-    name = accounts.name_problem("name", draft.name, tokens.MAX_NAME)
-    if name:
-        found.append(name)
-    found += policies.problems(draft.policies, reach, within)
-    found += policies.condition_problems(draft.networks)
+    found = [
+        *changes.name_problems(draft.name, tokens.MAX_NAME),
+        *policies.problems(draft.policies, reach, within),
+        *policies.condition_problems(draft.networks),
+    ]
     if draft.expires_on is not None and draft.expires_on <= datetime.now(UTC):
         found.append(Problem(Rule.TIME, "expires_on", "expires_on is in the past."))
     elif draft.expires_on and draft.not_before and draft.expires_on <= draft.not_before:
@@ -297,11 +274,11 @@ def _reach(owner: Owner, caller: Caller) -> dict[UUID, Role]:
     return {owner.account_id: Role.ADMINISTRATOR} if owner.account_id else dict(caller.reach)
 
 
-def _as_caller(owner: Owner, maker: Caller, text: str, condition: str | None, expires_on: datetime | None) -> Caller:
+def _as_caller(owner: Owner, creator: Caller, text: str, condition: str | None, expires_on: datetime | None) -> Caller:
     return Caller(
         Actor.TOKEN,
         audit.NO_ACCOUNT,
-        _reach(owner, maker),
+        _reach(owner, creator),
         policies.read(text),
         account_id=owner.account_id,
         user_id=owner.user_id,
@@ -310,19 +287,19 @@ def _as_caller(owner: Owner, maker: Caller, text: str, condition: str | None, ex
     )
 
 
-async def _require_contained(db: Database, caller: Caller, owner: Owner, made: Caller, token_id: UUID | None) -> None:
+async def _require_contained(db: Database, caller: Caller, owner: Owner, holder: Caller, token_id: UUID | None) -> None:
     named = {
         target.id
-        for each in (made, caller)
+        for each in (holder, caller)
         for policy in each.policies or ()
         for target in policy.targets
         if target.level is Level.ZONE and target.id
     }
-    problems = containment.problems(made, caller, await zones.owners(db, named))
+    problems = containment.problems(holder, caller, await zones.owners(db, named))
     if problems:
         scope = Scope(owner.account_id) if owner.account_id else None
         await audit.denied(db, caller, audit.Resource.TOKEN, token_id or caller.id, scope)
-        raise Wider(problems)
+        raise Forbidden(Denial.MORE_RIGHTS, problems=problems)
 
 
 # Tokens whose policies contain the group's id; only these can manage tokens. At most MOST_READ are parsed, the smallest

@@ -7,37 +7,33 @@ import msgspec
 from app.caller import Access, Area, Caller, Effect, Level, Policy, Role, Scope, Target
 
 Right = tuple[Area, Access]
-Said = Mapping[Target, frozenset[Right]]
 
 
 class Compiled(msgspec.Struct, frozen=True):
     """The rights that the caller's policies allow and deny, by target."""
 
-    allowed: Said
-    denied: Said
+    allowed: Mapping[Target, frozenset[Right]]
+    denied: Mapping[Target, frozenset[Right]]
 
 
 def compiled(caller: Caller) -> Compiled:
     rights: dict[Effect, dict[Target, frozenset[Right]]] = {effect: {} for effect in Effect}
     for policy in caller.policies or ():
-        about = {level: _rights(policy, level) for level in Level}
-        of_effect = rights[policy.effect]
+        by_level = {level: _rights(policy, level) for level in Level}
+        by_target = rights[policy.effect]
         for target in policy.targets:
-            of_effect[target] = of_effect.get(target, frozenset()) | about[target.level]
+            by_target[target] = by_target.get(target, frozenset()) | by_level[target.level]
     return Compiled(rights[Effect.ALLOW], rights[Effect.DENY])
 
 
 def _rights(policy: Policy, level: Level) -> frozenset[Right]:
     groups = [group for group in policy.groups if group.level is level]
     return frozenset(
-        (area, access)
-        for area in Area
-        for access in Access
-        if any(group.area is area and policy.means(group, access) for group in groups)
+        right for right in _ALL for group in groups if group.area is right[0] and policy.means(group, right[1])
     )
 
 
-def of(caller: Caller, said: Compiled, scope: Scope) -> set[Right]:
+def of(caller: Caller, rights: Compiled, scope: Scope) -> set[Right]:
     """All rights for which `caller.may` is true in this scope."""
     role = caller.reach.get(scope.account_id)
     if role is None:
@@ -46,8 +42,8 @@ def of(caller: Caller, said: Compiled, scope: Scope) -> set[Right]:
     if caller.policies is None:
         return set(possible)
     targets = _targets(scope)
-    allowed = set[Right]().union(*(said.allowed.get(target, ()) for target in targets))
-    return allowed.intersection(possible).difference(*(said.denied.get(target, ()) for target in targets))
+    allowed = set[Right]().union(*(rights.allowed.get(target, ()) for target in targets))
+    return allowed.intersection(possible).difference(*(rights.denied.get(target, ()) for target in targets))
 
 
 _ALL = frozenset((area, access) for area in Area for access in Access)

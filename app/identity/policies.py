@@ -6,7 +6,7 @@ Contract-cloudflare section 5. The JSON text is stored as sent, because clients 
 import ipaddress
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 from uuid import UUID, uuid4
@@ -22,8 +22,10 @@ from app.ids import hex32
 
 _ACCOUNT = "com.cloudflare.api.account."
 _ZONE = "com.cloudflare.api.account.zone."
-_GROUPS_BY_ID = {group.id: group for group in GROUPS}
+_GROUPS_BY_ID: Mapping[UUID | None, Group] = {group.id: group for group in GROUPS}
 MAX_POLICIES, MAX_GROUPS, MAX_NETWORKS = 50, 50, 100
+# Brackets in a condition, which needs four.
+MAX_BRACKETS = 100
 # Names in all policies of a token; bounded because each of its requests searches them.
 MAX_NAMES = 300
 # Characters of the stored text; bounded because it is parsed again on use.
@@ -66,6 +68,9 @@ def networks(condition: str) -> tuple[tuple[Network, ...], tuple[Network, ...]]:
 
 def is_readable(condition: str) -> bool:
     """Whether a stored condition can be parsed again; a duplicate key may hide a malformed value."""
+    # Nested deeper, it depends on the stack of the reader.
+    if condition.count("[") + condition.count("{") > MAX_BRACKETS:
+        return False
     try:
         json.loads(condition)
     except (ValueError, RecursionError):
@@ -86,27 +91,29 @@ def address_condition(networks: Sequence[str]) -> str | None:
     """The condition that allows only these networks, as JSON text; raises Invalid for a bad network."""
     if not networks:
         return None
-    problems = condition_problems({"in": networks})
-    if problems:
+    if problems := condition_problems({"in": networks}):
         raise Invalid(problems)
     return json.dumps({"request_ip": {"in": list(networks)}})
 
 
 def condition_problems(lists: Mapping[str, Sequence[str]]) -> tuple[Problem, ...]:
     """The problems of the network lists `in` and `not_in` of a condition; fields are JSON pointers."""
-    found = []
-    for key, networks in lists.items():
-        pointer = f"request_ip/{key}"
-        if len(networks) > MAX_NETWORKS:
-            text = f"{key} has {len(networks)} networks; {MAX_NETWORKS} at most."
-            found.append(Problem(Rule.CONDITION, "condition", text, member=pointer))
-        elif key == "in" and not networks:
-            text = "in is empty, so that no address would be allowed; leave it out to allow all."
-            found.append(Problem(Rule.CONDITION, "condition", text, member=pointer))
-        else:
-            problems = ((index, _network_problem(network)) for index, network in enumerate(networks))
-            found += [Problem(Rule.CONDITION, "condition", t, member=f"{pointer}/{i}") for i, t in problems if t]
-    return tuple(found)
+    return tuple(
+        Problem(Rule.CONDITION, "condition", text, member=f"request_ip/{key}{pointer}")
+        for key, networks in lists.items()
+        for pointer, text in _list_problems(key, networks)
+    )
+
+
+def _list_problems(key: str, networks: Sequence[str]) -> Iterator[tuple[str, str]]:
+    if len(networks) > MAX_NETWORKS:
+        yield "", f"{key} has {len(networks)} networks; {MAX_NETWORKS} at most."
+        return
+    if key == "in" and not networks:
+        yield "", "in is empty, so that no address would be allowed; leave it out to allow all."
+    for index, network in enumerate(networks):
+        if text := _network_problem(network):
+            yield f"/{index}", text
 
 
 def _network_problem(text: str) -> str | None:
@@ -135,8 +142,9 @@ class Draft(msgspec.Struct, frozen=True):
     id: str = ""
 
 
-# In names there are none.
+# Brackets in the resources of a policy, where names have none: deeper nesting could not be read again.
 MAX_NESTED = 5
+_NO_VALUE = 'The value of a resource is "*", or zones of an account.'
 _objects = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _lists = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -148,50 +156,39 @@ def drafts(text: bytes | str) -> tuple[tuple[Draft, ...], tuple[Problem, ...]]:
         if len(parts) > MAX_POLICIES:
             too_many = f"There are {len(parts)} policies; {MAX_POLICIES} at most."
             return (), (Problem(Rule.POLICY, "policies", too_many),)
-        read = [(_misshapen(msgspec.json.decode(part)), part) for part in parts]
-        parsed = tuple(_draft(part) for shape, part in read if shape is None)
+        results = [_draft(part) for part in parts]
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return (), (Problem(Rule.TEXT, "policies", "policies must be a list of policies."),)
-    shapes = ((index, shape) for index, (shape, _) in enumerate(read) if shape)
-    problems = tuple(
-        Problem(Rule.TEXT, "policies", why, member=f"{index}{pointer}") for index, (pointer, why) in shapes
+    problems = (
+        Problem(Rule.TEXT, "policies", result[1], member=f"{index}{result[0]}")
+        for index, result in enumerate(results)
+        if not isinstance(result, Draft)
     )
-    return parsed, problems
+    return tuple(result for result in results if isinstance(result, Draft)), tuple(problems)
 
 
-def _draft(part: msgspec.Raw) -> Draft:
+def _draft(part: msgspec.Raw) -> Draft | tuple[str, str]:
+    """A policy, or the JSON pointer and text of the problem of its shape."""
     policy = msgspec.json.decode(part)
-    groups = tuple(group["id"] for group in policy["permission_groups"])
-    policy_id = policy.get("id")
-    resources = bytes(_objects.decode(part)["resources"]).decode()
-    if resources.count("[") > MAX_NESTED or resources.count("{") > MAX_NAMES + 1:
-        resources = "{}"
-    return Draft(policy["effect"], resources, groups, policy_id if isinstance(policy_id, str) else "")
-
-
-def _is_deep(value: Any, levels: int = 5) -> bool:  # noqa: ANN401 - JSON
-    """Whether it is nested deeper than `levels`, which could exceed the parser's recursion limit when read again."""
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return levels == 0 or any(_is_deep(each, levels - 1) for each in inner)
-
-
-def _misshapen(policy: Any) -> tuple[str, str] | None:  # noqa: ANN401 - JSON
-    """The JSON pointer and the reason if this is no policy, else None."""
     if not isinstance(policy, dict):
         return "", "A policy must be an object."
     if not isinstance(policy.get("effect"), str):
         return "/effect", "effect must be allow or deny."
     if not isinstance(policy.get("resources"), dict):
         return "/resources", "resources must be an object of names."
-    if any(_is_deep(value) for value in policy["resources"].values()):
-        return "/resources", 'The value of a resource is "*", or zones of an account.'
+    # Of the text, because a duplicate key may hide another value.
+    resources = bytes(_objects.decode(part)["resources"]).decode()
+    if resources.count("[") > MAX_NESTED or resources.count("{") > MAX_NAMES + 1:
+        return "/resources", _NO_VALUE
     groups = policy.get("permission_groups")
     if not isinstance(groups, list):
         return "/permission_groups", "permission_groups must be a list."
     for index, group in enumerate(groups):
         if not isinstance(group, dict) or not isinstance(group.get("id"), str):
             return f"/permission_groups/{index}/id", "A permission group is named by its id."
-    return None
+    policy_id = policy.get("id")
+    group_ids = tuple(group["id"] for group in groups)
+    return Draft(policy["effect"], resources, group_ids, policy_id if isinstance(policy_id, str) else "")
 
 
 _NAME = re.compile(r"com\.cloudflare\.api\.account\.(zone\.)?([0-9a-f]{32}|\*)")
@@ -211,94 +208,71 @@ def problems(drafts: Sequence[Draft], accounts: frozenset[UUID], zones: Mapping[
     if names > MAX_NAMES:
         text = f"The policies name {names} resources; {MAX_NAMES} at most: name an account with all its zones."
         return (Problem(Rule.POLICY, "policies", text),)
-    found: list[Problem] = []
-    for index, (draft, resources) in enumerate(zip(drafts, named, strict=True)):
-        if draft.effect not in set(Effect):
-            text = f"effect {quoted(draft.effect)} is neither allow nor deny."
-            found.append(_problem(index, "effect", text))
-        found += _group_problems(index, draft, _levels(resources))
-        found += _resource_problems(index, resources, accounts, zones)
-    return tuple(found)
+    return tuple(
+        Problem(Rule.POLICY, "policies", text, member=f"{index}/{pointer}")
+        for index, (draft, resources) in enumerate(zip(drafts, named, strict=True))
+        for pointer, text in (*_draft_problems(draft, resources), *_resource_problems(resources, accounts, zones))
+    )
 
 
-def _problem(index: int, pointer: str, text: str) -> Problem:
-    return Problem(Rule.POLICY, "policies", text, member=f"{index}/{pointer}")
-
-
-def _group_problems(index: int, draft: Draft, levels: set[Level]) -> list[Problem]:
+def _draft_problems(draft: Draft, resources: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The problems of the effect and the groups, each with its JSON pointer."""
+    if draft.effect not in set(Effect):
+        yield "effect", f"effect {quoted(draft.effect)} is neither allow nor deny."
     if not 1 <= len(draft.groups) <= MAX_GROUPS:
         text = f"permission_groups has {len(draft.groups)} groups; a policy needs 1 to {MAX_GROUPS}."
-        return [_problem(index, "permission_groups", text)]
-    found = []
+        yield "permission_groups", text
+        return
+    levels = {
+        Level.ZONE if name.startswith(_ZONE) or isinstance(value, dict) else Level.ACCOUNT
+        for name, value in resources.items()
+    }
     for number, group_id in enumerate(draft.groups):
-        group = _group(group_id)
+        group, pointer = _GROUPS_BY_ID.get(hex32(group_id)), f"permission_groups/{number}/id"
         if group is None:
             text = f"There is no permission group {quoted(group_id)}; tokens/permission_groups lists them."
-            found.append(_problem(index, f"permission_groups/{number}/id", text))
+            yield pointer, text
         elif group.level not in levels:
             # A policy without effect would be a trap, above all one that denies.
-            example = f"{_ZONE}*" if group.level is Level.ZONE else f"{_ACCOUNT}<id>"
-            text = (
-                f"{group.name} is a group of {group.level.name.lower()}s, and no resource here is one: add {example}."
-            )
-            found.append(_problem(index, f"permission_groups/{number}/id", text))
-    return found
-
-
-def _group(group_id: str) -> Group | None:
-    return _GROUPS_BY_ID.get(found) if (found := hex32(group_id)) else None
+            kind, example = group.level.name.lower(), f"{_ZONE}*" if group.level is Level.ZONE else f"{_ACCOUNT}<id>"
+            yield pointer, f"{group.name} is a group of {kind}s, and no resource here is one: add {example}."
 
 
 def _resources(draft: Draft) -> dict[str, Any]:
     try:
-        found = json.loads(draft.resources)
+        resources = json.loads(draft.resources)
     except (ValueError, RecursionError):
         # A duplicate key may hide a value that another parser rejects.
         return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _levels(resources: dict[str, Any]) -> set[Level]:
-    return {
-        Level.ZONE if name.startswith(_ZONE) or isinstance(value, dict) else Level.ACCOUNT
-        for name, value in resources.items()
-    }
+    return resources if isinstance(resources, dict) else {}
 
 
 def _resource_problems(
-    index: int, resources: dict[str, Any], accounts: frozenset[UUID], zones: Mapping[UUID, UUID]
-) -> list[Problem]:
+    resources: dict[str, Any], accounts: frozenset[UUID], zones: Mapping[UUID, UUID]
+) -> Iterator[tuple[str, str]]:
     if not resources:
-        return [_problem(index, "resources", "resources is empty; a policy needs at least one.")]
-    found = []
+        yield "resources", "resources is empty; a policy needs at least one."
     for name, value in resources.items():
         pointer = f"resources/{_pointed(name)}"
         match = _NAME.fullmatch(name)
         if match is None or not _known(match, accounts, zones):
-            found.append(_problem(index, pointer, _no_resource(name)))
+            yield pointer, _no_resource(name)
         elif isinstance(value, dict) and not match[1]:
-            found += _nested_problems(index, pointer, match, value, zones)
+            yield from _nested_problems(pointer, match[2], value, zones)
         elif value != "*":
-            found.append(_problem(index, pointer, 'The value of a resource is "*", or zones of an account.'))
-    return found
+            yield pointer, _NO_VALUE
 
 
 def _nested_problems(
-    index: int, pointer: str, outer: re.Match[str], value: dict[str, Any], zones: Mapping[UUID, UUID]
-) -> list[Problem]:
+    pointer: str, account: str, value: dict[str, Any], zones: Mapping[UUID, UUID]
+) -> Iterator[tuple[str, str]]:
     if not value:
-        return [_problem(index, pointer, "No zones are named; a policy needs at least one.")]
-    found = []
+        yield pointer, "No zones are named; a policy needs at least one."
     for name, star in value.items():
         match = _NAME.fullmatch(name)
-        fits = match and match[1] and star == "*" and _known(match, frozenset(), zones)
-        if (
-            match is None
-            or not fits
-            or (outer[2] != "*" and match[2] != "*" and zones[UUID(match[2])] != UUID(outer[2]))
-        ):
-            found.append(_problem(index, f"{pointer}/{_pointed(name)}", _no_resource(name)))
-    return found
+        known = match and match[1] and star == "*" and _known(match, frozenset(), zones)
+        if not (match and known and (account == "*" or match[2] == "*" or zones[UUID(match[2])] == UUID(account))):
+            yield f"{pointer}/{_pointed(name)}", _no_resource(name)
 
 
 def _known(match: re.Match[str], accounts: frozenset[UUID], zones: Mapping[UUID, UUID]) -> bool:
@@ -324,29 +298,22 @@ def _all_names(resources: dict[str, Any]) -> list[str]:
     return [*resources, *(name for value in resources.values() if isinstance(value, dict) for name in value)]
 
 
-class _StoredGroup(msgspec.Struct, frozen=True):
-    id: str
-    name: str
-
-
-class _Stored(msgspec.Struct, frozen=True):
-    id: str
-    effect: str
-    resources: msgspec.Raw
-    permission_groups: list[_StoredGroup]
-
-
 def text(drafts: Sequence[Draft]) -> str:
     """The JSON text of valid policies, to store; `resources` as sent."""
     used: set[str] = set()
-    stored = []
+    stored: list[dict[str, object]] = []
     for draft in drafts:
-        fresh = not hex32(draft.id) or draft.id in used
-        policy_id = uuid4().hex if fresh else draft.id
+        policy_id = draft.id if hex32(draft.id) and draft.id not in used else uuid4().hex
         used.add(policy_id)
         groups = [_GROUPS_BY_ID[UUID(group)] for group in dict.fromkeys(draft.groups)]
-        named = [_StoredGroup(group.id.hex, group.name) for group in groups]
-        stored.append(_Stored(policy_id, draft.effect, msgspec.Raw(draft.resources.encode()), named))
+        stored.append(
+            {
+                "id": policy_id,
+                "effect": draft.effect,
+                "resources": msgspec.Raw(draft.resources.encode()),
+                "permission_groups": [{"id": group.id.hex, "name": group.name} for group in groups],
+            }
+        )
     return msgspec.json.encode(stored).decode()
 
 

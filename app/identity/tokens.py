@@ -13,10 +13,11 @@ import msgspec
 
 from app.audit import record as audit
 from app.caller import Caller
-from app.custody.peppers import Peppers
-from app.errors import Conflict, NotFound, Scheme, Unauthenticated, quoted
-from app.identity import accounts
+from app.custody.peppers import Peppers, pepper_uses
+from app.errors import Conflict, NotFound, quoted
+from app.identity import changes
 from app.identity.accounts import Account, User
+from app.identity.changes import Entry
 from app.ids import any_uuid
 from app.services import Services
 from app.store.database import Connection, Database
@@ -79,14 +80,6 @@ def is_well_formed(value: str) -> bool:
     return _TOKEN_TEXT.fullmatch(value) is not None and value.endswith(_checksum(value[:-6]))
 
 
-def id_of(text: str) -> UUID:
-    """Parse a token's id, with or without hyphens; raises Unauthenticated."""
-    found = any_uuid(text)
-    if found is None:
-        raise Unauthenticated(Scheme.TOKEN)
-    return found
-
-
 def new_global_key() -> str:
     """A new global key: 37 lower-case hex characters, as clients require."""
     return secrets.token_hex(19)[:37]
@@ -95,7 +88,7 @@ def new_global_key() -> str:
 COLUMNS = "id, account_id, user_id, name, status, policies, condition, not_before, expires_on, issued_on, modified_on"
 MAX_NAME = 120
 _INSERT_TOKEN = f"""
-INSERT INTO tokens (id, account_id, user_id, name, digest, pepper_id, policies, condition, not_before, expires_on)
+INSERT INTO tokens (id, digest, pepper_id, account_id, user_id, name, policies, condition, not_before, expires_on)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING {COLUMNS}
 """
 
@@ -114,25 +107,21 @@ class NewToken(msgspec.Struct, frozen=True):
 
 async def create(services: Services, caller: Caller, new: NewToken) -> tuple[Token, str]:
     """Create a token, for the operator; returns it with its value, which is not stored. Raises Invalid."""
-    accounts.checked_name("name", new.name, MAX_NAME)
-    value = new_token()
-    pepper_id, digest = services.peppers.newest(value)
+    changes.require_valid(changes.name_problems(new.name, MAX_NAME))
     owner = (None, new.user.id) if new.user else (new.account.id, None)
-
-    async def work(connection: Connection) -> Token:
-        times = (new.not_before, new.expires_on)
-        return await insert(
-            *(connection, caller, uuid4(), *owner, new.name, digest, pepper_id, new.policies, new.condition, *times)
-        )
-
-    return await services.db.transaction(work), value
+    fields = (*owner, new.name, new.policies, new.condition, new.not_before, new.expires_on)
+    return await services.db.transaction(lambda c: insert(c, services.peppers, caller, uuid4(), *fields))
 
 
-async def insert(connection: Connection, caller: Caller, *values: object) -> Token:
-    """Store a token, audited; `values` are those of the columns of _INSERT_TOKEN."""
-    token = of_row(await connection.fetchrow(_INSERT_TOKEN, *values))
-    await record(connection, caller, audit.Action.CREATE, token)
-    return token
+async def insert(
+    connection: Connection, peppers: Peppers, caller: Caller, token_id: UUID, *fields: object
+) -> tuple[Token, str]:
+    """Store a token with a new value, audited; `fields` are the columns of _INSERT_TOKEN from account_id on."""
+    value = new_token()
+    pepper_id, digest = peppers.newest(value)
+    token = of_row(await connection.fetchrow(_INSERT_TOKEN, token_id, digest, pepper_id, *fields))
+    await changes.record(connection, caller, entry(audit.Action.CREATE, token))
+    return token, value
 
 
 async def list_(db: Database) -> tuple[Token, ...]:
@@ -148,32 +137,26 @@ async def find(db: Database, word: str) -> Token:
     return of_row(row)
 
 
+_SET_STATUS = f"UPDATE tokens SET status = $2, modified_on = now() WHERE id = $1 RETURNING {COLUMNS}"
+
+
 async def set_status(db: Database, caller: Caller, token: Token, *, active: bool) -> Token:
     """Enable or disable a token, for the operator; raises NotFound."""
-
-    async def work(connection: Connection) -> Token:
-        sql = f"UPDATE tokens SET status = $2, modified_on = now() WHERE id = $1 RETURNING {COLUMNS}"
-        status = TokenStatus.ACTIVE if active else TokenStatus.DISABLED
-        row = await connection.fetchrow(sql, token.id, status.value)
-        _still(row)
-        await record(connection, caller, audit.Action.UPDATE, token)
-        return of_row(row)
-
-    return await db.transaction(work)
+    status = TokenStatus.ACTIVE if active else TokenStatus.DISABLED
+    update = entry(audit.Action.UPDATE, token)
+    return of_row(_existing(await changes.change(db, caller, update, _SET_STATUS, token.id, status)))
 
 
-_ROLL = f"""
-UPDATE tokens SET digest = $2, pepper_id = $3, modified_on = now() WHERE id = $1 RETURNING {COLUMNS}
-"""
+_ROLL = f"UPDATE tokens SET digest = $2, pepper_id = $3, modified_on = now() WHERE id = $1 RETURNING {COLUMNS}"
 
 
 async def roll_in(connection: Connection, peppers: Peppers, caller: Caller, token_id: UUID) -> str:
     """Give a token a new value, and return it; the old value and the token's access tokens stop working."""
     value = new_token()
     pepper_id, digest = peppers.newest(value)
-    row = await connection.fetchrow(_ROLL, token_id, digest, pepper_id)
+    token = of_row(_existing(await connection.fetchrow(_ROLL, token_id, digest, pepper_id)))
     await connection.execute("DELETE FROM access_tokens WHERE token_id = $1", token_id)
-    await record(connection, caller, audit.Action.ROLL, of_row(_still(row)))
+    await changes.record(connection, caller, entry(audit.Action.ROLL, token))
     return value
 
 
@@ -184,35 +167,30 @@ async def roll(services: Services, caller: Caller, token: Token) -> str:
 
 async def revoke(db: Database, caller: Caller, token: Token) -> None:
     """Delete a token, for the operator; raises NotFound."""
+    sql = "DELETE FROM tokens WHERE id = $1 RETURNING id"
+    _existing(await changes.change(db, caller, entry(audit.Action.DELETE, token), sql, token.id))
 
-    async def work(connection: Connection) -> None:
-        _still(await connection.fetchrow("DELETE FROM tokens WHERE id = $1 RETURNING id", token.id))
-        await record(connection, caller, audit.Action.DELETE, token)
 
-    await db.transaction(work)
+_SET_GLOBAL_KEY = "UPDATE users SET key_digest = $2, key_pepper_id = $3 WHERE id = $1 RETURNING id"
 
 
 async def roll_global_key(services: Services, caller: Caller, user: User) -> str:
     """Give a user a new global key, and return it; it is not stored, and the old one stops working."""
     value = new_global_key()
     pepper_id, digest = services.peppers.newest(value)
-
-    async def work(connection: Connection) -> None:
-        sql = "UPDATE users SET key_digest = $2, key_pepper_id = $3 WHERE id = $1"
-        await connection.execute(sql, user.id, digest, pepper_id)
-        place = (audit.NO_ACCOUNT, user.id, None)
-        await audit.record(connection, caller, audit.Action.UPDATE, audit.Resource.USER, place)
-
-    await services.db.transaction(work)
+    await changes.change(services.db, caller, _user_entry(user.id), _SET_GLOBAL_KEY, user.id, digest, pepper_id)
     return value
 
 
-async def record(connection: Connection, caller: Caller, action: audit.Action, token: Token) -> None:
-    place = (token.account_id or audit.NO_ACCOUNT, token.id, None)
-    await audit.record(connection, caller, action, audit.Resource.TOKEN, place)
+def entry(action: audit.Action, token: Token) -> Entry:
+    return Entry(action, audit.Resource.TOKEN, token.account_id or audit.NO_ACCOUNT, token.id)
 
 
-def _still(row: asyncpg.Record | None) -> asyncpg.Record:
+def _user_entry(user_id: UUID) -> Entry:
+    return Entry(audit.Action.UPDATE, audit.Resource.USER, audit.NO_ACCOUNT, user_id)
+
+
+def _existing(row: asyncpg.Record | None) -> asyncpg.Record:
     if row is None:
         raise NotFound("the token does not exist any more")
     return row
@@ -222,6 +200,10 @@ def of_row(row: asyncpg.Record | None) -> Token:
     return msgspec.convert(dict(row or ()), Token)
 
 
+_REVOKE_TOKENS = f"DELETE FROM tokens WHERE pepper_id = $1 RETURNING {COLUMNS}"
+_REVOKE_KEYS = "UPDATE users SET key_digest = NULL, key_pepper_id = NULL WHERE key_pepper_id = $1 RETURNING id"
+
+
 async def retire_pepper(db: Database, caller: Caller, pepper_id: UUID, *, revoke: bool) -> int:
     """Delete a pepper other than the newest; with `revoke` also the tokens and global keys that need it.
 
@@ -229,42 +211,27 @@ async def retire_pepper(db: Database, caller: Caller, pepper_id: UUID, *, revoke
     """
 
     async def work(connection: Connection) -> int:
-        newest = await connection.fetchval("SELECT id FROM peppers ORDER BY created_at DESC, id LIMIT 1")
-        held = await connection.fetchrow(_OF_PEPPER, pepper_id)
-        if held is None:
+        uses = await pepper_uses(connection)
+        use = next((use for use in uses if use.id == pepper_id), None)
+        if use is None:
             raise NotFound(f"there is no pepper {pepper_id}; `keystead keys status` shows their ids")
-        if newest == pepper_id:
+        if use is uses[0]:
             raise Conflict("this is the newest pepper: `keystead keys add --pepper` first")
-        count = int(held["tokens"] + held["users"])
-        if count and not revoke:
-            needs = f"{held['tokens']} tokens and {held['users']} global keys need this pepper"
+        if (use.tokens or use.users) and not revoke:
+            needs = f"{use.tokens} tokens and {use.users} global keys need this pepper"
             raise Conflict(f"{needs}: each moves to the newest at its next use; --revoke ends those that do not")
         if revoke:
-            await _end_all(connection, caller, pepper_id)
+            for row in await connection.fetch(_REVOKE_TOKENS, pepper_id):
+                await changes.record(connection, caller, entry(audit.Action.DELETE, of_row(row)))
+            for row in await connection.fetch(_REVOKE_KEYS, pepper_id):
+                await changes.record(connection, caller, _user_entry(row["id"]))
         # The foreign keys catch rows added meanwhile.
         await connection.execute("DELETE FROM peppers WHERE id = $1", pepper_id)
-        place = (audit.NO_ACCOUNT, pepper_id, None)
-        await audit.record(connection, caller, audit.Action.DELETE, audit.Resource.PEPPER, place)
-        return count
+        pepper = Entry(audit.Action.DELETE, audit.Resource.PEPPER, audit.NO_ACCOUNT, pepper_id)
+        await changes.record(connection, caller, pepper)
+        return use.tokens + use.users
 
     return await db.transaction(work)
-
-
-async def _end_all(connection: Connection, caller: Caller, pepper_id: UUID) -> None:
-    rows = await connection.fetch(f"DELETE FROM tokens WHERE pepper_id = $1 RETURNING {COLUMNS}", pepper_id)
-    for row in rows:
-        await record(connection, caller, audit.Action.DELETE, of_row(row))
-    sql = "UPDATE users SET key_digest = NULL, key_pepper_id = NULL WHERE key_pepper_id = $1 RETURNING id"
-    for row in await connection.fetch(sql, pepper_id):
-        place = (audit.NO_ACCOUNT, row["id"], None)
-        await audit.record(connection, caller, audit.Action.UPDATE, audit.Resource.USER, place)
-
-
-_OF_PEPPER = """
-SELECT (SELECT count(*) FROM tokens WHERE pepper_id = p.id) AS tokens,
-       (SELECT count(*) FROM users WHERE key_pepper_id = p.id) AS users
-FROM peppers p WHERE p.id = $1
-"""
 
 
 # Kept for a day after expiry, to answer "expired" rather than "unknown".

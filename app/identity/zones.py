@@ -11,24 +11,15 @@ import msgspec
 
 from app.audit import record as audit
 from app.caller import Access, Actor, Area, Caller, Scope
-from app.errors import (
-    Clash,
-    Conflict,
-    Invalid,
-    Limit,
-    LimitReached,
-    NotFound,
-    Problem,
-    Rule,
-    quoted,
-)
-from app.identity import permissions
+from app.errors import Clash, Conflict, Limit, LimitReached, NotFound, Problem, Rule, quoted
+from app.identity import changes, permissions
 from app.identity.accounts import Account
+from app.identity.changes import Entry
 from app.ids import any_uuid
 from app.store import idempotency, paging
 from app.store.database import Connection, Database
 from app.store.idempotency import Idempotency
-from app.store.paging import Direction
+from app.store.paging import Direction, Page
 from app.x509 import names
 from app.x509.names import NamePolicy
 
@@ -57,10 +48,12 @@ class Zone(msgspec.Struct, frozen=True):
 
 
 MAX_ZONES = 10_000
-_ZONE = (
-    "id, account_id, (SELECT a.name FROM accounts a WHERE a.id = zones.account_id) AS account_name, name, type, "
-    "paused, csrs_enabled, csr_quota, certificate_quota, created_at, modified_at"
+_COLUMNS = (
+    "id, account_id, account_name, name, type, paused, csrs_enabled, csr_quota, certificate_quota, created_at, "
+    "modified_at"
 )
+_ACCOUNT_NAME = "(SELECT a.name FROM accounts a WHERE a.id = zones.account_id) AS account_name"
+_ZONE = _COLUMNS.replace("account_name", _ACCOUNT_NAME)
 _INSERT = f"INSERT INTO zones (id, account_id, name, type) VALUES ($1, $2, $3, $4) RETURNING {_ZONE}"
 # Recreating a zone must not evade the operator's settings: a new zone gets the stricter of its account's switch and
 # quotas and those of the last deleted zone of this name.
@@ -77,19 +70,8 @@ WHERE a.id = $2 RETURNING {_ZONE}
 _COUNT = "SELECT count(*) FROM zones WHERE account_id = $1 AND deleted_at IS NULL"
 
 
-async def create_in(db: Database, caller: Caller, account: Account, name: str) -> Zone:
-    """Create a zone, for the operator; raises Invalid for a bad name, Conflict if the account has it, and NotFound."""
-    problems = name_problems(name)
-    if problems:
-        raise Invalid(problems)
-    made = await _create(db, caller, account.id, name, ZoneType.FULL)
-    if made is None:
-        raise NotFound(f"there is no account {account.slug}")
-    return made
-
-
 class Draft(msgspec.Struct, frozen=True):
-    """A requested zone; `malformed` are the dialect's parsing problems, whose fields are not validated again."""
+    """A requested zone; `malformed` are the problems that the dialect found while parsing."""
 
     account_id: UUID | None
     name: str
@@ -107,18 +89,29 @@ async def create(db: Database, caller: Caller, draft: Draft, once: Idempotency |
     if account_id and not caller.may(Area.ZONE, Access.WRITE, Scope(account_id, uuid4())):
         await audit.denied(db, caller, audit.Resource.ACCOUNT, account_id, Scope(account_id))
         raise Scope(account_id).gone()
-    made = await idempotency.find(db, caller, audit.NO_ACCOUNT, once) if once else None
-    if made and account_id:
-        if not caller.may(Area.ZONE, Access.READ, Scope(account_id, made)):
-            await audit.denied(db, caller, audit.Resource.ZONE, made, Scope(account_id, made))
+    created = await idempotency.find(db, caller, audit.NO_ACCOUNT, once) if once else None
+    if created and account_id:
+        scope = Scope(account_id, created)
+        if not caller.may(Area.ZONE, Access.READ, scope):
+            await audit.denied(db, caller, audit.Resource.ZONE, created, scope)
             raise Scope(account_id).gone()
-        return await get(db, Scope(account_id, made))
-    named = {problem.field for problem in draft.malformed}
-    problems = (*draft.malformed, *(name_problems(draft.name) if named.isdisjoint({"", "name"}) else ()))
-    if problems or account_id is None:
-        raise Invalid(problems)
-    zone = await _create(db, caller, account_id, draft.name, draft.type, once)
-    return zone if zone is not None else await create(db, caller, draft, once)
+        return await get(db, scope)
+    changes.require_valid(name_problems(draft.name), draft.malformed)
+
+    async def work(connection: Connection) -> Zone | None:
+        zone_id = uuid4()
+        if once and not await idempotency.claimed(connection, caller, audit.NO_ACCOUNT, once, zone_id):
+            return None
+        return await _insert(connection, caller, zone_id, draft)
+
+    # None: another request with this key has created it meanwhile.
+    return await db.transaction(work) or await create(db, caller, draft, once)
+
+
+async def create_in(db: Database, caller: Caller, account: Account, name: str) -> Zone:
+    """Create a zone, for the operator; raises Invalid for a bad name, and Conflict if the account has it."""
+    changes.require_valid(name_problems(name))
+    return await db.transaction(lambda c: _insert(c, caller, uuid4(), Draft(account.id, name)))
 
 
 def name_problems(name: str) -> tuple[Problem, ...]:
@@ -130,26 +123,17 @@ def name_problems(name: str) -> tuple[Problem, ...]:
     return (Problem(Rule.TEXT, "name", text),)
 
 
-async def _create(
-    db: Database, caller: Caller, account_id: UUID, name: str, kind: ZoneType, once: Idempotency | None = None
-) -> Zone | None:
-    lower = name.lower()
+async def _insert(connection: Connection, caller: Caller, zone_id: UUID, draft: Draft) -> Zone:
+    account_id = draft.account_id or audit.NO_ACCOUNT
+    # Serialises creators in one account, so that each counts the zones of those before it.
+    if await connection.fetchrow("SELECT FROM accounts WHERE id = $1 FOR NO KEY UPDATE", account_id) is None:
+        raise Scope(account_id).gone()
+    if await connection.fetchval(_COUNT, account_id) >= MAX_ZONES:
+        raise LimitReached(Limit.LIST, f"An account can have {MAX_ZONES} zones; delete one first.")
     insert = _INSERT if caller.actor is Actor.OPERATOR else _INSERT_FOR_TENANT
-
-    async def work(connection: Connection) -> Zone | None:
-        zone_id = uuid4()
-        # Serialises creators in one account, so that each counts the zones of those before it.
-        if await connection.fetchrow("SELECT FROM accounts WHERE id = $1 FOR NO KEY UPDATE", account_id) is None:
-            raise Scope(account_id).gone()
-        if once and not await idempotency.claimed(connection, caller, audit.NO_ACCOUNT, once, zone_id):
-            return None
-        if await connection.fetchval(_COUNT, account_id) >= MAX_ZONES:
-            raise LimitReached(Limit.LIST, f"An account can have {MAX_ZONES} zones; delete one first.")
-        zone = _zone(await connection.fetchrow(insert, zone_id, account_id, lower, kind.value))
-        await _audit(connection, caller, audit.Action.CREATE, zone)
-        return zone
-
-    return await db.transaction(work)
+    zone = _zone(await connection.fetchrow(insert, zone_id, account_id, draft.name.lower(), draft.type))
+    await changes.record(connection, caller, _entry(audit.Action.CREATE, zone))
+    return zone
 
 
 async def list_(db: Database, account: Account | None = None) -> tuple[Zone, ...]:
@@ -158,26 +142,21 @@ async def list_(db: Database, account: Account | None = None) -> tuple[Zone, ...
     return tuple(_zone(row) for row in await db.fetch(sql, account.id if account else None))
 
 
-_FIND = f"SELECT {_ZONE} FROM zones WHERE deleted_at IS NULL AND (id = $1 OR name = $2)"
+_FIND = f"""
+SELECT {_ZONE} FROM zones
+WHERE deleted_at IS NULL AND (id = $1 OR name = $2) AND ($3::uuid IS NULL OR account_id = $3)
+"""
 
 
-async def find(db: Database, word: str) -> Zone:
+async def find(db: Database, word: str, account: Account | None = None) -> Zone:
     """A zone by id or name, for the operator; raises NotFound, and Conflict if several accounts have the name."""
-    rows = await db.fetch(_FIND, any_uuid(word), word.lower())
+    rows = await db.fetch(_FIND, any_uuid(word), word.lower(), account.id if account else None)
     if not rows:
-        raise NotFound(f"there is no zone {quoted(word)}")
+        where = f" in the account {account.slug}" if account else ""
+        raise NotFound(f"there is no zone {quoted(word)}{where}")
     if len(rows) > 1:
         raise Conflict(f"{len(rows)} accounts have a zone {quoted(word)}; name it by its id")
     return _zone(rows[0])
-
-
-async def find_in(db: Database, account: Account, word: str) -> Zone:
-    """A zone of this account, by id or name; raises NotFound."""
-    wanted = (any_uuid(word), word.lower())
-    for zone in await list_(db, account):
-        if zone.id == wanted[0] or zone.name == wanted[1]:
-            return zone
-    raise NotFound(f"there is no zone {quoted(word)} in the account {account.slug}")
 
 
 _GET = f"SELECT {_ZONE} FROM zones WHERE account_id = $1 AND id = $2 AND deleted_at IS NULL"
@@ -211,28 +190,19 @@ class Query(msgspec.Struct, frozen=True):
     direction: Direction = Direction.ASC
 
 
-class Page(msgspec.Struct, frozen=True):
-    items: tuple[Zone, ...]
-    total: int
-
-
 # OFFSET 0 makes PostgreSQL look up each account separately; other plans scan all zones, or the caller's once for each
 # account. $2 are the zones that policies name, $3 those of them that may be read.
 _VISIBLE = """
 FROM (
-    SELECT z.*, o.name AS account_name FROM unnest($1::uuid[]) AS whole (id) JOIN accounts o ON o.id = whole.id
-    CROSS JOIN LATERAL (SELECT * FROM zones WHERE account_id = whole.id AND {which} OFFSET 0) z
+    SELECT z.*, o.name AS account_name FROM unnest($1::uuid[]) AS all_of (id) JOIN accounts o ON o.id = all_of.id
+    CROSS JOIN LATERAL (SELECT * FROM zones WHERE account_id = all_of.id AND {conditions} OFFSET 0) z
     WHERE NOT EXISTS (SELECT FROM unnest($2::uuid[]) AS named (id) WHERE named.id = z.id)
     UNION ALL
     SELECT z.*, o.name AS account_name FROM unnest($3::uuid[]) AS readable (id)
-    CROSS JOIN LATERAL (SELECT * FROM zones WHERE id = readable.id AND {which} OFFSET 0) z
+    CROSS JOIN LATERAL (SELECT * FROM zones WHERE id = readable.id AND {conditions} OFFSET 0) z
     JOIN accounts o ON o.id = z.account_id
 ) AS zones
 """
-_SHOWN = (
-    "id, account_id, account_name, name, type, paused, csrs_enabled, csr_quota, certificate_quota, created_at, "
-    "modified_at"
-)
 # Only the filters in use are part of the statement, so that it can use an index.
 _FILTERS = {"name": "name = ${}", "account_id": "account_id = ${}", "types": "type = ANY(${}::text[])"}
 ORDERS: Mapping[str, str] = {"name": "name", "account.id": "account_id", "account.name": "account_name"}
@@ -242,32 +212,35 @@ _FEW_ACCOUNTS = 3
 
 def _statement(query: Query) -> tuple[str, list[object]]:
     """The FROM and WHERE clauses, and the values of the filters."""
-    wanted = {name: value for name in _FILTERS if (value := getattr(query, name)) is not None}
-    which = ("deleted_at IS NULL", *(_FILTERS[name].format(number) for number, name in enumerate(wanted, 4)))
-    visible = _VISIBLE.format(which=" AND ".join(which))
-    values = [list(value) if isinstance(value, tuple) else value for value in wanted.values()]
+    used = {name: value for name in _FILTERS if (value := getattr(query, name)) is not None}
+    conditions = ("deleted_at IS NULL", *(_FILTERS[name].format(number) for number, name in enumerate(used, 4)))
+    visible = _VISIBLE.format(conditions=" AND ".join(conditions))
+    values = list(used.values())
     if query.account_name is not None:
         values.append(query.account_name)
         visible += f"WHERE account_name = ${len(values) + 3}"
     return visible, values
 
 
-async def list_page(db: Database, caller: Caller, query: Query) -> Page:
+async def list_page(db: Database, caller: Caller, query: Query) -> Page[Zone]:
     """A page of the zones that the caller may read."""
     # Zones that no policy names have the same rights within an account; named ones are checked one by one.
     named = {target.id for policy in caller.policies or () for target in policy.targets if target.id}
     known = await owners(db, named)
-    said = permissions.compiled(caller)
-    reading = (Area.ZONE, Access.READ)
-    readable = [z for z, account in known.items() if reading in permissions.of(caller, said, Scope(account, z))]
-    whole = [account for account in caller.reach if reading in permissions.of(caller, said, Scope(account, uuid4()))]
+    rights = permissions.compiled(caller)
+
+    def may_read(scope: Scope) -> bool:
+        return (Area.ZONE, Access.READ) in permissions.of(caller, rights, scope)
+
+    readable = [zone_id for zone_id, account_id in known.items() if may_read(Scope(account_id, zone_id))]
+    accessible = [account_id for account_id in caller.reach if may_read(Scope(account_id, uuid4()))]
     visible, filters = _statement(query)
-    values = (whole, list(known), readable, *filters)
-    offset = paging.offset(query.page, query.per_page)
+    values = (accessible, list(known), readable, *filters)
     order = f"ORDER BY {ORDERS[query.order]} {query.direction}, name, id"
-    place = f"LIMIT ${len(values) + 1} OFFSET ${len(values) + 2}"
-    async with db.search(caller.id) if len(whole) > _FEW_ACCOUNTS else contextlib.nullcontext():
-        rows = await db.fetch(f"SELECT {_SHOWN} {visible} {order} {place}", *values, query.per_page, offset)
+    page = f"LIMIT ${len(values) + 1} OFFSET ${len(values) + 2}"
+    offset = paging.offset(query.page, query.per_page)
+    async with db.search(caller.id) if len(accessible) > _FEW_ACCOUNTS else contextlib.nullcontext():
+        rows = await db.fetch(f"SELECT {_COLUMNS} {visible} {order} {page}", *values, query.per_page, offset)
         total = await db.fetchrow(f"SELECT count(*) AS total {visible}", *values)
     return Page(tuple(_zone(row) for row in rows), total["total"] if total else 0)
 
@@ -289,16 +262,10 @@ RETURNING {_ZONE}
 
 async def edit(db: Database, caller: Caller, scope: Scope, settings: Settings) -> Zone:
     """Change a zone's settings; raises NotFound if it was deleted."""
-
-    async def work(connection: Connection) -> Zone | None:
-        values = (settings.type.value if settings.type else None, settings.paused)
-        row = await connection.fetchrow(_EDIT, scope.account_id, scope.id, *values)
-        if row is None:
-            return None
-        await _audit(connection, caller, audit.Action.UPDATE, _zone(row))
-        return _zone(row)
-
-    return await db.transaction(work) or await get(db, scope)
+    entry = Entry(audit.Action.UPDATE, audit.Resource.ZONE, scope.account_id, scope.id, scope.id)
+    values = msgspec.structs.astuple(settings)
+    row = await changes.change(db, caller, entry, _EDIT, scope.account_id, scope.id, *values)
+    return _zone(row) if row else await get(db, scope)
 
 
 class Changes(msgspec.Struct, frozen=True):
@@ -320,16 +287,10 @@ WHERE id = $1 RETURNING {_ZONE}
 """
 
 
-async def set_(db: Database, caller: Caller, zone: Zone, changes: Changes) -> Zone:
+async def set_(db: Database, caller: Caller, zone: Zone, wanted: Changes) -> Zone:
     """Change a zone, for the operator; raises NotFound."""
-
-    async def work(connection: Connection) -> Zone:
-        values = (changes.csrs_enabled, changes.csr_quota, changes.certificate_quota, changes.paused)
-        row = await connection.fetchrow(_SET, zone.id, *values, changes.type.value if changes.type else None)
-        await _audit(connection, caller, audit.Action.UPDATE, zone)
-        return _zone(row)
-
-    return await db.transaction(work)
+    entry, values = _entry(audit.Action.UPDATE, zone), msgspec.structs.astuple(wanted)
+    return _zone(await changes.change(db, caller, entry, _SET, zone.id, *values))
 
 
 _HELD = """
@@ -352,15 +313,15 @@ async def delete(db: Database, caller: Caller, scope: Scope) -> None:
             counts = f"{held['csrs']} custom CSRs and {held['certificates']} certificates"
             raise Conflict(f"the zone {zone.name} holds {counts}", Clash.HOLDS)
         await connection.execute("UPDATE zones SET deleted_at = now() WHERE id = $1", scope.id)
-        forget = "DELETE FROM csr_counts WHERE account_id = $1 AND scope_id = $2"
-        await connection.execute(forget, scope.account_id, scope.id)
-        await _audit(connection, caller, audit.Action.DELETE, zone)
+        delete_counts = "DELETE FROM csr_counts WHERE account_id = $1 AND scope_id = $2"
+        await connection.execute(delete_counts, scope.account_id, scope.id)
+        await changes.record(connection, caller, _entry(audit.Action.DELETE, zone))
 
     await db.transaction(work)
 
 
-async def _audit(connection: Connection, caller: Caller, action: audit.Action, zone: Zone) -> None:
-    await audit.record(connection, caller, action, audit.Resource.ZONE, (zone.account_id, zone.id, zone.id))
+def _entry(action: audit.Action, zone: Zone) -> Entry:
+    return Entry(action, audit.Resource.ZONE, zone.account_id, zone.id, zone.id)
 
 
 def _found(row: asyncpg.Record | None, scope: Scope) -> Zone:

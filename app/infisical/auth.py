@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from app.caller import RequestInfo
 from app.errors import Forbidden, Unauthenticated
-from app.identity import admission, tokens
+from app.identity import admission, login, tokens
 from app.infisical import guard, reading, wire
 from app.infisical.wire import Malformed, Refused
 from app.web import bodies
@@ -61,13 +61,13 @@ class Login(Controller):
         """Get an access token for an API token."""
         state, visit = state_of(request), msgspec.structs.replace(wire.visit(request), status=200, denied_status=401)
         try:
-            token_id, secret = tokens.id_of(data.client_id), data.client_secret
-            caller = await admission.authenticate_login(state.services, state.memory, token_id, secret, visit)
+            client_id, secret = data.client_id, data.client_secret
+            caller = await login.authenticate_login(state.services, state.memory, client_id, secret, visit)
         except _REFUSED as error:
             raise await _refused(state, visit, error) from None
         guard.count(request, caller)
         try:
-            value = await admission.log_in(state.services, caller, secret)
+            value = await login.log_in(state.services, caller, secret)
         except Unauthenticated as error:
             raise await _refused(state, visit, error) from None
         return AccessToken(value, tokens.ACCESS_SECONDS, tokens.ACCESS_SECONDS)
@@ -76,5 +76,5 @@ class Login(Controller):
 async def _refused(state: State, visit: RequestInfo, error: Exception) -> Exception:
     """Count a failed login and return the error to raise; raises 429 above the limit."""
     guard.count_failure(state, visit)
-    await admission.write_down(state.services.db, error)
+    await admission.audit_denial(state.services.db, error)
     return Refused(401, "Invalid credentials") if isinstance(error, Unauthenticated | Forbidden) else error

@@ -11,7 +11,7 @@ from app.ca import authorities, issuing
 from app.caller import Access, Area, Caller, RequestInfo, Scope
 from app.errors import Forbidden, Unauthenticated
 from app.identity import admission, tokens
-from app.identity.admission import TokenCredential
+from app.identity.memory import TokenCredential
 from app.ids import canonical_uuid, hex32
 from app.infisical import wire
 from app.infisical.wire import Detail, Refused
@@ -86,7 +86,7 @@ async def _authenticated(connection: AnyConnection, state: State, visit: Request
         return await admission.authenticate(state.services, state.memory, credential, visit)
     except (Unauthenticated, Forbidden) as error:
         count_failure(state, visit)
-        await admission.write_down(state.services.db, error)
+        await admission.audit_denial(state.services.db, error)
         raise
 
 

@@ -81,7 +81,7 @@ async def ring_for(settings: Settings, database: db.Database) -> Ring:
     Raises Misconfigured if it cannot be read or written, or lacks a KEK that the database needs.
     """
     ringfile.sweep(settings.keyring)
-    if not settings.keyring.exists() and await keyring.is_unused(database):
+    if not settings.keyring.exists() and not await keyring.used_keks(database):
         try:
             ring = ringfile.create(settings.keyring)
         except FileExistsError:

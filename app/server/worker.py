@@ -25,7 +25,7 @@ from app.custody.keypool import KeyPool
 from app.custody.peppers import PEPPER_SECONDS, load_peppers
 from app.errors import KeysteadError, Unavailable
 from app.identity import tokens
-from app.identity.admission import Memory
+from app.identity.memory import Memory
 from app.infisical import router as infisical
 from app.infisical import wire as infisical_wire
 from app.server import edge, health, logs, pages

@@ -1,10 +1,12 @@
 """Pages of lists: their order and bounds."""
 
 from enum import StrEnum
-from typing import Annotated, TypeAlias
+from typing import Annotated, Generic, TypeAlias, TypeVar
 
+import msgspec
 from msgspec import Meta
 
+T = TypeVar("T")
 # The largest integer that all JSON parsers represent exactly (RFC 8259 section 6).
 MAX_PAGE = 2**53 - 1
 # OFFSET is a signed 64-bit number; larger offsets give an empty page too.
@@ -19,6 +21,13 @@ PerPage: TypeAlias = Annotated[int, Meta(ge=5, le=50)]
 class Direction(StrEnum):
     ASC = "asc"
     DESC = "desc"
+
+
+class Page(msgspec.Struct, Generic[T], frozen=True):
+    """A page of a list, and how many items there are on all pages."""
+
+    items: tuple[T, ...]
+    total: int
 
 
 def offset(page: int, per_page: int) -> int:

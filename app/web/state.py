@@ -5,7 +5,7 @@ import msgspec
 from app.addresses import Network
 from app.audit.failures import Failures
 from app.config import RateLimit
-from app.identity.admission import Memory
+from app.identity.memory import Memory
 from app.services import Services
 from app.web.handling import AnyConnection
 from app.web.limits import Limiter

@@ -224,7 +224,7 @@ async def of_the_keys(told: Story, database: db.Database, ring: Ring) -> Faults:
             continue
         try:
             digest = bytes.fromhex(made.digest)
-            await keyring.open_key(database, ring, keyring.SYSTEM, row["account_id"], row["key_id"], digest)
+            await keyring.open_key(database, ring, keyring.SYSTEM, (row["account_id"], row["key_id"], digest))
         except KeysteadError as error:
             bad.append(f"CSR {row['id']}: {error}")
         else:

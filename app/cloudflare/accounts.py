@@ -3,8 +3,9 @@
 import msgspec
 from litestar import Controller
 
+from app import times
 from app.caller import Access, Area
-from app.cloudflare import envelope, reading
+from app.cloudflare import reading
 from app.cloudflare.context import CallerOnly, Context
 from app.cloudflare.envelope import Envelope, Page
 from app.cloudflare.guard import Needs
@@ -79,7 +80,7 @@ class Accounts(Controller):
 
 
 def _object(account: Account) -> AccountObject:
-    created = envelope.instant(account.created_at)
+    created = times.instant(account.created_at)
     return AccountObject(account.id.hex, account.name, TYPE, created, account.slug, account.name_policy)
 
 

@@ -1,6 +1,5 @@
 """Envelopes: the JSON of every answer (contract-cloudflare section 1)."""
 
-from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
 import msgspec
@@ -58,8 +57,3 @@ class Failure(msgspec.Struct, frozen=True):
     success: bool
     errors: list[Item]
     messages: list[Item]
-
-
-def instant(time: datetime) -> str:
-    """RFC 3339 with microseconds and Z."""
-    return time.astimezone(UTC).isoformat(timespec="microseconds")[:26] + "Z"

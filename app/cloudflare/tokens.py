@@ -8,8 +8,9 @@ import msgspec
 from litestar import Controller
 from litestar.params import FromPath
 
+from app import times
 from app.caller import GROUPS, Access, Area, Group, Level
-from app.cloudflare import envelope, guard, reading
+from app.cloudflare import guard, reading
 from app.cloudflare.context import CallerContext, CallerOnly, Context, ScopeContext
 from app.cloudflare.envelope import Envelope, Item, Page, ResultInfo
 from app.cloudflare.errors import Refused
@@ -229,8 +230,8 @@ def _object(token: Token, value: str | None = None) -> TokenObject:
         id=token.id.hex,
         name=token.name,
         status=token.status_at(datetime.now(UTC)),
-        issued_on=envelope.instant(token.issued_on),
-        modified_on=envelope.instant(token.modified_on),
+        issued_on=times.instant(token.issued_on),
+        modified_on=times.instant(token.modified_on),
         policies=msgspec.Raw(token.policies.encode()),
         condition=msgspec.Raw(token.condition.encode()) if token.condition else None,
         expires_on=_time(token.expires_on),

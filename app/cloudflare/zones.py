@@ -7,8 +7,9 @@ from uuid import UUID
 import msgspec
 from litestar import Controller
 
+from app import times
 from app.caller import Access, Area
-from app.cloudflare import envelope, reading
+from app.cloudflare import reading
 from app.cloudflare.context import CallerOnly, Context
 from app.cloudflare.envelope import Envelope, Page
 from app.cloudflare.errors import Refused
@@ -106,8 +107,8 @@ def _object(zone: Zone) -> ZoneObject:
         id=zone.id.hex,
         name=zone.name,
         account=ZoneAccount(zone.account_id.hex, zone.account_name),
-        created_on=envelope.instant(zone.created_at),
-        modified_on=envelope.instant(zone.modified_at),
+        created_on=times.instant(zone.created_at),
+        modified_on=times.instant(zone.modified_at),
         status=STATUS,
         type=zone.type,
         paused=zone.paused,

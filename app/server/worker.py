@@ -75,7 +75,7 @@ def around(app: Litestar, settings: config.Settings) -> asgi.App:
     return edge.Edge(app, settings.trusted_proxies, settings.rate_limit, log, _door(app.state))  # type: ignore[arg-type] # ASGI as plain dicts
 
 
-def _door(state: AppState) -> asgi.Door:
+def _door(state: AppState) -> asgi.Overload:
     """Turns requests of both dialects away while too many wait; the probes and pages are always answered."""
     error, nobody = Unavailable(db.CROWDED), Visit(None, asgi.REQUEST_ID.decode(), "GET", "/")
     reference: Reference = state.reference

@@ -4,6 +4,7 @@
 """
 
 import os
+from functools import cache
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -30,20 +31,19 @@ _generation = Histogram(
 _connections = Gauge(
     "keystead_database_connections", "Places for connections that workers have.", ["state"], multiprocess_mode="livesum"
 )
-# Cache of labelled metrics: `labels()` costs more than the increment.
-_labelled: dict[tuple[str, str, str, int], tuple[Counter, Histogram]] = {}
 
 
 def answered(dialect: str, method: str, route: str, status: int, seconds: float) -> None:
     """Record a request. `route` is the path template, which keeps the number of label values small."""
-    key = (dialect, method, route, status)
-    children = _labelled.get(key)
-    if children is None:
-        word = method if method in _METHODS else "other"
-        counter = _requests.labels(dialect, word, route, str(status))
-        children = _labelled[dialect, word, route, status] = (counter, _seconds.labels(dialect, route))
-    children[0].inc()
-    children[1].observe(seconds)
+    counter, histogram = _labelled(dialect, method if method in _METHODS else "other", route, status)
+    counter.inc()
+    histogram.observe(seconds)
+
+
+# `labels()` costs more than the increment.
+@cache
+def _labelled(dialect: str, method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+    return _requests.labels(dialect, method, route, str(status)), _seconds.labels(dialect, route)
 
 
 def pool_level(count: int) -> None:

@@ -1,7 +1,9 @@
-"""Parsing of dates and durations (contract-infisical, "CAs" and "Leaves"), and allowed clock skew. Pure."""
+"""Dates and durations in text (contract-infisical, "CAs" and "Leaves"), and allowed clock skew. Pure."""
 
 import re
 from datetime import UTC, datetime, timedelta
+
+import msgspec
 
 # A CA's clock may be this far ahead of ours.
 CLOCK_SKEW = timedelta(minutes=5)
@@ -40,3 +42,10 @@ def span(text: str) -> timedelta | None:
     match = _SPAN.fullmatch(text)
     seconds = int(float(match[1]) * _SECONDS[match[2]]) if match else 0
     return timedelta(seconds=min(seconds, _MAX_SECONDS)) if seconds else None
+
+
+def instant(time: datetime) -> str:
+    """RFC 3339 in UTC with microseconds and Z."""
+    # A tenth of the time of `isoformat`, but it omits a fraction of zero.
+    text: str = msgspec.to_builtins(time.astimezone(UTC))
+    return text if "." in text else f"{text[:-1]}.000000Z"

@@ -107,7 +107,7 @@ async def test_a_known_caller_may_not_and_is_refused_before_the_body(world: Worl
 
 async def test_without_a_known_caller_8_kib_are_all(world: World) -> None:
     """The rule stands where bodies are read: a route without its guard would read no more from a stranger."""
-    stranger: dict[str, Any] = {"spaces": bodies.Spaces()}
+    stranger: dict[str, Any] = {"budgets": bodies.Budgets()}
     known = {**stranger, "caller_id": "x"}
     assert len(await bodies.read(_pieces(SMALL), "", MIB, HTTPException, stranger)) == SMALL
     with pytest.raises(bodies.TooLarge, match="8192"):

@@ -6,8 +6,8 @@ import msgspec
 from litestar import Controller
 from msgspec import Meta
 
+from app import times
 from app.caller import Access, Area
-from app.cloudflare import envelope
 from app.cloudflare.context import CallerContext, ScopeContext
 from app.cloudflare.envelope import Envelope, Hex32, Instant, Page
 from app.cloudflare.guard import Needs
@@ -102,5 +102,5 @@ class Accounts(Controller):
 
 
 def _object(account: Account) -> AccountObject:
-    created = envelope.instant(account.created_at)
+    created = times.instant(account.created_at)
     return AccountObject(account.id.hex, account.name, "standard", created, account.slug, account.name_policy)

@@ -8,13 +8,14 @@ import msgspec
 from litestar import Controller
 from msgspec import UNSET, Meta, UnsetType
 
+from app import times
 from app.caller import Access, Area
 from app.certificates import matching
 from app.certificates import store as certificates
 from app.certificates.matching import Upload
 from app.certificates.model import BundleMethod, Certificate, CertificateQuery, Status
 from app.certificates.store import Stored
-from app.cloudflare import envelope, reading
+from app.cloudflare import reading
 from app.cloudflare.context import ScopeContext
 from app.cloudflare.envelope import Envelope, Hex32, Instant, Page, Uuid
 from app.cloudflare.guard import Needs
@@ -181,8 +182,8 @@ def _object(certificate: Certificate) -> CustomCertificate:
         status=certificate.status(datetime.now(UTC)),
         bundle_method=certificate.bundle_method,
         priority=certificate.priority,
-        uploaded_on=envelope.instant(certificate.uploaded_at),
-        modified_on=envelope.instant(certificate.modified_at),
+        uploaded_on=times.instant(certificate.uploaded_at),
+        modified_on=times.instant(certificate.modified_at),
         expires_on=certificate.not_after.strftime("%Y-%m-%dT%H:%M:%SZ"),
         custom_csr_id=str(csr_id) if csr_id else None,
         geo_restrictions=GeoRestrictions(geo) if geo else None,

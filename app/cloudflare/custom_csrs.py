@@ -7,6 +7,7 @@ import msgspec
 from litestar import Controller, Response
 from msgspec import Meta
 
+from app import times
 from app.caller import Access, Area
 from app.cloudflare import envelope, guard, reading
 from app.cloudflare.context import ScopeContext
@@ -147,7 +148,7 @@ def object_(csr: Csr) -> CustomCsr:
     subject = csr.request.subject
     return CustomCsr(
         id=str(csr.id),
-        created_at=envelope.instant(csr.created_at),
+        created_at=times.instant(csr.created_at),
         key_type=KeyType(csr.request.key_type),
         account_tag=csr.account_id.hex,
         common_name=subject.common_name,

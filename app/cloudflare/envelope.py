@@ -1,6 +1,5 @@
 """Envelopes: the JSON of every answer (contract-cloudflare section 1)."""
 
-from datetime import UTC, datetime
 from typing import Annotated, Generic, TypeAlias, TypeVar
 
 import msgspec
@@ -65,8 +64,3 @@ class Failure(msgspec.Struct, frozen=True):
     success: Annotated[bool, Meta(extra_json_schema={"const": False})]
     errors: Annotated[list[Item], Meta(min_length=1)]
     messages: list[Item]
-
-
-def instant(time: datetime) -> str:
-    """RFC 3339 with microseconds and Z."""
-    return time.astimezone(UTC).isoformat(timespec="microseconds")[:26] + "Z"

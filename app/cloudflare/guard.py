@@ -14,7 +14,8 @@ from app.errors import Denial, Forbidden, Limit, LimitReached, Unauthenticated
 from app.identity import accounts, admission
 from app.identity.memory import Admission, Credential, KeyCredential, ScopeRef, TokenCredential
 from app.ids import hex32
-from app.web.handling import AnyConnection, header
+from app.web.asgi import header
+from app.web.handling import AnyConnection
 from app.web.state import State, state_of
 
 BEARER = re.compile(r"[A-Za-z0-9_-]{20,256}")
@@ -145,13 +146,14 @@ def id_of(text: str, visit: RequestInfo) -> UUID:
 
 def credentials(connection: AnyConnection) -> Credential:
     """Authorization wins when it is present, even when it is the bad one (contract-cloudflare section 5)."""
-    authorization = header(connection, b"authorization")
+    headers = connection.scope["headers"]
+    authorization = header(headers, b"authorization")
     if authorization is not None:
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer" or not BEARER.fullmatch(token):
             raise _bad_header(6111, "Authorization")
         return TokenCredential(token)
-    email, key = header(connection, b"x-auth-email"), header(connection, b"x-auth-key")
+    email, key = header(headers, b"x-auth-email"), header(headers, b"x-auth-key")
     if email is None and key is None:
         raise Refused(400, 9106, "Missing X-Auth-Key, X-Auth-Email or Authorization headers")
     if email is None:
@@ -172,7 +174,7 @@ def _bad_header(code: int, header: str) -> Refused:
 def count(connection: AnyConnection, caller_id: UUID) -> None:
     """Count a request of a known caller against the rate limit; raises 429 above it."""
     state, found = state_of(connection), connection.scope["state"]
-    found["caller_id"] = str(caller_id)
+    found["caller_id"] = caller_id
     if state.rate_limit:
         found["verdict"] = verdict = state.limiter.hit(b"caller" + caller_id.bytes, state.rate_limit)
         if not verdict.allowed:

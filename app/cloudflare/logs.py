@@ -10,7 +10,6 @@ from app import times
 from app.audit import log as audit_log
 from app.audit.log import Entry, Filter
 from app.caller import Access, Area
-from app.cloudflare import envelope
 from app.cloudflare.context import ScopeContext
 from app.cloudflare.envelope import Envelope
 from app.cloudflare.errors import Refused
@@ -164,7 +163,7 @@ def _object(entry: Entry) -> AuditEntry:
     return AuditEntry(
         id=str(entry.id),
         account=LogAccount(entry.account_id.hex, entry.account_name),
-        action=LogAction(f"{what}{by_operator}", entry.result, envelope.instant(entry.at), entry.action_type),
+        action=LogAction(f"{what}{by_operator}", entry.result, times.instant(entry.at), entry.action_type),
         actor=LogActor(
             type=entry.actor_type,
             id=entry.actor_id,

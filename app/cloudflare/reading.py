@@ -19,7 +19,8 @@ from app.errors import Advice, Hint, Problem, Rule, quoted
 from app.ids import canonical_uuid, hex32
 from app.store.idempotency import Idempotency
 from app.web import bodies, reading
-from app.web.handling import AnyRequest, Part, Source, header, header_values
+from app.web.asgi import header
+from app.web.handling import AnyRequest, Part, Source, header_values
 from app.web.reading import Fault, Type, Wrong
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -183,7 +184,7 @@ Query = Annotated[T, Source(Part.QUERY, _query)]
 async def raw_body(request: AnyRequest, most: int = MAX_BODY) -> bytes:
     """The body; raises 1454 if it is too large, and 1400 if it is incomplete or too slow."""
     try:
-        length = header(request, b"content-length") or ""
+        length = header(request.scope["headers"], b"content-length") or ""
         return await bodies.read(request.stream(), length, most, HTTPException, request.scope["state"])
     except bodies.TooLarge as error:
         raise Refused(413, 1454, str(error)) from None

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from app import times
 from app.caller import GROUPS, Access, Area, Group, Level
-from app.cloudflare import envelope, guard
+from app.cloudflare import guard
 from app.cloudflare.context import CallerContext, ScopeContext
 from app.cloudflare.envelope import Envelope, Hex32, Instant, Item, Page, ResultInfo
 from app.cloudflare.errors import Refused
@@ -245,8 +245,8 @@ def _object(token: Token, value: str | None = None) -> TokenObject:
         id=token.id.hex,
         name=token.name,
         status=token.status_at(datetime.now(UTC)),
-        issued_on=envelope.instant(token.issued_on),
-        modified_on=envelope.instant(token.modified_on),
+        issued_on=times.instant(token.issued_on),
+        modified_on=times.instant(token.modified_on),
         policies=msgspec.Raw(token.policies.encode()),
         condition=msgspec.Raw(token.condition.encode()) if token.condition else None,
         expires_on=_time(token.expires_on),

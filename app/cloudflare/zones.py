@@ -7,8 +7,8 @@ import msgspec
 from litestar import Controller
 from msgspec import Meta
 
+from app import times
 from app.caller import Access, Area
-from app.cloudflare import envelope
 from app.cloudflare.context import CallerContext, ScopeContext
 from app.cloudflare.envelope import Envelope, Hex32, Instant, Page
 from app.cloudflare.errors import Refused
@@ -137,8 +137,8 @@ def _object(zone: Zone) -> ZoneObject:
         id=zone.id.hex,
         name=zone.name,
         account=ZoneAccount(zone.account_id.hex, zone.account_name),
-        created_on=envelope.instant(zone.created_at),
-        modified_on=envelope.instant(zone.modified_at),
+        created_on=times.instant(zone.created_at),
+        modified_on=times.instant(zone.modified_at),
         status="active",
         type=zone.type,
         paused=zone.paused,

@@ -15,8 +15,9 @@ from app.identity.memory import TokenCredential
 from app.ids import canonical_uuid, hex32
 from app.infisical import wire
 from app.infisical.wire import Detail, Refused
+from app.web.asgi import header
 from app.web.context import CallerContext, ScopeContext
-from app.web.handling import AnyConnection, header
+from app.web.handling import AnyConnection
 from app.web.limits import Verdict
 from app.web.state import State, state_of
 
@@ -75,7 +76,7 @@ async def guard(connection: AnyConnection, handler: BaseRouteHandler) -> None:
 
 
 async def _authenticated(connection: AnyConnection, state: State, visit: RequestInfo) -> Caller:
-    scheme, _, value = (header(connection, b"authorization") or "").partition(" ")
+    scheme, _, value = (header(connection.scope["headers"], b"authorization") or "").partition(" ")
     if scheme.lower() != "bearer":
         raise Refused(401, "Token missing")
     if not tokens.is_well_formed(value):
@@ -120,7 +121,7 @@ async def require(state: State, caller: Caller, scope: Scope, action: Action) ->
 def count(connection: AnyConnection, caller: Caller) -> None:
     """Count a request of a known caller against the rate limit; raises 429 above it."""
     state, found = state_of(connection), connection.scope["state"]
-    found["caller_id"] = str(caller.id)
+    found["caller_id"] = caller.id
     if state.rate_limit:
         found["verdict"] = verdict = state.limiter.hit(b"caller" + caller.id.bytes, state.rate_limit)
         _judge(verdict)

@@ -11,7 +11,8 @@ from app.errors import quoted
 from app.infisical import wire
 from app.infisical.wire import Issue, Malformed, Refused
 from app.web import bodies, reading
-from app.web.handling import AnyRequest, Part, Source, header
+from app.web.asgi import header
+from app.web.handling import AnyRequest, Part, Source
 from app.web.reading import Fault, Wrong
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -117,7 +118,7 @@ async def _body(request: AnyRequest, struct: type[T]) -> T:
 
 async def body_or_form(request: AnyRequest, struct: type[T]) -> T:
     raw = await wire.body(request)
-    media_type = (header(request, b"content-type") or "").partition(";")[0].strip().lower()
+    media_type = (header(request.scope["headers"], b"content-type") or "").partition(";")[0].strip().lower()
     # curl -d declares JSON as a form, too.
     is_form = media_type == _FORM and not raw.lstrip().startswith(b"{")
     return decode_form(raw, struct) if is_form else decode(raw, struct)

@@ -6,7 +6,6 @@ Nothing here is built from Host or X-Forwarded-* headers, but for the client add
 import asyncio
 import os
 import re
-import secrets
 import string
 import time
 from functools import lru_cache
@@ -17,22 +16,21 @@ from app import bounds, metrics
 from app.addresses import Address, Network, parsed
 from app.caller import RequestInfo
 from app.config import RateLimit
-from app.server.request_log import RequestLog
+from app.server.request_log import Line, RequestLog
 from app.store import database as db
 from app.web import bodies
-from app.web.asgi import REQUEST_ID, Answer, App, Door, Message, Receive, Send
+from app.web.asgi import REQUEST_ID, Answer, App, Headers, Message, Overload, Receive, Send, header
 from app.web.limits import Verdict
 
 MAX_USER_AGENT = 256
 INFISICAL = "/api/"
-_ALPHANUMERICS = string.ascii_letters + string.digits
+# One of them for each value of a byte.
+_ALPHANUMERICS = ((string.ascii_letters + string.digits) * 5)[:256].encode()
 # A path that no route has: what must not be decoded twice or at all is sent there.
 _NOWHERE = "/-"
 # What decodes to itself, without an empty segment.
 _PLAIN = re.compile(r"(?:/[A-Za-z0-9_.-]+)+/?")
 _ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
-
-
 # The server reads the file as fast as the client does; a body would be in its memory until the last byte was taken.
 _PATHSEND = "http.response.pathsend"
 
@@ -44,75 +42,81 @@ class Edge:
         trusted_proxies: tuple[Network, ...],
         rate_limit: RateLimit | None,
         log: RequestLog,
-        door: Door | None = None,
+        overload: Overload | None = None,
     ) -> None:
         self._app = app
-        self._door = door
+        self._overload = overload
         self._log = log
-        self._spaces = bodies.Spaces()
+        self._budgets = bodies.Budgets()
         self._trusted = trusted_proxies
-        self._policy = f'"default";q={rate_limit.quota};w={rate_limit.window}' if rate_limit else ""
+        self._policy = f'"default";q={rate_limit.quota};w={rate_limit.window}'.encode() if rate_limit else b""
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        refusal = self._door(scope["raw_path"]) if self._door else None
-        if refusal:
-            await self._turn_away(refusal, scope, send, started)
+        rejection = self._overload(scope["raw_path"]) if self._overload else None
+        if rejection:
+            await self._reject(rejection, scope, send, started)
             return
         db.begin(reads=scope["method"] in {"GET", "HEAD"})
         visit = self._visit(scope)
         state = scope.setdefault("state", {})
-        state["visit"], state["spaces"] = visit, self._spaces
-        status = 0
+        state["visit"], state["budgets"] = visit, self._budgets
+        try:
+            await self._app(scope, receive, self._sender(scope, visit, send))
+        finally:
+            if "reserved" in state:
+                state["reserved"].release()
+            self._record(scope, visit, time.perf_counter() - started)
 
-        async def answer(message: Message) -> None:
-            nonlocal status
+    def _sender(self, scope: Message, visit: RequestInfo, send: Send) -> Send:
+        """`send` with the common headers, and without a body for HEAD."""
+        state = scope["state"]
+
+        async def sender(message: Message) -> None:
             if message["type"] == "http.response.start":
-                status = message["status"]
-                headers = message["headers"]
-                own = self._headers(visit.request_id, state.get("verdict"), cacheable=_has(headers, b"cache-control"))
-                message["headers"] = [*(_allow(headers) if status == HTTPStatus.METHOD_NOT_ALLOWED else headers), *own]
+                state["status"] = message["status"]
+                message["headers"] = self._headers(message, visit.request_id, state.get("verdict"))
             elif visit.method == "HEAD":
                 message = {**message, "body": b""}
             elif "file" in state and _PATHSEND in scope.get("extensions", ()):
                 message = {"type": _PATHSEND, "path": state["file"]}
             await send(message)
 
-        try:
-            await self._app(scope, receive, answer)
-        finally:
-            if "held" in state:
-                state["held"].give_back()
-            seconds = time.perf_counter() - started
-            route = _route(scope)
-            metrics.answered(_dialect(visit.path), visit.method, route, status, seconds)
-            self._log.write(
-                visit.request_id,
-                visit.method,
-                _printable(visit.path),
-                route,
-                status,
-                seconds,
-                state.get("caller_id"),
-                _address_text(visit.address) if visit.address else None,
-            )
+        return sender
 
-    async def _turn_away(self, refusal: Answer, scope: Message, send: Send, started: float) -> None:
+    def _record(self, scope: Message, visit: RequestInfo, seconds: float) -> None:
+        state, route = scope["state"], _route(scope.get("path_template", "-"))
+        status = state.get("status", 0)
+        metrics.answered(_dialect(visit.path), visit.method, route, status, seconds)
+        line = Line(
+            request_id=visit.request_id,
+            method=visit.method,
+            path=_printable(visit.path),
+            route=route,
+            status=status,
+            ms=round(seconds * 1000, 2),
+            caller=state.get("caller_id"),
+            address=_address_text(visit.address) if visit.address else None,
+        )
+        self._log.write(line)
+
+    async def _reject(self, rejection: Answer, scope: Message, send: Send, started: float) -> None:
         """Without what would cost more than the answer, such as a line in the log for each."""
         await asyncio.sleep(bounds.TURNED_AWAY_SECONDS)
         path = unquote_to_bytes(scope["raw_path"]).decode("latin-1")
         request_id = _request_id(path)
-        body = refusal.body.replace(REQUEST_ID, request_id.encode())
+        body = rejection.body.replace(REQUEST_ID, request_id.encode())
         length = str(len(body)).encode()
-        own = self._headers(request_id, None, cacheable=False)
-        headers = [(b"content-type", b"application/json"), (b"content-length", length), *refusal.headers, *own]
-        await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+        headers = [(b"content-type", b"application/json"), (b"content-length", length), *rejection.headers]
+        start: Message = {"type": "http.response.start", "status": rejection.status, "headers": headers}
+        start["headers"] = self._headers(start, request_id, None)
+        await send(start)
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
-        metrics.answered(_dialect(path), scope["method"], "-", refusal.status, time.perf_counter() - started)
-        self._log.turned_away()
+        metrics.answered(_dialect(path), scope["method"], "-", rejection.status, time.perf_counter() - started)
+        self._log.count_rejected()
 
     def _visit(self, scope: Message) -> RequestInfo:
         method, path = scope["method"], _path(scope["raw_path"])
@@ -122,7 +126,7 @@ class Edge:
         # The framework refuses a Host that it cannot parse; to us it means nothing, so it is not shown to it.
         headers = scope["headers"] = [header for header in scope["headers"] if header[0] != b"host"]
         shown = path if path is not None else scope["raw_path"].decode("latin-1")
-        agent = _header(headers, b"user-agent")
+        agent = header(headers, b"user-agent")
         return RequestInfo(
             address=self._address(scope),
             request_id=_request_id(shown),
@@ -152,14 +156,17 @@ class Edge:
     def _is_trusted(self, address: Address) -> bool:
         return any(address in network for network in self._trusted)
 
-    def _headers(self, request_id: str, verdict: Verdict | None, *, cacheable: bool) -> list[tuple[bytes, bytes]]:
+    def _headers(self, start: Message, request_id: str, verdict: Verdict | None) -> Headers:
+        """The headers of an answer that starts with this message, and those that all answers have."""
+        given: Headers = start["headers"]
         shown = request_id.encode()
-        headers = [(b"x-request-id", shown), (b"cf-ray", shown)]
-        if not cacheable:
+        headers = _allow(given) if start["status"] == HTTPStatus.METHOD_NOT_ALLOWED else [*given]
+        headers += [(b"x-request-id", shown), (b"cf-ray", shown)]
+        if b"cache-control" not in dict(given):
             headers.append((b"cache-control", b"no-store"))
         if verdict:
             left = f'"default";r={verdict.remaining};t={verdict.reset}'
-            headers += [(b"ratelimit", left.encode()), (b"ratelimit-policy", self._policy.encode())]
+            headers += [(b"ratelimit", left.encode()), (b"ratelimit-policy", self._policy)]
         return headers
 
 
@@ -170,17 +177,13 @@ _address_text = lru_cache(maxsize=4096)(str)
 def _request_id(path: str) -> str:
     """32 hex digits, or for Infisical's clients `req-` and 14 alphanumerics, as they know it."""
     if f"{path}/".startswith(INFISICAL):
-        return "req-" + "".join(secrets.choice(_ALPHANUMERICS) for _ in range(14))
+        return "req-" + os.urandom(14).translate(_ALPHANUMERICS).decode()
     return os.urandom(16).hex()
 
 
-def _route(scope: Message) -> str:
-    """The template of the path, without the types of its parameters; `-` for a path that no route has."""
-    return _untyped(scope.get("path_template", "-"))
-
-
 @lru_cache(maxsize=1024)
-def _untyped(template: str) -> str:
+def _route(template: str) -> str:
+    """A path template without the types of its parameters."""
     return re.sub(r":[a-z]+\}", "}", template)
 
 
@@ -190,18 +193,14 @@ def _dialect(path: str) -> str:
     return "infisical" if path.startswith(INFISICAL) else "none"
 
 
-def _allow(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """The framework counts its own OPTIONS, which nobody gets to, and not HEAD, which is answered like GET."""
-    return [(name, _methods(value)) if name.lower() == b"allow" else (name, value) for name, value in headers]
+def _allow(headers: Headers) -> Headers:
+    """The framework lists OPTIONS, which it never gets to see, and not HEAD, which is answered like GET."""
+    return [(name, _methods(value)) if name == b"allow" else (name, value) for name, value in headers]
 
 
 def _methods(allow: bytes) -> bytes:
     methods = set(allow.split(b", ")) - {b"OPTIONS"}
     return b", ".join(sorted(methods | {b"HEAD"} if b"GET" in methods else methods))
-
-
-def _has(headers: list[tuple[bytes, bytes]], name: bytes) -> bool:
-    return any(key.lower() == name for key, _ in headers)
 
 
 def _path(raw: bytes) -> str | None:
@@ -221,10 +220,6 @@ def _path(raw: bytes) -> str | None:
     if any("/" in segment or "\x00" in segment for segment in decoded):
         return None
     return "/" + "/".join(decoded)
-
-
-def _header(headers: list[tuple[bytes, bytes]], name: bytes) -> str | None:
-    return next((value.decode("latin-1") for key, value in headers if key == name), None)
 
 
 def _printable(text: str) -> str:

@@ -7,8 +7,15 @@ import asyncio
 import sys
 from datetime import UTC, datetime
 from typing import TextIO
+from uuid import UUID
 
 import msgspec
+
+from app import times
+
+
+def _now() -> str:
+    return times.instant(datetime.now(UTC))
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -20,11 +27,29 @@ class Line(msgspec.Struct, frozen=True):
     route: str
     status: int
     ms: float
-    caller: str | None
+    caller: UUID | None
     address: str | None
-    event: str
-    level: str
-    timestamp: str
+    event: str = "request"
+    level: str = "info"
+    timestamp: str = msgspec.field(default_factory=_now)
+
+    def text(self) -> str:
+        """The line for people."""
+        who = f"caller={self.caller} address={self.address} request_id={self.request_id}"
+        what = f"{self.method} {self.path} route={self.route} status={self.status} ms={self.ms}"
+        return f"{self.timestamp} [{self.level}] {self.event} {what} {who}"
+
+
+class Rejections(msgspec.Struct, frozen=True):
+    """The requests of one second that were rejected because the server is overloaded."""
+
+    count: int
+    event: str = "turned away"
+    level: str = "warning"
+    timestamp: str = msgspec.field(default_factory=_now)
+
+    def text(self) -> str:
+        return f"{self.timestamp} [{self.level}] {self.event} count={self.count}"
 
 
 class RequestLog:
@@ -34,44 +59,22 @@ class RequestLog:
         self._as_json = as_json
         self.stream = stream
         self._lines: list[str] = []
-        self._turned_away = 0
+        self._rejected = 0
 
-    def write(
-        self,
-        request_id: str,
-        method: str,
-        path: str,
-        route: str,
-        status: int,
-        seconds: float,
-        caller: str | None,
-        address: str | None,
-    ) -> None:
-        now = datetime.now(UTC).isoformat(timespec="microseconds")[:26] + "Z"
-        ms = round(seconds * 1000, 2)
-        if self._as_json:
-            line = Line(request_id, method, path, route, status, ms, caller, address, "request", "info", now)
-            text = msgspec.json.encode(line).decode("utf-8")
-        else:
-            who = f"caller={caller} address={address} request_id={request_id}"
-            text = f"{now} [info] request {method} {path} route={route} status={status} ms={ms} {who}"
+    def write(self, line: Line | Rejections) -> None:
         if not self._lines:
             asyncio.get_running_loop().call_soon(self.flush)
-        self._lines.append(text)
+        self._lines.append(msgspec.json.encode(line).decode() if self._as_json else line.text())
 
-    def turned_away(self) -> None:
-        """Count a request that was turned away; they are logged together, once a second."""
-        if not self._turned_away:
-            asyncio.get_running_loop().call_later(1, self._log_turned_away)
-        self._turned_away += 1
+    def count_rejected(self) -> None:
+        """Count a request that was rejected; they are logged together, once a second."""
+        if not self._rejected:
+            asyncio.get_running_loop().call_later(1, self._write_rejected)
+        self._rejected += 1
 
-    def _log_turned_away(self) -> None:
-        count, self._turned_away = self._turned_away, 0
-        now = datetime.now(UTC).isoformat(timespec="microseconds")[:26] + "Z"
-        fields = {"event": "turned away", "level": "warning", "count": count, "timestamp": now}
-        words = f"{now} [warning] turned away count={count}"
-        self._lines.append(msgspec.json.encode(fields).decode("utf-8") if self._as_json else words)
-        self.flush()
+    def _write_rejected(self) -> None:
+        self.write(Rejections(self._rejected))
+        self._rejected = 0
 
     def flush(self) -> None:
         if self._lines:

@@ -73,7 +73,7 @@ def around(app: Litestar, settings: config.Settings) -> asgi.App:
     return edge.Edge(app, settings.trusted_proxies, settings.rate_limit, log, _overload(app.state))  # type: ignore[arg-type] # ASGI as plain dicts
 
 
-def _overload(state: AppState) -> asgi.Door:
+def _overload(state: AppState) -> asgi.Overload:
     """Rejects requests of both dialects while too many wait; the probes and pages are always answered."""
     error, unknown = Unavailable(db.CROWDED), RequestInfo(None, asgi.REQUEST_ID.decode(), "GET", "/")
     reference: Reference = state.reference

@@ -31,26 +31,26 @@ class TooMany(ValueError):  # noqa: N818
     """The body has too many JSON values."""
 
 
-class Held:
-    """The bytes of a Space that one body reserves until `give_back`; `reading` is its time-out until it is complete."""
+class Reservation:
+    """The bytes of a Budget for one body, until `release`; `reading` is its time-out until it is complete."""
 
-    def __init__(self, space: "Space", size: int, reading: asyncio.Timeout) -> None:
+    def __init__(self, budget: "Budget", size: int, reading: asyncio.Timeout) -> None:
         self.size = size
         self.reading = reading
         self.since = time.monotonic()
-        self._space = space
+        self._budget = budget
 
-    def give_back(self) -> None:
-        """Release the reservation; further calls do nothing."""
-        self._space.free += self.size
+    def release(self) -> None:
+        """Give the bytes back; further calls do nothing."""
+        self._budget.free += self.size
         self.size = 0
-        self.is_whole()
+        self.complete()
 
-    def is_whole(self) -> None:
-        self._space.unfinished.pop(self, None)
+    def complete(self) -> None:
+        self._budget.unfinished.pop(self, None)
 
 
-class Space:
+class Budget:
     """The memory for all bodies in this worker, in bytes.
 
     Slow senders cannot block it: when it is used up, bodies still incomplete after HURRIED_BODY_SECONDS are dropped.
@@ -58,28 +58,28 @@ class Space:
 
     def __init__(self, size: int) -> None:
         self.free = size
-        self.unfinished: dict[Held, None] = {}
+        self.unfinished: dict[Reservation, None] = {}
 
-    def take(self, size: int, reading: asyncio.Timeout) -> Held:
+    def reserve(self, size: int, reading: asyncio.Timeout) -> Reservation:
         """Reserve `size` bytes; raises Unavailable if there is not enough left."""
         late = time.monotonic() - bounds.HURRIED_BODY_SECONDS
         while self.free < size and self.unfinished and (oldest := next(iter(self.unfinished))).since <= late:
-            oldest.give_back()
+            oldest.release()
             oldest.reading.reschedule(0)
         if self.free < size:
             raise Unavailable("too many requests are sending their bodies")
         self.free -= size
-        held = Held(self, size, reading)
-        self.unfinished[held] = None
-        return held
+        reserved = Reservation(self, size, reading)
+        self.unfinished[reserved] = None
+        return reserved
 
 
-class Spaces:
-    """The two Spaces of a worker: for callers not yet authenticated, such as logins, and for all others."""
+class Budgets:
+    """The two Budgets of a worker: for callers not yet authenticated, such as logins, and for all others."""
 
     def __init__(self) -> None:
-        self.unadmitted = Space(bounds.UNADMITTED_BODY_BYTES)
-        self.admitted = Space(bounds.ADMITTED_BODY_BYTES)
+        self.unadmitted = Budget(bounds.UNADMITTED_BODY_BYTES)
+        self.admitted = Budget(bounds.ADMITTED_BODY_BYTES)
 
 
 async def read(
@@ -93,26 +93,26 @@ async def read(
 
     `state` is the request's; with a caller_id the caller is authenticated. The edge releases the reserved bytes.
     """
-    known, spaces = "caller_id" in state, state["spaces"]
+    known, budgets = "caller_id" in state, state["budgets"]
     most = most if known else bounds.SMALL_BODY
     too_large = TooLarge(f"The body is larger than {most} bytes.")
     declared = int(content_length[:20]) if content_length.isascii() and content_length.isdigit() else most
     if declared > most:
         raise too_large
-    chunks, size, held = [], 0, None
+    chunks, size, reserved = [], 0, None
     try:
         async with asyncio.timeout(bounds.BODY_SECONDS) as reading:
             if not known:
-                held = state["held"] = spaces.unadmitted.take(declared, reading)
+                reserved = state["reserved"] = budgets.unadmitted.reserve(declared, reading)
             async for chunk in stream:
                 size += len(chunk)
                 if size > most:
                     raise too_large
-                if held is None and size > bounds.SMALL_BODY:
-                    held = state["held"] = spaces.admitted.take(declared, reading)
+                if reserved is None and size > bounds.SMALL_BODY:
+                    reserved = state["reserved"] = budgets.admitted.reserve(declared, reading)
                 chunks.append(chunk)
     except TimeoutError:
-        if held and not held.size:
+        if reserved and not reserved.size:
             seconds = f"{bounds.HURRIED_BODY_SECONDS:g} second while too many others wait"
         else:
             seconds = f"{bounds.BODY_SECONDS:.0f} seconds"
@@ -120,8 +120,8 @@ async def read(
     except broken:
         raise Incomplete("The body ended before it was complete, or is not well chunked.") from None
     finally:
-        if held:
-            held.is_whole()
+        if reserved:
+            reserved.complete()
     return b"".join(chunks)
 
 

@@ -25,14 +25,6 @@ def header_values(connection: AnyConnection, name: bytes) -> list[str]:
     return [value.decode("latin-1") for key, value in connection.scope["headers"] if key == name]
 
 
-def header(connection: AnyConnection, name: bytes) -> str | None:
-    """The first value of a header."""
-    for key, value in connection.scope["headers"]:
-        if key == name:
-            return value.decode("latin-1")
-    return None
-
-
 class Part(Enum):
     BODY = auto()
     QUERY = auto()

@@ -11,6 +11,7 @@ import mmap
 import os
 import struct
 import time
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
@@ -46,14 +47,14 @@ class Limiter:
 
     def hit(self, key: bytes, limit: RateLimit) -> Verdict:
         """Count one request of `key`; a refused one is not counted."""
-        digest = hashlib.blake2b(key, digest_size=16).digest()
-        offset = int.from_bytes(digest[:2], "little") % _BUCKETS * _BUCKET_BYTES
-        # A record lock, because the kernel releases it if the worker is killed while holding it.
-        fcntl.lockf(self._fd, fcntl.LOCK_EX, _BUCKET_BYTES, offset)
+        digest, offset = _slot(key)
+        # A file lock, because the kernel releases it if the worker is killed while holding it. One for the table: it is
+        # held for some microseconds, and record locks cost twice as much.
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
         try:
             return self._hit(digest, offset, limit)
         finally:
-            fcntl.lockf(self._fd, fcntl.LOCK_UN, _BUCKET_BYTES, offset)
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def failed(self, address: Address | None, rate: RateLimit) -> Verdict:
         """Count one failed authentication of an address (IPv6: its /64), at a tenth of the rate."""
@@ -78,6 +79,13 @@ class Limiter:
         _ENTRY.pack_into(self._table, position, digest, next_arrival)
         remaining = (window - (next_arrival - now)) * limit.quota // window
         return Verdict(True, remaining, _seconds(next_arrival - now), 0)
+
+
+@lru_cache(maxsize=4096)
+def _slot(key: bytes) -> tuple[bytes, int]:
+    """The digest of a key, and where its bucket begins."""
+    digest = hashlib.blake2b(key, digest_size=16).digest()
+    return digest, int.from_bytes(digest[:2], "little") % _BUCKETS * _BUCKET_BYTES
 
 
 def _seconds(nanoseconds: int) -> int:

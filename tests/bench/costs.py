@@ -796,9 +796,7 @@ async def _ground(world: World, name: str, ids: dict[str, list[str]]) -> Ground:
 def served(routes: Litestar) -> list[str]:
     """Every method and path that the application has."""
     return [
-        f"{method} {_route({'path_template': route.path})}"
-        for route in routes.routes
-        for method in sorted(route.methods - {"OPTIONS"})
+        f"{method} {_route(route.path)}" for route in routes.routes for method in sorted(route.methods - {"OPTIONS"})
     ]
 
 

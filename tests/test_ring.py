@@ -462,7 +462,7 @@ async def test_verify_names_keys_that_are_missing(site: Place) -> None:
 # Peppers.
 
 
-def visit() -> RequestInfo:
+def request_info() -> RequestInfo:
     return RequestInfo(None, "0" * 32, "GET", "/")
 
 
@@ -505,15 +505,15 @@ async def test_a_pepper_that_was_retired_in_between_does_no_harm_to_a_good_token
     before = await site.value(held)
     place = ScopeRef(Level.ACCOUNT, site.account.id)
     for _ in range(2):
-        caller = await admission.authenticate(site.services(stale), Memory(), TokenCredential(value), visit())
-        admitted = await admission.admit(site.services(stale), Memory(), TokenCredential(value), place, visit())
+        caller = await admission.authenticate(site.services(stale), Memory(), TokenCredential(value), request_info())
+        admitted = await admission.admit(site.services(stale), Memory(), TokenCredential(value), place, request_info())
         assert caller.id == admitted.caller.id
         assert await site.value(held) == before
     with pytest.raises(Conflict, match="try again"):
         await site.token(stale)
     assert await site.value("SELECT count(*) FROM tokens") == 1
     with pytest.raises(Unauthenticated):
-        await admission.authenticate(site.services(behind), Memory(), TokenCredential(value), visit())
+        await admission.authenticate(site.services(behind), Memory(), TokenCredential(value), request_info())
 
 
 async def test_a_pepper_that_is_needed_is_retired_by_nobody_who_does_not_say_revoke(site: Place) -> None:
@@ -531,12 +531,12 @@ async def test_a_pepper_that_is_needed_is_retired_by_nobody_who_does_not_say_rev
         await tokens.retire_pepper(site.db, CALLER, pepper_id, revoke=False)
     assert [await site.db.fetch(f"SELECT * FROM {table} ORDER BY 1, 2") for table in tables] == before
     assert (
-        await admission.authenticate(site.services(peppers), Memory(), TokenCredential(value), visit())
+        await admission.authenticate(site.services(peppers), Memory(), TokenCredential(value), request_info())
     ).name == "a token"
     assert await tokens.retire_pepper(site.db, CALLER, pepper_id, revoke=True) == 2
     assert await site.value("SELECT count(*) FROM tokens") == 0
     with pytest.raises(Unauthenticated):
-        await admission.authenticate(site.services(peppers), Memory(), TokenCredential(value), visit())
+        await admission.authenticate(site.services(peppers), Memory(), TokenCredential(value), request_info())
 
 
 # Serving.

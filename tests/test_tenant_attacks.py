@@ -91,8 +91,8 @@ async def test_a_login_that_crosses_a_roll_gives_nothing(world: World) -> None:
     row = await world.database.fetchrow("SELECT id FROM tokens ORDER BY issued_on DESC LIMIT 1")
     assert row is not None
     token = await tokens.find(world.database, str(row["id"]))
-    visit = RequestInfo(None, "0" * 32, "POST", "/")
-    caller = await login.authenticate_login(world.services, Memory(), str(token.id), value, visit)
+    request_info = RequestInfo(None, "0" * 32, "POST", "/")
+    caller = await login.authenticate_login(world.services, Memory(), str(token.id), value, request_info)
     await tokens.roll(world.services, first_start.operator(), token)
     with pytest.raises(Unauthenticated):
         await login.log_in(world.services, caller, value)

@@ -173,6 +173,6 @@ def _answer(
     der = media_type == "application/pkcs10"
     content = pkix.der(csr.pem) if der else csr.pem.encode("ascii")
     headers = {"Content-Disposition": f'attachment; filename="{csr.id}.csr"'}
-    if context.visit.status == 201:
-        headers["Location"] = f"{context.visit.path}/{csr.id}"
-    return Response(content, status_code=context.visit.status, media_type=media_type, headers=headers)
+    if context.request_info.status == 201:
+        headers["Location"] = f"{context.request_info.path}/{csr.id}"
+    return Response(content, status_code=context.request_info.status, media_type=media_type, headers=headers)

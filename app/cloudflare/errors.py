@@ -201,7 +201,7 @@ class Reference:
         """The `messages` of a successful answer."""
         return [self.item(HINTS[a.hint], a.text, _pointer_of(a)) for a in advice]
 
-    def failure(self, error: Exception, visit: RequestInfo) -> Response[bytes]:
+    def failure(self, error: Exception, request_info: RequestInfo) -> Response[bytes]:
         """The answer for an error; an unexpected exception becomes 1500 without its text."""
         match error:
             case errors.Invalid():
@@ -226,7 +226,7 @@ class Reference:
             case Refused():
                 return self._refused(error)
             case _:
-                text = f"Something went wrong here. The operator finds it in the log under {visit.request_id}."
+                text = f"Something went wrong here. The operator finds it in the log under {request_info.request_id}."
                 return self._one(500, 1500, text)
 
     def _items(self, problems: tuple[Problem, ...]) -> list[Item]:

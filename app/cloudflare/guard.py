@@ -40,42 +40,42 @@ async def guard(connection: AnyConnection, handler: BaseRouteHandler) -> None:
     core judges what the caller may.
     """
     state = state_of(connection)
-    visit = _visit(connection, handler)
-    where = place(connection.path_params, visit)
+    request_info = _request_info(connection, handler)
+    where = place(connection.path_params, request_info)
     credential = credentials(connection)
     if where is None:
-        caller = await _authenticated(state, credential, visit)
+        caller = await _authenticated(state, credential, request_info)
         count(connection, caller.id)
-        connection.scope["state"]["context"] = CallerContext(state, visit, caller)
+        connection.scope["state"]["context"] = CallerContext(state, request_info, caller)
         return
     needs: Needs = handler.opt["needs"]
-    found = None if needs.fresh else state.memory.allowed(credential, where, needs.area, needs.access, visit)
+    found = None if needs.fresh else state.memory.allowed(credential, where, needs.area, needs.access, request_info)
     if found:
         caller, scope = found
         count(connection, caller.id)
     else:
-        caller, scope = await _looked_up(connection, credential, where, visit, needs)
-    connection.scope["state"]["context"] = ScopeContext(state, visit, caller, scope)
+        caller, scope = await _looked_up(connection, credential, where, request_info, needs)
+    connection.scope["state"]["context"] = ScopeContext(state, request_info, caller, scope)
 
 
-async def _authenticated(state: State, credential: Credential, visit: RequestInfo) -> Caller:
+async def _authenticated(state: State, credential: Credential, request_info: RequestInfo) -> Caller:
     try:
         # A user may have become a member of an account within the last second, by making it.
-        return await admission.authenticate(state.services, state.memory, credential, visit, fresh=True)
+        return await admission.authenticate(state.services, state.memory, credential, request_info, fresh=True)
     except (Unauthenticated, Forbidden) as error:
-        await _fail(state, visit, error)
+        await _fail(state, request_info, error)
         raise
 
 
 async def _looked_up(
-    connection: AnyConnection, credential: Credential, where: ScopeRef, visit: RequestInfo, needs: Needs
+    connection: AnyConnection, credential: Credential, where: ScopeRef, request_info: RequestInfo, needs: Needs
 ) -> tuple[Caller, Scope]:
     """Admit and count a caller of whom it is not known yet that they may; remember those who may."""
     state = state_of(connection)
     try:
-        admitted = await _admitted(state, credential, where, visit, needs)
+        admitted = await _admitted(state, credential, where, request_info, needs)
     except (Unauthenticated, Forbidden) as error:
-        await _fail(state, visit, error)
+        await _fail(state, request_info, error)
         raise
     caller, scope = admitted.caller, admitted.scope
     count(connection, caller.id)
@@ -84,20 +84,20 @@ async def _looked_up(
         await audit.denied(state.services.db, caller, resource, where.id, scope)
         raise Forbidden(Denial.RESOURCE)
     if admitted.gone:
-        raise not_routed(visit)
+        raise not_routed(request_info)
     state.memory.allow(credential, where, needs.area, needs.access, admitted)
     return caller, scope
 
 
-async def _fail(state: State, visit: RequestInfo, error: Exception) -> None:
-    count_failure(state, visit)
+async def _fail(state: State, request_info: RequestInfo, error: Exception) -> None:
+    count_failure(state, request_info)
     await admission.audit_denial(state.services.db, error)
 
 
 async def _admitted(
-    state: State, credential: Credential, where: ScopeRef, visit: RequestInfo, needs: Needs
+    state: State, credential: Credential, where: ScopeRef, request_info: RequestInfo, needs: Needs
 ) -> Admission:
-    asking = (state.services, state.memory, credential, where, visit)
+    asking = (state.services, state.memory, credential, where, request_info)
     if needs.fresh:
         return await admission.admit_fresh(*asking)
     admitted = await admission.admit(*asking)
@@ -111,12 +111,12 @@ def _may(admitted: Admission, needs: Needs) -> bool:
     return admitted.scope is not None and admitted.caller.may(needs.area, needs.access, admitted.scope)
 
 
-def _visit(connection: AnyConnection, handler: BaseRouteHandler) -> RequestInfo:
-    """The visit, with the status that a success will have."""
-    visit: RequestInfo = connection.scope["state"]["visit"]
+def _request_info(connection: AnyConnection, handler: BaseRouteHandler) -> RequestInfo:
+    """The facts of the request, with the status that a success will have."""
+    request_info: RequestInfo = connection.scope["state"]["request_info"]
     if not isinstance(handler, HTTPRouteHandler):
-        return visit
-    return msgspec.structs.replace(visit, status=handler.status_code, denied_status=403)
+        return request_info
+    return msgspec.structs.replace(request_info, status=handler.status_code, denied_status=403)
 
 
 async def csrs_on(connection: AnyConnection, _: BaseRouteHandler) -> None:
@@ -128,19 +128,19 @@ async def csrs_on(connection: AnyConnection, _: BaseRouteHandler) -> None:
         raise LimitReached(Limit.CSRS_OFF, text)
 
 
-def place(path_params: dict[str, str], visit: RequestInfo) -> ScopeRef | None:
+def place(path_params: dict[str, str], request_info: RequestInfo) -> ScopeRef | None:
     """The account or zone that the path names; raises 7003 for a malformed id."""
     for name, level in (("zone_id", Level.ZONE), ("account_id", Level.ACCOUNT)):
         if name in path_params:
-            return ScopeRef(level, id_of(path_params[name], visit))
+            return ScopeRef(level, id_of(path_params[name], request_info))
     return None
 
 
-def id_of(text: str, visit: RequestInfo) -> UUID:
+def id_of(text: str, request_info: RequestInfo) -> UUID:
     """An id in a path; raises 7003 for what is none."""
     found = hex32(text)
     if found is None:
-        raise not_routed(visit)
+        raise not_routed(request_info)
     return found
 
 
@@ -181,12 +181,12 @@ def count(connection: AnyConnection, caller_id: UUID) -> None:
             raise _throttled(verdict.retry_after)
 
 
-def count_failure(state: State, visit: RequestInfo) -> None:
+def count_failure(state: State, request_info: RequestInfo) -> None:
     """Count a failed authentication against its address (IPv6: its /64); raises 429 above a tenth of the rate."""
-    state.failures.count(visit.address)
+    state.failures.count(request_info.address)
     if state.rate_limit is None:
         return
-    verdict = state.limiter.failed(visit.address, state.rate_limit)
+    verdict = state.limiter.failed(request_info.address, state.rate_limit)
     if not verdict.allowed:
         raise _throttled(verdict.retry_after)
 
@@ -196,6 +196,6 @@ def _throttled(retry_after: int) -> Refused:
     return Refused(429, 971, text, retry_after=max(1, retry_after))
 
 
-def not_routed(visit: RequestInfo) -> Refused:
-    text = f"Could not route to {visit.path}, perhaps your object identifier is invalid?"
+def not_routed(request_info: RequestInfo) -> Refused:
+    text = f"Could not route to {request_info.path}, perhaps your object identifier is invalid?"
     return Refused(404, 7003, text)

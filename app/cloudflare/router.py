@@ -22,18 +22,18 @@ _log = structlog.get_logger("keystead.cloudflare")
 
 def on_error(request: AnyRequest, error: Exception) -> Response[bytes]:
     """The exception handler for all routes under this prefix: answers with an envelope."""
-    visit = request.scope["state"]["visit"]
+    request_info = request.scope["state"]["request_info"]
     reference: Reference = request.app.state.reference
     if isinstance(error, HTTPException) and error.status_code == HTTPStatus.NOT_FOUND:
-        error = not_routed(visit)
+        error = not_routed(request_info)
     elif isinstance(error, HTTPException) and error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        refused = Refused(405, 7001, f"Method {visit.method} not available for that URI.")
-        response = reference.failure(refused, visit)
+        refused = Refused(405, 7001, f"Method {request_info.method} not available for that URI.")
+        response = reference.failure(refused, request_info)
         response.headers["Allow"] = (error.headers or {}).get("allow", "")
         return response
-    response = reference.failure(error, visit)
+    response = reference.failure(error, request_info)
     if response.status_code == HTTPStatus.INTERNAL_SERVER_ERROR:
-        _log.error("unexpected error", request_id=visit.request_id, exc_info=error)
+        _log.error("unexpected error", request_id=request_info.request_id, exc_info=error)
     return response
 
 

@@ -169,13 +169,13 @@ class Tokens(Controller):
     @get("/{token_id:str}", needs=_READ)
     async def get_one(self, context: CallerContext, token_id: str) -> Envelope[TokenObject]:
         """Get a token."""
-        owner, wanted = await _owner(context, Access.READ), guard.id_of(token_id, context.visit)
+        owner, wanted = await _owner(context, Access.READ), guard.id_of(token_id, context.request_info)
         return context.envelope(_object(await delegation.get(context.services.db, owner, wanted)))
 
     @put("/{token_id:str}", needs=_WRITE)
     async def update(self, context: CallerContext, data: Body[TokenChange], token_id: str) -> Envelope[TokenObject]:
         """Replace a token."""
-        owner, wanted = await _owner(context, Access.WRITE), guard.id_of(token_id, context.visit)
+        owner, wanted = await _owner(context, Access.WRITE), guard.id_of(token_id, context.request_info)
         draft = draft_of(data, TokenStatus(data.fields.status) if data.fields.status else None)
         token = await delegation.update(context.services.db, context.caller, owner, wanted, draft)
         return context.envelope(_object(token), data.advice)
@@ -183,13 +183,13 @@ class Tokens(Controller):
     @put("/{token_id:str}/value", needs=_WRITE)
     async def roll(self, context: CallerContext, data: IgnoredBody, token_id: str) -> Envelope[str]:  # noqa: ARG002
         """Give a token a new value."""
-        owner, wanted = await _owner(context, Access.WRITE), guard.id_of(token_id, context.visit)
+        owner, wanted = await _owner(context, Access.WRITE), guard.id_of(token_id, context.request_info)
         return context.envelope(await delegation.roll(context.services, context.caller, owner, wanted))
 
     @delete("/{token_id:str}", needs=_WRITE)
     async def delete_one(self, context: CallerContext, token_id: str) -> Envelope[DeletedToken]:
         """Revoke a token."""
-        owner, wanted = await _owner(context, Access.WRITE), guard.id_of(token_id, context.visit)
+        owner, wanted = await _owner(context, Access.WRITE), guard.id_of(token_id, context.request_info)
         await delegation.delete(context.services.db, context.caller, owner, wanted)
         return context.envelope(DeletedToken(wanted.hex))
 
@@ -215,7 +215,7 @@ class Verify(Controller):
     @get("/accounts/{account_id:str}/tokens/verify")
     async def of_account(self, request: AnyRequest, account_id: str) -> Envelope[Verified]:
         """Say what a token is."""
-        return await _verify(request, guard.id_of(account_id, request.scope["state"]["visit"]))
+        return await _verify(request, guard.id_of(account_id, request.scope["state"]["request_info"]))
 
 
 async def _owner(context: CallerContext, access: Access) -> Owner:
@@ -318,14 +318,14 @@ def _networks(value: Any, problems: list[Problem]) -> dict[str, tuple[str, ...]]
 
 async def _verify(request: AnyRequest, account_id: UUID | None) -> Envelope[Verified]:
     state = state_of(request)
-    visit = msgspec.structs.replace(request.scope["state"]["visit"], denied_status=403)
+    request_info = msgspec.structs.replace(request.scope["state"]["request_info"], denied_status=403)
     credential = guard.credentials(request)
     if not isinstance(credential, TokenCredential):
         raise Refused(400, 9106, "Missing Authorization header: a global key has no token to verify")
     try:
-        verification = await admission.verify(state.services, credential, account_id, visit)
+        verification = await admission.verify(state.services, credential, account_id, request_info)
     except Unauthenticated:
-        guard.count_failure(state, visit)
+        guard.count_failure(state, request_info)
         raise Refused(401, 1000, "Invalid API Token") from None
     guard.count(request, verification.id)
     if verification.denied:

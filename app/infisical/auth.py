@@ -43,7 +43,7 @@ async def _read(request: AnyRequest, struct: type[LoginRequest]) -> LoginRequest
     try:
         return await reading.body_or_form(request, struct)
     except _REFUSED as error:
-        raise await _refused(state_of(request), wire.visit(request), error) from None
+        raise await _refused(state_of(request), wire.request_info(request), error) from None
 
 
 _Credentials: TypeAlias = Annotated[
@@ -59,22 +59,25 @@ class Login(Controller):
     @post("/login")
     async def login(self, request: AnyRequest, data: _Credentials) -> AccessToken:
         """Get an access token for an API token."""
-        state, visit = state_of(request), msgspec.structs.replace(wire.visit(request), status=200, denied_status=401)
+        state, request_info = (
+            state_of(request),
+            msgspec.structs.replace(wire.request_info(request), status=200, denied_status=401),
+        )
         try:
             client_id, secret = data.client_id, data.client_secret
-            caller = await login.authenticate_login(state.services, state.memory, client_id, secret, visit)
+            caller = await login.authenticate_login(state.services, state.memory, client_id, secret, request_info)
         except _REFUSED as error:
-            raise await _refused(state, visit, error) from None
+            raise await _refused(state, request_info, error) from None
         guard.count(request, caller)
         try:
             value = await login.log_in(state.services, caller, secret)
         except Unauthenticated as error:
-            raise await _refused(state, visit, error) from None
+            raise await _refused(state, request_info, error) from None
         return AccessToken(value, tokens.ACCESS_SECONDS, tokens.ACCESS_SECONDS)
 
 
-async def _refused(state: State, visit: RequestInfo, error: Exception) -> Exception:
+async def _refused(state: State, request_info: RequestInfo, error: Exception) -> Exception:
     """Count a failed login and return the error to raise; raises 429 above the limit."""
-    guard.count_failure(state, visit)
+    guard.count_failure(state, request_info)
     await admission.audit_denial(state.services.db, error)
     return Refused(401, "Invalid credentials") if isinstance(error, Unauthenticated | Forbidden) else error

@@ -60,8 +60,8 @@ async def guard(connection: AnyConnection, handler: BaseRouteHandler) -> None:
     the handler asks `require` once the body has named the account.
     """
     state, found = state_of(connection), connection.scope["state"]
-    visit = msgspec.structs.replace(found["visit"], status=200, denied_status=403)
-    caller = await _authenticated(connection, state, visit)
+    request_info = msgspec.structs.replace(found["request_info"], status=200, denied_status=403)
+    caller = await _authenticated(connection, state, request_info)
     count(connection, caller)
     params = connection.path_params
     if "ca_id" in params:
@@ -69,24 +69,24 @@ async def guard(connection: AnyConnection, handler: BaseRouteHandler) -> None:
     elif "serial_number" in params:
         scope = await authorities.scope_of_serial(state.services.db, caller, wire.serial_of(params["serial_number"]))
     else:
-        found["context"] = CallerContext(state, visit, caller)
+        found["context"] = CallerContext(state, request_info, caller)
         return
     await require(state, caller, scope, handler.opt["action"])
-    found["context"] = ScopeContext(state, visit, caller, scope)
+    found["context"] = ScopeContext(state, request_info, caller, scope)
 
 
-async def _authenticated(connection: AnyConnection, state: State, visit: RequestInfo) -> Caller:
+async def _authenticated(connection: AnyConnection, state: State, request_info: RequestInfo) -> Caller:
     scheme, _, value = (header(connection.scope["headers"], b"authorization") or "").partition(" ")
     if scheme.lower() != "bearer":
         raise Refused(401, "Token missing")
     if not tokens.is_well_formed(value):
-        count_failure(state, visit)
+        count_failure(state, request_info)
         raise Refused(403, wire.MALFORMED, "TokenError")
     try:
         credential = TokenCredential(value, access=True)
-        return await admission.authenticate(state.services, state.memory, credential, visit)
+        return await admission.authenticate(state.services, state.memory, credential, request_info)
     except (Unauthenticated, Forbidden) as error:
-        count_failure(state, visit)
+        count_failure(state, request_info)
         await admission.audit_denial(state.services.db, error)
         raise
 
@@ -127,11 +127,11 @@ def count(connection: AnyConnection, caller: Caller) -> None:
         _judge(verdict)
 
 
-def count_failure(state: State, visit: RequestInfo) -> None:
+def count_failure(state: State, request_info: RequestInfo) -> None:
     """Count a failed authentication against its address; raises 429 above the limit."""
-    state.failures.count(visit.address)
+    state.failures.count(request_info.address)
     if state.rate_limit:
-        _judge(state.limiter.failed(visit.address, state.rate_limit))
+        _judge(state.limiter.failed(request_info.address, state.rate_limit))
 
 
 def _judge(verdict: Verdict) -> None:

@@ -24,16 +24,18 @@ _log = structlog.get_logger("keystead.infisical")
 
 def on_error(request: AnyRequest, error: Exception) -> Response[bytes]:
     """The exception handler for all routes under this prefix: answers with an Infisical error body."""
-    visit = wire.visit(request)
+    request_info = wire.request_info(request)
     if isinstance(error, HTTPException) and error.status_code == HTTPStatus.NOT_FOUND:
-        error = wire.not_routed(visit)
+        error = wire.not_routed(request_info)
     elif isinstance(error, HTTPException) and error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        response = wire.failure(Refused(405, f"Route {visit.path} does not take {visit.method}"), visit)
+        response = wire.failure(
+            Refused(405, f"Route {request_info.path} does not take {request_info.method}"), request_info
+        )
         response.headers["Allow"] = (error.headers or {}).get("allow", "")
         return response
-    response = wire.failure(error, visit)
+    response = wire.failure(error, request_info)
     if response.status_code == HTTPStatus.INTERNAL_SERVER_ERROR:
-        _log.error("unexpected error", request_id=visit.request_id, exc_info=error)
+        _log.error("unexpected error", request_id=request_info.request_id, exc_info=error)
     return response
 
 

@@ -132,37 +132,37 @@ STATUSES: dict[type[Exception], int] = {
 }
 
 
-def failure(error: Exception, visit: RequestInfo) -> Response[bytes]:
+def failure(error: Exception, request_info: RequestInfo) -> Response[bytes]:
     """The answer for an error; an unexpected exception becomes 500 without its text."""
     match error:
         case errors.Invalid():
-            return _failure(422, [issue_of(problem) for problem in error.problems], visit)
+            return _failure(422, [issue_of(problem) for problem in error.problems], request_info)
         case Malformed():
-            return _failure(422, list(error.issues), visit)
+            return _failure(422, list(error.issues), request_info)
         case _ if type(error) in STATUSES:
-            return _failure(STATUSES[type(error)], str(error), visit)
+            return _failure(STATUSES[type(error)], str(error), request_info)
         case errors.Unauthenticated() if error.expired:
-            return _failure(403, EXPIRED, visit, word="TokenError")
+            return _failure(403, EXPIRED, request_info, word="TokenError")
         case errors.Unauthenticated():
-            return _failure(401, NOT_ALLOWED, visit)
+            return _failure(401, NOT_ALLOWED, request_info)
         case errors.Forbidden():
-            return _failure(403, _DENIALS.get(error.denial, "{}").format(error), visit, details=[])
+            return _failure(403, _DENIALS.get(error.denial, "{}").format(error), request_info, details=[])
         case errors.Unavailable():
             headers = {"Retry-After": str(min(max(error.retry_after, 1), 60))}
             advice = "Look before you repeat the request." if error.in_doubt else "Please try again."
-            return _failure(503, f"Not available now: {error}. {advice}", visit, headers=headers)
+            return _failure(503, f"Not available now: {error}. {advice}", request_info, headers=headers)
         case Refused():
             headers = {"Retry-After": str(min(error.retry_after, 60))} if error.retry_after else {}
             details = error.details
-            return _failure(error.status, str(error), visit, word=error.word, details=details, headers=headers)
+            return _failure(error.status, str(error), request_info, word=error.word, details=details, headers=headers)
         case _:
-            return _failure(500, "Something went wrong", visit)
+            return _failure(500, "Something went wrong", request_info)
 
 
 def _failure(
     status: int,
     message: str | list[Issue],
-    visit: RequestInfo,
+    request_info: RequestInfo,
     *,
     word: str = "",
     details: Sequence[Detail] | None = None,
@@ -171,13 +171,13 @@ def _failure(
     if isinstance(message, str):
         # It may quote input with a lone surrogate, which cannot be encoded as UTF-8.
         message = message.encode("utf-8", "backslashreplace").decode("utf-8")
-    values = (visit.request_id, status, message, word or WORDS[status])
+    values = (request_info.request_id, status, message, word or WORDS[status])
     body = ErrorBody(*values) if details is None else Denied(*values, list(details))
     return Response(msgspec.json.encode(body), status_code=status, media_type=JSON, headers=dict(headers or {}))
 
 
-def not_routed(visit: RequestInfo) -> Refused:
-    return Refused(HTTPStatus.NOT_FOUND, f"Route {visit.method}:{visit.path} not found")
+def not_routed(request_info: RequestInfo) -> Refused:
+    return Refused(HTTPStatus.NOT_FOUND, f"Route {request_info.method}:{request_info.path} not found")
 
 
 def download(der: bytes, media_type: str) -> Response[bytes]:
@@ -186,8 +186,8 @@ def download(der: bytes, media_type: str) -> Response[bytes]:
     return Response(der, status_code=200, media_type=media_type, headers=headers)
 
 
-def visit(request: AnyRequest) -> RequestInfo:
-    made: RequestInfo = request.scope["state"]["visit"]
+def request_info(request: AnyRequest) -> RequestInfo:
+    made: RequestInfo = request.scope["state"]["request_info"]
     return made
 
 

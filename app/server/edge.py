@@ -61,25 +61,25 @@ class Edge:
             await self._reject(rejection, scope, send, started)
             return
         db.begin(reads=scope["method"] in {"GET", "HEAD"})
-        visit = self._visit(scope)
+        request_info = self._request_info(scope)
         state = scope.setdefault("state", {})
-        state["visit"], state["budgets"] = visit, self._budgets
+        state["request_info"], state["budgets"] = request_info, self._budgets
         try:
-            await self._app(scope, receive, self._sender(scope, visit, send))
+            await self._app(scope, receive, self._sender(scope, request_info, send))
         finally:
             if "reserved" in state:
                 state["reserved"].release()
-            self._record(scope, visit, time.perf_counter() - started)
+            self._record(scope, request_info, time.perf_counter() - started)
 
-    def _sender(self, scope: Message, visit: RequestInfo, send: Send) -> Send:
+    def _sender(self, scope: Message, request_info: RequestInfo, send: Send) -> Send:
         """`send` with the common headers, and without a body for HEAD."""
         state = scope["state"]
 
         async def sender(message: Message) -> None:
             if message["type"] == "http.response.start":
                 state["status"] = message["status"]
-                message["headers"] = self._headers(message, visit.request_id, state.get("verdict"))
-            elif visit.method == "HEAD":
+                message["headers"] = self._headers(message, request_info.request_id, state.get("verdict"))
+            elif request_info.method == "HEAD":
                 message = {**message, "body": b""}
             elif "file" in state and _PATHSEND in scope.get("extensions", ()):
                 message = {"type": _PATHSEND, "path": state["file"]}
@@ -87,19 +87,19 @@ class Edge:
 
         return sender
 
-    def _record(self, scope: Message, visit: RequestInfo, seconds: float) -> None:
+    def _record(self, scope: Message, request_info: RequestInfo, seconds: float) -> None:
         state, route = scope["state"], _route(scope.get("path_template", "-"))
         status = state.get("status", 0)
-        metrics.answered(_dialect(visit.path), visit.method, route, status, seconds)
+        metrics.answered(_dialect(request_info.path), request_info.method, route, status, seconds)
         line = Line(
-            request_id=visit.request_id,
-            method=visit.method,
-            path=_printable(visit.path),
+            request_id=request_info.request_id,
+            method=request_info.method,
+            path=_printable(request_info.path),
             route=route,
             status=status,
             ms=round(seconds * 1000, 2),
             caller=state.get("caller_id"),
-            address=_address_text(visit.address) if visit.address else None,
+            address=_address_text(request_info.address) if request_info.address else None,
         )
         self._log.write(line)
 
@@ -118,7 +118,7 @@ class Edge:
         metrics.answered(_dialect(path), scope["method"], "-", rejection.status, time.perf_counter() - started)
         self._log.count_rejected()
 
-    def _visit(self, scope: Message) -> RequestInfo:
+    def _request_info(self, scope: Message) -> RequestInfo:
         method, path = scope["method"], _path(scope["raw_path"])
         scope["path"] = path if path is not None else _NOWHERE
         # GET answers HEAD without its body; no route answers PROPFIND, and so none answers OPTIONS by itself.

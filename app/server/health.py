@@ -73,8 +73,8 @@ async def _problem(services: Services) -> str | None:
 async def metrics_(request: AnyRequest) -> Response[bytes]:
     """Prometheus's text format, for the networks of KEYSTEAD_METRICS_FROM; 404 for all others."""
     state = state_of(request)
-    visit: RequestInfo = request.scope["state"]["visit"]
-    if not _may_see(request, state, visit):
+    request_info: RequestInfo = request.scope["state"]["request_info"]
+    if not _may_see(request, state, request_info):
         raise NotFoundException
     cached: _Cached[dict[str, int]] = request.app.state.setdefault("expiry", _Cached())
     try:
@@ -85,14 +85,14 @@ async def metrics_(request: AnyRequest) -> Response[bytes]:
     return Response(metrics.text(_Expiry(expiry)), media_type=metrics.CONTENT_TYPE)
 
 
-def _may_see(request: AnyRequest, state: State, visit: RequestInfo) -> bool:
+def _may_see(request: AnyRequest, state: State, request_info: RequestInfo) -> bool:
     # A local proxy that is not configured as trusted, or omits the client's address, must not expose the metrics.
     peer = addresses.parsed(request.client.host) if request.client else None
     names = request.headers.keys()
     forwarded = any(name in _FORWARDED or name.startswith("x-forwarded") for name in names)
-    if forwarded and visit.address == peer:
+    if forwarded and request_info.address == peer:
         return False
-    return visit.address is not None and any(visit.address in network for network in state.metrics_from)
+    return request_info.address is not None and any(request_info.address in network for network in state.metrics_from)
 
 
 HANDLERS: list[Any] = [healthz, readyz, metrics_]

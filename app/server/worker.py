@@ -181,7 +181,7 @@ async def _prune(db: Database) -> None:
 
 def _on_error(request: AnyRequest, error: Exception) -> Response[bytes]:
     """404, 405 and other errors from outside the routers, in the format of the dialect that the path belongs to."""
-    path = request.scope["state"]["visit"].path
+    path = request.scope["state"]["request_info"].path
     if f"{path}/".startswith(infisical.PREFIX):
         return infisical.on_error(request, error)
     if isinstance(error, HTTPException) and not path.startswith(cloudflare.PREFIX):

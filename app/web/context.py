@@ -11,7 +11,7 @@ class CallerContext(msgspec.Struct, frozen=True):
     """The caller, for paths that name no account."""
 
     state: State
-    visit: RequestInfo
+    request_info: RequestInfo
     caller: Caller
 
     @property

@@ -187,8 +187,8 @@ def download(der: bytes, media_type: str) -> Response[bytes]:
 
 
 def request_info(request: AnyRequest) -> RequestInfo:
-    made: RequestInfo = request.scope["state"]["request_info"]
-    return made
+    found: RequestInfo = request.scope["state"]["request_info"]
+    return found
 
 
 def serial_of(text: str) -> str:

@@ -83,10 +83,10 @@ class Schemas:
         types = [*dict.fromkeys([*answers, *bodies, *others, *self._queries])]
         schemas, components = msgspec.json.schema_components(types, ref_template=_REF + "{name}")
         self._refs: dict[Any, Json] = {kind: _renamed(schema) for kind, schema in zip(types, schemas, strict=True)}
-        asked = {_name(self._refs[kind]) for kind in (*bodies, *self._queries)}
+        read = {_name(self._refs[kind]) for kind in (*bodies, *self._queries)}
         self.components: Json = {_readable(name): _renamed(schema) for name, schema in components.items()}
         for name, schema in self.components.items():
-            if "properties" in schema and name not in asked and not name.endswith("Request"):
+            if "properties" in schema and name not in read and not name.endswith("Request"):
                 _close(schema)
 
     def of(self, kind: Any) -> Json:  # noqa: ANN401 - a type
@@ -146,7 +146,7 @@ def described(operation: Operation, schemas: Schemas, in_path: Mapping[str, Json
     handler, names = operation.handler, re.findall(r"\{(\w+)\}", operation.path)
     parameters = [{"name": name, "in": "path", "required": True, "schema": in_path[name]} for name in names]
     parameters += schemas.parameters(operation.query) if operation.query else []
-    made: Json = {
+    described: Json = {
         "operationId": operation.id,
         "summary": (inspect.getdoc(handler.fn) or "").partition("\n")[0].rstrip("."),
         "tags": sorted(handler.resolve_tags()),
@@ -154,5 +154,5 @@ def described(operation: Operation, schemas: Schemas, in_path: Mapping[str, Json
     }
     if operation.body and operation.source:
         content = {media_type: {"schema": schemas.of(operation.body)} for media_type in operation.source.media_types}
-        made["requestBody"] = {"required": operation.source.required, "content": content}
-    return made
+        described["requestBody"] = {"required": operation.source.required, "content": content}
+    return described

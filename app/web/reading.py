@@ -121,8 +121,8 @@ def read(struct: type[T], values: Mapping[str, Any], *, blank: bool) -> tuple[T,
     null counts as not sent, unless the type tells them apart; with `blank`, so does an empty string that is no value.
     """
     reader = _Reader(blank)
-    made: T = reader.struct(type_of(struct), values, ())
-    return made, tuple(reader.found)
+    fields: T = reader.struct(type_of(struct), values, ())
+    return fields, tuple(reader.found)
 
 
 class _Reader:
@@ -135,7 +135,7 @@ class _Reader:
             self.found.append(Wrong(fault, path, value, kind))
 
     def struct(self, kind: Type, values: Mapping[str, Any], path: tuple[str | int, ...]) -> Any:  # noqa: ANN401
-        made = {}
+        fields = {}
         for field in kind.fields:
             value = values.get(field.wire, UNSET)
             if value is None and field.keeps_null:
@@ -147,10 +147,10 @@ class _Reader:
             else:
                 read = self._value(field.type, value, (*path, field.wire))
             if read is not _BAD:
-                made[field.name] = read
+                fields[field.name] = read
             elif field.required:
-                made[field.name] = _empty(field.type)
-        return kind.make(**made) if kind.make else made
+                fields[field.name] = _empty(field.type)
+        return kind.make(**fields) if kind.make else fields
 
     def _value(self, kind: Type, value: Any, path: tuple[str | int, ...]) -> Any:  # noqa: ANN401 - JSON
         fault = _fault(kind, value)

@@ -161,6 +161,12 @@ async def install(url: str, folder: Path) -> Home:
     return home
 
 
+@pytest.fixture(scope="session")
+def cluster(durable_cluster: postgres.Cluster) -> postgres.Cluster:
+    """Its settings are among what doctor looks at."""
+    return durable_cluster
+
+
 @pytest.fixture
 async def home(database_url: str, tmp_path: Path) -> Home:
     """A healthy installation of this test's own."""

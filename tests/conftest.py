@@ -80,6 +80,13 @@ async def world(database_url: str, tmp_path: Path) -> AsyncIterator[World]:
         yield made
 
 
+@pytest.fixture(scope="module")
+async def shared_world(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    """One world for all tests of a file that only read, or that make what they look at."""
+    async with new_database(cluster) as url, new_world(url, tmp_path_factory.mktemp("world")) as made:
+        yield made
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _trust_store_is_read_once() -> Iterator[None]:
     """It takes most of the start of an application, and each process starts hundreds."""

@@ -481,6 +481,7 @@ async def own(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Own]:
         yield Own(cluster, environ, alone, left)
 
 
+@pytest.mark.serve
 def test_the_bundled_postgresql_runs_for_as_long_as_it_takes(ask: Ask, own: Own) -> None:
     """Where no server runs, its PostgreSQL is started for the checks and stopped again; where one runs it is joined."""
     assert [finding.check for finding in own.alone if finding.good] == CHECKS
@@ -489,6 +490,7 @@ def test_the_bundled_postgresql_runs_for_as_long_as_it_takes(ask: Ask, own: Own)
     assert own.cluster.alive()
 
 
+@pytest.mark.serve
 @pytest.mark.parametrize(
     ("name", "off"),
     [
@@ -519,6 +521,7 @@ async def test_what_makes_postgresql_lose_data_is_named_with_what_mends_it(
         await own.alter(*(f"ALTER {what} RESET ALL" for what in resets))
 
 
+@pytest.mark.serve
 async def test_a_wrong_password_is_never_shown(ask: Ask, own: Own) -> None:
     """With the right one all is good; with a wrong one the line names the setting, and neither of them."""
     await own.alter(f"CREATE ROLE app SUPERUSER LOGIN PASSWORD '{PASSWORD}'")
@@ -685,6 +688,7 @@ def stopped(*processes: int) -> Iterator[None]:
                 os.kill(process, signal.SIGCONT)
 
 
+@pytest.mark.serve
 async def test_a_server_is_judged_by_its_workers_and_its_answer(
     ask: Ask, cluster: postgres.Cluster, tmp_path: Path
 ) -> None:

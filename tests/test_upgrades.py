@@ -230,6 +230,7 @@ async def test_two_migrations_at_once_are_one(old: Old) -> None:
     assert sorted(applied) == [[], _later(old.released)]
 
 
+@pytest.mark.serve
 async def test_the_bundled_database_is_upgraded_by_the_start(cluster: postgres.Cluster, tmp_path: Path) -> None:
     """With the PostgreSQL of its own, `keystead serve` brings an earlier schema up to date before it serves."""
     async with new_database(cluster, "template0") as url, _connected(url) as connection:

@@ -12,13 +12,11 @@ from uuid import UUID
 
 import pytest
 from authority import csr_of, key_pem, openssl, pem, root
+from command import Terminal, beside, rows
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from live import Live
-from test_cli import rows
-
-from app.commands.cli import main
 
 Run = Callable[..., str]
 Json = dict[str, Any]
@@ -30,11 +28,7 @@ COLUMNS = ["id", "type", "status", "common_name", "key", "account_id", "expires_
 
 
 def settings(live: Live) -> dict[str, str]:
-    return {
-        "KEYSTEAD_DATABASE_URL": live.database_url,
-        "KEYSTEAD_DATA_DIR": str(live.data_dir),
-        "KEYSTEAD_PKI_URL": PKI,
-    }
+    return {**beside(live), "KEYSTEAD_PKI_URL": PKI}
 
 
 @pytest.fixture(scope="module")
@@ -53,21 +47,16 @@ def keystead(live: Live) -> Run:
 
 
 @pytest.fixture
-def refusal(live: Live, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command in this process, which is much quicker; gives the one line that it complains in.
+def refusal(live: Live, terminal: Terminal) -> Run:
+    """Runs the command in this process; gives the one line that it complains in.
 
     `status` is the exit status that it must have.
     """
-    for name, value in settings(live).items():
-        monkeypatch.setenv(name, value)
 
     def run(status: int, *words: str | Path) -> str:
-        monkeypatch.setattr(sys, "argv", ["keystead", *map(str, words)])
-        # In a thread, because the session's loop may be running in this one.
-        with ThreadPoolExecutor(1) as pool, pytest.raises(SystemExit) as stop:
-            pool.submit(main).result()
-        printed, said = capsys.readouterr()
-        assert (stop.value.code, printed) == (status, ""), said
+        ended = terminal.run(settings(live), *words)
+        said = ended.err
+        assert ended[:2] == (status, ""), ended
         assert "PRIVATE KEY" not in said
         # Before a wrong use stands what would be a right one.
         usage, _, said = said.rpartition({1: "keystead: ", 2: "\nError: "}[status])

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import asyncpg
 import msgspec
 import pytest
+from command import Terminal
 from live import Live, free_port, serving
 from test_rotation import mounted
 from test_serve import is_gone, processes_below, until
@@ -26,7 +27,6 @@ from world import HERE, new_database
 
 from app import config
 from app.commands import doctor
-from app.commands.cli import main
 from app.custody import keyring
 from app.custody import ring as ringfile
 from app.server import first_start, postgres
@@ -116,24 +116,11 @@ Printed = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Printed:
-    """Runs `keystead doctor` in this process, which is much quicker than in one of its own."""
-
-    def status() -> int:
-        try:
-            main()
-        except SystemExit as stop:
-            return int(stop.code or 0)
-        return 0
+def printed(terminal: Terminal) -> Printed:
+    """Runs `keystead doctor` in this process."""
 
     def run(environ: dict[str, str], *words: str) -> tuple[int, str, str]:
-        with monkeypatch.context() as patch, ThreadPoolExecutor(1) as pool:
-            for name, value in environ.items():
-                patch.setenv(name, value)
-            patch.setattr(sys, "argv", ["keystead", "doctor", *words])
-            # In a thread, because the session's loop is running in this one.
-            ended = pool.submit(status).result()
-        return ended, *capsys.readouterr()
+        return terminal.run(environ, "doctor", *words)
 
     return run
 

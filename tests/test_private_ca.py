@@ -24,6 +24,7 @@ import msgspec
 import pytest
 import structlog
 from authority import Key, csr_of, openssl, pem
+from command import rows
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -35,7 +36,6 @@ from cryptography.x509.oid import (
     SignatureAlgorithmOID,
 )
 from live import Live
-from test_cli import rows
 from test_csr_bytes import judge, run
 from world import BODY, World, _encodings, make_token, new_world
 

@@ -23,23 +23,26 @@ class Ended(NamedTuple):
     err: str
 
 
-class Terminal:
-    """Runs `keystead` as its script does."""
+def run_command(environ: Mapping[str, str], *words: object, text: str = "") -> Ended:
+    """Run `keystead` as its script does, with `text` on its standard input."""
+    stdin, stdout, stderr = (io.TextIOWrapper(io.BytesIO(start), "utf-8") for start in (text.encode(), b"", b""))
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as pool:
+        for name, value in environ.items():
+            patch.setenv(name, value)
+        patch.setattr(sys, "argv", ["keystead", *map(str, words)])
+        patch.setattr(sys.modules["__main__"], "__package__", None)
+        for name, stream in (("stdin", stdin), ("stdout", stdout), ("stderr", stderr)):
+            patch.setattr(sys, name, stream)
+        # In a thread, because the session's loop is running in this one.
+        status = pool.submit(_status).result()
+    return Ended(status, _printed(stdout), _printed(stderr))
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self._monkeypatch = monkeypatch
-        self._capsys = capsys
 
-    def run(self, environ: Mapping[str, str], *words: object, text: str = "") -> Ended:
-        with self._monkeypatch.context() as patch, ThreadPoolExecutor(1) as pool:
-            for name, value in environ.items():
-                patch.setenv(name, value)
-            patch.setattr(sys, "argv", ["keystead", *map(str, words)])
-            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
-            patch.setattr(sys.modules["__main__"], "__package__", None)
-            # In a thread, because the session's loop is running in this one.
-            status = pool.submit(_status).result()
-        return Ended(status, *self._capsys.readouterr())
+def _printed(stream: io.TextIOWrapper) -> str:
+    stream.flush()
+    content = stream.buffer
+    assert isinstance(content, io.BytesIO)
+    return content.getvalue().decode()
 
 
 def _status() -> int:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from command import Terminal
 from live import live
 from world import World, new_database, new_world
 
@@ -86,12 +85,6 @@ async def shared_world(cluster: postgres.Cluster, tmp_path_factory: pytest.TempP
     """One world for all tests of a file that only read, or that make what they look at."""
     async with new_database(cluster) as url, new_world(url, tmp_path_factory.mktemp("world")) as made:
         yield made
-
-
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Terminal:
-    """Runs the command in this process."""
-    return Terminal(monkeypatch, capsys)
 
 
 @pytest.fixture(scope="session", autouse=True)

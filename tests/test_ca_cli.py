@@ -12,7 +12,7 @@ from uuid import UUID
 
 import pytest
 from authority import csr_of, key_pem, openssl, pem, root
-from command import Terminal, beside, rows
+from command import beside, rows, run_command
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -36,25 +36,23 @@ def keystead(live: Live) -> Run:
     """Runs the command beside the live server with `text` on its standard input, and gives its output."""
 
     def run(*words: str | Path, text: str = "") -> str:
-        env = {**settings(live), "PATH": "/usr/bin:/bin"}
-        command = [sys.executable, "-m", "app", *map(str, words)]
-        done = subprocess.run(command, input=text, capture_output=True, text=True, env=env, timeout=60, check=False)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert "PRIVATE KEY" not in done.stdout
-        return done.stdout
+        ended = run_command(settings(live), *words, text=text)
+        assert (ended.status, ended.err) == (0, "")
+        assert "PRIVATE KEY" not in ended.out
+        return ended.out
 
     return run
 
 
 @pytest.fixture
-def refusal(live: Live, terminal: Terminal) -> Run:
+def refusal(live: Live) -> Run:
     """Runs the command in this process; gives the one line that it complains in.
 
     `status` is the exit status that it must have.
     """
 
     def run(status: int, *words: str | Path) -> str:
-        ended = terminal.run(settings(live), *words)
+        ended = run_command(settings(live), *words)
         said = ended.err
         assert ended[:2] == (status, ""), ended
         assert "PRIVATE KEY" not in said

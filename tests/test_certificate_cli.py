@@ -13,7 +13,7 @@ from uuid import UUID
 import cloudflare
 import pytest
 from authority import key_pem, openssl, pem, subject
-from command import Terminal, beside, rows
+from command import beside, rows, run_command
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -27,11 +27,11 @@ NAMES = ("fullchain.pem", "privkey.pem")
 
 
 @pytest.fixture
-def keystead(live: Live, terminal: Terminal) -> Run:
+def keystead(live: Live) -> Run:
     """Runs the command beside the live server; gives its output, or its errors where `fails` is set."""
 
     def run(*words: str | Path, fails: bool = False) -> str:
-        ended = terminal.run(beside(live), "certificate", *words)
+        ended = run_command(beside(live), "certificate", *words)
         assert (ended.status != 0) is fails, ended
         assert "PRIVATE KEY" not in ended.out + ended.err
         return ended.err if fails else ended.out

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from click import Group
-from command import Terminal, beside, rows
+from command import beside, rows, run_command
 from live import Live
 from world import BODY
 
@@ -23,11 +23,11 @@ Run = Callable[..., str]
 
 
 @pytest.fixture
-def keystead(live: Live, terminal: Terminal) -> Run:
+def keystead(live: Live) -> Run:
     """Runs the command beside the live server; gives its output, or its errors where `fails` is set."""
 
     def run(*words: str, fails: bool = False) -> str:
-        ended = terminal.run(beside(live), *words)
+        ended = run_command(beside(live), *words)
         assert (ended.status != 0) is fails, ended
         return ended.err if fails else ended.out
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import asyncpg
 import msgspec
 import pytest
-from command import Terminal
+from command import run_command
 from live import Live, free_port, serving
 from test_rotation import mounted
 from test_serve import is_gone, processes_below, until
@@ -116,11 +116,11 @@ Printed = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def printed(terminal: Terminal) -> Printed:
+def printed() -> Printed:
     """Runs `keystead doctor` in this process."""
 
     def run(environ: dict[str, str], *words: str) -> tuple[int, str, str]:
-        return terminal.run(environ, "doctor", *words)
+        return run_command(environ, "doctor", *words)
 
     return run
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import pytest
-from command import Ended, Terminal
+from command import Ended, run_command
 from world import World, new_database, new_world
 
 from app import config
@@ -90,11 +90,11 @@ async def place(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture
-def keystead(terminal: Terminal) -> Run:
+def keystead() -> Run:
     """Runs the command in this process."""
 
     def run(place: Place, *words: str | Path) -> Done:
-        return Done(*terminal.run(place.environ, *words))
+        return Done(*run_command(place.environ, *words))
 
     return run
 

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,26 +85,25 @@ def road(keystead: Run, tmp_path_factory: pytest.TempPathFactory) -> Road:
     folder = tmp_path_factory.mktemp("road")
     (account,) = json.loads(keystead("account", "create", "road", "--json"))
     name = ("--account", "road", "--organization", "Acme Ltd", "--country", "GB")
-    with ThreadPoolExecutor(1) as pool:
-        outside = pool.submit(_from_outside, keystead, folder, name)
-        (first,) = json.loads(keystead("ca", "create", "Road Root", *name, "--path-length", "1", "--json"))
-        pending = keystead("ca", "create", "Road CA", "--type", "intermediate", "--name", "road", *name)
-        csr = keystead("ca", "csr", "road")
-        signed = keystead("ca", "sign", "Road Root", "-", "--ca", "--ttl", "5y", "--chain", text=csr)
-        imported = keystead("ca", "import", "Road CA", "-", text=signed)
-        for words in (("Road Root", "--certificate"), ("Road CA", "--chain")):
-            out = folder / f"{words[0]}.pem"
-            assert keystead("ca", "show", *words, "--out", out) == f"wrote {out}\n"
-        request, out = folder / "leaf.csr", folder / "leaf.pem"
-        request.write_text(csr_of(ec.generate_private_key(ec.SECP256R1()), "www.example.com"))
-        options = ("--names", "db.internal, 10.1.2.3", "--usage", "clientAuth", "--usage", "serverAuth")
-        leaf = keystead("ca", "sign", first["id"], request, "--ttl", "90d", *options)
-        keystead("ca", "sign", "Road CA", request, "--not-after", f"{END:%Y-%m-%d}", "--chain", "--out", out)
-        digits = openssl("x509", "-in", out, "-noout", "-serial").strip().removeprefix("serial=")
-        serial = ":".join(digits[i : i + 2] for i in range(0, len(digits), 2))
-        revoked = keystead("ca", "revoke", "Road CA", serial, "--reason", "SUPERSEDED")
-        crl = keystead("ca", "crl", "Road CA")
-        return Road(folder, account, first, pending, csr, signed, imported, outside.result(), leaf, revoked, crl)
+    outside = _from_outside(keystead, folder, name)
+    (first,) = json.loads(keystead("ca", "create", "Road Root", *name, "--path-length", "1", "--json"))
+    pending = keystead("ca", "create", "Road CA", "--type", "intermediate", "--name", "road", *name)
+    csr = keystead("ca", "csr", "road")
+    signed = keystead("ca", "sign", "Road Root", "-", "--ca", "--ttl", "5y", "--chain", text=csr)
+    imported = keystead("ca", "import", "Road CA", "-", text=signed)
+    for words in (("Road Root", "--certificate"), ("Road CA", "--chain")):
+        out = folder / f"{words[0]}.pem"
+        assert keystead("ca", "show", *words, "--out", out) == f"wrote {out}\n"
+    request, out = folder / "leaf.csr", folder / "leaf.pem"
+    request.write_text(csr_of(ec.generate_private_key(ec.SECP256R1()), "www.example.com"))
+    options = ("--names", "db.internal, 10.1.2.3", "--usage", "clientAuth", "--usage", "serverAuth")
+    leaf = keystead("ca", "sign", first["id"], request, "--ttl", "90d", *options)
+    keystead("ca", "sign", "Road CA", request, "--not-after", f"{END:%Y-%m-%d}", "--chain", "--out", out)
+    digits = openssl("x509", "-in", out, "-noout", "-serial").strip().removeprefix("serial=")
+    serial = ":".join(digits[i : i + 2] for i in range(0, len(digits), 2))
+    revoked = keystead("ca", "revoke", "Road CA", serial, "--reason", "SUPERSEDED")
+    crl = keystead("ca", "crl", "Road CA")
+    return Road(folder, account, first, pending, csr, signed, imported, outside, leaf, revoked, crl)
 
 
 def _from_outside(keystead: Run, folder: Path, name: tuple[str, ...]) -> tuple[str, ...]:

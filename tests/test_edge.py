@@ -108,6 +108,7 @@ def request(live: Live, method: str, path: str, *headers: str) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 
+@pytest.mark.serve
 async def test_a_trickling_body_ends_after_ten_seconds(live: Live) -> None:
     """A client that sends a byte now and then is answered 400/1400 within the bound."""
     head = request(live, "POST", live.account_path, "Content-Length: 1000")

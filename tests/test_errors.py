@@ -16,6 +16,8 @@ from app import errors
 from app.caller import Visit
 from app.cloudflare import custom_csrs
 from app.cloudflare import errors as cloudflare_errors
+from app.cloudflare.custom_csrs import CustomCsrRequest
+from app.cloudflare.reading import decode
 from app.csrs import store as csrs
 from app.errors import Clash, Denial, Hint, Limit, Problem, Rule, Scheme, Thing
 from app.x509.names import NamePolicy
@@ -190,7 +192,7 @@ def test_one_bad_san_is_named_at_every_position(good: list[str], bad: str, data:
     """Among any good SANs the bad one, and only it, is pointed at, wherever it stands."""
     position = data.draw(st.integers(0, len(good)))
     sans = [*good[:position], bad, *good[position:]]
-    request = custom_csrs.decode(json.dumps(but(sans=sans)).encode()).request
+    request = custom_csrs.csr_request(decode(json.dumps(but(sans=sans)).encode(), CustomCsrRequest))
     found = csrs.problems(request, NamePolicy.PRIVATE)
     assert [(problem.field, problem.index) for problem in found] == [("sans", position)]
 
@@ -206,7 +208,7 @@ _JSON = st.recursive(
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_no_json_object_is_more_than_a_list_of_problems(fields: dict[str, Any]) -> None:
     """Any object is read without an exception, and every problem has a code and a printable sentence."""
-    request = custom_csrs.decode(json.dumps(fields).encode()).request
+    request = custom_csrs.csr_request(decode(json.dumps(fields).encode(), CustomCsrRequest))
     for problem in csrs.problems(request, NamePolicy.PUBLIC):
         assert cloudflare_errors.code_of(problem) in cloudflare_errors.CODES
         assert problem.text.isprintable()
@@ -215,7 +217,7 @@ def test_no_json_object_is_more_than_a_list_of_problems(fields: dict[str, Any]) 
 @given(st.binary(max_size=200))
 def test_no_bytes_are_more_than_a_list_of_problems(raw: bytes) -> None:
     """Any bytes are read without an exception."""
-    csrs.problems(custom_csrs.decode(raw).request, NamePolicy.PRIVATE)
+    csrs.problems(custom_csrs.csr_request(decode(raw, CustomCsrRequest)), NamePolicy.PRIVATE)
 
 
 async def test_a_body_of_64_kib_is_read_and_one_byte_more_is_refused(world: World) -> None:

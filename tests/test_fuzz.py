@@ -20,6 +20,7 @@ from urllib.parse import quote
 from uuid import uuid4
 
 import httpx
+import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -29,16 +30,24 @@ from fuzzing import BENDS, JSON, ODD, TEXTS, Node, bent, bodies, der, fuzzed, in
 from hypothesis import given
 from hypothesis import strategies as st
 from litestar.connection import ASGIConnection
-from world import BODY, Judge, World, new_database, new_world
+from world import BODY, Judge, World, document, new_database, new_world
 
 from app import addresses, config, times
 from app.audit import log as audit_log
 from app.ca import authorities, leaves
 from app.caller import GROUPS, Level, Visit
 from app.certificates import matching
-from app.cloudflare import accounts, custom_certificates, custom_csrs, guard, logs, tokens, zones
+from app.cloudflare import custom_certificates, custom_csrs, guard, logs, tokens, zones
 from app.cloudflare import errors as cloudflare_errors
+from app.cloudflare.accounts import AccountChange
+from app.cloudflare.custom_certificates import CertificateFilters, CustomCertificateChange, Priorities
+from app.cloudflare.custom_csrs import CustomCsrRequest
+from app.cloudflare.logs import LogFilters
+from app.cloudflare.reading import decode, query
+from app.cloudflare.tokens import TokenChange, TokenRequest
+from app.cloudflare.zones import ZoneChange, ZoneFilters, ZoneRequest
 from app.csrs import store as csrs
+from app.csrs.model import CsrQuery
 from app.custody import ring as ringfile
 from app.errors import Invalid, Misconfigured, Refusal
 from app.identity import policies
@@ -46,7 +55,10 @@ from app.identity.admission import TokenCredential
 from app.infisical import ca as infisical_ca
 from app.infisical import reading
 from app.infisical import wire as infisical_wire
-from app.server import edge, pages, postgres
+from app.infisical.auth import LoginRequest
+from app.infisical.ca import CaRequest
+from app.infisical.leaves import SignRequest, leaf_request
+from app.server import edge, postgres
 from app.web import bodies as parsed_bodies
 from app.x509 import chains, keys, names, pkcs10, pkix
 from app.x509.names import NamePolicy
@@ -303,8 +315,8 @@ def test_names_are_judged(name: str, policy: NamePolicy) -> None:
 @given(REQUEST, st.sampled_from(NamePolicy))
 def test_what_the_rules_accept_is_a_csr_that_says_the_same(fields: dict[str, Any], policy: NamePolicy) -> None:
     """The CSR of a request without problems parses back to its subject and its SANs, each once, to the letter."""
-    decoded = custom_csrs.decode(json.dumps(fields).encode())
-    request = decoded.request
+    decoded = decode(json.dumps(fields).encode(), CustomCsrRequest)
+    request = custom_csrs.csr_request(decoded)
     if csrs.problems(request, policy):
         return
     csrs.advice(request, policy)
@@ -393,7 +405,7 @@ LOGIN_BODY: dict[str, Any] = {"clientId": str(ACCOUNT), "clientSecret": "kst_" +
 @given(bodies(BODY))
 def test_the_body_of_a_csr_is_judged(raw: bytes) -> None:
     """Any bytes are a request with its problems, each of which has a code."""
-    request = custom_csrs.decode(raw).request
+    request = custom_csrs.csr_request(decode(raw, CustomCsrRequest))
     found = csrs.problems(request, NamePolicy.PRIVATE)
     assert all(cloudflare_errors.code_of(problem) in cloudflare_errors.CODES for problem in found)
     cloudflare_errors.Reference("http://x").failure(Invalid(found), VISIT)
@@ -407,7 +419,7 @@ def test_the_body_of_a_csr_is_judged(raw: bytes) -> None:
 def test_the_body_of_a_token_is_judged(raw: bytes, updating: bool) -> None:
     """Any bytes are a draft with its problems; what has none is stored as a text that means the same when read."""
     try:
-        draft, _ = tokens.decode(raw, updating=updating)
+        draft = tokens.draft_of(decode(raw, TokenChange if updating else TokenRequest))
     except Invalid:
         return
     policies.zone_ids(draft.policies)
@@ -428,11 +440,11 @@ def test_the_body_of_a_token_is_judged(raw: bytes, updating: bool) -> None:
     bodies(CERTIFICATE_BODY) | bodies(PRIORITIES_BODY) | bodies(NAMED_BODY),
     st.sampled_from(
         [
-            lambda raw: matching.problems(custom_certificates.decode(raw)[0]),
-            custom_certificates.decode_priorities,
-            lambda raw: accounts._decoded(raw, frozenset({"name"}), ACCOUNT.hex),
-            zones._decoded,
-            zones._settings,
+            lambda raw: matching.problems(custom_certificates.upload_of(decode(raw, CustomCertificateChange))),
+            lambda raw: custom_certificates.priorities_of(decode(raw, Priorities)),
+            lambda raw: decode(raw, AccountChange),
+            lambda raw: decode(raw, ZoneRequest),
+            lambda raw: decode(raw, ZoneChange),
         ]
     ),
 )
@@ -447,8 +459,10 @@ def test_the_other_bodies_of_cloudflare_are_judged(raw: bytes, judge: Callable[[
 def test_the_bodies_of_infisical_are_judged(raw: bytes, is_form: bool) -> None:
     """Any bytes are read, or refused as the dialect does; what is accepted can be written into a certificate."""
     try:
-        fields = reading.form(raw) if is_form else reading.fields(raw)
-        new, asked = infisical_ca._new_authority(fields), infisical_ca.leaf_request(fields, with_csr=True)
+        read = reading.decode_form if is_form else reading.decode
+        new = infisical_ca.new_authority(read(raw, CaRequest))
+        leaf = read(raw, SignRequest)
+        asked = leaf_request(leaf, leaf.common_name, leaf.csr)
     except (infisical_wire.Refused, infisical_wire.Malformed):
         return
     if not authorities.problems(new):
@@ -527,12 +541,15 @@ def test_addresses_are_found_or_nobodys(peer: str, hops: list[str], trusted: str
 
 
 @fuzzed(200)
-@given(QUERIES, st.sampled_from([custom_certificates.parse_query, zones.parse_query, logs.parse_query]))
-def test_queries_are_read_or_refused(raw: bytes, parse: Callable[[bytes], object]) -> None:
+@given(QUERIES, st.sampled_from([CertificateFilters, ZoneFilters, LogFilters, CsrQuery]))
+def test_queries_are_read_or_refused(raw: bytes, struct: type[msgspec.Struct]) -> None:
     """Any query is read, or refused as the dialect does."""
-    for read_it in (parse, lambda query: custom_csrs.parse_query(query, 20)):
-        with contextlib.suppress(cloudflare_errors.Refused):
-            read_it(raw)
+    with contextlib.suppress(cloudflare_errors.Refused):
+        found = query(raw, struct)
+        if isinstance(found, LogFilters):
+            logs.query_of(found)
+        if isinstance(found, ZoneFilters):
+            zones.query_of(found)
 
 
 AUTHORIZATIONS = st.sampled_from([b"Bearer " + b"a" * 40, b"bearer\t" + b"a" * 40, b"Basic x", b"Bearer", b""]) | BYTES
@@ -678,7 +695,7 @@ async def ask(world: World, method: str, target: bytes, headers: Headers, body: 
     )
 
 
-DOCUMENT = pages.document(config.Settings().public_url)
+DOCUMENT = document(config.Settings().public_url)
 OPERATIONS = [
     (method.upper(), path if path.startswith("/api/") else f"/client/v4{path}")
     for path, item in DOCUMENT["paths"].items()
@@ -816,15 +833,15 @@ READERS: dict[str, tuple[int, Callable[[str], object]]] = {
     "certificates": (256 * KIB, chains.read),
     "a private key": (256 * KIB, keys.read_pem),
     "a CSR": (1024 * KIB, pkix.read_csr),
-    "the body of a CSR": (64 * KIB, lambda text: custom_csrs.decode(text.encode())),
-    "the body of a token": (64 * KIB, lambda text: tokens.decode(text.encode(), updating=False)),
+    "the body of a CSR": (64 * KIB, lambda text: decode(text.encode(), CustomCsrRequest)),
+    "the body of a token": (64 * KIB, lambda text: tokens.draft_of(decode(text.encode(), TokenRequest))),
     "policies": (64 * KIB, policies.drafts),
-    "fields": (1024 * KIB, lambda text: reading.fields(text.encode())),
-    "a form": (1024 * KIB, lambda text: reading.form(text.encode())),
+    "fields": (1024 * KIB, lambda text: reading.decode(text.encode(), SignRequest)),
+    "a form": (1024 * KIB, lambda text: reading.decode_form(text.encode(), LoginRequest)),
     "alternative names": (1024 * KIB, leaves._given),
     "an email address": (1024 * KIB, lambda text: leaves._given(f"{text}@")),
     "a name": (64 * KIB, lambda text: names.broken(text, NamePolicy.PUBLIC)),
-    "a query": (64 * KIB, lambda text: logs.parse_query(text.encode())),
+    "a query": (64 * KIB, lambda text: query(text.encode(), LogFilters)),
     "a path": (64 * KIB, lambda text: edge._path(text.encode())),
     "a time": (64 * KIB, lambda text: (times.date(text), times.span(text), audit_log.position(text))),
 }

@@ -42,7 +42,7 @@ from app.errors import KeyDamaged, KeysteadError
 from app.identity import admission, tokens
 from app.identity.accounts import Account
 from app.infisical.auth import AccessToken
-from app.infisical.ca import IssuedCertificate
+from app.infisical.leaves import IssuedCertificate
 from app.server import first_start, postgres
 from app.store import database as db
 from app.x509 import keys

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import quote, urlencode
 from uuid import uuid4
 
@@ -35,6 +35,8 @@ from app.identity import tokens
 from app.identity.tokens import Token
 from app.infisical import ca as wire_ca
 from app.infisical import reading, wire
+from app.infisical.auth import LoginRequest
+from app.infisical.leaves import SignRequest, leaf_request
 from app.infisical.wire import Malformed, Refused
 from app.server import first_start
 from app.web import bodies
@@ -1513,9 +1515,12 @@ _USAGES = st.lists(st.sampled_from([*pkix.KEY_USAGES, *pkix.EXTENDED_KEY_USAGES]
 _BODIES = st.dictionaries(_NAMES, _LIKELY | _USAGES | _JSON, max_size=10)
 
 
-def _leaf(fields: reading.Fields) -> None:
-    asked = wire_ca.leaf_request(fields, with_csr=True)
-    fields.done()
+Read: TypeAlias = Callable[[Any], Any]
+
+
+def _leaf(read: Read) -> None:
+    fields = read(SignRequest)
+    asked = leaf_request(fields, fields.common_name, fields.csr)
     if leaves.problems(asked):
         return
     try:
@@ -1528,28 +1533,26 @@ def _leaf(fields: reading.Fields) -> None:
         pkix.read_csr(asked.csr)
 
 
-def _authority(fields: reading.Fields) -> None:
-    new = wire_ca._new_authority(fields)
-    fields.done()
+def _authority(read: Read) -> None:
+    new = wire_ca.new_authority(read(wire_ca.CaRequest))
     if not authorities.problems(new):
         assert wire_ca.dn(new.subject)
 
 
-def _login(fields: reading.Fields) -> None:
-    pair = fields.text("clientId", required=True), fields.text("clientSecret", required=True)
-    fields.done()
-    assert all(pair)
+def _login(read: Read) -> None:
+    fields = read(LoginRequest)
+    assert all((fields.client_id, fields.client_secret))
 
 
-READERS: Sequence[Callable[[reading.Fields], None]] = (_leaf, _authority, _login)
+READERS: Sequence[Callable[[Read], None]] = (_leaf, _authority, _login)
 
 
-def harmless(raw: bytes, read: Callable[[bytes], reading.Fields] = reading.fields) -> None:
+def harmless(raw: bytes, read: Callable[[bytes, Any], Any] = reading.decode) -> None:
     """Whatever these bytes are, they are read or told, in an answer that can be written down."""
     for reader in READERS:
         told: Exception | None = None
         try:
-            reader(read(raw))
+            reader(lambda struct: read(raw, struct))
         except (Refused, Malformed) as error:
             told = error
         if told:
@@ -1570,7 +1573,7 @@ def test_no_json_object_is_more_than_a_refusal(values: dict[str, Any]) -> None:
 def test_no_bytes_are_more_than_a_refusal(raw: bytes) -> None:
     """Any bytes are read, as JSON and as a form, or are refused."""
     harmless(raw)
-    harmless(raw, reading.form)
+    harmless(raw, reading.decode_form)
 
 
 _DATES = st.from_regex(

@@ -67,7 +67,7 @@ async def test_the_document_of_the_api_is_made_once(world: World, monkeypatch: p
     def made_again(*_: Any) -> Any:
         raise AssertionError("it is made again")
 
-    monkeypatch.setattr(openapi, "document", made_again)
+    monkeypatch.setattr(openapi, "describe", made_again)
     again = await world.http.get("/openapi.json")
     assert (again.status_code, again.content) == (200, first.content)
 

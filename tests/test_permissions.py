@@ -16,13 +16,13 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from world import Tenant, World, make_token, new_database, new_world
+from world import Tenant, World, document, make_token, new_database, new_world
 
 from app.caller import GROUPS, Access, Actor, Area, Caller, Role, Scope
 from app.identity import accounts, policies, tokens, zones
 from app.identity.accounts import Account, User
 from app.identity.zones import Zone
-from app.server import first_start, pages, postgres
+from app.server import first_start, postgres
 
 Json = dict[str, Any]
 
@@ -385,7 +385,7 @@ def test_the_table_has_every_route_that_is_served() -> None:
     """Each operation of the served OpenAPI document has one row, or a reason for needing no permission; and no more."""
     served = sorted(
         f"{method.upper()} {path}"
-        for path, operations in pages.document("http://127.0.0.1:8787")["paths"].items()
+        for path, operations in document("http://127.0.0.1:8787")["paths"].items()
         for method in operations
         if method not in {"parameters", "servers", "summary", "description"}
     )

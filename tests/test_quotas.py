@@ -16,13 +16,13 @@ import pytest
 from authority import Authority, key_pem, pem, subject
 from cryptography.hazmat.primitives.asymmetric import ec
 from live import Live, serving
-from world import BODY, World, make_token, new_database, new_world
+from world import BODY, World, document, make_token, new_database, new_world
 
 from app.config import RateLimit
 from app.identity import accounts, policies, tokens, zones
 from app.identity.accounts import Account
 from app.identity.zones import Zone
-from app.server import first_start, pages, postgres
+from app.server import first_start, postgres
 from app.store.database import Database
 
 Json = dict[str, Any]
@@ -228,7 +228,7 @@ async def test_a_quota_counts_its_own_list_only(site: Site) -> None:
 
 def _custom_csr_calls(world: World) -> list[tuple[str, str]]:
     """Every call on custom CSRs that the served document knows, with the names of what they need in braces."""
-    paths = pages.document(world.settings.public_url)["paths"]
+    paths = document(world.settings.public_url)["paths"]
     return [
         (method.upper(), path)
         for path, operations in paths.items()

@@ -26,6 +26,7 @@ from litestar import Litestar
 
 from app import config
 from app.caller import Role
+from app.cloudflare import router as cloudflare_router
 from app.config import RateLimit
 from app.custody import keyring
 from app.custody import ring as ringfile
@@ -33,6 +34,7 @@ from app.custody.peppers import load_peppers
 from app.identity import accounts, policies, tokens, zones
 from app.identity.accounts import Account
 from app.identity.zones import Zone
+from app.infisical import router as infisical_router
 from app.server import first_start, pages, postgres
 from app.server import worker as main
 from app.services import Services, for_command
@@ -69,7 +71,7 @@ SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
 """
 _TABLES = """
-SELECT relname, pg_total_relation_size(oid) AS size FROM pg_class
+SELECT relname, pg_total_relation_size(oid) AS size, pg_relation_size(oid) > 0 AS filled FROM pg_class
 WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND relname <> 'schema_version'
 """
 _SMALL = 4_000_000
@@ -111,8 +113,8 @@ async def _empty(cluster: postgres.Cluster, name: str) -> bool:
         # No trigger may refuse it, and foreign keys need no order.
         await connection.execute(f"BEGIN; SET LOCAL session_replication_role = replica; {deletes} COMMIT")
         # Without the places of deleted rows, others come in the order in which they are written, as in a new database.
-        filled = ", ".join(table["relname"] for table in tables if table["size"])
-        await connection.execute(f"VACUUM {filled}")
+        if filled := ", ".join(table["relname"] for table in tables if table["filled"]):
+            await connection.execute(f"VACUUM {filled}")
         return bool(await connection.fetchval(_SCHEMA) == _BLANK[cluster.dsn])
     finally:
         await connection.close()
@@ -124,6 +126,12 @@ async def _schema(cluster: postgres.Cluster, name: str) -> str:
         return str(await connection.fetchval(_SCHEMA))
     finally:
         await connection.close()
+
+
+def document(public_url: str) -> dict[str, Any]:
+    """The OpenAPI document; routers alone have no exception handlers of the application, but all the routes."""
+    routers = [cloudflare_router.router(), infisical_router.router()]
+    return pages.document(Litestar(route_handlers=routers, openapi_config=None).routes, public_url)
 
 
 class Tenant(msgspec.Struct):
@@ -303,7 +311,7 @@ def judged_client(
     )
 
 
-_document = functools.cache(pages.document)
+_document = functools.cache(document)
 
 
 class Judge:

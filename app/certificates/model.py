@@ -6,6 +6,7 @@ from uuid import UUID
 
 import msgspec
 
+from app.store.paging import PageNumber, PerPage
 from app.times import has_begun
 
 
@@ -72,10 +73,10 @@ class Superseded(msgspec.Struct, frozen=True):
 
 
 class CertificateQuery(msgspec.Struct, frozen=True):
-    """A page of a zone's certificates; `page` starts at 1."""
+    """A page of a zone's certificates."""
 
-    page: int
-    per_page: int
+    page: PageNumber = 1
+    per_page: PerPage = 20
     status: Status | None = None
 
 

@@ -1,10 +1,7 @@
 """The context of a request, and the envelopes of its answers."""
 
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias, TypeVar
-
-from litestar.di import NamedDependency
-from litestar.params import SkipValidation
+from typing import TypeVar
 
 from app.caller import Scope
 from app.cloudflare.envelope import Envelope, Item, Page, ResultInfo
@@ -30,7 +27,3 @@ class ScopeContext(CallerContext, frozen=True):
     """The caller, and the account or zone of the path; the guard has checked the handler's permission in it."""
 
     scope: Scope
-
-
-CallerOnly: TypeAlias = NamedDependency[SkipValidation[CallerContext]]
-Context: TypeAlias = NamedDependency[SkipValidation[ScopeContext]]

@@ -1,29 +1,28 @@
 """`/zones/{zone_id}/custom_certificates`: each handler is one call to the core."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Literal, TypeAlias
 from uuid import UUID
 
 import msgspec
 from litestar import Controller
-from litestar.params import FromPath
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
 from app.caller import Access, Area
 from app.certificates import matching
 from app.certificates import store as certificates
 from app.certificates.matching import Upload
-from app.certificates.model import Certificate, CertificateQuery, Status
+from app.certificates.model import BundleMethod, Certificate, CertificateQuery, Status
 from app.certificates.store import Told
 from app.cloudflare import envelope, reading
-from app.cloudflare.context import Context, ScopeContext
-from app.cloudflare.envelope import Envelope, Page
+from app.cloudflare.context import ScopeContext
+from app.cloudflare.envelope import Envelope, Hex32, Instant, Page, Uuid
 from app.cloudflare.guard import Needs
+from app.cloudflare.reading import Body, BodyWithCertificate, Decoded, Query
 from app.errors import Advice, Invalid, Problem, Rule
-from app.web.handling import AnyRequest, delete, get, patch, post, put
+from app.web.handling import delete, get, patch, post, put
 
 _READ, _WRITE = Needs(Area.SSL, Access.READ), Needs(Area.SSL, Access.WRITE)
-MIN_PER_PAGE, PER_PAGE, MAX_PER_PAGE = 5, 20, 50
 MAX_PRIORITIES = 1000
 
 
@@ -34,70 +33,136 @@ class GeoRestrictions(msgspec.Struct, frozen=True):
 class CustomCertificate(msgspec.Struct, frozen=True, omit_defaults=True):
     """A custom certificate as the SDKs read it; unset fields are omitted."""
 
-    id: str
-    zone_id: str
+    id: Uuid
+    zone_id: Hex32
     type: str
     hosts: tuple[str, ...]
     issuer: str
     signature: str
-    status: str
+    status: Status
     bundle_method: str
     priority: int
-    uploaded_on: str
-    modified_on: str
-    expires_on: str
-    custom_csr_id: str | None = None
+    uploaded_on: Instant
+    modified_on: Instant
+    expires_on: Instant
+    custom_csr_id: Uuid | None = None
     geo_restrictions: GeoRestrictions | None = None
     policy_restrictions: str | None = None
     deploy: str | None = None
 
 
+class GeoRestrictionsRequest(msgspec.Struct, frozen=True):
+    label: Annotated[str, Meta(extra_json_schema={"enum": list(matching.GEO_LABELS)})] | None = None
+
+
+# The core judges these, and says what was sent instead.
+_UUID = {"format": "uuid", "minLength": 36, "maxLength": 36}
+_Certificate: TypeAlias = Annotated[
+    str, Meta(description="PEM: the leaf and what is above it.", extra_json_schema={"minLength": 1})
+]
+_Policy: TypeAlias = Annotated[str, Meta(max_length=matching.MAX_POLICY)]
+
+
+class CustomCertificateChange(msgspec.Struct, frozen=True):
+    """A renewed certificate, or settings; what is left out stays."""
+
+    certificate: _Certificate | UnsetType = UNSET
+    private_key: (
+        Annotated[
+            str,
+            Meta(description="PEM, unencrypted; only without custom_csr_id.", extra_json_schema={"writeOnly": True}),
+        ]
+        | UnsetType
+        | None
+    ) = UNSET
+    custom_csr_id: (
+        Annotated[
+            str, Meta(description="The CSR whose key it is, of this zone or its account.", extra_json_schema=_UUID)
+        ]
+        | UnsetType
+        | None
+    ) = UNSET
+    bundle_method: Annotated[str, Meta(extra_json_schema={"enum": list(BundleMethod)})] | UnsetType = UNSET
+    type: Annotated[str, Meta(extra_json_schema={"enum": list(matching.TYPES)})] | UnsetType = UNSET
+    deploy: Annotated[str, Meta(extra_json_schema={"enum": list(matching.DEPLOYS)})] | UnsetType | None = UNSET
+    policy: _Policy | UnsetType | None = UNSET
+    policy_restrictions: _Policy | UnsetType | None = UNSET
+    geo_restrictions: GeoRestrictionsRequest | UnsetType | None = UNSET
+
+    def __repr__(self) -> str:
+        return "CustomCertificateChange()"
+
+
+class CustomCertificateRequest(CustomCertificateChange, frozen=True, kw_only=True):
+    """A certificate, with its key unless a CSR of ours made that."""
+
+    certificate: _Certificate
+
+
+class Priority(msgspec.Struct, frozen=True):
+    id: Uuid
+    priority: Annotated[int, Meta(ge=0, le=matching.MAX_PRIORITY)]
+
+
+class Priorities(msgspec.Struct, frozen=True):
+    certificates: Annotated[tuple[Priority, ...], Meta(max_length=MAX_PRIORITIES)]
+
+
+class CertificateFilters(CertificateQuery, frozen=True):
+    """There is only one filter, so both values of `match` mean the same."""
+
+    match: Literal["any", "all"] = "all"
+
+
 class DeletedCertificate(msgspec.Struct, frozen=True):
-    id: str
+    id: Uuid
 
 
 class CustomCertificates(Controller):
     path = "/custom_certificates"
+    tags = ("Custom certificates",)
 
     @post(needs=_WRITE)
-    async def create(self, context: Context, request: AnyRequest) -> Envelope[CustomCertificate]:
+    async def create(
+        self, context: ScopeContext, data: BodyWithCertificate[CustomCertificateRequest]
+    ) -> Envelope[CustomCertificate]:
         """Upload a certificate."""
-        upload, ignored = decode(await reading.body(request, reading.MAX_CERTIFICATE_BODY))
-        told = await certificates.create(context.services, context.caller, context.scope, upload)
-        return _answer(context, told, ignored)
+        stored = await certificates.create(context.services, context.caller, context.scope, upload_of(data))
+        return _answer(context, stored, data.advice)
 
     @get(needs=_READ)
-    async def list_(self, context: Context, request: AnyRequest) -> Page[CustomCertificate]:
+    async def list_(self, context: ScopeContext, filters: Query[CertificateFilters]) -> Page[CustomCertificate]:
         """List the certificates."""
-        query = parse_query(request.scope["query_string"])
-        found = await certificates.list_(context.services.db, context.scope, query)
-        return context.page([_object(each) for each in found.items], query.page, query.per_page, found.total)
+        found = await certificates.list_(context.services.db, context.scope, filters)
+        return context.page([_object(each) for each in found.items], filters.page, filters.per_page, found.total)
 
     @put("/prioritize", needs=_WRITE)
-    async def prioritize(self, context: Context, request: AnyRequest) -> Envelope[list[CustomCertificate]]:
+    async def prioritize(self, context: ScopeContext, data: Body[Priorities]) -> Envelope[list[CustomCertificate]]:
         """Set priorities."""
-        priorities = decode_priorities(await reading.body(request))
+        priorities = priorities_of(data)
         zone = await certificates.prioritize(context.services.db, context.caller, context.scope, priorities)
         return context.envelope([_object(each) for each in zone])
 
     @get("/{custom_certificate_id:str}", needs=_READ)
-    async def get_one(self, context: Context, custom_certificate_id: FromPath[str]) -> Envelope[CustomCertificate]:
+    async def get_one(self, context: ScopeContext, custom_certificate_id: str) -> Envelope[CustomCertificate]:
         """Get a certificate."""
         certificate_id = reading.certificate_id(custom_certificate_id)
         return context.envelope(_object(await certificates.get(context.services.db, context.scope, certificate_id)))
 
     @patch("/{custom_certificate_id:str}", needs=_WRITE)
     async def edit(
-        self, context: Context, request: AnyRequest, custom_certificate_id: FromPath[str]
+        self,
+        context: ScopeContext,
+        data: BodyWithCertificate[CustomCertificateChange],
+        custom_certificate_id: str,
     ) -> Envelope[CustomCertificate]:
-        """Renew a certificate, or change its settings."""
-        certificate_id = reading.certificate_id(custom_certificate_id)
-        upload, ignored = decode(await reading.body(request, reading.MAX_CERTIFICATE_BODY))
-        told = await certificates.update(context.services, context.caller, context.scope, certificate_id, upload)
-        return _answer(context, told, ignored)
+        """Renew a certificate, or change its settings; the id stays."""
+        certificate_id, upload = reading.certificate_id(custom_certificate_id), upload_of(data)
+        stored = await certificates.update(context.services, context.caller, context.scope, certificate_id, upload)
+        return _answer(context, stored, data.advice)
 
     @delete("/{custom_certificate_id:str}", needs=_WRITE)
-    async def delete_one(self, context: Context, custom_certificate_id: FromPath[str]) -> Envelope[DeletedCertificate]:
+    async def delete_one(self, context: ScopeContext, custom_certificate_id: str) -> Envelope[DeletedCertificate]:
         """Delete a certificate."""
         certificate_id = reading.certificate_id(custom_certificate_id)
         await certificates.delete(context.services.db, context.caller, context.scope, certificate_id)
@@ -126,104 +191,38 @@ def _object(certificate: Certificate) -> CustomCertificate:
     )
 
 
-def _answer(context: ScopeContext, told: Told, ignored: tuple[Advice, ...]) -> Envelope[CustomCertificate]:
-    return context.envelope(_object(told.certificate), (*ignored, *told.advice))
+def _answer(context: ScopeContext, stored: Told, ignored: tuple[Advice, ...]) -> Envelope[CustomCertificate]:
+    return context.envelope(_object(stored.certificate), (*ignored, *stored.advice))
 
 
-_TEXTS = ("certificate", "private_key", "bundle_method", "type")
-_NULLABLE = ("custom_csr_id", "policy", "policy_restrictions", "deploy")
-_FIELDS = frozenset({*_TEXTS, *_NULLABLE, "geo_restrictions"})
-
-
-def decode(raw: bytes) -> tuple[Upload, tuple[Advice, ...]]:
-    """Decode a body; fields of the wrong JSON type are reported in the upload's `malformed`."""
-    fields = reading.json_object(raw)
-    if isinstance(fields, Problem):
-        raise Invalid((fields,))
-    malformed: list[Problem] = []
-    plain = {name: reading.text(fields[name], name, malformed) for name in _TEXTS if fields.get(name) is not None}
-    if "private_key" in fields:
-        plain.setdefault("private_key", "")
-    nullable: dict[str, str | None] = {
-        name: None if fields[name] is None else reading.text(fields[name], name, malformed)
-        for name in _NULLABLE
-        if name in fields
-    }
-    policy: str | UnsetType | None = nullable.pop("policy_restrictions", UNSET)
-    upload = Upload(
-        **plain,
-        custom_csr_id=nullable.get("custom_csr_id", UNSET),
-        policy=nullable.get("policy", policy),
-        deploy=nullable.get("deploy", UNSET),
-        geo_label=_geo(fields, malformed),
-        malformed=tuple(malformed),
+def upload_of(data: Decoded[CustomCertificateChange]) -> Upload:
+    if any(problem.rule is Rule.BODY for problem in data.problems):
+        raise Invalid(data.problems)
+    fields = data.fields
+    policy = fields.policy_restrictions if fields.policy is UNSET else fields.policy
+    geo = fields.geo_restrictions
+    return Upload(
+        certificate=fields.certificate,
+        private_key=fields.private_key or "" if fields.private_key is not UNSET else UNSET,
+        custom_csr_id=fields.custom_csr_id,
+        bundle_method=fields.bundle_method,
+        type=fields.type,
+        geo_label=geo.label if isinstance(geo, GeoRestrictionsRequest) else geo,
+        policy=policy,
+        deploy=fields.deploy,
+        malformed=tuple(problem for problem in data.problems if problem.rule is not Rule.MISSING),
     )
-    return upload, reading.ignored(fields, _FIELDS, "a custom certificate")
 
 
-def _geo(fields: dict[str, Any], malformed: list[Problem]) -> str | UnsetType | None:
-    if "geo_restrictions" not in fields:
-        return UNSET
-    geo = fields["geo_restrictions"]
-    if geo is None or geo == {}:
-        return None
-    if not isinstance(geo, dict):
-        malformed.append(reading.wrong_type(geo, "geo_restrictions", "an object"))
-        return UNSET
-    label = geo.get("label")
-    if label is not None and not isinstance(label, str):
-        problem = reading.wrong_type(label, "geo_restrictions", "an object with a string as its label")
-        malformed.append(msgspec.structs.replace(problem, member="label"))
-        return UNSET
-    return label
-
-
-def decode_priorities(raw: bytes) -> dict[UUID, int]:
-    """Decode the body of prioritize: each certificate once, with an integer (`1.0` is one) of at least 0."""
-    fields = reading.json_object(raw)
-    if isinstance(fields, Problem):
-        raise Invalid((fields,))
-    entries = fields.get("certificates")
-    if not isinstance(entries, list) or len(entries) > MAX_PRIORITIES:
-        text = f"certificates must be a list of at most {MAX_PRIORITIES} objects with id and priority."
-        raise Invalid((Problem(Rule.TEXT, "certificates", text),))
+def priorities_of(data: Decoded[Priorities]) -> dict[UUID, int]:
+    """Each certificate once; raises Invalid."""
+    if data.problems:
+        raise Invalid(data.problems)
     found: dict[UUID, int] = {}
-    for index, entry in enumerate(entries):
-        certificate_id, priority = _priority(entry, index)
+    for index, entry in enumerate(data.fields.certificates):
+        certificate_id = reading.certificate_id(entry.id)
         if certificate_id in found:
             text = "certificates names this certificate twice."
             raise Invalid((Problem(Rule.TEXT, "certificates", text, index),))
-        found[certificate_id] = priority
+        found[certificate_id] = entry.priority
     return found
-
-
-def _priority(entry: Any, index: int) -> tuple[UUID, int]:  # noqa: ANN401 - JSON
-    fields = entry if isinstance(entry, dict) else {}
-    certificate_id: Any = fields.get("id")
-    priority: Any = fields.get("priority")
-    if not isinstance(certificate_id, str) or not _is_priority(priority):
-        most = matching.MAX_PRIORITY
-        text = f"an entry of certificates has an id and a priority, a whole number from 0 to {most}."
-        raise Invalid((Problem(Rule.TEXT, "certificates", text, index),))
-    return reading.certificate_id(certificate_id), int(priority)
-
-
-def _is_priority(value: Any) -> bool:  # noqa: ANN401 - JSON
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and 0 <= value <= matching.MAX_PRIORITY and value == int(value)
-
-
-_KNOWN = frozenset({"page", "per_page", "match", "status"})
-
-
-def parse_query(query_string: bytes) -> CertificateQuery:
-    """Parse the list's parameters; raises 1455. There is only one filter, so both values of `match` mean the same."""
-    values = reading.known_values(query_string, _KNOWN)
-    reading.one_of(values, "match", ("any", "all"))
-    status = reading.one_of(values, "status", tuple(Status))
-    page, size = reading.page_of(values, PER_PAGE, MIN_PER_PAGE, MAX_PER_PAGE)
-    return CertificateQuery(
-        page=page,
-        per_page=size,
-        status=Status(status) if status else None,
-    )

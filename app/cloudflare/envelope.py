@@ -1,12 +1,17 @@
 """Envelopes: the JSON of every answer (contract-cloudflare section 1)."""
 
 from datetime import UTC, datetime
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, TypeAlias, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 T = TypeVar("T")
 JSON = "application/json"
+# Ids of accounts, zones, tokens and users; ids of CSRs and certificates; times.
+Hex32: TypeAlias = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+Uuid: TypeAlias = Annotated[str, Meta(min_length=36, max_length=36, extra_json_schema={"format": "uuid"})]
+Instant: TypeAlias = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -21,7 +26,7 @@ class ErrorChainItem(msgspec.Struct, frozen=True):
 class Item(msgspec.Struct, frozen=True, omit_defaults=True):
     """One entry of `errors` or `messages`."""
 
-    code: int
+    code: Annotated[int, Meta(ge=971)]
     message: str
     documentation_url: str | None = None
     source: Source | None = None
@@ -42,8 +47,8 @@ class Envelope(msgspec.Struct, Generic[T], frozen=True):
     """A successful answer; `messages` holds advice, and `errors` is always empty."""
 
     result: T
-    success: bool
-    errors: list[Item]
+    success: Annotated[bool, Meta(extra_json_schema={"const": True})]
+    errors: Annotated[list[Item], Meta(max_length=0)]
     messages: list[Item]
 
 
@@ -54,9 +59,11 @@ class Page(Envelope[list[T]], Generic[T], frozen=True):
 
 
 class Failure(msgspec.Struct, frozen=True):
+    """An answer to a request that was refused or failed; it changed nothing."""
+
     result: None
-    success: bool
-    errors: list[Item]
+    success: Annotated[bool, Meta(extra_json_schema={"const": False})]
+    errors: Annotated[list[Item], Meta(min_length=1)]
     messages: list[Item]
 
 

@@ -1,27 +1,25 @@
 """`/accounts/{account_id}/logs/audit`: the audit log in the shape of Cloudflare's (contract-cloudflare section 7)."""
 
-from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from litestar import Controller
+from msgspec import Meta
 
 from app import times
 from app.audit import log as audit_log
 from app.audit.log import Entry, Filter
 from app.caller import Access, Area
-from app.cloudflare import envelope, reading
-from app.cloudflare.context import Context
+from app.cloudflare import envelope
+from app.cloudflare.context import ScopeContext
 from app.cloudflare.envelope import Envelope
 from app.cloudflare.errors import Refused
 from app.cloudflare.guard import Needs
-from app.errors import quoted
+from app.cloudflare.reading import Query, Time
 from app.store.paging import Direction
-from app.web.handling import AnyRequest, get
+from app.web.handling import get
 
 _READ = Needs(Area.SETTINGS, Access.READ)
-LIMIT = 100
-_BOUNDS = frozenset({"since", "before", "limit", "direction", "cursor", "product_category"})
-FILTERS = frozenset(audit_log.FIELDS)
 
 
 class LogAccount(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -100,52 +98,63 @@ class AuditPage(Envelope[list[AuditEntry]], frozen=True):
     result_info: AuditInfo
 
 
+class Window(msgspec.Struct, frozen=True, kw_only=True):
+    """The time and the order of the entries, whose `limit` is that of a page."""
+
+    since: Time
+    before: Time
+    limit: Annotated[int, Meta(ge=1, le=audit_log.MAX_LIMIT)] = 100
+    direction: Direction = Direction.DESC
+    cursor: str | None = None
+    product_category: Annotated[str, Meta(description="Not known here; filter by resource_product.")] | None = None
+
+
+if TYPE_CHECKING:
+    LogFilters = Window
+else:
+    # Each filter takes several values, and `.not` behind its name excludes them.
+    _values = Annotated[tuple[str, ...], Meta(max_length=audit_log.MAX_VALUES)] | None
+    LogFilters = msgspec.defstruct(
+        "LogFilters",
+        [(name + suffix, _values, None) for name in sorted(audit_log.FIELDS) for suffix in ("", "_not")],
+        bases=(Window,),
+        rename={f"{name}_not": f"{name}.not" for name in audit_log.FIELDS},
+        frozen=True,
+        kw_only=True,
+    )
+
+
 class Logs(Controller):
     path = "/logs"
+    tags = ("Audit log",)
 
     @get("/audit", needs=_READ)
-    async def audit(self, context: Context, request: AnyRequest) -> AuditPage:
+    async def audit(self, context: ScopeContext, filters: Query[LogFilters]) -> AuditPage:
         """Read the audit log."""
-        page = await audit_log.list_(context.services.db, context.scope, parse_query(request.scope["query_string"]))
+        page = await audit_log.list_(context.services.db, context.scope, query_of(filters))
         info = AuditInfo(len(page.items), Cursors(page.cursor), page.cursor)
         return AuditPage([_object(entry) for entry in page.items], True, [], [], info)
 
 
-def parse_query(query_string: bytes) -> audit_log.Query:
-    """Parse the list's parameters; raises 1455 with the allowed values."""
-    names = _BOUNDS | FILTERS | {f"{name}.not" for name in FILTERS}
-    values = reading.repeated_values(query_string, names, audit_log.MAX_VALUES)
-    if sum(len(values[name]) for name in values.keys() - _BOUNDS) > audit_log.MAX_VALUES:
+def query_of(filters: LogFilters) -> audit_log.Query:
+    """Raises 1455 for a parameter that is not known here, or a cursor that this server did not give."""
+    sent = {name: (getattr(filters, name), getattr(filters, f"{name}_not") or ()) for name in audit_log.FIELDS}
+    if sum(len(equal or ()) + len(unequal) for equal, unequal in sent.values()) > audit_log.MAX_VALUES:
         raise Refused(400, 1455, f"There are more than {audit_log.MAX_VALUES} values of filters.")
-    single = {key: reading.single(values, key) for key in _BOUNDS & values.keys()}
-    if "product_category" in single:
+    if filters.product_category is not None:
         raise Refused(400, 1455, "There are no product categories here; filter by resource_product.")
-    after = audit_log.position(single["cursor"]) if single.get("cursor") else None
-    if single.get("cursor") and after is None:
+    after = audit_log.position(filters.cursor) if filters.cursor else None
+    since, before = times.date(filters.since), times.date(filters.before)
+    if (filters.cursor and after is None) or since is None or before is None:
         raise Refused(400, 1455, "The parameter cursor is none that this server gave.")
-    filters = {
-        name: Filter(tuple(values[name]) if name in values else None, tuple(values.get(f"{name}.not", ())))
-        for name in FILTERS
-        if name in values or f"{name}.not" in values
-    }
     return audit_log.Query(
-        since=_time(single, "since"),
-        before=_time(single, "before"),
-        limit=reading.whole(single, "limit", LIMIT, 1, audit_log.MAX_LIMIT),
-        direction=reading.direction_of(single, Direction.DESC),
-        filters=filters,
+        since=since,
+        before=before,
+        limit=filters.limit,
+        direction=filters.direction,
+        filters={name: Filter(*each) for name, each in sent.items() if each != (None, ())},
         after=after,
     )
-
-
-def _time(values: dict[str, str], key: str) -> datetime:
-    text = values.get(key)
-    found = times.date(text) if text else None
-    if found is None:
-        problem = f"is {quoted(text)}" if text else "is missing"
-        expected = "it must be a date such as 2026-01-31, or an RFC 3339 time"
-        raise Refused(400, 1455, f"The parameter {key} {problem}; {expected}.")
-    return found
 
 
 def _object(entry: Entry) -> AuditEntry:

@@ -1,55 +1,199 @@
-"""Parsing shared by the handlers: bodies, fields, headers and query parameters (contract-cloudflare sections 1, 2)."""
+"""Reads the parts of a request: bodies, headers and query parameters (contract-cloudflare sections 1, 2)."""
 
 import hashlib
 import re
-from collections.abc import AsyncIterator, Mapping, MutableMapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any, Generic, TypeAlias, TypeVar
 from urllib.parse import unquote_plus, unquote_to_bytes
 from uuid import UUID
 
+import msgspec
 from litestar.exceptions import HTTPException
+from msgspec import Meta
 
 from app import times
 from app.cloudflare.envelope import JSON
 from app.cloudflare.errors import Refused
 from app.errors import Advice, Hint, Problem, Rule, quoted
-from app.ids import canonical_uuid
+from app.ids import canonical_uuid, hex32
 from app.store.idempotency import Idempotency
-from app.store.paging import MAX_PAGE, Direction
-from app.web import bodies
-from app.web.handling import AnyRequest, header_values
+from app.web import bodies, reading
+from app.web.handling import AnyRequest, Part, Source, header, header_values
+from app.web.reading import Fault, Type, Wrong
 
+T = TypeVar("T", bound=msgspec.Struct)
+T_co = TypeVar("T_co", bound=msgspec.Struct, covariant=True)
 MAX_BODY = 64 * 1024
 MAX_CERTIFICATE_BODY = 256 * 1024
+MAX_IGNORED = 20
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
 
 
-async def body(request: AnyRequest, most: int = MAX_BODY) -> bytes:
-    """The raw body; raises 1454 if it is too large, and 1400 if it is incomplete or too slow."""
-    state = request.scope["state"]
-    return await body_of(request.stream(), request.headers.get("content-length", ""), state, most)
+class Decoded(msgspec.Struct, Generic[T_co], frozen=True):
+    """A body. Fields with problems are empty in `fields`; the core validates the others and reports all together.
+
+    `advice` concerns unknown fields; `once` is the Idempotency-Key, where it is read.
+    """
+
+    fields: T_co
+    problems: tuple[Problem, ...]
+    advice: tuple[Advice, ...]
+    raw: bytes
+    once: Idempotency | None = None
+
+    def __repr__(self) -> str:
+        return "Decoded()"
 
 
-async def body_of(
-    stream: AsyncIterator[bytes], content_length: str, state: MutableMapping[str, Any], most: int = MAX_BODY
-) -> bytes:
-    """`body`, from a stream that raises HTTPException if it ends early, and the state of the request."""
+class Ignored(msgspec.Struct, frozen=True):
+    """A body that says nothing."""
+
+
+def decode(raw: bytes, struct: type[T]) -> Decoded[T]:
+    """Parse a body. If it is no JSON object, that is its only problem."""
     try:
-        return await bodies.read(stream, content_length, most, HTTPException, state)
+        values = bodies.parse(raw)
+    except bodies.TooMany as error:
+        return _broken(raw, struct, str(error))
+    except ValueError:
+        return _broken(raw, struct, f"The body is not JSON{bodies.instead(raw)}.")
+    if not isinstance(values, dict):
+        return _broken(raw, struct, "The body is not a JSON object.")
+    fields, faults = reading.read(struct, values, blank=True)
+    known = {field.wire for field in reading.type_of(struct).fields}
+    unknown = [name for name in values if name not in known][:MAX_IGNORED]
+    advice = tuple(
+        Advice(Hint.UNKNOWN_FIELD, name, f"{quoted(name)} is not a known field and was ignored.") for name in unknown
+    )
+    return Decoded(fields, tuple(map(_problem, faults)), advice, raw)
+
+
+def _broken(raw: bytes, struct: type[T], text: str) -> Decoded[T]:
+    fields, _ = reading.read(struct, {}, blank=True)
+    return Decoded(fields, (Problem(Rule.BODY, "", text),), (), raw)
+
+
+_JSON_NAMES = {
+    str: "a string",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+}
+
+
+def _problem(wrong: Wrong) -> Problem:
+    field, *inner = wrong.path
+    index = inner[0] if len(inner) == 1 and isinstance(inner[0], int) else None
+    member = "/".join(map(str, inner)) if inner and index is None else None
+    name = f"an entry of {field}" if isinstance(wrong.path[-1], int) else ".".join(map(str, wrong.path))
+    rule = {Fault.MISSING: Rule.MISSING, Fault.EMPTY: Rule.MISSING, Fault.CHOICE: Rule.CHOICE}.get(
+        wrong.fault, Rule.TEXT
+    )
+    if wrong.fault is Fault.FORMAT and wrong.type.check is _is_time:
+        rule = Rule.TIME
+    return Problem(rule, str(field), f"{name} {_fault(wrong)}.", index, member)
+
+
+def _fault(wrong: Wrong) -> str:
+    kind, value = wrong.type, wrong.value
+    match wrong.fault:
+        case Fault.MISSING | Fault.EMPTY:
+            return "is missing or empty"
+        case Fault.TYPE:
+            return f"must be {_JSON_NAMES[kind.json]}, not {_JSON_NAMES.get(type(value), 'null')}"
+        case Fault.TOO_MANY:
+            return f"must have at most {kind.high} entries"
+    shown = f"is {quoted(value)}; it" if isinstance(value, str) else ""
+    return f"{shown} must be {_allowed(kind)}".strip()
+
+
+def _allowed(kind: Type) -> str:
+    if kind.choices:
+        return f"one of {', '.join(kind.choices)}" if len(kind.choices) > 1 else kind.choices[0]
+    if kind.json is bool:
+        return "true or false"
+    return kind.expected or f"a whole number from {kind.low} to {kind.high}"
+
+
+# asyncpg stores these as -infinity and infinity.
+_INFINITE = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
+
+
+def _is_time(text: str) -> bool:
+    found = times.date(text)
+    return found is not None and found not in _INFINITE
+
+
+def _is_hex32(text: str) -> bool:
+    return hex32(text) is not None
+
+
+# Types of fields and parameters.
+Time: TypeAlias = Annotated[
+    str,
+    Meta(
+        extra={
+            "check": _is_time,
+            "expected": "a date such as 2027-01-31, or an RFC 3339 time such as 2027-01-31T12:00:00Z",
+        },
+        extra_json_schema={"format": "date-time"},
+    ),
+]
+Id: TypeAlias = Annotated[
+    str,
+    Meta(pattern="^[0-9a-f]{32}$", extra={"check": _is_hex32, "expected": "an id, 32 lower-case hex characters"}),
+]
+
+
+async def _body(request: AnyRequest, struct: type[T], most: int = MAX_BODY) -> Decoded[T]:
+    return decode(await raw_body(request, most), struct)
+
+
+async def _body_with_certificate(request: AnyRequest, struct: type[T]) -> Decoded[T]:
+    return await _body(request, struct, MAX_CERTIFICATE_BODY)
+
+
+async def _body_once(request: AnyRequest, struct: type[T]) -> Decoded[T]:
+    raw = await raw_body(request)
+    once = _idempotency(request, raw)
+    return msgspec.structs.replace(decode(raw, struct), once=once)
+
+
+async def _ignored_body(request: AnyRequest, struct: type[T]) -> T:
+    await raw_body(request)
+    return struct()
+
+
+async def _query(request: AnyRequest, struct: type[T]) -> T:
+    return query(request.scope["query_string"], struct)
+
+
+# What handlers annotate their parameters with.
+Body = Annotated[Decoded[T], Source(Part.BODY, _body)]
+BodyWithCertificate = Annotated[Decoded[T], Source(Part.BODY, _body_with_certificate)]
+BodyOnce = Annotated[Decoded[T], Source(Part.BODY, _body_once, once=True)]
+# Clients send no body, an empty object, or null.
+IgnoredBody: TypeAlias = Annotated[Ignored, Source(Part.BODY, _ignored_body, required=False)]
+Query = Annotated[T, Source(Part.QUERY, _query)]
+
+
+async def raw_body(request: AnyRequest, most: int = MAX_BODY) -> bytes:
+    """The body; raises 1454 if it is too large, and 1400 if it is incomplete or too slow."""
+    try:
+        length = header(request, b"content-length") or ""
+        return await bodies.read(request.stream(), length, most, HTTPException, request.scope["state"])
     except bodies.TooLarge as error:
         raise Refused(413, 1454, str(error)) from None
     except bodies.Incomplete as error:
         raise Refused(400, 1400, str(error)) from None
 
 
-def idempotency(request: AnyRequest, raw: bytes) -> Idempotency | None:
+def _idempotency(request: AnyRequest, raw: bytes) -> Idempotency | None:
     """The Idempotency-Key header with the hash of the body, or None; raises 1456."""
-    return idempotency_of(request.headers.getall("idempotency-key", []), raw)
-
-
-def idempotency_of(keys: list[str], raw: bytes) -> Idempotency | None:
-    """`idempotency`, from the values of the header."""
+    keys = header_values(request, b"idempotency-key")
     if not keys:
         return None
     if len(keys) > 1 or not _IDEMPOTENCY_KEY.fullmatch(keys[0]):
@@ -91,97 +235,35 @@ def _quality(text: str) -> float:
     return float(text) if re.fullmatch(r"[01](?:\.[0-9]{0,3})?", text) else 0.0
 
 
-MAX_IGNORED = 20
-# asyncpg stores these as -infinity and infinity.
-_INFINITE = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
-_JSON_NAMES = {
-    str: "a string",
-    bool: "a boolean",
-    int: "a number",
-    float: "a number",
-    list: "a list",
-    dict: "an object",
-}
-_WHOLE = re.compile(r"([0-9]{1,16})(?:\.0*)?")
+# The SDK's type of numbers is float.
+_NUMBER = re.compile(r"([0-9]{1,16})(?:\.0*)?")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
-def json_object(raw: bytes) -> dict[str, Any] | Problem:
-    """Parse a body as a JSON object; returns a Problem if it is none."""
-    try:
-        fields = bodies.parse(raw)
-    except bodies.TooMany as error:
-        return Problem(Rule.BODY, "", str(error))
-    except ValueError:
-        return Problem(Rule.BODY, "", f"The body is not JSON{bodies.instead(raw)}.")
-    return fields if isinstance(fields, dict) else Problem(Rule.BODY, "", "The body is not a JSON object.")
-
-
-def wrong_type(value: Any, field: str, wanted: str, index: int | None = None) -> Problem:  # noqa: ANN401 - JSON
-    name = "a SAN" if index is not None else field
-    return Problem(Rule.TEXT, field, f"{name} must be {wanted}, not {_JSON_NAMES.get(type(value), 'null')}.", index)
-
-
-def text(value: Any, field: str, malformed: list[Problem]) -> str:  # noqa: ANN401 - JSON
-    """A text field; empty if it is null or absent."""
-    if isinstance(value, str):
-        return value
-    if value is not None:
-        malformed.append(wrong_type(value, field, "a string"))
-    return ""
-
-
-def required_text(fields: dict[str, Any], field: str, problems: list[Problem]) -> str:
-    """A required, non-empty text field."""
-    value = fields.get(field)
-    if value is None or value == "":
-        problems.append(Problem(Rule.MISSING, field, f"{field} is missing or empty."))
-        return ""
-    return text(value, field, problems)
-
-
-def time_of(fields: dict[str, Any], field: str, problems: list[Problem]) -> datetime | None:
-    """A date or an RFC 3339 time; None if null, empty or absent."""
-    value = text(fields.get(field), field, problems)
-    found = times.date(value) if value else None
-    if value and (found is None or found in _INFINITE):
-        found = None
-        sentence = f"{field} {quoted(value)} is no RFC 3339 time such as 2027-01-31T12:00:00Z."
-        problems.append(Problem(Rule.TIME, field, sentence))
+def query(query_string: bytes, struct: type[T]) -> T:
+    """The known parameters of a query; raises 1455 for the first that is wrong, missing, or given too often."""
+    kind = reading.type_of(struct)
+    texts = _texts(query_string, {field.wire: field.type for field in kind.fields})
+    values = {field.wire: _values(field.type, texts[field.wire]) for field in kind.fields if field.wire in texts}
+    found, faults = reading.read(struct, values, blank=False)
+    for wrong in faults:
+        name = wrong.path[0]
+        if wrong.fault is Fault.MISSING:
+            raise Refused(400, 1455, f"The parameter {name} is missing; it must be {_allowed(wrong.type)}.")
+        shown = quoted(texts[str(name)][0])
+        raise Refused(400, 1455, f"The parameter {name} is {shown}; it must be {_allowed(wrong.type)}.")
     return found
 
 
-def ignored(fields: dict[str, Any], known: frozenset[str], thing: str) -> tuple[Advice, ...]:
-    """Advice on unknown fields, for at most MAX_IGNORED of them."""
-    unknown = [field for field in fields if field not in known][:MAX_IGNORED]
-    return tuple(
-        Advice(Hint.UNKNOWN_FIELD, field, f"{quoted(field)} is not a field of {thing} and was ignored.")
-        for field in unknown
-    )
-
-
-def known_values(query_string: bytes, known: frozenset[str]) -> dict[str, str]:
-    """The known parameters of a query; raises 1455 for one given twice, not UTF-8, or with a control character."""
-    values = repeated_values(query_string, known, 1)
-    return {key: single(values, key) for key in values}
-
-
-def single(values: Mapping[str, list[str]], key: str) -> str:
-    """The single value of a parameter; raises 1455 if it is repeated."""
-    if len(values[key]) > 1:
-        raise Refused(400, 1455, f"The parameter {key} is given twice; give it once.")
-    return values[key][0]
-
-
-def repeated_values(query_string: bytes, known: frozenset[str], most: int) -> dict[str, list[str]]:
-    """The known parameters of a query, each up to `most` times; raises 1455 like `known_values`."""
-    values: dict[str, list[str]] = {}
+def _texts(query_string: bytes, known: Mapping[str, Type]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
     for pair in query_string.decode("latin-1").split("&"):
         raw_key, _, raw_value = pair.partition("=")
         key = unquote_plus(raw_key, errors="replace")
         if key not in known:
             continue
-        if len(values.get(key, ())) >= most:
+        most = known[key].high or 0 if known[key].json is list else 1
+        if len(found.get(key, ())) >= most:
             times_given = "twice; give it once" if most == 1 else f"more than {most} times"
             raise Refused(400, 1455, f"The parameter {key} is given {times_given}.")
         try:
@@ -191,32 +273,17 @@ def repeated_values(query_string: bytes, known: frozenset[str], most: int) -> di
             raise Refused(400, 1455, f"The parameter {key} is not UTF-8.") from None
         if _CONTROL.search(value):
             raise Refused(400, 1455, f"The parameter {key} has a control character.")
-        values.setdefault(key, []).append(value)
-    return values
+        found.setdefault(key, []).append(value)
+    return found
 
 
-def whole(values: dict[str, str], key: str, default: int, low: int, high: int) -> int:
-    """An integer parameter; `2.0` is one, because the SDK's type is float. Raises 1455."""
-    if key not in values:
-        return default
-    match = _WHOLE.fullmatch(values[key])
-    if match is None or not low <= int(match[1]) <= high:
-        sentence = f"The parameter {key} is {quoted(values[key])}; it must be a whole number from {low} to {high}."
-        raise Refused(400, 1455, sentence)
-    return int(match[1])
-
-
-def one_of(values: dict[str, str], key: str, allowed: tuple[str, ...]) -> str | None:
-    if key in values and values[key] not in allowed:
-        sentence = f"The parameter {key} is {quoted(values[key])}; it must be one of {', '.join(allowed)}."
-        raise Refused(400, 1455, sentence)
-    return values.get(key)
-
-
-def page_of(values: dict[str, str], default: int, low: int, high: int) -> tuple[int, int]:
-    """`page` and `per_page`."""
-    return whole(values, "page", 1, 1, MAX_PAGE), whole(values, "per_page", default, low, high)
-
-
-def direction_of(values: dict[str, str], default: Direction) -> Direction:
-    return Direction(one_of(values, "direction", tuple(Direction)) or default)
+def _values(kind: Type, texts: list[str]) -> Any:  # noqa: ANN401 - of the parameter's type; a wrong text stays one
+    text = texts[0]
+    if kind.json is int:
+        number = _NUMBER.fullmatch(text)
+        return int(number[1]) if number else text
+    if kind.json is bool:
+        return {"true": True, "false": False}.get(text, text)
+    if kind.json is list:
+        return ",".join(texts).split(",") if kind.item and kind.item.choices else texts
+    return text

@@ -14,7 +14,6 @@ from app.cloudflare.guard import guard, not_routed
 from app.cloudflare.logs import Logs
 from app.cloudflare.tokens import AccountTokens, UserTokens, Verify
 from app.cloudflare.zones import Zones
-from app.web.context import DEPENDENCIES
 from app.web.handling import AnyRequest
 
 PREFIX = "/client/v4"
@@ -44,7 +43,6 @@ def router() -> Router:
     guarded = Router(
         path="/",
         guards=[guard],
-        dependencies=DEPENDENCIES,
         route_handlers=[
             Accounts,
             Zones,

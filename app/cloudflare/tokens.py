@@ -1,150 +1,210 @@
 """`/user/tokens` and `/accounts/{account_id}/tokens`: each handler is one call to the core."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any, Literal, TypeAlias
 from uuid import UUID
 
 import msgspec
 from litestar import Controller
-from litestar.params import FromPath
+from msgspec import Meta
 
+from app import times
 from app.caller import GROUPS, Access, Area, Group, Level
-from app.cloudflare import envelope, guard, reading
-from app.cloudflare.context import CallerContext, CallerOnly, Context, ScopeContext
-from app.cloudflare.envelope import Envelope, Item, Page, ResultInfo
+from app.cloudflare import envelope, guard
+from app.cloudflare.context import CallerContext, ScopeContext
+from app.cloudflare.envelope import Envelope, Hex32, Instant, Item, Page, ResultInfo
 from app.cloudflare.errors import Refused
 from app.cloudflare.guard import Needs
-from app.errors import Advice, Invalid, Problem, Rule, Unauthenticated, quoted
+from app.cloudflare.reading import Body, BodyOnce, Decoded, Id, IgnoredBody, Query, Time
+from app.errors import Invalid, Problem, Rule, Unauthenticated, quoted
 from app.identity import admission, delegation, policies
+from app.identity import tokens as core_tokens
 from app.identity.admission import TokenCredential, Verification
 from app.identity.delegation import Owner
 from app.identity.tokens import Token, TokenStatus
-from app.store.paging import Direction
 from app.web.handling import AnyRequest, delete, get, post, put
 from app.web.state import state_of
 
 _READ = Needs(Area.ACCOUNT_TOKENS, Access.READ)
 _WRITE = Needs(Area.ACCOUNT_TOKENS, Access.WRITE, anew=True)
-PER_PAGE, MIN_PER_PAGE, MAX_PER_PAGE = 20, 5, 50
+_STAR = {"const": "*"}
+_RESOURCES = {"additionalProperties": {"anyOf": [_STAR, {"type": "object", "additionalProperties": _STAR}]}}
+# Passed on as they are: the core reads these from their text.
+_OPAQUE = {"json": object, "fields": (), "item": None}
 _SCOPES = {Level.ACCOUNT: "com.cloudflare.api.account", Level.ZONE: "com.cloudflare.api.account.zone"}
 
 
 class PermissionGroup(msgspec.Struct, frozen=True):
-    id: str
+    id: Hex32
     name: str
     scopes: tuple[str, ...]
+
+
+class GroupFilters(msgspec.Struct, frozen=True):
+    name: str | None = None
+    scope: str | None = None
 
 
 class TokenObject(msgspec.Struct, frozen=True, omit_defaults=True):
     """A token as the SDKs read it; unset fields are omitted. `value` is only set in the answer that creates it."""
 
-    id: str
+    id: Hex32
     name: str
     status: TokenStatus
-    issued_on: str
-    modified_on: str
+    issued_on: Instant
+    modified_on: Instant
     policies: msgspec.Raw
     condition: msgspec.Raw | None = None
-    expires_on: str | None = None
-    not_before: str | None = None
+    expires_on: Instant | None = None
+    not_before: Instant | None = None
     value: str | None = None
 
     def __repr__(self) -> str:
         return f"TokenObject({self.id})"
 
 
+class PolicyGroupRequest(msgspec.Struct, frozen=True):
+    id: Id
+
+
+class PolicyRequest(msgspec.Struct, frozen=True):
+    """`resources` is returned as it was sent."""
+
+    effect: Literal["allow", "deny"]
+    resources: Annotated[dict[str, Any], Meta(min_length=1, extra_json_schema=_RESOURCES)]
+    permission_groups: Annotated[tuple[PolicyGroupRequest, ...], Meta(min_length=1, max_length=policies.MAX_GROUPS)]
+    id: Id | None = None
+
+
+class PolicyGroup(msgspec.Struct, frozen=True):
+    id: Id
+    name: str
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """A policy of a token."""
+
+    id: Id
+    effect: Literal["allow", "deny"]
+    resources: Annotated[dict[str, Any], Meta(min_length=1, extra_json_schema=_RESOURCES)]
+    permission_groups: Annotated[tuple[PolicyGroup, ...], Meta(min_length=1)]
+
+
+_Networks: TypeAlias = Annotated[tuple[str, ...], Meta(max_length=policies.MAX_NETWORKS)]
+
+
+class RequestIp(msgspec.Struct, frozen=True, rename={"in_": "in"}, forbid_unknown_fields=True):
+    """Networks such as 10.0.0.0/8."""
+
+    in_: _Networks | None = None
+    not_in: _Networks | None = None
+
+
+class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """From where a token may be used."""
+
+    request_ip: RequestIp | None = None
+
+
+class TokenRequest(msgspec.Struct, frozen=True):
+    """A new token. `policies` and `condition` are read by the core, from their text."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=core_tokens.MAX_NAME)]
+    policies: Annotated[tuple[PolicyRequest, ...], Meta(min_length=1, max_length=policies.MAX_POLICIES, extra=_OPAQUE)]
+    condition: Annotated[Condition, Meta(extra=_OPAQUE)] | None = None
+    expires_on: Time | None = None
+    not_before: Time | None = None
+
+
+class TokenChange(TokenRequest, frozen=True):
+    """All of a token; what the server sets is ignored."""
+
+    status: Literal["active", "disabled"] | None = None
+    id: Any = None
+    issued_on: Any = None
+    modified_on: Any = None
+    last_used_on: Any = None
+    value: Any = None
+
+    def __repr__(self) -> str:
+        return "TokenChange()"
+
+
 class DeletedToken(msgspec.Struct, frozen=True):
-    id: str
+    id: Hex32
 
 
 class Verified(msgspec.Struct, frozen=True, omit_defaults=True):
-    id: str
+    id: Hex32
     status: TokenStatus
-    not_before: str | None = None
-    expires_on: str | None = None
+    not_before: Instant | None = None
+    expires_on: Instant | None = None
 
 
-class AccountTokens(Controller):
-    path = "/tokens"
+class Tokens(Controller):
+    """The tokens of one owner."""
+
+    tags = ("Tokens",)
 
     @post(needs=_WRITE)
-    async def create(self, context: Context, request: AnyRequest) -> Envelope[TokenObject]:
+    async def create(self, context: CallerContext, data: BodyOnce[TokenRequest]) -> Envelope[TokenObject]:
         """Make a token; its value is shown once."""
-        return await _create(context, _account(context), request)
+        owner, draft = await _owner(context, Access.WRITE), draft_of(data)
+        token, value = await delegation.create(context.services, context.caller, owner, draft, data.once)
+        return context.envelope(_object(token, value), data.advice)
 
     @get(needs=_READ)
-    async def list_(self, context: Context, request: AnyRequest) -> Page[TokenObject]:
+    async def list_(self, context: CallerContext, filters: Query[delegation.Query]) -> Page[TokenObject]:
         """List the tokens."""
-        return await _list(context, _account(context), request)
+        found = await delegation.list_(context.services.db, await _owner(context, Access.READ), filters)
+        return context.page([_object(token) for token in found.items], filters.page, filters.per_page, found.total)
 
     @get("/permission_groups", needs=_READ)
-    async def permission_groups(self, request: AnyRequest) -> Page[PermissionGroup]:
+    async def permission_groups(self, context: CallerContext, filters: Query[GroupFilters]) -> Page[PermissionGroup]:
         """List the groups."""
-        return _permission_groups(request)
+        await _owner(context, Access.READ)
+        return _permission_groups(filters)
 
     @get("/{token_id:str}", needs=_READ)
-    async def get_one(self, context: Context, token_id: FromPath[str]) -> Envelope[TokenObject]:
+    async def get_one(self, context: CallerContext, token_id: str) -> Envelope[TokenObject]:
         """Get a token."""
-        return await _get(context, _account(context), token_id)
+        owner, wanted = await _owner(context, Access.READ), guard.id_of(token_id, context.visit)
+        return context.envelope(_object(await delegation.get(context.services.db, owner, wanted)))
 
     @put("/{token_id:str}", needs=_WRITE)
-    async def update(self, context: Context, request: AnyRequest, token_id: FromPath[str]) -> Envelope[TokenObject]:
+    async def update(self, context: CallerContext, data: Body[TokenChange], token_id: str) -> Envelope[TokenObject]:
         """Replace a token."""
-        return await _update(context, _account(context), request, token_id)
+        owner, wanted = await _owner(context, Access.WRITE), guard.id_of(token_id, context.visit)
+        draft = draft_of(data, TokenStatus(data.fields.status) if data.fields.status else None)
+        token = await delegation.update(context.services.db, context.caller, owner, wanted, draft)
+        return context.envelope(_object(token), data.advice)
 
     @put("/{token_id:str}/value", needs=_WRITE)
-    async def roll(self, context: Context, request: AnyRequest, token_id: FromPath[str]) -> Envelope[str]:
+    async def roll(self, context: CallerContext, data: IgnoredBody, token_id: str) -> Envelope[str]:  # noqa: ARG002
         """Give a token a new value."""
-        return await _roll(context, _account(context), request, token_id)
+        owner, wanted = await _owner(context, Access.WRITE), guard.id_of(token_id, context.visit)
+        return context.envelope(await delegation.roll(context.services, context.caller, owner, wanted))
 
     @delete("/{token_id:str}", needs=_WRITE)
-    async def delete_one(self, context: Context, token_id: FromPath[str]) -> Envelope[DeletedToken]:
+    async def delete_one(self, context: CallerContext, token_id: str) -> Envelope[DeletedToken]:
         """Revoke a token."""
-        return await _delete(context, _account(context), token_id)
+        owner, wanted = await _owner(context, Access.WRITE), guard.id_of(token_id, context.visit)
+        await delegation.delete(context.services.db, context.caller, owner, wanted)
+        return context.envelope(DeletedToken(wanted.hex))
 
 
-class UserTokens(Controller):
+class AccountTokens(Tokens):
+    path = "/tokens"
+
+
+class UserTokens(Tokens):
     path = "/user/tokens"
-
-    @post()
-    async def create(self, context: CallerOnly, request: AnyRequest) -> Envelope[TokenObject]:
-        """Make a token; its value is shown once."""
-        return await _create(context, await _user(context, Access.WRITE), request)
-
-    @get()
-    async def list_(self, context: CallerOnly, request: AnyRequest) -> Page[TokenObject]:
-        """List the tokens."""
-        return await _list(context, await _user(context, Access.READ), request)
-
-    @get("/permission_groups")
-    async def permission_groups(self, context: CallerOnly, request: AnyRequest) -> Page[PermissionGroup]:
-        """List the groups."""
-        await _user(context, Access.READ)
-        return _permission_groups(request)
-
-    @get("/{token_id:str}")
-    async def get_one(self, context: CallerOnly, token_id: FromPath[str]) -> Envelope[TokenObject]:
-        """Get a token."""
-        return await _get(context, await _user(context, Access.READ), token_id)
-
-    @put("/{token_id:str}")
-    async def update(self, context: CallerOnly, request: AnyRequest, token_id: FromPath[str]) -> Envelope[TokenObject]:
-        """Replace a token."""
-        return await _update(context, await _user(context, Access.WRITE), request, token_id)
-
-    @put("/{token_id:str}/value")
-    async def roll(self, context: CallerOnly, request: AnyRequest, token_id: FromPath[str]) -> Envelope[str]:
-        """Give a token a new value."""
-        return await _roll(context, await _user(context, Access.WRITE), request, token_id)
-
-    @delete("/{token_id:str}")
-    async def delete_one(self, context: CallerOnly, token_id: FromPath[str]) -> Envelope[DeletedToken]:
-        """Revoke a token."""
-        return await _delete(context, await _user(context, Access.WRITE), token_id)
 
 
 class Verify(Controller):
     """Verifies a token. There is no guard, because every known token gets an answer, even an expired one."""
+
+    tags = ("Tokens",)
 
     @get("/user/tokens/verify")
     async def of_user(self, request: AnyRequest) -> Envelope[Verified]:
@@ -152,69 +212,24 @@ class Verify(Controller):
         return await _verify(request, None)
 
     @get("/accounts/{account_id:str}/tokens/verify")
-    async def of_account(self, request: AnyRequest, account_id: FromPath[str]) -> Envelope[Verified]:
+    async def of_account(self, request: AnyRequest, account_id: str) -> Envelope[Verified]:
         """Say what a token is."""
         return await _verify(request, guard.id_of(account_id, request.scope["state"]["visit"]))
 
 
-def _account(context: ScopeContext) -> Owner:
-    return Owner(account_id=context.scope.account_id)
-
-
-async def _user(context: CallerContext, access: Access) -> Owner:
+async def _owner(context: CallerContext, access: Access) -> Owner:
+    """The account of the path, in which the guard has checked the permission; else the calling user."""
+    if isinstance(context, ScopeContext):
+        return Owner(account_id=context.scope.account_id)
     return await delegation.of_user(context.services.db, context.caller, access)
 
 
-async def _create(context: CallerContext, owner: Owner, request: AnyRequest) -> Envelope[TokenObject]:
-    raw = await reading.body(request)
-    once = reading.idempotency(request, raw)
-    draft, advice = decode(raw, updating=False)
-    token, value = await delegation.create(context.services, context.caller, owner, draft, once)
-    return context.envelope(_object(token, value), advice)
-
-
-async def _list(context: CallerContext, owner: Owner, request: AnyRequest) -> Page[TokenObject]:
-    known = frozenset({"page", "per_page", "direction", "include_expired"})
-    values = reading.known_values(request.scope["query_string"], known)
-    page, per_page = reading.page_of(values, PER_PAGE, MIN_PER_PAGE, MAX_PER_PAGE)
-    expired = reading.one_of(values, "include_expired", ("true", "false")) == "true"
-    query = delegation.Query(page, per_page, reading.direction_of(values, Direction.ASC), expired)
-    found = await delegation.list_(context.services.db, owner, query)
-    return context.page([_object(token) for token in found.items], page, per_page, found.total)
-
-
-async def _get(context: CallerContext, owner: Owner, token_id: str) -> Envelope[TokenObject]:
-    found = await delegation.get(context.services.db, owner, guard.id_of(token_id, context.visit))
-    return context.envelope(_object(found))
-
-
-async def _update(context: CallerContext, owner: Owner, request: AnyRequest, token_id: str) -> Envelope[TokenObject]:
-    wanted = guard.id_of(token_id, context.visit)
-    draft, advice = decode(await reading.body(request), updating=True)
-    token = await delegation.update(context.services.db, context.caller, owner, wanted, draft)
-    return context.envelope(_object(token), advice)
-
-
-async def _roll(context: CallerContext, owner: Owner, request: AnyRequest, token_id: str) -> Envelope[str]:
-    wanted = guard.id_of(token_id, context.visit)
-    # The body is ignored: clients send none, an empty object, or null.
-    await reading.body(request)
-    return context.envelope(await delegation.roll(context.services, context.caller, owner, wanted))
-
-
-async def _delete(context: CallerContext, owner: Owner, token_id: str) -> Envelope[DeletedToken]:
-    wanted = guard.id_of(token_id, context.visit)
-    await delegation.delete(context.services.db, context.caller, owner, wanted)
-    return context.envelope(DeletedToken(wanted.hex))
-
-
-def _permission_groups(request: AnyRequest) -> Page[PermissionGroup]:
-    values = reading.known_values(request.scope["query_string"], frozenset({"name", "scope"}))
+def _permission_groups(filters: GroupFilters) -> Page[PermissionGroup]:
     groups = [_group(group) for group in GROUPS]
     wanted = [
         group
         for group in groups
-        if values.get("name") in (None, group.name) and ("scope" not in values or values["scope"] in group.scopes)
+        if filters.name in (None, group.name) and (filters.scope is None or filters.scope in group.scopes)
     ]
     info = ResultInfo(len(wanted), 1, len(groups), len(wanted), 1 if wanted else 0)
     return Page(wanted, True, [], [], info)
@@ -244,54 +259,36 @@ def _time(time: datetime | None) -> str | None:
     return time.astimezone(UTC).isoformat().replace("+00:00", "Z") if time else None
 
 
-_FIELDS = frozenset({"name", "policies", "condition", "expires_on", "not_before"})
-_ANSWERED = frozenset({"id", "issued_on", "modified_on", "last_used_on", "value"})
-
-
-def decode(raw: bytes, *, updating: bool) -> tuple[delegation.Draft, tuple[Advice, ...]]:
-    """Decode a body; fields of the wrong JSON type are reported in `malformed`, the core validates the rest."""
-    fields = reading.json_object(raw)
-    if isinstance(fields, Problem):
-        raise Invalid((fields,))
-    problems: list[Problem] = []
+def draft_of(data: Decoded[TokenRequest], status: TokenStatus | None = None) -> delegation.Draft:
+    """The requested token; raises Invalid if the body is no object."""
+    if any(problem.rule is Rule.BODY for problem in data.problems):
+        raise Invalid(data.problems)
+    fields, problems = data.fields, list(data.problems)
     try:
-        texts = _texts(raw)
+        # resources and condition are stored as sent, because clients compare them.
+        texts = _texts.decode(data.raw)
     except msgspec.DecodeError:
         raise Invalid((Problem(Rule.BODY, "", "The body is not JSON."),)) from None
-    condition = bytes(texts["condition"]).decode() if fields.get("condition") is not None else None
+    condition = bytes(texts["condition"]).decode() if fields.condition is not None else None
     if condition is not None and not policies.is_readable(condition):
         problems.append(Problem(Rule.CONDITION, "condition", "condition cannot be read; give each key once."))
-    draft = delegation.Draft(
-        name=reading.required_text(fields, "name", problems),
-        policies=_policies(fields, texts, problems),
+    drafts: tuple[policies.Draft, ...] = ()
+    if fields.policies is not None:
+        drafts, misshapen = policies.drafts(bytes(texts["policies"]))
+        problems += misshapen
+    return delegation.Draft(
+        name=fields.name,
+        policies=drafts,
         condition=condition,
-        networks=_networks(fields.get("condition"), problems),
-        not_before=reading.time_of(fields, "not_before", problems),
-        expires_on=reading.time_of(fields, "expires_on", problems),
-        status=_status(fields, problems) if updating else None,
+        networks=_networks(fields.condition, problems),
+        not_before=times.date(fields.not_before or ""),
+        expires_on=times.date(fields.expires_on or ""),
+        status=status,
         malformed=tuple(problems),
     )
-    known = _FIELDS | {"status"} | _ANSWERED if updating else _FIELDS
-    return draft, reading.ignored(fields, known, "a token")
 
 
-def _texts(raw: bytes) -> dict[str, msgspec.Raw]:
-    # resources and condition are stored as sent, because clients compare them.
-    return {name: msgspec.Raw(bytes(text)) for name, text in _decoder.decode(raw).items()}
-
-
-_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
-
-
-def _policies(
-    fields: dict[str, Any], texts: dict[str, msgspec.Raw], problems: list[Problem]
-) -> tuple[policies.Draft, ...]:
-    if fields.get("policies") is None:
-        problems.append(Problem(Rule.MISSING, "policies", "policies is missing; a token needs at least one."))
-        return ()
-    drafts, misshapen = policies.drafts(bytes(texts["policies"]))
-    problems += misshapen
-    return drafts
+_texts = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def _networks(value: Any, problems: list[Problem]) -> dict[str, tuple[str, ...]]:  # noqa: ANN401 - JSON
@@ -316,15 +313,6 @@ def _networks(value: Any, problems: list[Problem]) -> dict[str, tuple[str, ...]]
             else:
                 lists[key] = tuple(networks)
     return lists
-
-
-def _status(fields: dict[str, Any], problems: list[Problem]) -> TokenStatus | None:
-    text = reading.text(fields.get("status"), "status", problems)
-    if text and text not in set(TokenStatus):
-        sentence = f"status {quoted(text)} must be active or disabled."
-        problems.append(Problem(Rule.CHOICE, "status", sentence))
-        return None
-    return TokenStatus(text) if text else None
 
 
 async def _verify(request: AnyRequest, account_id: UUID | None) -> Envelope[Verified]:

@@ -1,37 +1,32 @@
 """`/zones[/{zone_id}]`: each handler is one call to the core."""
 
 import re
-from typing import Any
-from uuid import UUID
+from typing import Annotated, Literal
 
 import msgspec
 from litestar import Controller
+from msgspec import Meta
 
 from app.caller import Access, Area
-from app.cloudflare import envelope, reading
-from app.cloudflare.context import CallerOnly, Context
-from app.cloudflare.envelope import Envelope, Page
+from app.cloudflare import envelope
+from app.cloudflare.context import CallerContext, ScopeContext
+from app.cloudflare.envelope import Envelope, Hex32, Instant, Page
 from app.cloudflare.errors import Refused
 from app.cloudflare.guard import Needs
-from app.errors import Advice, Invalid, Problem, Rule, quoted
+from app.cloudflare.reading import Body, BodyOnce, Id, Query
+from app.errors import Invalid
 from app.identity import zones
 from app.identity.zones import Zone, ZoneType
 from app.ids import hex32
-from app.store.paging import Direction
-from app.web.handling import AnyRequest, delete, get, patch, post
+from app.store.paging import Direction, PageNumber, PerPage
+from app.web.handling import delete, get, patch, post
 
 _READ = Needs(Area.ZONE, Access.READ)
 _WRITE = Needs(Area.ZONE, Access.WRITE, anew=True)
-PER_PAGE, MIN_PER_PAGE, MAX_PER_PAGE = 20, 5, 50
-STATUS = "active"
-STATUSES = (STATUS, "initializing", "pending", "moved")
-PARAMETERS = frozenset(
-    {"page", "per_page", "name", "account.id", "account.name", "status", "type", "order", "direction", "match"}
-)
 
 
 class ZoneAccount(msgspec.Struct, frozen=True):
-    id: str
+    id: Hex32
     name: str
 
 
@@ -42,60 +37,95 @@ class Nothing(msgspec.Struct, frozen=True):
 class ZoneObject(msgspec.Struct, frozen=True):
     """A zone as the SDKs read it, with all fields that they require; those without meaning here are empty."""
 
-    id: str
+    id: Hex32
     name: str
     account: ZoneAccount
-    created_on: str
-    modified_on: str
-    status: str
+    created_on: Instant
+    modified_on: Instant
+    status: Literal["active"]
     type: ZoneType
     paused: bool
-    development_mode: int = 0
-    meta: Nothing = Nothing()
-    name_servers: tuple[str, ...] = ()
-    owner: Nothing = Nothing()
-    plan: Nothing = Nothing()
+    development_mode: int
+    meta: Nothing
+    name_servers: tuple[str, ...]
+    owner: Nothing
+    plan: Nothing
+
+
+class AccountOfZone(msgspec.Struct, frozen=True):
+    id: Id
+
+
+class ZoneRequest(msgspec.Struct, frozen=True):
+    """A new zone."""
+
+    account: AccountOfZone
+    name: Annotated[str, Meta(min_length=1, max_length=253, description="A hostname; unique in its account.")]
+    type: ZoneType | None = ZoneType.FULL
+
+
+class ZoneChange(msgspec.Struct, frozen=True):
+    """What is left out stays."""
+
+    type: ZoneType | None = None
+    paused: bool | None = None
+
+
+class ZoneFilters(msgspec.Struct, frozen=True):
+    """Names are compared as a whole; the SDK sends several types as a repeated parameter."""
+
+    page: PageNumber = 1
+    per_page: PerPage = 20
+    name: str | None = None
+    account_id: Id | None = msgspec.field(name="account.id", default=None)
+    account_name: str | None = msgspec.field(name="account.name", default=None)
+    status: Literal["active", "initializing", "pending", "moved"] | None = None
+    type: Annotated[tuple[ZoneType, ...], Meta(max_length=len(ZoneType))] | None = None
+    order: Literal["name", "account.id", "account.name"] = "name"
+    direction: Direction = Direction.ASC
+    match: Literal["all"] = "all"
 
 
 class DeletedZone(msgspec.Struct, frozen=True):
-    id: str
+    id: Hex32
 
 
 class Zones(Controller):
     path = "/zones"
+    tags = ("Zones",)
 
     @post()
-    async def create(self, context: CallerOnly, request: AnyRequest) -> Envelope[ZoneObject]:
+    async def create(self, context: CallerContext, data: BodyOnce[ZoneRequest]) -> Envelope[ZoneObject]:
         """Make a zone."""
-        raw = await reading.body(request)
-        once = reading.idempotency(request, raw)
-        draft, advice = _decoded(raw)
-        zone = await zones.create(context.services.db, context.caller, draft, once)
-        return context.envelope(_object(zone), advice)
+        fields = data.fields
+        draft = zones.Draft(hex32(fields.account.id), fields.name, fields.type or ZoneType.FULL, data.problems)
+        zone = await zones.create(context.services.db, context.caller, draft, data.once)
+        return context.envelope(_object(zone), data.advice)
 
     @get()
-    async def list_(self, context: CallerOnly, request: AnyRequest) -> Page[ZoneObject]:
+    async def list_(self, context: CallerContext, filters: Query[ZoneFilters]) -> Page[ZoneObject]:
         """List the zones."""
-        query, none = parse_query(request.scope["query_string"])
-        found = zones.Page((), 0)
-        if not none:
+        query, found = query_of(filters), zones.Page((), 0)
+        if filters.status in (None, "active"):
             found = await zones.list_page(context.services.db, context.caller, query)
         return context.page([_object(zone) for zone in found.items], query.page, query.per_page, found.total)
 
     @get("/{zone_id:str}", needs=_READ)
-    async def get_one(self, context: Context) -> Envelope[ZoneObject]:
+    async def get_one(self, context: ScopeContext) -> Envelope[ZoneObject]:
         """Get a zone."""
         return context.envelope(_object(await zones.get(context.services.db, context.scope)))
 
     @patch("/{zone_id:str}", needs=_WRITE)
-    async def edit(self, context: Context, request: AnyRequest) -> Envelope[ZoneObject]:
+    async def edit(self, context: ScopeContext, data: Body[ZoneChange]) -> Envelope[ZoneObject]:
         """Change a zone."""
-        settings, advice = _settings(await reading.body(request))
+        if data.problems:
+            raise Invalid(data.problems)
+        settings = zones.Settings(data.fields.type, data.fields.paused)
         zone = await zones.edit(context.services.db, context.caller, context.scope, settings)
-        return context.envelope(_object(zone), advice)
+        return context.envelope(_object(zone), data.advice)
 
     @delete("/{zone_id:str}", needs=_WRITE)
-    async def delete_one(self, context: Context) -> Envelope[DeletedZone]:
+    async def delete_one(self, context: ScopeContext) -> Envelope[DeletedZone]:
         """Delete an empty zone."""
         await zones.delete(context.services.db, context.caller, context.scope)
         return context.envelope(DeletedZone(context.scope.id.hex))
@@ -108,91 +138,29 @@ def _object(zone: Zone) -> ZoneObject:
         account=ZoneAccount(zone.account_id.hex, zone.account_name),
         created_on=envelope.instant(zone.created_at),
         modified_on=envelope.instant(zone.modified_at),
-        status=STATUS,
+        status="active",
         type=zone.type,
         paused=zone.paused,
+        development_mode=0,
+        meta=Nothing(),
+        name_servers=(),
+        owner=Nothing(),
+        plan=Nothing(),
     )
 
 
-def _decoded(raw: bytes) -> tuple[zones.Draft, tuple[Advice, ...]]:
-    fields = reading.json_object(raw)
-    if isinstance(fields, Problem):
-        return zones.Draft(None, "", malformed=(fields,)), ()
-    problems: list[Problem] = []
-    account_id = _account_id(fields.get("account"), problems)
-    name = reading.required_text(fields, "name", problems)
-    kind = _type(fields, problems) or ZoneType.FULL
-    advice = reading.ignored(fields, frozenset({"account", "name", "type"}), "a zone")
-    return zones.Draft(account_id, name, kind, tuple(problems)), advice
-
-
-def _account_id(value: Any, problems: list[Problem]) -> UUID | None:  # noqa: ANN401 - JSON
-    if value is None:
-        problems.append(Problem(Rule.MISSING, "account", "account is missing; name the account by its id."))
-    elif not isinstance(value, dict):
-        problems.append(reading.wrong_type(value, "account", "an object"))
-    elif not isinstance(value.get("id"), str) or (found := hex32(value["id"])) is None:
-        text = "account.id must be the id of an account, 32 lower-case hex characters."
-        problems.append(Problem(Rule.TEXT, "account", text, member="id"))
-    else:
-        return found
-    return None
-
-
-def _type(fields: dict[str, Any], problems: list[Problem]) -> ZoneType | None:
-    text = reading.text(fields.get("type"), "type", problems)
-    if text in set(ZoneType):
-        return ZoneType(text)
-    if text:
-        sentence = f"type {quoted(text)} must be one of {', '.join(ZoneType)}."
-        problems.append(Problem(Rule.CHOICE, "type", sentence))
-    return None
-
-
-def _settings(raw: bytes) -> tuple[zones.Settings, tuple[Advice, ...]]:
-    fields = reading.json_object(raw)
-    if isinstance(fields, Problem):
-        raise Invalid((fields,))
-    problems: list[Problem] = []
-    kind, paused = _type(fields, problems), fields.get("paused")
-    if paused is not None and not isinstance(paused, bool):
-        problems.append(reading.wrong_type(paused, "paused", "a boolean"))
-    if problems:
-        raise Invalid(tuple(problems))
-    return zones.Settings(kind, paused), reading.ignored(fields, frozenset({"type", "paused"}), "a zone")
-
-
-def parse_query(query_string: bytes) -> tuple[zones.Query, bool]:
-    """Parse the list's parameters; also returns whether no zone can match. Raises 1455 with the allowed values."""
-    # The SDK sends a list as a repeated parameter.
-    given = reading.repeated_values(query_string, PARAMETERS, len(ZoneType))
-    values = {key: reading.single(given, key) for key in given if key != "type"}
-    page, per_page = reading.page_of(values, PER_PAGE, MIN_PER_PAGE, MAX_PER_PAGE)
-    reading.one_of(values, "match", ("all",))
-    for key in ("name", "account.name"):
-        if re.match("(?:not_equal|starts_with|ends_with|contains)[a-z_]*:", values.get(key, "")):
+def query_of(filters: ZoneFilters) -> zones.Query:
+    """Raises 1455 for Cloudflare's operators, which are not known here."""
+    for key, value in (("name", filters.name), ("account.name", filters.account_name)):
+        if re.match("(?:not_equal|starts_with|ends_with|contains)[a-z_]*:", value or ""):
             raise Refused(400, 1455, f"The parameter {key} is compared as a whole; operators are not known here.")
-    status = reading.one_of(values, "status", STATUSES)
-    account_id = hex32(values.get("account.id", ""))
-    if "account.id" in values and account_id is None:
-        raise Refused(400, 1455, "The parameter account.id must be 32 lower-case hex characters.")
-    query = zones.Query(
-        page=page,
-        per_page=per_page,
-        name=values["name"].removeprefix("equal:").lower() if "name" in values else None,
-        account_id=account_id,
-        account_name=values["account.name"].removeprefix("equal:") if "account.name" in values else None,
-        types=_types(given.get("type")),
-        order=reading.one_of(values, "order", tuple(zones.ORDERS)) or "name",
-        direction=reading.direction_of(values, Direction.ASC),
+    return zones.Query(
+        page=filters.page,
+        per_page=filters.per_page,
+        name=filters.name.removeprefix("equal:").lower() if filters.name is not None else None,
+        account_id=hex32(filters.account_id or ""),
+        account_name=filters.account_name.removeprefix("equal:") if filters.account_name is not None else None,
+        types=tuple(sorted(set(filters.type))) if filters.type is not None else None,
+        order=filters.order,
+        direction=filters.direction,
     )
-    return query, status not in (None, STATUS)
-
-
-def _types(given: list[str] | None) -> tuple[ZoneType, ...] | None:
-    if given is None:
-        return None
-    wanted = sorted(set(",".join(given).split(",")))
-    for each in wanted:
-        reading.one_of({"type": each}, "type", tuple(ZoneType))
-    return tuple(ZoneType(each) for each in wanted)

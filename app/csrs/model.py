@@ -2,12 +2,14 @@
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Annotated
 from uuid import UUID
 
 import msgspec
+from msgspec import Meta
 
 from app.errors import Problem
-from app.store.paging import Direction
+from app.store.paging import Direction, PageNumber
 from app.x509.keys import KeyType
 from app.x509.subjects import Subject
 
@@ -44,16 +46,16 @@ class Order(StrEnum):
 
 
 class CsrQuery(msgspec.Struct, frozen=True):
-    """A page of a scope's CSRs. Filters match exactly and are combined with AND; `page` starts at 1."""
+    """A page of a scope's CSRs. Filters match exactly and are combined with AND."""
 
-    page: int
-    per_page: int
+    page: PageNumber = 1
+    per_page: Annotated[int, Meta(ge=5, le=50, description="By default 50 in an account, 20 in a zone.")] | None = None
     order: Order = Order.CREATED_AT
     direction: Direction = Direction.ASC
     common_name: str | None = None
     san: str | None = None
     name: str | None = None
-    key_type: str | None = None
+    key_type: KeyType | None = None
 
 
 class Page(msgspec.Struct, frozen=True):

@@ -49,11 +49,9 @@ def problems(request: CsrRequest, policy: NamePolicy) -> tuple[Problem, ...]:
         return request.malformed
     fields = _fields(request)
     found = (*_missing(fields, request.sans), *_sans(request.sans, policy), *_key_type(request), *_texts(fields))
-    if not request.malformed:
-        return found
-    unread = {(problem.field, problem.index) for problem in request.malformed}
-    judged = (p for p in found if (p.field, p.index) not in unread and (p.field, None) not in unread)
-    return (*request.malformed, *judged)
+    malformed = tuple(problem for problem in request.malformed if problem.rule is not Rule.MISSING)
+    unread = {(problem.field, problem.index) for problem in malformed}
+    return (*malformed, *(p for p in found if (p.field, p.index) not in unread and (p.field, None) not in unread))
 
 
 def _fields(request: CsrRequest) -> dict[str, str | None]:
@@ -309,13 +307,13 @@ _ORDERS = {
 }
 
 
-async def list_(db: Database, scope: Scope, query: CsrQuery) -> Page:
+async def list_(db: Database, scope: Scope, query: CsrQuery, per_page: int) -> Page:
     """One page of this scope's CSRs; empty past the end. Raises Unavailable."""
     wanted = {name: value for name in _FILTERS if (value := getattr(query, name)) is not None}
     conditions = ("account_id = $1", "scope_id = $2", *(_FILTERS[name].format(n) for n, name in enumerate(wanted, 3)))
     found = f"FROM custom_csrs WHERE {' AND '.join(conditions)}"
     values = (scope.account_id, scope.id, *wanted.values())
-    offset = paging.offset(query.page, query.per_page)
+    offset = paging.offset(query.page, per_page)
     order = f"ORDER BY {_ORDERS[query.order, query.direction]}"
     # The subquery skips rows in the index, which is much smaller than the table.
     ids = f"SELECT id {found} {order} LIMIT ${len(values) + 1} OFFSET ${len(values) + 2}"
@@ -325,7 +323,7 @@ async def list_(db: Database, scope: Scope, query: CsrQuery) -> Page:
         total = row["total"] if row else 0
         # Past the end of a filtered list the query would scan the whole list again.
         empty = wanted and offset >= total
-        rows = [] if empty else await db.fetch(listed, *values, query.per_page, offset)
+        rows = [] if empty else await db.fetch(listed, *values, per_page, offset)
     return Page(tuple(_csr(row) for row in rows), total)
 
 

@@ -18,7 +18,7 @@ from app.ids import any_uuid
 from app.store import idempotency, paging
 from app.store.database import Connection, Database
 from app.store.idempotency import Idempotency
-from app.store.paging import Direction
+from app.store.paging import Direction, PageNumber, PerPage
 from app.x509.names import NamePolicy
 from app.x509.subjects import FORBIDDEN
 
@@ -206,10 +206,10 @@ def _found(row: asyncpg.Record | None, scope: Scope) -> Account:
 
 
 class Query(msgspec.Struct, frozen=True):
-    """A page of the account list; `page` counts from 1, `name` is matched exactly."""
+    """A page of the account list; `name` is matched exactly."""
 
-    page: int
-    per_page: int
+    page: PageNumber = 1
+    per_page: PerPage = 20
     name: str | None = None
     direction: Direction = Direction.ASC
 

@@ -30,7 +30,7 @@ from app.services import Services
 from app.store import idempotency, paging
 from app.store.database import Connection, Database
 from app.store.idempotency import Idempotency
-from app.store.paging import Direction
+from app.store.paging import Direction, PageNumber, PerPage
 
 MAX_TOKENS = 1000
 
@@ -105,10 +105,10 @@ _TOTAL = {kind: f"SELECT count(*) AS total {owned} {_SHOWN}" for kind, owned in 
 
 
 class Query(msgspec.Struct, frozen=True):
-    """A page of the tokens, by creation time; `page` counts from 1."""
+    """A page of the tokens, by creation time."""
 
-    page: int
-    per_page: int
+    page: PageNumber = 1
+    per_page: PerPage = 20
     direction: Direction = Direction.ASC
     include_expired: bool = False
 

@@ -1,7 +1,10 @@
 """`/api/v1/auth/universal-auth/login`: an access token for an API token (contract-infisical, "Common")."""
 
+from typing import Annotated, TypeAlias
+
 import msgspec
 from litestar import Controller
+from msgspec import Meta
 
 from app.caller import Visit
 from app.errors import Forbidden, Unauthenticated
@@ -9,7 +12,7 @@ from app.identity import admission, tokens
 from app.infisical import guard, reading, wire
 from app.infisical.wire import Malformed, Refused
 from app.web import bodies
-from app.web.handling import AnyRequest, post
+from app.web.handling import AnyRequest, Part, Source, post
 from app.web.state import State, state_of
 
 # These count as failed logins of the address.
@@ -28,16 +31,37 @@ class AccessToken(msgspec.Struct, frozen=True, rename="camel"):
         return "AccessToken()"
 
 
+class LoginRequest(msgspec.Struct, frozen=True, rename="camel"):
+    client_id: Annotated[str, Meta(min_length=1)]
+    client_secret: Annotated[str, Meta(min_length=1, extra_json_schema={"writeOnly": True})]
+
+    def __repr__(self) -> str:
+        return "LoginRequest()"
+
+
+async def _read(request: AnyRequest, struct: type[LoginRequest]) -> LoginRequest:
+    try:
+        return await reading.body_or_form(request, struct)
+    except _REFUSED as error:
+        raise await _refused(state_of(request), wire.visit(request), error) from None
+
+
+_Credentials: TypeAlias = Annotated[
+    LoginRequest,
+    Source(Part.BODY, _read, media_types=reading.MEDIA_TYPES),
+]
+
+
 class Login(Controller):
     path = "/auth/universal-auth"
+    tags = ("Private CA",)
 
     @post("/login")
-    async def login(self, request: AnyRequest) -> AccessToken:
+    async def login(self, request: AnyRequest, data: _Credentials) -> AccessToken:
         """Get an access token for an API token."""
         state, visit = state_of(request), msgspec.structs.replace(wire.visit(request), status=200, denied_status=401)
         try:
-            client_id, secret = await _credentials(request)
-            token_id = tokens.id_of(client_id)
+            token_id, secret = tokens.id_of(data.client_id), data.client_secret
             caller = await admission.authenticate_login(state.services, state.memory, token_id, secret, visit)
         except _REFUSED as error:
             raise await _refused(state, visit, error) from None
@@ -47,17 +71,6 @@ class Login(Controller):
         except Unauthenticated as error:
             raise await _refused(state, visit, error) from None
         return AccessToken(value, tokens.ACCESS_SECONDS, tokens.ACCESS_SECONDS)
-
-
-async def _credentials(request: AnyRequest) -> tuple[str, str]:
-    raw = await wire.body(request)
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    # curl -d declares JSON as a form, too.
-    is_form = media_type == "application/x-www-form-urlencoded" and not raw.lstrip().startswith(b"{")
-    fields = reading.form(raw) if is_form else reading.fields(raw)
-    client_id, secret = fields.text("clientId", required=True), fields.text("clientSecret", required=True)
-    fields.done()
-    return client_id, secret
 
 
 async def _refused(state: State, visit: Visit, error: Exception) -> Exception:

@@ -1,34 +1,46 @@
 """`/pki/ca` and `/cert-manager/ca/internal`: CAs and issuance (contract-infisical, "CAs" and "Leaves")."""
 
 import re
+from datetime import datetime
+from typing import Annotated, Literal, TypeAlias
 from uuid import UUID
 
 import msgspec
 from litestar import Controller, Response
-from litestar.params import FromPath
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
+from app import times
 from app.ca import authorities, issuing, leaves, lifecycle
 from app.ca.authorities import Changes, NewAuthority
-from app.ca.issuing import Signed
-from app.ca.leaves import LeafRequest
 from app.ca.lifecycle import IntermediateRequest, SignedElsewhere
 from app.ca.model import Authority, CaType
 from app.caller import Caller, Scope
 from app.errors import NotFound
 from app.ids import canonical_uuid
-from app.infisical import guard, reading, wire
-from app.infisical.context import CallerOnly, Context, ScopeContext
+from app.infisical import guard, wire
 from app.infisical.guard import Action
-from app.infisical.reading import Fields
-from app.infisical.wire import Issue, Malformed
+from app.infisical.leaves import (
+    CsrText,
+    FriendlyName,
+    IssuedCertificate,
+    IssueRequest,
+    SignedCertificate,
+    SignRequest,
+    leaf_request,
+    signed_object,
+)
+from app.infisical.reading import Body, Date, Query, RequiredDate
+from app.infisical.wire import Instant, Uuid
+from app.web.context import CallerContext, ScopeContext
 from app.web.handling import AnyRequest, delete, get, patch, post
 from app.web.state import state_of
-from app.x509 import pkix
+from app.x509 import pkix, subjects
 from app.x509.keys import CaKeyType
 from app.x509.subjects import CaSubject
 
-KEY_ALGORITHMS = {
+TAGS = ("Private CA",)
+KeyAlgorithm: TypeAlias = Literal["RSA_2048", "RSA_3072", "RSA_4096", "EC_prime256v1", "EC_secp384r1", "EC_secp521r1"]
+KEY_ALGORITHMS: dict[KeyAlgorithm, CaKeyType] = {
     "RSA_2048": CaKeyType.RSA2048,
     "RSA_3072": CaKeyType.RSA3072,
     "RSA_4096": CaKeyType.RSA4096,
@@ -42,11 +54,11 @@ _WIRE_ALGORITHMS = {key_type: name for name, key_type in KEY_ALGORITHMS.items()}
 class Ca(msgspec.Struct, frozen=True, rename="camel"):
     """A CA as the SDK reads it; the dates are omitted until there is a certificate."""
 
-    id: str
-    created_at: str
-    updated_at: str
-    project_id: str
-    parent_ca_id: str | None
+    id: Uuid
+    created_at: Instant
+    updated_at: Instant
+    project_id: Uuid
+    parent_ca_id: Uuid | None
     type: str
     status: str
     name: str
@@ -61,11 +73,11 @@ class Ca(msgspec.Struct, frozen=True, rename="camel"):
     serial_number: str | None
     max_path_length: int
     key_algorithm: str
-    active_ca_cert_id: str | None
+    active_ca_cert_id: Uuid | None
     enable_direct_issuance: bool
     require_template_for_issuance: bool
-    not_before: str | UnsetType = UNSET
-    not_after: str | UnsetType = UNSET
+    not_before: Instant | UnsetType = UNSET
+    not_after: Instant | UnsetType = UNSET
 
 
 class CaAnswer(msgspec.Struct, frozen=True):
@@ -84,21 +96,21 @@ class Configuration(msgspec.Struct, frozen=True, rename="camel"):
     locality: str
     common_name: str
     dn: str
-    parent_ca_id: str | None
+    parent_ca_id: Uuid | None
     serial_number: str | None
     max_path_length: int
     key_algorithm: str
-    active_ca_cert_id: str | None
-    not_before: str | UnsetType = UNSET
-    not_after: str | UnsetType = UNSET
+    active_ca_cert_id: Uuid | None
+    not_before: Instant | UnsetType = UNSET
+    not_after: Instant | UnsetType = UNSET
 
 
 class InternalCa(msgspec.Struct, frozen=True, rename="camel"):
     """A CA as the newer API lists it."""
 
-    id: str
+    id: Uuid
     name: str
-    project_id: str
+    project_id: Uuid
     status: str
     type: str
     enable_direct_issuance: bool
@@ -107,22 +119,6 @@ class InternalCa(msgspec.Struct, frozen=True, rename="camel"):
 
 class Csr(msgspec.Struct, frozen=True):
     csr: str
-
-
-class SignedCertificate(msgspec.Struct, frozen=True, rename="camel"):
-    """A new certificate; the chain begins with the issuing CA and ends with the root."""
-
-    certificate: str
-    certificate_chain: str
-    issuing_ca_certificate: str
-    serial_number: str
-
-
-class IssuedCertificate(SignedCertificate, frozen=True, rename="camel"):
-    private_key: str
-
-    def __repr__(self) -> str:
-        return f"IssuedCertificate({self.serial_number})"
 
 
 class CertificateWithChain(msgspec.Struct, frozen=True, rename="camel"):
@@ -137,37 +133,90 @@ class CaVersion(CertificateWithChain, frozen=True, rename="camel"):
 
 class Imported(msgspec.Struct, frozen=True, rename="camel"):
     message: str
-    ca_id: str
+    ca_id: Uuid
+
+
+_MOST = subjects.UPPER_BOUNDS
+_PathLength: TypeAlias = Annotated[int, Meta(ge=-1, le=authorities.MAX_PATH_LENGTH)]
+
+
+class CaRequest(msgspec.Struct, frozen=True, rename="camel"):
+    """A new CA; `maxPathLength` -1 sets no limit."""
+
+    project_slug: Annotated[str, Meta(min_length=1)]
+    type: CaType
+    country: Annotated[str, Meta(pattern="^([A-Z]{2})?$")] | None = None
+    organization: Annotated[str, Meta(max_length=_MOST["organization"])] | None = None
+    ou: Annotated[str, Meta(max_length=_MOST["organizational_unit"])] | None = None
+    province: Annotated[str, Meta(max_length=_MOST["state"])] | None = None
+    common_name: Annotated[str, Meta(max_length=_MOST["common_name"])] | None = None
+    locality: Annotated[str, Meta(max_length=_MOST["locality"])] | None = None
+    key_algorithm: KeyAlgorithm | None = "RSA_2048"
+    friendly_name: FriendlyName | None = None
+    max_path_length: _PathLength | None = -1
+    not_before: Date | None = None
+    not_after: Date | None = None
+    require_template_for_issuance: bool | None = False
+
+
+class CaFilters(msgspec.Struct, frozen=True, rename="camel"):
+    project_id: Uuid
+
+
+class CaChange(msgspec.Struct, frozen=True, rename="camel"):
+    """What is left out stays."""
+
+    status: Literal["active", "disabled"] | None = None
+    require_template_for_issuance: bool | None = None
+
+
+class IntermediateCsr(msgspec.Struct, frozen=True, rename="camel"):
+    """The CSR of another CA."""
+
+    csr: CsrText
+    not_after: RequiredDate
+    not_before: Date | None = None
+    max_path_length: _PathLength | None = -1
+
+
+class ImportRequest(msgspec.Struct, frozen=True, rename="camel"):
+    """A certificate of a CA here, signed elsewhere."""
+
+    certificate: CsrText
+    certificate_chain: CsrText
+
+
+class Renewal(msgspec.Struct, frozen=True, rename="camel"):
+    """A new certificate for the same key."""
+
+    type: Literal["existing"]
+    not_after: RequiredDate
 
 
 class NewCa(Controller):
     path = "/pki/ca"
+    tags = TAGS
 
     @post()
-    async def create(self, context: CallerOnly, request: AnyRequest) -> CaAnswer:
+    async def create(self, context: CallerContext, data: Body[CaRequest]) -> CaAnswer:
         """Make a CA."""
         services, caller = context.services, context.caller
-        fields = reading.fields(await wire.body(request))
-        slug, new = fields.text("projectSlug", required=True), _new_authority(fields)
-        fields.done()
-        scope = await authorities.scope_of_slug(services.db, caller, slug)
+        scope = await authorities.scope_of_slug(services.db, caller, data.project_slug)
         await guard.require(context.state, caller, scope, Action.CREATE)
-        return CaAnswer(ca_object(await lifecycle.create(services, caller, scope, new)))
+        return CaAnswer(ca_object(await lifecycle.create(services, caller, scope, new_authority(data))))
 
 
 class Cas(Controller):
     path = "/cert-manager/ca/internal"
+    tags = TAGS
 
     @get()
-    async def list_(self, context: CallerOnly, request: AnyRequest) -> list[InternalCa]:
+    async def list_(self, context: CallerContext, filters: Query[CaFilters]) -> list[InternalCa]:
         """List the CAs of an account."""
         db, caller = context.services.db, context.caller
-        project_ids = request.query_params.getall("projectId", [])
-        if len(project_ids) != 1:
-            raise Malformed([Issue("invalid_type", ["projectId"], "Required once", "string", "undefined")])
-        project_id = guard.account_id_of(project_ids[0])
+        project_id = guard.account_id_of(filters.project_id)
         if project_id is None:
-            raise NotFound(f"Project with ID '{project_ids[0]}' not found")
+            raise NotFound(f"Project with ID '{filters.project_id}' not found")
         scope = await authorities.scope_of_account(db, caller, project_id)
         await guard.require(context.state, caller, scope, Action.READ)
         return [_internal(authority) for authority in await authorities.list_(db, caller, scope)]
@@ -176,107 +225,87 @@ class Cas(Controller):
 class OneCa(Controller):
     """One CA, mounted under both of its paths."""
 
+    tags = TAGS
+
     @get(action=Action.READ)
-    async def get_one(self, context: Context, ca_id: FromPath[str]) -> CaAnswer:
+    async def get_one(self, context: ScopeContext, ca_id: str) -> CaAnswer:
         """Get a CA."""
-        return CaAnswer(ca_object(await authorities.viewed(context.services.db, *_place(context, ca_id))))
+        return CaAnswer(ca_object(await authorities.viewed(context.services.db, *_ca(context, ca_id))))
 
     @patch(action=Action.EDIT)
-    async def edit(self, context: Context, request: AnyRequest, ca_id: FromPath[str]) -> CaAnswer:
+    async def edit(self, context: ScopeContext, data: Body[CaChange], ca_id: str) -> CaAnswer:
         """Enable or disable a CA, or require a template for issuance."""
-        fields = reading.fields(await wire.body(request))
-        disabled = None
-        if not fields.is_absent("status"):
-            disabled = fields.choice("status", ["active", "disabled"]) == "disabled"
-        changes = Changes(disabled, fields.flag("requireTemplateForIssuance"))
-        fields.done()
-        return CaAnswer(ca_object(await authorities.change(context.services.db, *_place(context, ca_id), changes)))
+        disabled = data.status == "disabled" if data.status else None
+        changes = Changes(disabled, data.require_template_for_issuance)
+        return CaAnswer(ca_object(await authorities.change(context.services.db, *_ca(context, ca_id), changes)))
 
     @delete(action=Action.DELETE)
-    async def delete_one(self, context: Context, ca_id: FromPath[str]) -> CaAnswer:
+    async def delete_one(self, context: ScopeContext, ca_id: str) -> CaAnswer:
         """Delete a CA and destroy its key."""
-        return CaAnswer(ca_object(await authorities.delete(context.services.db, *_place(context, ca_id))))
+        return CaAnswer(ca_object(await authorities.delete(context.services.db, *_ca(context, ca_id))))
 
     @get("/csr", action=Action.CREATE)
-    async def csr(self, context: Context, ca_id: FromPath[str]) -> Csr:
+    async def csr(self, context: ScopeContext, ca_id: str) -> Csr:
         """Get the CSR of an intermediate."""
-        return Csr(wire.shown(await lifecycle.csr(context.services, *_place(context, ca_id))))
+        return Csr(wire.shown(await lifecycle.csr(context.services, *_ca(context, ca_id))))
 
     @post("/sign-intermediate", action=Action.SIGN_INTERMEDIATE)
-    async def sign_intermediate(self, context: Context, request: AnyRequest, ca_id: FromPath[str]) -> SignedCertificate:
+    async def sign_intermediate(
+        self, context: ScopeContext, data: Body[IntermediateCsr], ca_id: str
+    ) -> SignedCertificate:
         """Sign the CSR of another CA."""
-        fields = reading.fields(await wire.body(request))
-        text, not_after = fields.text("csr", required=True), fields.date("notAfter", required=True)
-        not_before = fields.date("notBefore")
-        length = fields.whole("maxPathLength", -1, -1, authorities.MAX_PATH_LENGTH)
-        fields.done()
-        if not_after is None:
-            raise TypeError("a required date that is not there")
-        asked, place = IntermediateRequest(text, not_after, not_before, length), _place(context, ca_id)
-        signed = await lifecycle.sign_intermediate(context.services, *place, asked)
-        return signed_object(signed)
+        length = -1 if data.max_path_length is None else data.max_path_length
+        not_before = times.date(data.not_before or "")
+        wanted = IntermediateRequest(data.csr, required_date(data.not_after), not_before, length)
+        return signed_object(await lifecycle.sign_intermediate(context.services, *_ca(context, ca_id), wanted))
 
     @post("/import-certificate", action=Action.CREATE)
-    async def import_certificate(self, context: Context, request: AnyRequest, ca_id: FromPath[str]) -> Imported:
+    async def import_certificate(self, context: ScopeContext, data: Body[ImportRequest], ca_id: str) -> Imported:
         """Install the certificate of an intermediate."""
-        fields = reading.fields(await wire.body(request))
-        certificate, chain = fields.text("certificate", required=True), fields.text("certificateChain", required=True)
-        fields.done()
-        place = _place(context, ca_id)
-        made = await lifecycle.import_certificate(context.services.db, *place, SignedElsewhere(certificate, chain))
-        return Imported("Successfully imported certificate to CA", str(made.id))
+        certificate = SignedElsewhere(data.certificate, data.certificate_chain)
+        imported = await lifecycle.import_certificate(context.services.db, *_ca(context, ca_id), certificate)
+        return Imported("Successfully imported certificate to CA", str(imported.id))
 
     @get("/certificate", action=Action.READ)
-    async def certificate(self, context: Context, ca_id: FromPath[str]) -> CertificateWithChain:
+    async def certificate(self, context: ScopeContext, ca_id: str) -> CertificateWithChain:
         """Get the certificate of a CA."""
-        return _with_chain(await authorities.viewed(context.services.db, *_place(context, ca_id)))
+        return _with_chain(await authorities.viewed(context.services.db, *_ca(context, ca_id)))
 
     @get("/ca-certificates", action=Action.READ)
-    async def versions(self, context: Context, ca_id: FromPath[str]) -> list[CaVersion]:
+    async def versions(self, context: ScopeContext, ca_id: str) -> list[CaVersion]:
         """List the certificates that a CA has had."""
-        authority = await authorities.viewed(context.services.db, *_place(context, ca_id))
+        authority = await authorities.viewed(context.services.db, *_ca(context, ca_id))
         found = await lifecycle.versions(context.services.db, authority)
         return [CaVersion(wire.shown(v.pem), wire.shown(v.chain), v.serial, v.version) for v in found]
 
     @post("/renew", action=Action.RENEW)
-    async def renew(self, context: Context, request: AnyRequest, ca_id: FromPath[str]) -> CertificateWithChain:
+    async def renew(self, context: ScopeContext, data: Body[Renewal], ca_id: str) -> CertificateWithChain:
         """Renew the certificate of a CA for the same key."""
-        fields = reading.fields(await wire.body(request))
-        fields.choice("type", ["existing"])
-        not_after = fields.date("notAfter", required=True)
-        fields.done()
-        if not_after is None:
-            raise TypeError("a required date that is not there")
-        place = _place(context, ca_id)
-        return _with_chain(await lifecycle.renew(context.services, *place, not_after))
+        not_after = required_date(data.not_after)
+        return _with_chain(await lifecycle.renew(context.services, *_ca(context, ca_id), not_after))
 
     @post("/sign-certificate", action=Action.ISSUE)
-    async def sign_certificate(self, context: Context, request: AnyRequest, ca_id: FromPath[str]) -> SignedCertificate:
+    async def sign_certificate(self, context: ScopeContext, data: Body[SignRequest], ca_id: str) -> SignedCertificate:
         """Sign the CSR of a server or client."""
-        fields = reading.fields(await wire.body(request))
-        asked = leaf_request(fields, with_csr=True)
-        fields.done()
-        place = _place(context, ca_id)
-        return signed_object(await leaves.sign(context.services, *place, asked))
+        wanted = leaf_request(data, data.common_name, data.csr)
+        return signed_object(await leaves.sign(context.services, *_ca(context, ca_id), wanted))
 
     @post("/issue-certificate", action=Action.ISSUE_KEY)
-    async def issue_certificate(self, context: Context, request: AnyRequest, ca_id: FromPath[str]) -> IssuedCertificate:
+    async def issue_certificate(self, context: ScopeContext, data: Body[IssueRequest], ca_id: str) -> IssuedCertificate:
         """Create a key and a certificate for it; the key is returned once and not stored."""
-        fields = reading.fields(await wire.body(request))
-        asked = leaf_request(fields, with_csr=False)
-        fields.done()
-        place = _place(context, ca_id)
-        made = await leaves.issue(context.services, *place, asked)
-        signed = signed_object(made.signed)
+        issued = await leaves.issue(context.services, *_ca(context, ca_id), leaf_request(data, data.common_name))
+        signed = signed_object(issued.signed)
         values = (signed.certificate, signed.certificate_chain, signed.issuing_ca_certificate, signed.serial_number)
-        return IssuedCertificate(*values, private_key=wire.shown(made.private_key))
+        return IssuedCertificate(*values, private_key=wire.shown(issued.private_key))
 
 
 class CaCertificates(Controller):
     """Certificates of CAs in DER, without authentication."""
 
-    @get("/certificates/{ca_cert_id:str}/der")
-    async def der(self, request: AnyRequest, ca_id: FromPath[str], ca_cert_id: FromPath[str]) -> Response[bytes]:
+    tags = TAGS
+
+    @get("/certificates/{ca_cert_id:str}/der", file="application/pkix-cert")
+    async def der(self, request: AnyRequest, ca_id: str, ca_cert_id: str) -> Response[bytes]:
         """Fetch a certificate of a CA."""
         found, certificate_id = canonical_uuid(ca_id), canonical_uuid(ca_cert_id)
         if found is None or certificate_id is None:
@@ -285,47 +314,36 @@ class CaCertificates(Controller):
         return wire.download(der, "application/pkix-cert")
 
 
-def _new_authority(fields: Fields) -> NewAuthority:
+def new_authority(data: CaRequest) -> NewAuthority:
     return NewAuthority(
-        type=CaType(fields.choice("type", [each.value for each in CaType])),
+        type=data.type,
         subject=CaSubject(
-            country=fields.text("country"),
-            organization=fields.text("organization"),
-            organizational_unit=fields.text("ou"),
-            state=fields.text("province"),
-            common_name=fields.text("commonName"),
-            locality=fields.text("locality"),
+            country=data.country or "",
+            organization=data.organization or "",
+            organizational_unit=data.ou or "",
+            state=data.province or "",
+            common_name=data.common_name or "",
+            locality=data.locality or "",
         ),
-        key_type=KEY_ALGORITHMS[fields.choice("keyAlgorithm", [*KEY_ALGORITHMS], "RSA_2048")],
-        friendly_name=fields.text("friendlyName") or None,
-        max_path_length=fields.whole("maxPathLength", -1, -1, authorities.MAX_PATH_LENGTH),
-        not_before=fields.date("notBefore"),
-        not_after=fields.date("notAfter"),
-        requires_template=fields.flag("requireTemplateForIssuance") or False,
+        key_type=KEY_ALGORITHMS[data.key_algorithm or "RSA_2048"],
+        friendly_name=data.friendly_name or None,
+        max_path_length=-1 if data.max_path_length is None else data.max_path_length,
+        not_before=times.date(data.not_before or ""),
+        not_after=times.date(data.not_after or ""),
+        requires_template=data.require_template_for_issuance or False,
     )
 
 
-def _place(context: ScopeContext, ca_id: str) -> tuple[Caller, Scope, UUID]:
+def _ca(context: ScopeContext, ca_id: str) -> tuple[Caller, Scope, UUID]:
     """The caller, the scope and the CA of the path; the guard has validated the id."""
     return context.caller, context.scope, UUID(ca_id)
 
 
-def leaf_request(fields: Fields, *, with_csr: bool) -> LeafRequest:
-    """Decode the body of sign-certificate and issue-certificate."""
-    request = LeafRequest(
-        csr=fields.text("csr", required=True) if with_csr else "",
-        common_name=fields.text("commonName", required=not with_csr),
-        friendly_name=fields.text("friendlyName") or None,
-        alt_names=fields.text("altNames"),
-        ttl=fields.ttl("ttl"),
-        not_before=fields.date("notBefore"),
-        not_after=fields.date("notAfter"),
-        key_usages=fields.choices("keyUsages", [*pkix.KEY_USAGES]),
-        extended_key_usages=fields.choices("extendedKeyUsages", [*pkix.EXTENDED_KEY_USAGES]),
-    )
-    if fields.is_absent("ttl") and fields.is_absent("notAfter"):
-        fields.wrong("ttl", "Either ttl or notAfter must be present")
-    return request
+def required_date(text: str) -> datetime:
+    found = times.date(text)
+    if found is None:
+        raise TypeError("the reader accepts no other text")
+    return found
 
 
 def dn(subject: CaSubject) -> str:
@@ -405,12 +423,3 @@ def _internal(authority: Authority) -> InternalCa:
 def _with_chain(authority: Authority) -> CertificateWithChain:
     current = issuing.latest(authority)
     return CertificateWithChain(wire.shown(current.pem), wire.shown(current.chain), current.serial)
-
-
-def signed_object(signed: Signed) -> SignedCertificate:
-    return SignedCertificate(
-        certificate=wire.shown(signed.pem),
-        certificate_chain=wire.shown(signed.chain),
-        issuing_ca_certificate=wire.shown(signed.issuer_pem),
-        serial_number=signed.serial,
-    )

@@ -1,35 +1,39 @@
 """`/pki/certificates`: issued certificates, by serial number (contract-infisical, "Leaves")."""
 
 from datetime import UTC, datetime
+from typing import Annotated
 
 import msgspec
 from litestar import Controller
-from litestar.params import FromPath
 
 from app.ca import crls, issuing, leaves
 from app.ca.crls import Reason
 from app.ca.model import Issued
-from app.infisical import ca, guard, reading, wire
-from app.infisical.ca import CertificateWithChain, SignedCertificate
-from app.infisical.context import CallerOnly, Context
+from app.infisical import ca, guard, wire
+from app.infisical.ca import CertificateWithChain
 from app.infisical.guard import Action
-from app.web.handling import AnyRequest, get, post
+from app.infisical.leaves import SignedCertificate, SignRequestWithCa, leaf_request, signed_object
+from app.infisical.reading import Body
+from app.infisical.wire import Instant, Uuid
+from app.web.context import CallerContext, ScopeContext
+from app.web.handling import get, post
+from app.web.reading import one_of
 
 
 class Certificate(msgspec.Struct, frozen=True, rename="camel"):
     """A certificate as the SDK reads it; `revocation_reason` is the number of RFC 5280 section 5.3.1."""
 
-    id: str
-    created_at: str
-    updated_at: str
-    ca_id: str
+    id: Uuid
+    created_at: Instant
+    updated_at: Instant
+    ca_id: Uuid
     status: str
     serial_number: str
     friendly_name: str
     common_name: str
-    not_before: str
-    not_after: str
-    revoked_at: str | None
+    not_before: Instant
+    not_after: Instant
+    revoked_at: Instant | None
     revocation_reason: int | None
     alt_names: str
 
@@ -41,24 +45,29 @@ class CertificateAnswer(msgspec.Struct, frozen=True):
 class Revoked(msgspec.Struct, frozen=True, rename="camel"):
     message: str
     serial_number: str
-    revoked_at: str
+    revoked_at: Instant
+
+
+class Revocation(msgspec.Struct, frozen=True, rename="camel"):
+    """Why; the words are those of RFC 5280 section 5.3.1."""
+
+    revocation_reason: Annotated[str, one_of(Reason.__members__)]
 
 
 class Certificates(Controller):
     path = "/pki/certificates"
+    tags = ca.TAGS
 
     @post("/sign-certificate")
-    async def sign_certificate(self, context: CallerOnly, request: AnyRequest) -> SignedCertificate:
+    async def sign_certificate(self, context: CallerContext, data: Body[SignRequestWithCa]) -> SignedCertificate:
         """Sign the CSR of a server or client with the CA that the body names."""
-        fields = reading.fields(await wire.body(request))
-        text, asked = fields.text("caId", required=True), ca.leaf_request(fields, with_csr=True)
-        fields.done()
-        scope, ca_id = await guard.scope_of_ca(context.state, context.caller, text, Action.ISSUE)
-        signed = await leaves.sign(context.services, context.caller, scope, ca_id, asked)
-        return ca.signed_object(signed)
+        scope, ca_id = await guard.scope_of_ca(context.state, context.caller, data.ca_id, Action.ISSUE)
+        wanted = leaf_request(data, data.common_name, data.csr)
+        signed = await leaves.sign(context.services, context.caller, scope, ca_id, wanted)
+        return signed_object(signed)
 
     @get("/{serial_number:str}", action=Action.READ)
-    async def get_one(self, context: Context, serial_number: FromPath[str]) -> CertificateAnswer:
+    async def get_one(self, context: ScopeContext, serial_number: str) -> CertificateAnswer:
         """Get a certificate."""
         serial = wire.serial_of(serial_number)
         return CertificateAnswer(
@@ -66,7 +75,7 @@ class Certificates(Controller):
         )
 
     @get("/{serial_number:str}/certificate", action=Action.READ)
-    async def certificate(self, context: Context, serial_number: FromPath[str]) -> CertificateWithChain:
+    async def certificate(self, context: ScopeContext, serial_number: str) -> CertificateWithChain:
         """Get a certificate with its chain."""
         serial = wire.serial_of(serial_number)
         found = await issuing.viewed(context.services.db, context.caller, context.scope, serial)
@@ -74,13 +83,10 @@ class Certificates(Controller):
         return CertificateWithChain(wire.shown(signed.pem), wire.shown(signed.chain), signed.serial)
 
     @post("/{serial_number:str}/revoke", action=Action.REVOKE)
-    async def revoke(self, context: Context, request: AnyRequest, serial_number: FromPath[str]) -> Revoked:
+    async def revoke(self, context: ScopeContext, data: Body[Revocation], serial_number: str) -> Revoked:
         """Revoke a certificate."""
-        serial = wire.serial_of(serial_number)
-        fields = reading.fields(await wire.body(request))
-        reason = fields.choice("revocationReason", [*Reason.__members__])
-        fields.done()
-        revoked = await crls.revoke(context.services, context.caller, context.scope, serial, Reason[reason])
+        serial, reason = wire.serial_of(serial_number), Reason[data.revocation_reason]
+        revoked = await crls.revoke(context.services, context.caller, context.scope, serial, reason)
         at = wire.instant(revoked.revoked_at or revoked.modified_at)
         return Revoked("Successfully revoked certificate", revoked.serial, at)
 

@@ -4,14 +4,15 @@ from uuid import UUID
 
 import msgspec
 from litestar import Controller, Response
-from litestar.params import FromPath
 
 from app.ca import authorities, crls
 from app.errors import NotFound
 from app.ids import canonical_uuid
 from app.infisical import wire
-from app.infisical.context import Context, ScopeContext
+from app.infisical.ca import TAGS
 from app.infisical.guard import Action
+from app.infisical.wire import Uuid
+from app.web.context import ScopeContext
 from app.web.handling import AnyRequest, get
 from app.web.state import state_of
 from app.x509 import crl as crl_bytes
@@ -24,29 +25,32 @@ class Crl(msgspec.Struct, frozen=True):
 class IdentifiedCrl(msgspec.Struct, frozen=True):
     """A CA has one CRL, and its id is the CA's."""
 
-    id: str
+    id: Uuid
     crl: str
 
 
 class CaCrls(Controller):
     """The CRL of one CA, mounted under both paths of the CA."""
 
+    tags = TAGS
+
     @get("/crl", action=Action.READ)
-    async def crl(self, context: Context, ca_id: FromPath[str]) -> Crl:
+    async def crl(self, context: ScopeContext, ca_id: str) -> Crl:
         """Get the CRL of a CA."""
         return Crl(await _pem(context, ca_id))
 
     @get("/crls", action=Action.READ)
-    async def crls(self, context: Context, ca_id: FromPath[str]) -> list[IdentifiedCrl]:
+    async def crls(self, context: ScopeContext, ca_id: str) -> list[IdentifiedCrl]:
         """List the CRLs of a CA: it has one."""
         return [IdentifiedCrl(str(UUID(ca_id)), await _pem(context, ca_id))]
 
 
 class PublicCrl(Controller):
     path = "/pki/crl"
+    tags = TAGS
 
-    @get("/{crl_id:str}/der")
-    async def der(self, request: AnyRequest, crl_id: FromPath[str]) -> Response[bytes]:
+    @get("/{crl_id:str}/der", file="application/pkix-crl")
+    async def der(self, request: AnyRequest, crl_id: str) -> Response[bytes]:
         """Fetch a CRL."""
         found = canonical_uuid(crl_id)
         if found is None:

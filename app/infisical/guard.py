@@ -14,9 +14,8 @@ from app.identity import admission, tokens
 from app.identity.admission import TokenCredential
 from app.ids import canonical_uuid, hex32
 from app.infisical import wire
-from app.infisical.context import ScopeContext
 from app.infisical.wire import Detail, Refused
-from app.web.context import CallerContext
+from app.web.context import CallerContext, ScopeContext
 from app.web.handling import AnyConnection, header
 from app.web.limits import Verdict
 from app.web.state import State, state_of

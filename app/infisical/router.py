@@ -14,7 +14,6 @@ from app.infisical.crl import CaCrls, PublicCrl
 from app.infisical.guard import guard
 from app.infisical.status import ServerStatus
 from app.infisical.wire import Refused
-from app.web.context import DEPENDENCIES
 from app.web.handling import AnyRequest
 
 PREFIX = "/api/"
@@ -42,7 +41,6 @@ def router() -> Router:
     guarded = Router(
         path="/v1",
         guards=[guard],
-        dependencies=DEPENDENCIES,
         route_handlers=[NewCa, Cas, Certificates, *(Router(path=path, route_handlers=[OneCa, CaCrls]) for path in _CA)],
     )
     public = Router(

@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from http import HTTPStatus
+from typing import Annotated, TypeAlias
 
 import msgspec
 from litestar import Response
 from litestar.exceptions import HTTPException
+from msgspec import Meta
 
 from app import errors
 from app.caller import Visit
@@ -16,6 +18,8 @@ from app.web.handling import AnyRequest
 
 MAX_BODY = 1024 * 1024
 JSON = "application/json"
+Uuid: TypeAlias = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
+Instant: TypeAlias = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 MALFORMED = "The provided access token is malformed. Please use a valid token or generate a new one and try again."
 EXPIRED = "Your token has expired. Please re-authenticate."
 NOT_ALLOWED = "You are not allowed to access this resource"
@@ -103,12 +107,12 @@ _ISSUE_CODES = {
 
 def issue_of(problem: Problem) -> Issue:
     """A problem of the core as an issue; its text begins with the field's name, which becomes the wire name."""
-    field = _FIELDS.get(problem.field, _camel(problem.field))
+    field = _FIELDS.get(problem.field, camel(problem.field))
     text = field + problem.text.removeprefix(problem.field)
     return Issue(_ISSUE_CODES.get(problem.rule, "custom"), [field], text)
 
 
-def _camel(name: str) -> str:
+def camel(name: str) -> str:
     first, *others = name.split("_")
     return first + "".join(word.capitalize() for word in others)
 

@@ -3,14 +3,17 @@
 import hashlib
 import html
 import os
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from importlib import resources
 from typing import Any
 
 import msgspec
-from litestar import Response, get
+from litestar import Litestar, Response, get
 from litestar.exceptions import NotFoundException
+from litestar.routes import BaseRoute
 
+from app import __version__
 from app.cloudflare import openapi
 from app.cloudflare.errors import CODES
 from app.infisical import openapi as infisical_openapi
@@ -79,20 +82,35 @@ def _answer(request: AnyRequest, page: Page) -> Response[bytes]:
 
 @get("/openapi.json")
 async def openapi_json(request: AnyRequest) -> Response[bytes]:
-    return _answer(request, _openapi(state_of(request).public_url))
+    return _answer(request, _openapi(request.app, state_of(request).public_url))
 
 
 @lru_cache(maxsize=1)
-def _openapi(public_url: str) -> Page:
-    return _page(msgspec.json.encode(document(public_url)), "application/json", {})
+def _openapi(app: Litestar, public_url: str) -> Page:
+    return _page(msgspec.json.encode(document(app.routes, public_url)), "application/json", {})
 
 
-def document(public_url: str) -> dict[str, Any]:
+def document(routes: Sequence[BaseRoute], public_url: str) -> dict[str, Any]:
     """The OpenAPI document of both dialects; `public_url` is where the clients reach this server."""
-    made = openapi.document(public_url)
-    made["paths"].update(infisical_openapi.paths())
-    made["components"]["schemas"].update(infisical_openapi.schemas())
-    return made
+    paths, schemas = openapi.describe(routes)
+    more_paths, more_schemas = infisical_openapi.describe(routes)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Keystead",
+            "version": __version__,
+            "description": "Key pairs and CSRs in Cloudflare's v4 dialect, private CAs in Infisical's.",
+        },
+        # The relative one first, so that the page can be tried by whatever name it was opened.
+        "servers": [{"url": "/client/v4"}, {"url": f"{public_url}/client/v4"}],
+        "security": [{"api_token": []}, {"api_email": [], "api_key": []}],
+        "paths": {**paths, **more_paths},
+        "components": {
+            "securitySchemes": openapi.SECURITY_SCHEMES,
+            "schemas": {**schemas, **more_schemas},
+            "headers": openapi.HEADERS,
+        },
+    }
 
 
 @get("/docs")

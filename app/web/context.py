@@ -1,18 +1,14 @@
 """The context of a request, set by a guard and passed to handlers."""
 
-from typing import Any
-
 import msgspec
-from litestar.di import Provide
 
-from app.caller import Caller, Visit
+from app.caller import Caller, Scope, Visit
 from app.services import Services
-from app.web.handling import AnyRequest
 from app.web.state import State
 
 
 class CallerContext(msgspec.Struct, frozen=True):
-    """The caller; the dialects add the scope."""
+    """The caller, for paths that name no account."""
 
     state: State
     visit: Visit
@@ -23,8 +19,7 @@ class CallerContext(msgspec.Struct, frozen=True):
         return self.state.services
 
 
-async def _context(request: AnyRequest) -> Any:  # noqa: ANN401 - each dialect's own kind
-    return request.scope["state"]["context"]
+class ScopeContext(CallerContext, frozen=True):
+    """The caller, and what the path names; the guard has checked the permission in it."""
 
-
-DEPENDENCIES = {"context": Provide(_context)}
+    scope: Scope

@@ -4,16 +4,17 @@ Litestar copies the handler for each guard, merges the exception handlers of all
 Response of what a handler returns. Measured beside a bare ASGI app, that is more than half of what a small GET costs.
 """
 
+from collections.abc import Awaitable, Callable
+from enum import Enum, auto
 from typing import Any, TypeAlias
 
 import msgspec
 from litestar import Litestar, Request
-from litestar._kwargs import KwargsModel
 from litestar.connection import ASGIConnection
 from litestar.enums import HttpMethod
 from litestar.handlers import HTTPRouteHandler
-from litestar.types import ASGIApp, ExceptionHandlersMap, Receive, Scope, Send
-from litestar.types.internal_types import PathParameterDefinition
+from litestar.types import ASGIApp, AsyncAnyCallable, ExceptionHandlersMap, Receive, Scope, Send
+from litestar.typing import FieldDefinition
 
 AnyRequest: TypeAlias = Request[Any, Any, Any]
 AnyConnection: TypeAlias = ASGIConnection[Any, Any, Any, Any]
@@ -26,17 +27,57 @@ def header_values(connection: AnyConnection, name: bytes) -> list[str]:
 
 def header(connection: AnyConnection, name: bytes) -> str | None:
     """The first value of a header."""
-    return next(iter(header_values(connection, name)), None)
+    for key, value in connection.scope["headers"]:
+        if key == name:
+            return value.decode("latin-1")
+    return None
+
+
+class Part(Enum):
+    BODY = auto()
+    QUERY = auto()
+
+
+class Source(msgspec.Struct, frozen=True):
+    """In a parameter's annotation: the part of the request that `read` makes the annotated Struct of.
+
+    For OpenAPI: `once` is for bodies with an Idempotency-Key, `media_types` are those that are read.
+    """
+
+    part: Part
+    read: Callable[[Any, Any], Awaitable[Any]]
+    once: bool = False
+    required: bool = True
+    media_types: tuple[str, ...] = ("application/json",)
+
+
+def source_of(field: FieldDefinition) -> tuple[Source, type] | None:
+    """The source of a handler's parameter and the Struct to read, if it has one."""
+    for source in field.metadata:
+        if isinstance(source, Source):
+            return source, field.inner_types[0].annotation if field.inner_types else field.annotation
+    return None
 
 
 class Handler(HTTPRouteHandler):
-    """A route handler whose methods return Structs, which are encoded straight into the answer."""
+    """A route handler whose methods return Structs.
 
-    __slots__ = ("_merged_exception_handlers",)
+    They take `context`, `request`, path parameters, and what a Source reads.
+    """
+
+    __slots__ = ("_arguments", "_merged_exception_handlers", "_sources")
 
     def __init__(self, path: str = "/", **options: Any) -> None:  # noqa: ANN401 - HTTPRouteHandler's own
         super().__init__(path, **options)
+        self._arguments: tuple[str, ...] = ()
+        self._sources: dict[str, tuple[Source, type]] = {}
         self._merged_exception_handlers: ExceptionHandlersMap | None = None
+
+    def on_registration(self, app: Litestar) -> None:
+        super().on_registration(app)
+        parameters = self.parsed_fn_signature.parameters
+        self._arguments = tuple(parameters)
+        self._sources = {name: found for name, field in parameters.items() if (found := source_of(field))}
 
     async def authorize_connection(self, connection: AnyConnection) -> None:
         """Run the guards, with this handler itself and not a copy of it."""
@@ -49,22 +90,24 @@ class Handler(HTTPRouteHandler):
             self._merged_exception_handlers = super().resolve_exception_handlers()
         return self._merged_exception_handlers
 
-    def create_kwargs_model(self, path_parameters: dict[str, PathParameterDefinition]) -> KwargsModel:
-        """With the context taken straight from the scope: as a dependency it costs each request 8 µs."""
-        model = super().create_kwargs_model(path_parameters)
-        if {dependency.key for batch in model.dependency_batches for dependency in batch} == {"context"}:
-            model.dependency_batches = []
-            model.extractors.append(_take_context)
-        return model
+    def create_kwargs_model(self, path_parameters: Any) -> Any:  # noqa: ANN401, ARG002 - the framework's own
+        """None is needed: `_call` finds the arguments."""
+        return None
+
+    def resolve_before_request(self) -> AsyncAnyCallable:
+        """Call the method before the framework would: it converts and validates each argument, at 15 µs a request."""
+        return self._call
+
+    async def _call(self, request: AnyRequest) -> object:
+        scope = request.scope
+        values = {"request": request, "context": scope["state"].get("context"), **scope["path_params"]}
+        for name, (source, struct) in self._sources.items():
+            values[name] = await source.read(request, struct)
+        result = await self.fn(**{name: values[name] for name in self._arguments})
+        return Encoded(self.status_code, result) if isinstance(result, msgspec.Struct | list) else result
 
     async def to_response(self, app: Litestar, data: Any, request: AnyRequest) -> ASGIApp:  # noqa: ANN401
-        if isinstance(data, msgspec.Struct | list):
-            return Encoded(self.status_code, data)
-        return await super().to_response(app, data, request)
-
-
-async def _take_context(values: dict[str, Any], connection: AnyConnection) -> None:
-    values["context"] = connection.scope["state"]["context"]
+        return data if isinstance(data, Encoded) else await super().to_response(app, data, request)
 
 
 class Encoded:

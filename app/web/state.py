@@ -27,5 +27,6 @@ class State(msgspec.Struct, frozen=True):
 
 def state_of(connection: AnyConnection) -> State:
     """The state of the application that serves this request."""
-    state: State = connection.app.state.shared
+    # By key: as an attribute it is looked for in vain first.
+    state: State = connection.app.state["shared"]
     return state

@@ -6,7 +6,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench soak faults overload costs fuzz check lint fmt types clean
+.PHONY: help run test rest bench soak faults overload costs fuzz check lint fmt types clean
+
+ROOM_TESTS = $(shell sed -n 's/^$(ROOM): //p' tests/rooms)
+# What `make test` leaves to `make rest`; each mark has its sentence in pyproject.toml.
+SLOW := docs or judges or load or serve or typescript or walks
+PYTEST = $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
 
 help: ## Print this help.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -14,8 +19,11 @@ help: ## Print this help.
 run: $(VENV)/run ## Install, then serve on 127.0.0.1:8787 with a PostgreSQL of its own in .data.
 	@exec $(BIN)/keystead serve
 
-test: $(VENV)/dev ## Run all tests against a PostgreSQL that they start themselves.
-	@$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
+test: $(VENV)/dev ## Test every rule against a PostgreSQL of its own; ROOM=custody for one room, ARGS for pytest.
+	@$(PYTEST) -m "not ($(SLOW))" $(ROOM_TESTS) $(ARGS)
+
+rest: $(VENV)/dev ## Run what `make test` leaves out: kills, SDKs, judges, walks and pasted documentation.
+	@LONG=1 $(PYTEST) -m "$(SLOW) or properties" $(ROOM_TESTS) $(ARGS)
 
 bench: $(VENV)/dev ## Measure the speed beside its references; writes docs/benchmarks.md (needs wrk).
 	@PYTHONPATH=tests $(BIN)/python tests/bench/run.py --write $(ARGS)
@@ -35,7 +43,7 @@ costs: $(VENV)/dev ## Measure the dearest requests of an account that is full, i
 fuzz: $(VENV)/dev ## Feed every parser with mutations for ten minutes.
 	@FUZZ_SECONDS=600 $(BIN)/python -m pytest tests/test_fuzz.py
 
-check: lint types test ## Lint, types and tests: what CI runs.
+check: lint types test rest ## Lint, types and all tests: what CI runs.
 
 lint: $(VENV)/dev ## Find mistakes and unformatted files.
 	@$(BIN)/ruff check .

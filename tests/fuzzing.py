@@ -4,9 +4,10 @@ import base64
 import json
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
@@ -14,19 +15,32 @@ from hypothesis import strategies as st
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
 # What all examples of the suite take.
 SUITE_SECONDS = 20
+LONG = bool(SECONDS) or "LONG" in os.environ
 Bend = tuple[str, int, bytes]
+Test = TypeVar("Test", bound=Callable[..., object])
 
 
-def fuzzed(examples: int) -> settings:
-    """So many examples in the suite, and more of them in proportion to FUZZ_SECONDS."""
-    return settings(
-        max_examples=max(examples, int(examples * SECONDS / SUITE_SECONDS)),
+def examples(count: int) -> Callable[[Test], Test]:
+    """So many examples where there is time for all of them (see the mark `properties`), and a fifth elsewhere."""
+    chosen = settings(max_examples=_all_or_some(count), database=None, deadline=None)
+    return lambda test: pytest.mark.properties(chosen(test))
+
+
+def fuzzed(count: int) -> Callable[[Test], Test]:
+    """The same examples each time, and more and others in proportion to FUZZ_SECONDS."""
+    chosen = settings(
+        max_examples=max(_all_or_some(count), int(count * SECONDS / SUITE_SECONDS)),
         derandomize=not SECONDS,
         database=None,
         deadline=None,
         print_blob=True,
         suppress_health_check=list(HealthCheck),
     )
+    return lambda test: pytest.mark.properties(chosen(test))
+
+
+def _all_or_some(count: int) -> int:
+    return count if LONG else max(count // 5, 10)
 
 
 # DER.

@@ -874,6 +874,7 @@ class Asked(msgspec.Struct):
     status: int
 
 
+@pytest.mark.serve
 async def test_every_worker_knows_within_a_second(cluster: postgres.Cluster, tmp_path: Path) -> None:
     """Rolled, deleted or disabled over the API, a token is let in by none of four workers a second after the answer."""
     async with new_database(cluster, "template0") as url:

@@ -36,6 +36,8 @@ from app.identity import accounts
 from app.server import first_start, postgres, roles
 from app.store import database as db
 
+pytestmark = pytest.mark.serve
+
 Json = dict[str, Any]
 GRANTS = roles.GRANTS
 

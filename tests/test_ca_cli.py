@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,13 +11,11 @@ from uuid import UUID
 
 import pytest
 from authority import csr_of, key_pem, openssl, pem, root
+from command import beside, rows, run_command
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from live import Live
-from test_cli import rows
-
-from app.commands.cli import main
 
 Run = Callable[..., str]
 Json = dict[str, Any]
@@ -30,11 +27,7 @@ COLUMNS = ["id", "type", "status", "common_name", "key", "account_id", "expires_
 
 
 def settings(live: Live) -> dict[str, str]:
-    return {
-        "KEYSTEAD_DATABASE_URL": live.database_url,
-        "KEYSTEAD_DATA_DIR": str(live.data_dir),
-        "KEYSTEAD_PKI_URL": PKI,
-    }
+    return {**beside(live), "KEYSTEAD_PKI_URL": PKI}
 
 
 @pytest.fixture(scope="module")
@@ -42,32 +35,25 @@ def keystead(live: Live) -> Run:
     """Runs the command beside the live server with `text` on its standard input, and gives its output."""
 
     def run(*words: str | Path, text: str = "") -> str:
-        env = {**settings(live), "PATH": "/usr/bin:/bin"}
-        command = [sys.executable, "-m", "app", *map(str, words)]
-        done = subprocess.run(command, input=text, capture_output=True, text=True, env=env, timeout=60, check=False)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert "PRIVATE KEY" not in done.stdout
-        return done.stdout
+        ended = run_command(settings(live), *words, text=text)
+        assert (ended.status, ended.err) == (0, "")
+        assert "PRIVATE KEY" not in ended.out
+        return ended.out
 
     return run
 
 
 @pytest.fixture
-def refusal(live: Live, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command in this process, which is much quicker; gives the one line that it complains in.
+def refusal(live: Live) -> Run:
+    """Runs the command in this process; gives the one line that it complains in.
 
     `status` is the exit status that it must have.
     """
-    for name, value in settings(live).items():
-        monkeypatch.setenv(name, value)
 
     def run(status: int, *words: str | Path) -> str:
-        monkeypatch.setattr(sys, "argv", ["keystead", *map(str, words)])
-        # In a thread, because the session's loop may be running in this one.
-        with ThreadPoolExecutor(1) as pool, pytest.raises(SystemExit) as stop:
-            pool.submit(main).result()
-        printed, said = capsys.readouterr()
-        assert (stop.value.code, printed) == (status, ""), said
+        ended = run_command(settings(live), *words)
+        said = ended.err
+        assert ended[:2] == (status, ""), ended
         assert "PRIVATE KEY" not in said
         # Before a wrong use stands what would be a right one.
         usage, _, said = said.rpartition({1: "keystead: ", 2: "\nError: "}[status])
@@ -99,26 +85,25 @@ def road(keystead: Run, tmp_path_factory: pytest.TempPathFactory) -> Road:
     folder = tmp_path_factory.mktemp("road")
     (account,) = json.loads(keystead("account", "create", "road", "--json"))
     name = ("--account", "road", "--organization", "Acme Ltd", "--country", "GB")
-    with ThreadPoolExecutor(1) as pool:
-        outside = pool.submit(_from_outside, keystead, folder, name)
-        (first,) = json.loads(keystead("ca", "create", "Road Root", *name, "--path-length", "1", "--json"))
-        pending = keystead("ca", "create", "Road CA", "--type", "intermediate", "--name", "road", *name)
-        csr = keystead("ca", "csr", "road")
-        signed = keystead("ca", "sign", "Road Root", "-", "--ca", "--ttl", "5y", "--chain", text=csr)
-        imported = keystead("ca", "import", "Road CA", "-", text=signed)
-        for words in (("Road Root", "--certificate"), ("Road CA", "--chain")):
-            out = folder / f"{words[0]}.pem"
-            assert keystead("ca", "show", *words, "--out", out) == f"wrote {out}\n"
-        request, out = folder / "leaf.csr", folder / "leaf.pem"
-        request.write_text(csr_of(ec.generate_private_key(ec.SECP256R1()), "www.example.com"))
-        options = ("--names", "db.internal, 10.1.2.3", "--usage", "clientAuth", "--usage", "serverAuth")
-        leaf = keystead("ca", "sign", first["id"], request, "--ttl", "90d", *options)
-        keystead("ca", "sign", "Road CA", request, "--not-after", f"{END:%Y-%m-%d}", "--chain", "--out", out)
-        digits = openssl("x509", "-in", out, "-noout", "-serial").strip().removeprefix("serial=")
-        serial = ":".join(digits[i : i + 2] for i in range(0, len(digits), 2))
-        revoked = keystead("ca", "revoke", "Road CA", serial, "--reason", "SUPERSEDED")
-        crl = keystead("ca", "crl", "Road CA")
-        return Road(folder, account, first, pending, csr, signed, imported, outside.result(), leaf, revoked, crl)
+    outside = _from_outside(keystead, folder, name)
+    (first,) = json.loads(keystead("ca", "create", "Road Root", *name, "--path-length", "1", "--json"))
+    pending = keystead("ca", "create", "Road CA", "--type", "intermediate", "--name", "road", *name)
+    csr = keystead("ca", "csr", "road")
+    signed = keystead("ca", "sign", "Road Root", "-", "--ca", "--ttl", "5y", "--chain", text=csr)
+    imported = keystead("ca", "import", "Road CA", "-", text=signed)
+    for words in (("Road Root", "--certificate"), ("Road CA", "--chain")):
+        out = folder / f"{words[0]}.pem"
+        assert keystead("ca", "show", *words, "--out", out) == f"wrote {out}\n"
+    request, out = folder / "leaf.csr", folder / "leaf.pem"
+    request.write_text(csr_of(ec.generate_private_key(ec.SECP256R1()), "www.example.com"))
+    options = ("--names", "db.internal, 10.1.2.3", "--usage", "clientAuth", "--usage", "serverAuth")
+    leaf = keystead("ca", "sign", first["id"], request, "--ttl", "90d", *options)
+    keystead("ca", "sign", "Road CA", request, "--not-after", f"{END:%Y-%m-%d}", "--chain", "--out", out)
+    digits = openssl("x509", "-in", out, "-noout", "-serial").strip().removeprefix("serial=")
+    serial = ":".join(digits[i : i + 2] for i in range(0, len(digits), 2))
+    revoked = keystead("ca", "revoke", "Road CA", serial, "--reason", "SUPERSEDED")
+    crl = keystead("ca", "crl", "Road CA")
+    return Road(folder, account, first, pending, csr, signed, imported, outside, leaf, revoked, crl)
 
 
 def _from_outside(keystead: Run, folder: Path, name: tuple[str, ...]) -> tuple[str, ...]:

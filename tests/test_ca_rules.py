@@ -1,7 +1,6 @@
 """What a CA refuses for its own sake, what it takes of a CSR's wishes, and names that are long in bytes alone."""
 
 import ssl
-from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import UUID
 
@@ -34,10 +33,9 @@ from test_private_ca import (
     serials_of,
 )
 from test_private_ca_limits import TOO_DEEP
-from world import World, make_token, new_database, new_world
+from world import World, make_token
 
 from app.custody import keyring
-from app.server import postgres
 from app.x509 import pkix
 
 CLIENT_AUTH = "300a06082b06010505070302"
@@ -47,10 +45,9 @@ EKU = ExtendedKeyUsageOID
 
 
 @pytest.fixture(scope="module")
-async def world(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+def world(shared_world: World) -> World:
     """One world for this file: each test makes CAs of its own in it."""
-    async with new_database(cluster) as url, new_world(url, tmp_path_factory.mktemp("world")) as made:
-        yield made
+    return shared_world
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,6 @@ import json
 import socket
 import ssl
 import stat
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,11 +13,11 @@ from uuid import UUID
 import cloudflare
 import pytest
 from authority import key_pem, openssl, pem, subject
+from command import beside, rows, run_command
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from live import Live
-from test_cli import rows
 from world import BODY
 
 Run = Callable[..., str]
@@ -33,17 +31,10 @@ def keystead(live: Live) -> Run:
     """Runs the command beside the live server; gives its output, or its errors where `fails` is set."""
 
     def run(*words: str | Path, fails: bool = False) -> str:
-        env = {
-            "KEYSTEAD_DATABASE_URL": live.database_url,
-            "KEYSTEAD_DATA_DIR": str(live.data_dir),
-            "PATH": "/usr/bin:/bin",
-        }
-        command = [sys.executable, "-m", "app", "certificate", *map(str, words)]
-        done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=60, check=False)
-        assert (done.returncode != 0) is fails, done.stdout + done.stderr
-        assert "Traceback" not in done.stderr
-        assert "PRIVATE KEY" not in done.stdout + done.stderr
-        return done.stderr if fails else done.stdout
+        ended = run_command(beside(live), "certificate", *words)
+        assert (ended.status != 0) is fails, ended
+        assert "PRIVATE KEY" not in ended.out + ended.err
+        return ended.err if fails else ended.out
 
     return run
 

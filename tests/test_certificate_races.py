@@ -405,6 +405,7 @@ class Walk(RuleBasedStateMachine):
         assert self.wait(self.site.audit_rows()) == self.audited + self.changed
 
 
+@pytest.mark.walks
 def test_no_certificate_is_without_its_key_and_no_key_without_an_owner(
     cluster: postgres.Cluster, tmp_path: Path
 ) -> None:

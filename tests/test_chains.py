@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import NameOID
-from hypothesis import example, given, settings
+from fuzzing import examples
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.errors import Invalid, Rule
@@ -416,8 +417,8 @@ _NAME_TYPE = _DER.index(b"\x82\x0fwww.example.com")
 @example([(_VERSION, 3)])
 @example([(_NAME_TYPE, 0xA3)])  # an X.400 address
 @example([(_NAME_TYPE, 0xA5)])  # an EDI party
+@examples(1500)
 @given(st.lists(st.tuples(st.integers(0, len(_DER) - 1), st.integers(0, 255)), min_size=1, max_size=3))
-@settings(deadline=None, max_examples=1500, database=None)
 def test_no_changed_byte_is_more_than_a_refusal(changes: list[tuple[int, int]]) -> None:
     """A certificate with any bytes changed is read and judged, or refused; there is no third way."""
     der = bytearray(_DER)
@@ -431,8 +432,8 @@ def test_no_changed_byte_is_more_than_a_refusal(changes: list[tuple[int, int]]) 
     assert all(problem.text.isprintable() for problem in raised.value.problems)
 
 
+@examples(300)
 @given(st.text(max_size=300) | st.from_regex(r"(-----(BEGIN|END) [A-Z ]{0,12}-----|[A-Za-z0-9+/=\n]){0,9}"))
-@settings(deadline=None, max_examples=300, database=None)
 def test_no_text_is_more_than_a_refusal(text: str) -> None:
     """Any text is refused with a sentence that can be printed."""
     with pytest.raises(Invalid) as raised:

@@ -1,6 +1,5 @@
 """The command: what it makes, shows and says, against the same database as the API."""
 
-import asyncio
 import json
 import os
 import pwd
@@ -8,19 +7,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import httpx
 import pytest
 from click import Group
+from command import beside, rows, run_command
 from live import Live
 from world import BODY
 
 from app.commands.cli import cli
-from app.store import database as db
 
 Run = Callable[..., str]
 
@@ -30,16 +27,9 @@ def keystead(live: Live) -> Run:
     """Runs the command beside the live server; gives its output, or its errors where `fails` is set."""
 
     def run(*words: str, fails: bool = False) -> str:
-        env = {
-            "KEYSTEAD_DATABASE_URL": live.database_url,
-            "KEYSTEAD_DATA_DIR": str(live.data_dir),
-            "PATH": "/usr/bin:/bin",
-        }
-        command = [sys.executable, "-m", "app", *words]
-        done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=60, check=False)
-        assert (done.returncode != 0) is fails, done.stdout + done.stderr
-        assert "Traceback" not in done.stderr
-        return done.stderr if fails else done.stdout
+        ended = run_command(beside(live), *words)
+        assert (ended.status != 0) is fails, ended
+        return ended.err if fails else ended.out
 
     return run
 
@@ -48,19 +38,6 @@ def one(text: str) -> dict[str, Any]:
     (row,) = json.loads(text)
     result: dict[str, Any] = row
     return result
-
-
-def rows(live: Live, sql: str, *args: object) -> list[tuple[Any, ...]]:
-    async def fetch() -> list[tuple[Any, ...]]:
-        connection: db.Connection = await asyncpg.connect(live.database_url)
-        try:
-            return [tuple(row) for row in await connection.fetch(sql, *args)]
-        finally:
-            await connection.close()
-
-    # In a thread, because the session's loop may be running in this one.
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, fetch()).result()
 
 
 def status(live: Live, path: str, headers: dict[str, str], method: str = "GET") -> int:

@@ -11,7 +11,8 @@ from uuid import UUID
 
 import msgspec
 import pytest
-from hypothesis import example, given, settings
+from fuzzing import examples
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.addresses import Address
@@ -204,21 +205,21 @@ def _alive(caller: Caller, moment: datetime) -> bool:
     return caller.expires_on is None or moment < caller.expires_on
 
 
-@settings(deadline=None, max_examples=200)
+@examples(200)
 @given(_for_account)
 def test_an_accounts_token_is_refused_exactly_when_it_is_wider(pair: Pair) -> None:
     """Each field is a problem if and only if some place, address or moment is open to the token and not its maker."""
     assert fields(*pair) == oracle(*pair)
 
 
-@settings(deadline=None, max_examples=200)
+@examples(200)
 @given(_for_user)
 def test_a_users_token_is_refused_exactly_when_it_is_wider(pair: Pair) -> None:
     """As for an account's, and wherever the user may come to be a member."""
     assert fields(*pair) == oracle(*pair)
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(_global_key, _bounds)
 def test_a_global_key_bounds_by_the_roles_of_its_user_alone(key: Caller, bounds: Bounds) -> None:
     """A user's own token may be anything, and a token of an account what the user may there."""
@@ -232,7 +233,7 @@ def _half(text: str) -> str:
     return json.dumps({"request_ip": {"in": [text, "10.128.0.0/9"]}})
 
 
-@settings(deadline=None, max_examples=300)
+@examples(300)
 @given(_conditions, _bound)
 @example(_half("10.0.0.0/8"), _half("10.0.0.0/9"))
 @example(_half("10.0.0.0/9"), json.dumps({"request_ip": {"in": ["10.0.0.0/8"]}}))
@@ -248,14 +249,14 @@ def test_a_condition_is_wider_exactly_when_an_address_is(made: str | None, maker
     assert fields(one, other) == oracle(one, other)
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(st.one_of(_of_account, _of_user))
 def test_a_token_is_not_wider_than_itself(caller: Caller) -> None:
     """Any token may make one like itself, and roll itself."""
     assert fields(caller, caller) == set()
 
 
-@settings(deadline=None, max_examples=150)
+@examples(150)
 @given(st.one_of(_of_account, _of_user), _edits, _edits)
 def test_no_chain_of_makers_widens(first: Caller, edit: Edit, again: Edit) -> None:
     """What a token makes that another made is, field by field, no wider than the first."""
@@ -265,7 +266,7 @@ def test_no_chain_of_makers_widens(first: Caller, edit: Edit, again: Edit) -> No
     assert not kept & fields(third, first)
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(st.one_of(_of_account, _of_user, _global_key))
 def test_rights_are_what_the_caller_may(caller: Caller) -> None:
     """All that is said of one place at once is what is said of each permission in it."""
@@ -274,7 +275,7 @@ def test_rights_are_what_the_caller_may(caller: Caller) -> None:
         assert permissions.of(caller, compiled, place) == {r for r in RIGHTS if caller.may(*r, place)}
 
 
-@settings(deadline=None, max_examples=120)
+@examples(120)
 @given(st.one_of(_for_account, _for_user), st.dictionaries(st.sampled_from([A, B, C, LATER]), _roles))
 def test_what_comes_later_widens_nothing(pair: Pair, joined: dict[UUID, Role]) -> None:
     """A token that is not wider stays so when zones, accounts and memberships are added, changed or taken away."""
@@ -418,7 +419,7 @@ def _written(draw: st.DrawFn) -> tuple[dict[str, Any], Policy]:
     return written, Policy(effect, tuple(targets), tuple(groups))
 
 
-@settings(deadline=None, max_examples=80)
+@examples(80)
 @given(st.lists(_written(), min_size=1, max_size=4), st.sampled_from([None, 1, 3]))
 def test_stored_policies_read_back_as_they_were_meant(pairs: list[tuple[Any, Policy]], indent: int | None) -> None:
     """Text that is sent, kept and read is the same policies, with the resources in their own words and distinct ids."""
@@ -471,7 +472,7 @@ _odd_policies = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@examples(150)
 @given(st.lists(st.one_of(_odd_policies, _written().map(lambda pair: pair[0])), max_size=3))
 def test_whatever_is_let_through_can_be_read(sent: list[Any]) -> None:
     """Policies are refused, or are read again, and speak only of what their owner reaches."""

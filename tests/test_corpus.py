@@ -311,6 +311,7 @@ def reason(text: str, table: dict[str, str]) -> str | None:
     return next((pattern for pattern in table if re.search(pattern, text)), None)
 
 
+@pytest.mark.judges
 @pytest.mark.parametrize("family", corpus.FAMILIES)
 def test_what_openssl_and_gnutls_take_is_taken_or_refused_for_a_reason_on_the_page(family: str, judge: Judge) -> None:
     """Nothing that both tools take is refused without a documented reason."""
@@ -322,6 +323,7 @@ def test_what_openssl_and_gnutls_take_is_taken_or_refused_for_a_reason_on_the_pa
     assert not found, "\n".join(found)
 
 
+@pytest.mark.judges
 @pytest.mark.parametrize("family", corpus.FAMILIES)
 def test_what_is_taken_can_be_served(family: str, judge: Judge) -> None:
     """A TLS server starts with what is taken, and a client verifies it, but for what a page leaves to clients."""
@@ -355,6 +357,7 @@ def test_the_corpus_is_large_and_no_case_makes_a_reader_fail() -> None:
 STEP = 8
 
 
+@pytest.mark.judges
 async def test_the_api_answers_as_the_readers_do_and_its_export_is_served(world: World, judge: Judge) -> None:
     """A sample of certificates and keys: the same are taken over HTTP, and the export of each is served."""
     path = f"/client/v4/zones/{world.a.zone.id.hex}/custom_certificates"
@@ -389,6 +392,7 @@ async def test_the_api_answers_as_the_readers_do_and_its_export_is_served(world:
     assert not found, "\n".join(found)
 
 
+@pytest.mark.judges
 async def test_the_api_signs_the_csrs_that_the_reader_takes(world: World, judge: Judge) -> None:
     """A sample of CSRs: the same are signed over HTTP, and the certificate and its chain are served."""
     base = "/api/v1/pki/ca"

@@ -273,6 +273,7 @@ class Walk(RuleBasedStateMachine):
         assert self.wait(wrong(self.world.database)) == {}
 
 
+@pytest.mark.walks
 def test_the_total_is_right_whatever_was_done(cluster: postgres.Cluster, tmp_path: Path) -> None:
     """Walks over creates, repeats, refusals, deletions and recounts in three lists: each total is the model's."""
     # A factory, because a runner without one would take the event loop of the other tests with it when it closes.

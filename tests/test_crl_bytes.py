@@ -7,6 +7,7 @@ from authority import Key, root
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from fuzzing import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -59,6 +60,7 @@ def written(revoked: list[Entry]) -> bytes:
     return b"".join(crl_bytes.entry(*each) for each in revoked)
 
 
+@examples(100)
 @given(st.sampled_from(KEYS), st.integers(1, 2**70), times, entries, entries)
 def test_a_grown_crl_is_the_librarys_to_the_byte(
     key: Key, number: int, at: datetime, first: list[Entry], later: list[Entry]

@@ -13,7 +13,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtensionOID, NameOID
-from hypothesis import given, settings
+from fuzzing import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from world import BODY, World
 
@@ -65,6 +66,12 @@ def run(*command: str, text: str) -> str:
     done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def world(shared_world: World) -> World:
+    """One world for this file: each test makes a CSR of its own in it."""
+    return shared_world
 
 
 @pytest.fixture(params=CASES)
@@ -136,6 +143,7 @@ async def test_openssl_reads_and_verifies_it(world: World, case: dict[str, Any],
         assert types[short] == ("PRINTABLESTRING" if fits else "UTF8STRING"), field
 
 
+@pytest.mark.judges
 async def test_gnutls_reads_and_verifies_it(world: World, case: dict[str, Any], key_type: str) -> None:
     """GnuTLS verifies the self signature and names the same SANs and the same public key."""
     certtool = judge("certtool")
@@ -146,6 +154,7 @@ async def test_gnutls_reads_and_verifies_it(world: World, case: dict[str, Any], 
     assert "Subject Alternative Name (not critical)" in shown
 
 
+@pytest.mark.judges
 async def test_go_reads_it(world: World, case: dict[str, Any], key_type: str) -> None:
     """Go, through cfssl, reads the same common name and SANs."""
     import json
@@ -193,7 +202,7 @@ def _by_hand(pair: keys.KeyPair, subject: Subject, sans: list[str]) -> bytes:
     return handmade.seq(handmade.integer(0), name, pair.spki, handmade.explicit(0, requested))
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.sampled_from(tuple(KeyType)), _SUBJECTS, _HOSTS)
 def test_the_bytes_are_those_written_by_hand(key_type: KeyType, subject: Subject, sans: list[str]) -> None:
     """What is signed, and its signature's algorithm, are bit for bit as the contract has them."""

@@ -46,6 +46,8 @@ from app import bounds
 from app.custody.peppers import PEPPER_SECONDS
 from app.store.database import Connection
 
+pytestmark = pytest.mark.serve
+
 WORKERS = 2
 # A reading of a CA is audited.
 WRITES = {*KINDS} - {"GET csr"}

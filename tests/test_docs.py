@@ -319,6 +319,7 @@ def _verifies(pem: str) -> bool:
     return done.returncode == 0 and b"verify OK" in done.stdout + done.stderr
 
 
+@pytest.mark.docs
 def test_the_readme_and_the_reference_pages_can_be_pasted_from_nothing_to_the_sdk(checkout: Checkout) -> None:
     """Every block of README.md, then of the reference pages, runs as it stands, and the banner's line gives a CSR."""
     first, *rest = _runnable(ROOT / "README.md")
@@ -341,6 +342,7 @@ def test_the_readme_and_the_reference_pages_can_be_pasted_from_nothing_to_the_sd
     assert [block.tag for block in terminal.ran].count(PYTHON) >= 2
 
 
+@pytest.mark.docs
 def test_the_tutorial_can_be_pasted_from_top_to_bottom(checkout: Checkout) -> None:
     """Every block of the tutorial runs as it stands, and prints what the tutorial shows."""
     blocks = _runnable(TUTORIAL)
@@ -355,6 +357,7 @@ def test_the_tutorial_can_be_pasted_from_top_to_bottom(checkout: Checkout) -> No
     assert len([block for block in terminal.ran if block.expected is not None]) >= 10
 
 
+@pytest.mark.docs
 def test_the_deployment_can_be_pasted_and_what_it_writes_serves_tls(checkout: Checkout) -> None:
     """Every block of deploy.md runs as it stands, and what it exports serves: one certificate, then the next."""
     blocks = _runnable(DEPLOY)
@@ -379,6 +382,7 @@ def test_the_deployment_can_be_pasted_and_what_it_writes_serves_tls(checkout: Ch
     assert len([block for block in terminal.ran if block.expected is not None]) >= 6
 
 
+@pytest.mark.docs
 def test_the_private_ca_can_be_pasted_from_a_root_to_a_revoked_certificate(checkout: Checkout) -> None:
     """Every block of private-ca.md runs as it stands, and prints what the page shows."""
     blocks = _runnable(PRIVATE_CA)
@@ -395,6 +399,7 @@ def test_the_private_ca_can_be_pasted_from_a_root_to_a_revoked_certificate(check
     assert len([block for block in terminal.ran if block.expected is not None]) >= 12
 
 
+@pytest.mark.docs
 def test_the_tenants_can_be_pasted_from_a_zone_to_a_deleted_account(checkout: Checkout) -> None:
     """Every block of tenants.md runs as it stands, and prints what the page shows."""
     with _two_terminals(checkout) as (server, terminal):

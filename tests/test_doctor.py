@@ -20,6 +20,7 @@ from typing import NamedTuple
 import asyncpg
 import msgspec
 import pytest
+from command import run_command
 from live import Live, free_port, serving
 from test_rotation import mounted
 from test_serve import is_gone, processes_below, until
@@ -27,7 +28,6 @@ from world import HERE, new_database
 
 from app import config
 from app.commands import doctor
-from app.commands.cli import main
 from app.custody import keyring
 from app.custody import ring as ringfile
 from app.server import first_start, postgres
@@ -117,24 +117,11 @@ Printed = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Printed:
-    """Runs `keystead doctor` in this process, which is much quicker than in one of its own."""
-
-    def status() -> int:
-        try:
-            main()
-        except SystemExit as stop:
-            return int(stop.code or 0)
-        return 0
+def printed() -> Printed:
+    """Runs `keystead doctor` in this process."""
 
     def run(environ: dict[str, str], *words: str) -> tuple[int, str, str]:
-        with monkeypatch.context() as patch, ThreadPoolExecutor(1) as pool:
-            for name, value in environ.items():
-                patch.setenv(name, value)
-            patch.setattr(sys, "argv", ["keystead", "doctor", *words])
-            # In a thread, because the session's loop is running in this one.
-            ended = pool.submit(status).result()
-        return ended, *capsys.readouterr()
+        return run_command(environ, "doctor", *words)
 
     return run
 
@@ -160,6 +147,12 @@ async def install(url: str, folder: Path) -> Home:
     await first_start.ring_for(settings, database)
     await database.close()
     return home
+
+
+@pytest.fixture(scope="session")
+def cluster(durable_cluster: postgres.Cluster) -> postgres.Cluster:
+    """Its settings are among what doctor looks at."""
+    return durable_cluster
 
 
 @pytest.fixture
@@ -481,6 +474,7 @@ async def own(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Own]:
         yield Own(cluster, environ, alone, left)
 
 
+@pytest.mark.serve
 def test_the_bundled_postgresql_runs_for_as_long_as_it_takes(ask: Ask, own: Own) -> None:
     """Where no server runs, its PostgreSQL is started for the checks and stopped again; where one runs it is joined."""
     assert [finding.check for finding in own.alone if finding.good] == CHECKS
@@ -489,6 +483,7 @@ def test_the_bundled_postgresql_runs_for_as_long_as_it_takes(ask: Ask, own: Own)
     assert own.cluster.alive()
 
 
+@pytest.mark.serve
 @pytest.mark.parametrize(
     ("name", "off"),
     [
@@ -519,6 +514,7 @@ async def test_what_makes_postgresql_lose_data_is_named_with_what_mends_it(
         await own.alter(*(f"ALTER {what} RESET ALL" for what in resets))
 
 
+@pytest.mark.serve
 async def test_a_wrong_password_is_never_shown(ask: Ask, own: Own) -> None:
     """With the right one all is good; with a wrong one the line names the setting, and neither of them."""
     await own.alter(f"CREATE ROLE app SUPERUSER LOGIN PASSWORD '{PASSWORD}'")
@@ -685,6 +681,7 @@ def stopped(*processes: int) -> Iterator[None]:
                 os.kill(process, signal.SIGCONT)
 
 
+@pytest.mark.serve
 async def test_a_server_is_judged_by_its_workers_and_its_answer(
     ask: Ask, cluster: postgres.Cluster, tmp_path: Path
 ) -> None:

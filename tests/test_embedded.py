@@ -22,6 +22,8 @@ import pytest
 from app.errors import Misconfigured
 from app.server import layout, postgres
 
+pytestmark = pytest.mark.serve
+
 ROOT = Path(postgres.__file__).parents[2]
 USER = """
 import sys

@@ -86,10 +86,9 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 
 
 @pytest.fixture(scope="module")
-async def world(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+def world(shared_world: World) -> World:
     """One world for the tests that change nothing which others see."""
-    async with new_database(cluster) as url, new_world(url, tmp_path_factory.mktemp("world")) as made:
-        yield made
+    return shared_world
 
 
 @pytest.fixture
@@ -679,6 +678,7 @@ async def stays(http: httpx.AsyncClient, key: Route, expected: float) -> None:
         last = found
 
 
+@pytest.mark.serve
 async def test_counters_are_the_sum_over_workers_that_come_and_go(cluster: postgres.Cluster, tmp_path: Path) -> None:
     """Either worker tells the same sum, which stays when one is killed, whose gauges go; a restart begins at zero."""
     async with new_database(cluster, "template0") as url:
@@ -723,6 +723,7 @@ async def replaced(live: Live, http: httpx.AsyncClient, dead: int, asked: int) -
     return dead not in now and len(now) == 2
 
 
+@pytest.mark.serve
 async def test_a_worker_that_was_killed_as_it_began_costs_no_scrape(live: Live) -> None:
     """A file that a worker has made and not yet filled, for a moment or for ever, is one without numbers."""
     folder, nobody = live.data_dir / "metrics", 2**22 + 1

@@ -135,6 +135,7 @@ def test_who_has_a_ring_shows_its_memory_to_nobody(ring_path: Path) -> None:
         assert "Permission denied" in looks_into(pid)
 
 
+@pytest.mark.serve
 def test_server_and_workers_dump_no_core(quiet: Live) -> None:
     """The limit is nothing for each process of a running server."""
     pids = [quiet.pid, *workers(quiet.pid)]
@@ -157,6 +158,7 @@ async def empty_database(cluster: postgres.Cluster) -> AsyncIterator[str]:
         yield url
 
 
+@pytest.mark.serve
 def test_an_ordinary_user_serves_with_tls(empty_database: str, tmp_path: Path) -> None:
     """That nobody can look into the processes with the ring does not keep the workers from the certificate."""
     issued = trustme.CA().issue_cert("127.0.0.1")
@@ -537,6 +539,7 @@ def collect(day: Day, postgres_log: Path) -> None:
     day.secrets += [Secret(f"the pepper {id_}", value) for id_, value in peppers.by_id.items()]
 
 
+@pytest.mark.serve
 def test_a_days_work_is_a_days_work(day: Day) -> None:
     """There was something to find: keys of every kind, peppers, KEKs, credentials, errors, tracebacks, files."""
     names = [secret.name for secret in day.secrets]
@@ -555,6 +558,7 @@ def test_a_days_work_is_a_days_work(day: Day) -> None:
             assert leaks([msgspec.structs.replace(secret, owners=())], {owner: day.emitted[owner]})
 
 
+@pytest.mark.serve
 def test_no_secret_is_in_what_a_days_work_emits(day: Day) -> None:
     """Answers, log, output of commands, audit log, tables and files have none of them, in any encoding."""
     assert leaks(day.secrets, day.emitted) == []

@@ -34,6 +34,7 @@ async def age(world: World, time: str) -> None:
     await world.database.execute(f"UPDATE idempotency_keys SET created_at = created_at - interval '{time}'")
 
 
+@pytest.mark.load
 async def test_a_hundred_keys_twenty_at_once_make_a_hundred_csrs(live: Live) -> None:
     """Twenty requests at once for each of a hundred keys, on two workers, make one CSR, key and audit row a key."""
     name = uuid4().hex

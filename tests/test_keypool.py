@@ -618,6 +618,7 @@ async def empty_database(cluster: postgres.Cluster) -> AsyncIterator[str]:
         yield url
 
 
+@pytest.mark.serve
 def test_each_worker_has_a_maker_that_ends_with_it(empty_database: str, tmp_path: Path) -> None:
     """A killed worker's maker is gone and the next worker has its own; after SIGTERM no process is left."""
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, TypeVar
 from uuid import UUID
 
 import httpx
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -22,6 +23,8 @@ from hypothesis.stateful import (
 from world import BODY, Tenant, World, new_database, new_world
 
 from app.server import postgres
+
+pytestmark = pytest.mark.walks
 
 T = TypeVar("T")
 Csr = dict[str, Any]

@@ -37,6 +37,8 @@ from world import BODY, Judge, new_database
 from app import bounds
 from app.server import postgres
 
+pytestmark = pytest.mark.serve
+
 AT_ONCE = 1500
 QUIET = 2000
 # For what ends at a bound, beyond it.

@@ -1,16 +1,15 @@
 """Documents that never change: made once, sent with an ETag, and not sent again to whoever has them."""
 
 import hashlib
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
 from live import Live
-from world import World, new_database, new_world
+from world import World
 
 from app.cloudflare import openapi
-from app.server import pages, postgres
+from app.server import pages
 
 PATHS = [
     *("/openapi.json", "/docs", "/docs/errors", "/docs/start.js"),
@@ -22,9 +21,8 @@ UNKNOWN = ["", '"x"', "W/", '"*"', "{}x", '{}"', ",", '"{}"']
 
 
 @pytest.fixture(scope="module")
-async def world(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    async with new_database(cluster) as url, new_world(url, tmp_path_factory.mktemp("world")) as made:
-        yield made
+def world(shared_world: World) -> World:
+    return shared_world
 
 
 async def test_every_handler_of_a_page_is_among_them() -> None:

@@ -12,6 +12,8 @@ from pkilint.cabf.serverauth.serverauth_constants import CertificateType
 from pkilint.pkix import certificate as linted
 from world import World
 
+pytestmark = pytest.mark.judges
+
 # What a CA takes over from a CSR: its subject, its key and its SANs. All else that is found is our test CA's doing.
 OURS = ("certificate.tbsCertificate.subject", "certificate.tbsCertificate.subjectPublicKeyInfo")
 # A common name is "NOT RECOMMENDED" but allowed (Baseline Requirements 7.1.2.7.4), and Cloudflare's API requires one.
@@ -28,6 +30,11 @@ CASES: dict[str, dict[str, Any]] = {
     "UTF-8": {"organization": "Bäckerei Müller", "locality": "Zürich", "state": "Zürich", "country": "CH"},
     "no country's code": {"country": "XX"},
 }
+
+
+@pytest.fixture(scope="module")
+def world(shared_world: World) -> World:
+    return shared_world
 
 
 def findings(leaf: x509.Certificate) -> set[str]:

@@ -24,6 +24,7 @@ import msgspec
 import pytest
 import structlog
 from authority import Key, csr_of, openssl, pem
+from command import rows
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -35,9 +36,8 @@ from cryptography.x509.oid import (
     SignatureAlgorithmOID,
 )
 from live import Live
-from test_cli import rows
 from test_csr_bytes import judge, run
-from world import BODY, World, _encodings, make_token, new_database, new_world
+from world import BODY, World, _encodings, make_token, new_world
 
 from app.ca import issuing
 from app.caller import Area, Scope
@@ -45,7 +45,7 @@ from app.certificates import store as certificates
 from app.custody import ring as ringfile
 from app.custody.peppers import Peppers
 from app.identity import policies
-from app.server import first_start, postgres
+from app.server import first_start
 from app.services import for_command
 from app.store import database as db
 from app.x509 import pkix
@@ -293,10 +293,9 @@ def signed(answer: Json) -> Signed:
 
 
 @pytest.fixture(scope="module")
-async def world(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+def world(shared_world: World) -> World:
     """One world for this file: each test makes CAs of its own in it, and at the end all keys are looked for."""
-    async with new_database(cluster) as url, new_world(url, tmp_path_factory.mktemp("world")) as made:
-        yield made
+    return shared_world
 
 
 @pytest.fixture
@@ -1682,6 +1681,7 @@ async def test_a_deletion_and_a_signature_in_line_exclude_each_other(pki: Pki, w
             assert await kept_or_gone(world, root) == (0, 0, 0, 0)
 
 
+@pytest.mark.load
 async def test_every_race_of_a_deletion_and_a_signature_ends_in_one_of_two(pki: Pki, world: World) -> None:
     """Either the CA is there with its certificate, or neither is; and what is gone is said to be gone."""
     body = {"csr": csr_of(EC_KEY, HOST), "ttl": "1d"}

@@ -42,14 +42,14 @@ from test_private_ca import (
     serials_of,
     signed,
 )
-from world import World, make_token, new_database, new_world
+from world import World, make_token
 
 from app.ca import authorities
 from app.ca.lifecycle import MAX_CHAIN
 from app.caller import Scope
 from app.commands import cli
 from app.errors import Refusal
-from app.server import first_start, postgres
+from app.server import first_start
 from app.x509 import pkix
 
 TOO_DEEP = "Failed to issue intermediate certificate due to CA path length constraint: "
@@ -59,10 +59,9 @@ RENEWAL: Json = {"type": "existing", "notAfter": "2065"}
 
 
 @pytest.fixture(scope="module")
-async def world(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+def world(shared_world: World) -> World:
     """One world for this file: each test makes CAs of its own in it, and at the end all keys are looked for."""
-    async with new_database(cluster) as url, new_world(url, tmp_path_factory.mktemp("world")) as made:
-        yield made
+    return shared_world
 
 
 @pytest.fixture(scope="module")

@@ -179,6 +179,7 @@ async def site(live: Live) -> AsyncIterator[Site]:
     await database.close()
 
 
+@pytest.mark.load
 async def test_a_quota_holds_over_all_workers_and_follows_the_operator(site: Site) -> None:
     """Ten of twenty creators succeed; a deletion makes room for one; a lower quota, 0 and none do as they say."""
     assert await site.create(CREATORS) == site.of_each(QUOTA, CREATORS - QUOTA)
@@ -324,6 +325,7 @@ async def ask(live: Live, count: int, ask_one: Callable[[httpx.AsyncClient, int]
         return Asked([each for some in answers for each in some], time.monotonic() - started)
 
 
+@pytest.mark.serve
 async def test_the_default_limit_over_two_workers(limited: Live) -> None:
     """Of 1,300 requests at once 1,200 and what is refilled pass, the rest is 429; other callers notice nothing."""
     account = f"{API}/accounts/{limited.env['CLOUDFLARE_ACCOUNT_ID']}"
@@ -355,6 +357,7 @@ async def test_the_default_limit_over_two_workers(limited: Live) -> None:
     assert min(figures(answer)[0] for answer in others) > LIMIT / 2
 
 
+@pytest.mark.serve
 async def test_failed_authentications_are_limited_over_two_workers(limited: Live) -> None:
     """A tenth of the limit may fail from one address whatever is tried, and good callers from there are served on."""
     account = f"{API}/accounts/{limited.env['CLOUDFLARE_ACCOUNT_ID']}"

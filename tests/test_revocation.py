@@ -21,7 +21,7 @@ from live import serving
 from test_private_ca import BASE, HALF_LIFE, SECONDS, Pki, days_pass, number_of, serials_of
 from test_private_ca_limits import _REVOKED, read_by_openssl
 from trouble import until
-from world import World, new_database, new_world
+from world import World, new_database
 
 from app import bounds
 from app.ca import crls
@@ -37,10 +37,9 @@ _SIGNED = _REVOKED.replace("now(), (ARRAY[0, 1, 4, 9])[n % 4 + 1]", "NULL, NULL"
 
 
 @pytest.fixture(scope="module")
-async def world(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+def world(shared_world: World) -> World:
     """One world for this file: each test makes CAs of its own in it."""
-    async with new_database(cluster) as url, new_world(url, tmp_path_factory.mktemp("world")) as made:
-        yield made
+    return shared_world
 
 
 @pytest.fixture
@@ -232,6 +231,7 @@ async def revoke_until_it_ends(url: str, bearer: dict[str, str], serials: list[s
     return done
 
 
+@pytest.mark.serve
 @pytest.mark.parametrize("acknowledged", [3, 40, 110])
 async def test_a_kill_between_revocation_and_crl_leaves_both_or_neither(
     cluster: postgres.Cluster, tmp_path: Path, acknowledged: int

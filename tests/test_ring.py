@@ -569,6 +569,7 @@ def tls_pair(folder: Path, uid: int) -> tuple[Path, Path, ssl.SSLContext]:
     return *paths, context
 
 
+@pytest.mark.serve
 @as_root
 def test_tls_is_served_by_a_user_who_is_not_root() -> None:
     """Its workers read the pair from the parent's memory, so the parent must not have hidden itself with the ring."""

@@ -21,6 +21,8 @@ from app.config import Settings
 from app.server import first_start, postgres, roles
 from app.store import schema
 
+pytestmark = pytest.mark.serve
+
 
 class Home(msgspec.Struct):
     """A data folder of the release before, which knew one role, with its PostgreSQL running."""

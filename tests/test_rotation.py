@@ -362,6 +362,7 @@ def verified(place: Place) -> None:
 # Rotation while a server serves.
 
 
+@pytest.mark.load
 def test_every_key_is_rotated_while_the_server_serves(filled: Place, served: Live, ca_id: str) -> None:
     """No request fails, no key is lost, and all are under the new KEK, those that were made meanwhile among them."""
     with Traffic(served, ca_id) as traffic:
@@ -404,6 +405,7 @@ def begins(place: Place, process: subprocess.Popen[str], before: int) -> None:
     until(lambda: place.value(BEGUN) > before or process.poll() is not None)
 
 
+@pytest.mark.load
 def test_a_rotation_that_is_killed_anywhere_is_finished_by_the_next(filled: Place, served: Live, ca_id: str) -> None:
     """Killed at random points it leaves every key whole, and a last run that is left alone finds all that is left."""
     chance, halves = random.Random(KILLS), 0
@@ -597,6 +599,7 @@ def test_the_newest_kek_is_promoted_once(shop: Place) -> None:
     assert shop.run("keys", "rotate", "--dry-run").out.endswith(f"under KEK {added[-1]}\n")
 
 
+@pytest.mark.serve
 def test_a_kek_is_retired_once_nothing_needs_it(place: Place, served: Live, ca_id: str) -> None:
     """Refused with the count while rows need it; once none does it goes, and the server opens all the others."""
     assert create(served).status_code == 201
@@ -622,6 +625,7 @@ def test_a_kek_is_retired_once_nothing_needs_it(place: Place, served: Live, ca_i
     assert tuple(place.rows(last)[0]) == ("delete", "operator", f"keys retire {old}")
 
 
+@pytest.mark.serve
 def test_a_machine_that_was_forgotten_seals_nothing_that_cannot_be_opened(
     place: Place, served: Live, ca_id: str, tmp_path: Path
 ) -> None:
@@ -900,6 +904,7 @@ def test_a_ring_that_is_broken_for_the_moment_changes_nothing(tmp_path: Path, ho
     assert here.sealed(CONTEXT, b"secret").kek_id == new
 
 
+@pytest.mark.serve
 def test_a_running_server_finds_a_kek_that_it_has_never_heard_of(place: Place, served: Live, ca_id: str) -> None:
     """After a rotation each worker opens keys that are under the new KEK, though it has sealed nothing since."""
     place.add()
@@ -909,6 +914,7 @@ def test_a_running_server_finds_a_kek_that_it_has_never_heard_of(place: Place, s
         assert answer.status_code == 200, answer.text
 
 
+@pytest.mark.serve
 def test_a_running_server_survives_a_broken_ring(place: Place, served: Live, ca_id: str) -> None:
     """It seals and opens while the file is broken, and follows it when it is mended."""
     for how in ("half of it", "away"):
@@ -924,6 +930,7 @@ def test_a_running_server_survives_a_broken_ring(place: Place, served: Live, ca_
     assert place.damaged() == []
 
 
+@pytest.mark.serve
 def test_a_ring_of_another_installation_seals_nothing(place: Place, served: Live, ca_id: str) -> None:
     """A file that was put there by mistake stores no key that is lost, and the right one is followed again."""
     before = place.under()
@@ -933,6 +940,7 @@ def test_a_ring_of_another_installation_seals_nothing(place: Place, served: Live
     assert (create(served).status_code, ca_csr(served, ca_id).status_code) == (201, 200)
 
 
+@pytest.mark.serve
 def test_a_kek_that_was_made_elsewhere_seals_once_the_database_knows_it(place: Place, served: Live, ca_id: str) -> None:
     """A ring that comes with a new first KEK, as the next version of a mounted secret does, takes one command."""
     content, before = place.content(), place.under()
@@ -1134,6 +1142,7 @@ def test_a_new_pepper_is_used_once_every_process_knows_it(shop: Place) -> None:
     assert (pepper_of(shop, first), pepper_of(shop, second)) == (UUID(earlier["id"]), newest)
 
 
+@pytest.mark.serve
 def test_a_token_made_under_a_new_pepper_works_on_a_server_that_runs(place: Place, served: Live) -> None:
     """The command digests with the newest pepper, and the workers find it by themselves."""
     newest = new_pepper(place)
@@ -1143,6 +1152,7 @@ def test_a_token_made_under_a_new_pepper_works_on_a_server_that_runs(place: Plac
     until(lambda: everywhere(served, value))
 
 
+@pytest.mark.serve
 def test_a_credential_moves_to_the_newest_pepper_at_its_next_use(place: Place, served: Live) -> None:
     """A token and a global key of the earlier pepper open the door, and are digested with the newest from then on."""
     token_id, value = new_token(place)
@@ -1163,6 +1173,7 @@ def test_a_credential_moves_to_the_newest_pepper_at_its_next_use(place: Place, s
     assert {with_key(served) for _ in range(8)} == {200}
 
 
+@pytest.mark.serve
 def test_a_credential_moves_although_the_workers_meet_no_other(place: Place, served: Live) -> None:
     """A running server learns of a new pepper also when everybody who calls it has a credential of the earlier one."""
     token_id, value = new_token(place)
@@ -1178,6 +1189,7 @@ def test_a_credential_moves_although_the_workers_meet_no_other(place: Place, ser
     until(lambda: everywhere(served, value))
 
 
+@pytest.mark.serve
 def test_a_pepper_is_retired_once_no_credential_needs_it(place: Place, served: Live) -> None:
     """Refused with the counts; with --revoke what still needs it is dead a second later, on running servers too."""
     token_id, value = new_token(place)

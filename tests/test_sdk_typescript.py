@@ -14,6 +14,8 @@ from typing import Any, NoReturn
 import pytest
 from live import Live
 
+pytestmark = pytest.mark.typescript
+
 SOURCE = Path(__file__).parent / "sdk_typescript"
 CACHE = Path(__file__).parents[1] / ".cache"
 

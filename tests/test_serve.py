@@ -20,6 +20,8 @@ import trustme
 
 from app.server import parent as serve
 
+pytestmark = pytest.mark.serve
+
 ROOT = Path(serve.__file__).parents[2]
 # Workers import this file again, so what it replaces is replaced in them too.
 RUNNER = """

@@ -15,6 +15,8 @@ from soak.run import KILLS, STOP, Soak, judged, of_the_database, plan, report, s
 
 from app.store import database as db
 
+pytestmark = pytest.mark.serve
+
 # With this one a worker has to start while PostgreSQL is away, and no kill meets a server that is just starting.
 SEED = 17
 # What every client asks for, however short the soak is.

@@ -23,6 +23,8 @@ from world import BODY
 
 from app.store import database as db
 
+pytestmark = pytest.mark.serve
+
 OPERATIONS = Path(__file__).parents[1] / "docs" / "operations.md"
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 

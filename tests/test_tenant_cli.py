@@ -6,18 +6,17 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import pytest
+from command import Ended, run_command
 from world import World, new_database, new_world
 
 from app import config
 from app.caller import GROUPS
-from app.commands.cli import main
 from app.identity import policies
 from app.identity.zones import ZoneType
 from app.server import first_start, postgres
@@ -40,12 +39,8 @@ class Place(NamedTuple):
     environ: dict[str, str]
 
 
-class Done(NamedTuple):
+class Done(Ended):
     """How a command ended, and what it printed."""
-
-    status: int
-    out: str
-    err: str
 
     @property
     def row(self) -> Json:
@@ -95,25 +90,11 @@ async def place(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture
-def keystead(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command as its script does, in this process, which is much quicker than in one of its own."""
-    monkeypatch.setattr(sys.modules["__main__"], "__package__", None)
-
-    def status() -> int:
-        try:
-            main()
-        except SystemExit as stop:
-            return int(stop.code or 0)
-        return 0
+def keystead() -> Run:
+    """Runs the command in this process."""
 
     def run(place: Place, *words: str | Path) -> Done:
-        for name, value in place.environ.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setattr(sys, "argv", ["keystead", *map(str, words)])
-        # In a thread, because the session's loop is running in this one.
-        with ThreadPoolExecutor(1) as pool:
-            ended = pool.submit(status).result()
-        return Done(ended, *capsys.readouterr())
+        return Done(*run_command(place.environ, *words))
 
     return run
 

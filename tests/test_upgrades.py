@@ -101,7 +101,9 @@ async def _use_everything(world: World) -> tuple[httpx.Response, dict[str, list[
     await world.http.post(f"{authority}/sign-certificate", json=leaf, headers=a.bearer)
     await world.http.get(a.account_path, headers={"Authorization": f"Bearer {40 * 'a'}"})
     await world.state.failures.flush(world.database)
-    token_id = await world.database.fetchrow("SELECT id FROM tokens WHERE account_id = $1", a.account.id)
+    token_id = await world.database.fetchrow(
+        "SELECT id FROM tokens WHERE account_id = $1 ORDER BY issued_on", a.account.id
+    )
     assert token_id
     login = {"clientId": str(token_id["id"]), "clientSecret": a.token}
     access = (await world.http.post("/api/v1/auth/universal-auth/login", json=login)).json()["accessToken"]
@@ -230,6 +232,7 @@ async def test_two_migrations_at_once_are_one(old: Old) -> None:
     assert sorted(applied) == [[], _later(old.released)]
 
 
+@pytest.mark.serve
 async def test_the_bundled_database_is_upgraded_by_the_start(cluster: postgres.Cluster, tmp_path: Path) -> None:
     """With the PostgreSQL of its own, `keystead serve` brings an earlier schema up to date before it serves."""
     async with new_database(cluster, "template0") as url, _connected(url) as connection:

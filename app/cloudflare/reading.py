@@ -2,13 +2,11 @@
 
 import hashlib
 import re
-from collections.abc import AsyncIterator, Mapping, MutableMapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote_plus, unquote_to_bytes
 from uuid import UUID
-
-from litestar.exceptions import HTTPException
 
 from app import times
 from app.cloudflare.envelope import JSON
@@ -27,16 +25,8 @@ _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
 
 async def body(request: AnyRequest, most: int = MAX_BODY) -> bytes:
     """The raw body; raises 1454 if it is too large, and 1400 if it is incomplete or too slow."""
-    state = request.scope["state"]
-    return await body_of(request.stream(), request.headers.get("content-length", ""), state, most)
-
-
-async def body_of(
-    stream: AsyncIterator[bytes], content_length: str, state: MutableMapping[str, Any], most: int = MAX_BODY
-) -> bytes:
-    """`body`, from a stream that raises HTTPException if it ends early, and the state of the request."""
     try:
-        return await bodies.read(stream, content_length, most, HTTPException, state)
+        return await bodies.read(request, most)
     except bodies.TooLarge as error:
         raise Refused(413, 1454, str(error)) from None
     except bodies.Incomplete as error:
@@ -45,11 +35,7 @@ async def body_of(
 
 def idempotency(request: AnyRequest, raw: bytes) -> Idempotency | None:
     """The Idempotency-Key header with the hash of the body, or None; raises 1456."""
-    return idempotency_of(request.headers.getall("idempotency-key", []), raw)
-
-
-def idempotency_of(keys: list[str], raw: bytes) -> Idempotency | None:
-    """`idempotency`, from the values of the header."""
+    keys = header_values(request, b"idempotency-key")
     if not keys:
         return None
     if len(keys) > 1 or not _IDEMPOTENCY_KEY.fullmatch(keys[0]):

@@ -6,7 +6,6 @@ from http import HTTPStatus
 
 import msgspec
 from litestar import Response
-from litestar.exceptions import HTTPException
 
 from app import errors
 from app.caller import Visit
@@ -193,8 +192,7 @@ def serial_of(text: str) -> str:
 
 async def body(request: AnyRequest) -> bytes:
     """The raw body, bounded in size and time."""
-    length = request.headers.get("content-length", "")
-    return await bodies.read(request.stream(), length, MAX_BODY, HTTPException, request.scope["state"])
+    return await bodies.read(request, MAX_BODY)
 
 
 def instant(time: datetime) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from litestar.exceptions import HTTPException
+from litestar import Request
 from live import Live
 from soak.overload import memory, port_of
 from trouble import is_clear, until
@@ -20,6 +20,7 @@ from world import BODY, Judge, World, new_world
 from app import bounds
 from app.config import RateLimit
 from app.web import asgi, bodies
+from app.web.handling import AnyRequest
 
 LOGIN = "/api/v1/auth/universal-auth/login"
 CA = "/api/v1/pki/ca"
@@ -107,15 +108,23 @@ async def test_without_a_known_caller_8_kib_are_all(world: World) -> None:
     """The rule stands where bodies are read: a route without its guard would read no more from a stranger."""
     stranger: dict[str, Any] = {"budgets": bodies.Budgets()}
     known = {**stranger, "caller_id": "x"}
-    assert len(await bodies.read(_pieces(SMALL), "", MIB, HTTPException, stranger)) == SMALL
+    assert len(await bodies.read(_sending(SMALL, stranger), MIB)) == SMALL
     with pytest.raises(bodies.TooLarge, match="8192"):
-        await bodies.read(_pieces(SMALL + 1), "", MIB, HTTPException, stranger)
-    assert len(await bodies.read(_pieces(SMALL + 1), "", MIB, HTTPException, known)) == SMALL + 1
+        await bodies.read(_sending(SMALL + 1, stranger), MIB)
+    assert len(await bodies.read(_sending(SMALL + 1, known), MIB)) == SMALL + 1
 
 
-async def _pieces(size: int) -> AsyncIterator[bytes]:
-    for start in range(0, size, 1000):
-        yield b" " * min(1000, size - start)
+def _sending(size: int, state: dict[str, Any]) -> AnyRequest:
+    left = size
+
+    async def receive() -> Any:
+        nonlocal left
+        chunk = b" " * min(1000, left)
+        left -= len(chunk)
+        return {"type": "http.request", "body": chunk, "more_body": left > 0}
+
+    scope: Any = {"type": "http", "headers": [], "state": state}
+    return Request(scope, receive)
 
 
 # --- the login ---
@@ -207,7 +216,7 @@ async def broken_off(world: World) -> bytes:
 async def test_what_is_not_the_clients_fault_counts_nothing(database_url: str, tmp_path: Path) -> None:
     """A login that finds no room is told to come back, and is no failed authentication."""
     async with new_world(database_url, tmp_path, RateLimit(10, 3600)) as world:
-        world.app._spaces.unadmitted.free = 0
+        world.app._budgets.unadmitted.free = 0
         for _ in range(3):
             is_clear(Judge(world.settings.public_url), await world.http.post(LOGIN, content=b"{}"))
         assert not world.state.failures._counts
@@ -254,7 +263,7 @@ async def cramped(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 async def test_bodies_of_strangers_are_bounded_together(cramped: World) -> None:
     """While so many logins are on their way, the next is 503 with Retry-After, and then all is as before."""
-    judge, space = Judge(cramped.settings.public_url), cramped.app._spaces.unadmitted
+    judge, space = Judge(cramped.settings.public_url), cramped.app._budgets.unadmitted
     slow = [await Slow(cramped, LOGIN, SMALL).begun() for _ in range(3)]
     assert space.free == 0
     is_clear(judge, await cramped.http.post(LOGIN, content=b"{}"))
@@ -268,7 +277,7 @@ async def test_bodies_of_strangers_are_bounded_together(cramped: World) -> None:
 
 async def test_slow_logins_keep_nobody_out(cramped: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A login whose body is late makes way for the next one, the oldest first, and is told so."""
-    space = cramped.app._spaces.unadmitted
+    space = cramped.app._budgets.unadmitted
     slow = [await Slow(cramped, LOGIN, SMALL).begun() for _ in range(3)]
     monkeypatch.setattr(bounds, "HURRIED_BODY_SECONDS", 0.0)
     assert (await cramped.http.post(LOGIN, content=b"{}".ljust(SMALL))).status_code == 422
@@ -282,7 +291,7 @@ async def test_slow_logins_keep_nobody_out(cramped: World, monkeypatch: pytest.M
 
 async def test_bodies_of_known_callers_are_bounded_together_in_cloudflares_dialect(cramped: World) -> None:
     """Beyond 8 KiB a known caller's body counts too: the next is 503/1501, and small ones are read as ever."""
-    a, judge, space = cramped.a, Judge(cramped.settings.public_url), cramped.app._spaces.admitted
+    a, judge, space = cramped.a, Judge(cramped.settings.public_url), cramped.app._budgets.admitted
     slow = await Slow(cramped, a.account_path, 64 * 1024, a.bearer).begun()
     assert space.free == 0
     large = b"{}".ljust(SMALL + 1)
@@ -297,7 +306,7 @@ async def test_bodies_of_known_callers_are_bounded_together_in_cloudflares_diale
 
 async def test_a_body_counts_until_its_request_is_answered(cramped: World) -> None:
     """What is given up, too large, cut off or refused gives back what it took, each time."""
-    a, spaces = cramped.a, cramped.app._spaces
+    a, spaces = cramped.a, cramped.app._budgets
     for content, status in ((b"[]".ljust(SMALL * 2), 422), (b"x" * (SMALL * 2), 400)):
         assert (await cramped.http.post(CA, content=content, headers=a.bearer)).status_code == status
     too_much = (_sent(*[b" " * SMALL] * 9), 413)

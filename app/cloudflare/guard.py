@@ -172,28 +172,18 @@ def _bad_header(code: int, header: str) -> Refused:
 
 
 def count(connection: AnyConnection, caller_id: UUID) -> None:
-    """Count a request of a known caller against the rate limit; raises 429 above it."""
-    state, found = state_of(connection), connection.scope["state"]
-    found["caller_id"] = caller_id
-    if state.rate_limit:
-        found["verdict"] = verdict = state.limiter.hit(b"caller" + caller_id.bytes, state.rate_limit)
-        if not verdict.allowed:
-            raise _throttled(verdict.retry_after)
+    """Count a request of a known caller; raises 429 above the rate limit."""
+    _throttle(state_of(connection).count(connection, caller_id))
 
 
 def count_failure(state: State, request_info: RequestInfo) -> None:
-    """Count a failed authentication against its address (IPv6: its /64); raises 429 above a tenth of the rate."""
-    state.failures.count(request_info.address)
-    if state.rate_limit is None:
-        return
-    verdict = state.limiter.failed(request_info.address, state.rate_limit)
-    if not verdict.allowed:
-        raise _throttled(verdict.retry_after)
+    """Count a failed authentication against its address; raises 429 above the limit."""
+    _throttle(state.count_failure(request_info.address))
 
 
-def _throttled(retry_after: int) -> Refused:
-    text = "Please wait and consider throttling your request speed"
-    return Refused(429, 971, text, retry_after=max(1, retry_after))
+def _throttle(seconds: int) -> None:
+    if seconds:
+        raise Refused(429, 971, "Please wait and consider throttling your request speed", retry_after=seconds)
 
 
 def not_routed(request_info: RequestInfo) -> Refused:

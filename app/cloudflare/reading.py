@@ -9,7 +9,6 @@ from urllib.parse import unquote_plus, unquote_to_bytes
 from uuid import UUID
 
 import msgspec
-from litestar.exceptions import HTTPException
 from msgspec import Meta
 
 from app import times
@@ -19,7 +18,6 @@ from app.errors import Advice, Hint, Problem, Rule, quoted
 from app.ids import canonical_uuid, hex32
 from app.store.idempotency import Idempotency
 from app.web import bodies, reading
-from app.web.asgi import header
 from app.web.handling import AnyRequest, Part, Source, header_values
 from app.web.reading import Fault, Type, Wrong
 
@@ -184,8 +182,7 @@ Query = Annotated[T, Source(Part.QUERY, _query)]
 async def raw_body(request: AnyRequest, most: int = MAX_BODY) -> bytes:
     """The body; raises 1454 if it is too large, and 1400 if it is incomplete or too slow."""
     try:
-        length = header(request.scope["headers"], b"content-length") or ""
-        return await bodies.read(request.stream(), length, most, HTTPException, request.scope["state"])
+        return await bodies.read(request, most)
     except bodies.TooLarge as error:
         raise Refused(413, 1454, str(error)) from None
     except bodies.Incomplete as error:

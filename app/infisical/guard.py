@@ -18,7 +18,6 @@ from app.infisical.wire import Detail, Refused
 from app.web.asgi import header
 from app.web.context import CallerContext, ScopeContext
 from app.web.handling import AnyConnection
-from app.web.limits import Verdict
 from app.web.state import State, state_of
 
 SUBJECT = "certificate-authorities"
@@ -119,21 +118,15 @@ async def require(state: State, caller: Caller, scope: Scope, action: Action) ->
 
 
 def count(connection: AnyConnection, caller: Caller) -> None:
-    """Count a request of a known caller against the rate limit; raises 429 above it."""
-    state, found = state_of(connection), connection.scope["state"]
-    found["caller_id"] = caller.id
-    if state.rate_limit:
-        found["verdict"] = verdict = state.limiter.hit(b"caller" + caller.id.bytes, state.rate_limit)
-        _judge(verdict)
+    """Count a request of a known caller; raises 429 above the rate limit."""
+    _throttle(state_of(connection).count(connection, caller.id))
 
 
 def count_failure(state: State, request_info: RequestInfo) -> None:
     """Count a failed authentication against its address; raises 429 above the limit."""
-    state.failures.count(request_info.address)
-    if state.rate_limit:
-        _judge(state.limiter.failed(request_info.address, state.rate_limit))
+    _throttle(state.count_failure(request_info.address))
 
 
-def _judge(verdict: Verdict) -> None:
-    if not verdict.allowed:
-        raise Refused(429, "Rate limit exceeded. Please try again later.", retry_after=max(1, verdict.retry_after))
+def _throttle(seconds: int) -> None:
+    if seconds:
+        raise Refused(429, "Rate limit exceeded. Please try again later.", retry_after=seconds)

@@ -7,7 +7,6 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 from litestar import Response
-from litestar.exceptions import HTTPException
 from msgspec import Meta
 
 from app import errors
@@ -197,8 +196,7 @@ def serial_of(text: str) -> str:
 
 async def body(request: AnyRequest) -> bytes:
     """The raw body, bounded in size and time."""
-    length = request.headers.get("content-length", "")
-    return await bodies.read(request.stream(), length, MAX_BODY, HTTPException, request.scope["state"])
+    return await bodies.read(request, MAX_BODY)
 
 
 def instant(time: datetime) -> str:

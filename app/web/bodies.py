@@ -7,11 +7,12 @@ Only authenticated callers may send more than 8 KiB, and the total size of all b
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, MutableMapping
 from typing import Any, NoReturn
 
 from app import bounds
 from app.errors import KeysteadError, Unavailable
+from app.web.asgi import header
+from app.web.handling import AnyRequest
 
 MAX_DIGITS = 1000
 # Parsed, an empty list takes thirty times the memory of its text, and slows the garbage collector. The largest useful
@@ -82,29 +83,29 @@ class Budgets:
         self.admitted = Budget(bounds.ADMITTED_BODY_BYTES)
 
 
-async def read(
-    stream: AsyncIterator[bytes],
-    content_length: str,
-    most: int,
-    broken: type[Exception],
-    state: MutableMapping[str, Any],
-) -> bytes:
-    """The complete body; raises TooLarge, Incomplete, Unavailable. `broken` is the stream's exception for an early end.
+async def read(request: AnyRequest, most: int) -> bytes:
+    """The complete body; raises TooLarge, Incomplete, Unavailable.
 
-    `state` is the request's; with a caller_id the caller is authenticated. The edge releases the reserved bytes.
+    With a `caller_id` in the request's state the caller is authenticated. The edge releases the reserved bytes.
     """
+    state = request.scope["state"]
     known, budgets = "caller_id" in state, state["budgets"]
     most = most if known else bounds.SMALL_BODY
     too_large = TooLarge(f"The body is larger than {most} bytes.")
-    declared = int(content_length[:20]) if content_length.isascii() and content_length.isdigit() else most
+    length = header(request.scope["headers"], b"content-length") or ""
+    declared = int(length[:20]) if length.isascii() and length.isdigit() else most
     if declared > most:
         raise too_large
-    chunks, size, reserved = [], 0, None
+    chunks, size, reserved, more = [], 0, None, True
     try:
         async with asyncio.timeout(bounds.BODY_SECONDS) as reading:
             if not known:
                 reserved = state["reserved"] = budgets.unadmitted.reserve(declared, reading)
-            async for chunk in stream:
+            while more:
+                message = await request.receive()
+                if message["type"] != "http.request":
+                    raise Incomplete("The body ended before it was complete, or is not well chunked.")
+                chunk, more = message.get("body", b""), message.get("more_body", False)
                 size += len(chunk)
                 if size > most:
                     raise too_large
@@ -117,8 +118,6 @@ async def read(
         else:
             seconds = f"{bounds.BODY_SECONDS:.0f} seconds"
         raise Incomplete(f"The body did not arrive within {seconds}.") from None
-    except broken:
-        raise Incomplete("The body ended before it was complete, or is not well chunked.") from None
     finally:
         if reserved:
             reserved.complete()

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import msgspec
 
-from app.addresses import Address, network_of
 from app.config import RateLimit
 
 _BUCKETS = 4096
@@ -27,7 +26,7 @@ _SECOND = 1_000_000_000
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """Whether the request is allowed; times in whole seconds. `reset` is the time until the full quota is restored."""
+    """Times in whole seconds: `reset` until the full quota is back; `retry_after` is 0 if the request is allowed."""
 
     allowed: bool
     remaining: int
@@ -55,11 +54,6 @@ class Limiter:
             return self._hit(digest, offset, limit)
         finally:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
-
-    def failed(self, address: Address | None, rate: RateLimit) -> Verdict:
-        """Count one failed authentication of an address (IPv6: its /64), at a tenth of the rate."""
-        network = network_of(address) if address else None
-        return self.hit(b"address" + str(network).encode(), RateLimit(max(1, rate.quota // 10), rate.window))
 
     def _hit(self, digest: bytes, offset: int, limit: RateLimit) -> Verdict:
         now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)

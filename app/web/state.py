@@ -1,8 +1,10 @@
 """The resources that a worker process shares between requests."""
 
+from uuid import UUID
+
 import msgspec
 
-from app.addresses import Network
+from app.addresses import Address, Network, network_of
 from app.audit.failures import Failures
 from app.config import RateLimit
 from app.identity.memory import Memory
@@ -23,6 +25,24 @@ class State(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return "State()"
+
+    def count(self, connection: AnyConnection, caller_id: UUID) -> int:
+        """Count a request of a known caller; the seconds that it must wait if it is above the rate limit, else 0."""
+        request = connection.scope["state"]
+        request["caller_id"] = caller_id
+        if self.rate_limit is None:
+            return 0
+        request["verdict"] = verdict = self.limiter.hit(b"caller" + caller_id.bytes, self.rate_limit)
+        return verdict.retry_after
+
+    def count_failure(self, address: Address | None) -> int:
+        """Count a failed authentication of an address (IPv6: its /64), at a tenth of the rate; as `count`."""
+        self.failures.count(address)
+        if self.rate_limit is None:
+            return 0
+        network = network_of(address) if address else None
+        rate = RateLimit(max(1, self.rate_limit.quota // 10), self.rate_limit.window)
+        return self.limiter.hit(b"address" + str(network).encode(), rate).retry_after
 
 
 def state_of(connection: AnyConnection) -> State:

@@ -8,9 +8,9 @@ import pytest
 from msgspec import UNSET, Meta, UnsetType
 
 from app.cloudflare import reading as cloudflare
-from app.cloudflare.errors import Refused
+from app.cloudflare.errors import ApiError
 from app.infisical import reading as infisical
-from app.infisical.wire import Malformed
+from app.infisical.wire import ValidationFailure
 from app.web import reading
 from app.web.reading import Fault, one_of
 
@@ -113,7 +113,7 @@ def test_cloudflare_points_at_each_fault() -> None:
 
 def test_infisical_points_at_each_fault() -> None:
     """The issues are Zod's."""
-    with pytest.raises(Malformed) as caught:
+    with pytest.raises(ValidationFailure) as caught:
         infisical.decode(b'{"colour": "green", "size": 10, "inner": {"id": ""}}', Thing)
     assert [(issue.code, issue.path) for issue in caught.value.issues] == [
         ("invalid_type", ["firstName"]),
@@ -137,7 +137,7 @@ def test_infisical_points_at_each_fault() -> None:
 )
 def test_a_query_is_read_by_the_same_types(query: bytes, text: str) -> None:
     """The first wrong parameter is told with what it may be."""
-    with pytest.raises(Refused, match=text.replace("?", r"\?").replace("(", r"\(")):
+    with pytest.raises(ApiError, match=text.replace("?", r"\?").replace("(", r"\(")):
         cloudflare.query(query, Thing)
     thing = cloudflare.query(b"firstName=a+b&colour=red&size=2.0&isBig=true&tags=a,b&x=1&x=2", Thing)
     assert thing == Thing("a b", Colour.RED, size=2, is_big=True, tags=("a", "b"))

@@ -450,7 +450,7 @@ def test_the_body_of_a_token_is_judged(raw: bytes, updating: bool) -> None:
 )
 def test_the_other_bodies_of_cloudflare_are_judged(raw: bytes, judge: Callable[[bytes], object]) -> None:
     """Any bytes are read, or refused as the dialect does."""
-    with contextlib.suppress(Invalid, cloudflare_errors.Refused):
+    with contextlib.suppress(Invalid, cloudflare_errors.ApiError):
         judge(raw)
 
 
@@ -463,7 +463,7 @@ def test_the_bodies_of_infisical_are_judged(raw: bytes, is_form: bool) -> None:
         new = infisical_ca.new_authority(read(raw, CaRequest))
         leaf = read(raw, SignRequest)
         asked = leaf_request(leaf, leaf.common_name, leaf.csr)
-    except (infisical_wire.Refused, infisical_wire.Malformed):
+    except (infisical_wire.ApiError, infisical_wire.ValidationFailure):
         return
     if not authorities.problems(new):
         assert pkix.ca_subject(pkix.ca_name(new.subject)) == new.subject
@@ -544,7 +544,7 @@ def test_addresses_are_found_or_nobodys(peer: str, hops: list[str], trusted: str
 @given(QUERIES, st.sampled_from([CertificateFilters, ZoneFilters, LogFilters, CsrQuery]))
 def test_queries_are_read_or_refused(raw: bytes, struct: type[msgspec.Struct]) -> None:
     """Any query is read, or refused as the dialect does."""
-    with contextlib.suppress(cloudflare_errors.Refused):
+    with contextlib.suppress(cloudflare_errors.ApiError):
         found = query(raw, struct)
         if isinstance(found, LogFilters):
             logs.query_of(found)
@@ -569,7 +569,7 @@ def test_credentials_are_found_or_refused(headers: Headers) -> None:
     connection: Any = ASGIConnection(scope)
     try:
         found = guard.credentials(connection)
-    except cloudflare_errors.Refused:
+    except cloudflare_errors.ApiError:
         return
     secret = found.value if isinstance(found, TokenCredential) else found.key
     assert secret not in str(found)
@@ -845,7 +845,7 @@ READERS: dict[str, tuple[int, Callable[[str], object]]] = {
     "a path": (64 * KIB, lambda text: edge._path(text.encode())),
     "a time": (64 * KIB, lambda text: (times.date(text), times.span(text), audit_log.position(text))),
 }
-REFUSALS = (Invalid, Refusal, cloudflare_errors.Refused, infisical_wire.Refused, infisical_wire.Malformed)
+REFUSALS = (Invalid, Refusal, cloudflare_errors.ApiError, infisical_wire.ApiError, infisical_wire.ValidationFailure)
 
 
 @pytest.mark.parametrize("name", READERS)

@@ -37,7 +37,7 @@ from app.infisical import ca as wire_ca
 from app.infisical import reading, wire
 from app.infisical.auth import LoginRequest
 from app.infisical.leaves import SignRequest, leaf_request
-from app.infisical.wire import Malformed, Refused
+from app.infisical.wire import ApiError, ValidationFailure
 from app.server import first_start
 from app.web import bodies
 from app.x509 import pem, pkix
@@ -1481,7 +1481,7 @@ def test_every_kind_of_error_has_its_place_in_the_table() -> None:
         (500, errors.KeysteadError(SECRET)),
         *[(500, kind(SECRET)) for kind in (RuntimeError, KeyError, ValueError, TypeError, AssertionError, OSError)],
         *[(500, kind(detail=SECRET)) for kind in (HTTPException, ClientException)],
-        *[(status, Refused(status, "x")) for status in WORDS],
+        *[(status, ApiError(status, "x")) for status in WORDS],
     ]
     assert wire.WORDS == WORDS
     every = [(status, error) for status, each in samples.values() for error in each]
@@ -1492,7 +1492,7 @@ def test_every_kind_of_error_has_its_place_in_the_table() -> None:
         assert body["reqId"] == VISIT.request_id
         assert SECRET not in answer.content.decode() + str(answer.headers)
         assert body["message"], error
-        if status == 500 and not isinstance(error, Refused):
+        if status == 500 and not isinstance(error, ApiError):
             assert body["message"] == "Something went wrong", error
         if status == 503 and isinstance(error, errors.Unavailable):
             assert 1 <= int(answer.headers["Retry-After"]) <= 60, error
@@ -1558,11 +1558,11 @@ def harmless(raw: bytes, read: Callable[[bytes, Any], Any] = reading.decode) -> 
         told: Exception | None = None
         try:
             reader(lambda struct: read(raw, struct))
-        except (Refused, Malformed) as error:
+        except (ApiError, ValidationFailure) as error:
             told = error
         if told:
             answer = wire.failure(told, VISIT)
-            assert answer.status_code == (422 if isinstance(told, Malformed) else 400)
+            assert answer.status_code == (422 if isinstance(told, ValidationFailure) else 400)
             assert json.loads(answer.content)["message"]
 
 

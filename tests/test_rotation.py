@@ -601,7 +601,7 @@ def test_the_newest_kek_is_promoted_once(shop: Place) -> None:
 
 @pytest.mark.serve
 def test_a_kek_is_retired_once_nothing_needs_it(place: Place, served: Live, ca_id: str) -> None:
-    """Refused with the count while rows need it; once none does it goes, and the server opens all the others."""
+    """ApiError with the count while rows need it; once none does it goes, and the server opens all the others."""
     assert create(served).status_code == 201
     old, new = place.ids()[0], place.add()
     # As a rotation that was killed after its first step.
@@ -1191,7 +1191,7 @@ def test_a_credential_moves_although_the_workers_meet_no_other(place: Place, ser
 
 @pytest.mark.serve
 def test_a_pepper_is_retired_once_no_credential_needs_it(place: Place, served: Live) -> None:
-    """Refused with the counts; with --revoke what still needs it is dead a second later, on running servers too."""
+    """ApiError with the counts; with --revoke what still needs it is dead a second later, on running servers too."""
     token_id, value = new_token(place)
     until(lambda: everywhere(served, value))
     earlier = pepper_of(place, token_id)

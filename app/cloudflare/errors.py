@@ -12,7 +12,7 @@ from app.cloudflare.envelope import JSON, ErrorChainItem, Failure, Item, Source
 from app.errors import Advice, Clash, Denial, Hint, Limit, Problem, Rule, Scheme, Thing
 
 
-class Refused(Exception):  # noqa: N818 - a refusal by the dialect, not an error
+class ApiError(Exception):
     """A refusal with the status, code and text of the contract."""
 
     def __init__(
@@ -223,7 +223,7 @@ class Reference:
                 headers = {"Retry-After": str(min(max(error.retry_after, 1), 60))}
                 advice = _IN_DOUBT if error.in_doubt else "Please try again."
                 return self._one(503, 1501, f"Not available now: {error}. {advice}", headers)
-            case Refused():
+            case ApiError():
                 return self._refused(error)
             case _:
                 text = f"Something went wrong here. The operator finds it in the log under {request_info.request_id}."
@@ -234,7 +234,7 @@ class Reference:
         items = [self.item(code_of(p), p.text, _pointer(p.field, p.index, p.member)) for p in problems]
         return sorted(items, key=lambda item: item.code)
 
-    def _refused(self, refused: Refused) -> Response[bytes]:
+    def _refused(self, refused: ApiError) -> Response[bytes]:
         item = self.item(refused.code, str(refused))
         if refused.chain:
             item = msgspec.structs.replace(item, error_chain=[ErrorChainItem(*refused.chain)])

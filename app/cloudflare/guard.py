@@ -9,7 +9,7 @@ from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 from app.audit import record as audit
 from app.caller import Access, Area, Caller, Level, RequestInfo, Scope
 from app.cloudflare.context import CallerContext, ScopeContext
-from app.cloudflare.errors import Refused
+from app.cloudflare.errors import ApiError
 from app.errors import Denial, Forbidden, Limit, LimitReached, Unauthenticated
 from app.identity import accounts, admission
 from app.identity.memory import Admission, Credential, KeyCredential, ScopeRef, TokenCredential
@@ -41,7 +41,7 @@ async def guard(connection: AnyConnection, handler: BaseRouteHandler) -> None:
     """
     state = state_of(connection)
     request_info = _request_info(connection, handler)
-    where = place(connection.path_params, request_info)
+    where = scope_ref(connection.path_params, request_info)
     credential = credentials(connection)
     if where is None:
         caller = await _authenticated(state, credential, request_info)
@@ -128,7 +128,7 @@ async def csrs_on(connection: AnyConnection, _: BaseRouteHandler) -> None:
         raise LimitReached(Limit.CSRS_OFF, text)
 
 
-def place(path_params: dict[str, str], request_info: RequestInfo) -> ScopeRef | None:
+def scope_ref(path_params: dict[str, str], request_info: RequestInfo) -> ScopeRef | None:
     """The account or zone that the path names; raises 7003 for a malformed id."""
     for name, level in (("zone_id", Level.ZONE), ("account_id", Level.ACCOUNT)):
         if name in path_params:
@@ -155,11 +155,11 @@ def credentials(connection: AnyConnection) -> Credential:
         return TokenCredential(token)
     email, key = header(headers, b"x-auth-email"), header(headers, b"x-auth-key")
     if email is None and key is None:
-        raise Refused(400, 9106, "Missing X-Auth-Key, X-Auth-Email or Authorization headers")
+        raise ApiError(400, 9106, "Missing X-Auth-Key, X-Auth-Email or Authorization headers")
     if email is None:
-        raise Refused(400, 9106, "Missing X-Auth-Email header")
+        raise ApiError(400, 9106, "Missing X-Auth-Email header")
     if key is None:
-        raise Refused(400, 9107, "Missing X-Auth-Key header")
+        raise ApiError(400, 9107, "Missing X-Auth-Key header")
     if not accounts.EMAIL.fullmatch(email):
         raise _bad_header(6102, "X-Auth-Email")
     if not _KEY.fullmatch(key):
@@ -167,8 +167,8 @@ def credentials(connection: AnyConnection) -> Credential:
     return KeyCredential(email, key)
 
 
-def _bad_header(code: int, header: str) -> Refused:
-    return Refused(400, 6003, "Invalid request headers", chain=(code, f"Invalid format for {header} header"))
+def _bad_header(code: int, header: str) -> ApiError:
+    return ApiError(400, 6003, "Invalid request headers", chain=(code, f"Invalid format for {header} header"))
 
 
 def count(connection: AnyConnection, caller_id: UUID) -> None:
@@ -183,9 +183,9 @@ def count_failure(state: State, request_info: RequestInfo) -> None:
 
 def _throttle(seconds: int) -> None:
     if seconds:
-        raise Refused(429, 971, "Please wait and consider throttling your request speed", retry_after=seconds)
+        raise ApiError(429, 971, "Please wait and consider throttling your request speed", retry_after=seconds)
 
 
-def not_routed(request_info: RequestInfo) -> Refused:
+def not_routed(request_info: RequestInfo) -> ApiError:
     text = f"Could not route to {request_info.path}, perhaps your object identifier is invalid?"
-    return Refused(404, 7003, text)
+    return ApiError(404, 7003, text)

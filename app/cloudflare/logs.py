@@ -12,7 +12,7 @@ from app.audit.log import Entry, Filter
 from app.caller import Access, Area
 from app.cloudflare.context import ScopeContext
 from app.cloudflare.envelope import Envelope
-from app.cloudflare.errors import Refused
+from app.cloudflare.errors import ApiError
 from app.cloudflare.guard import Needs
 from app.cloudflare.reading import Query, Time
 from app.store.paging import Direction
@@ -139,13 +139,13 @@ def query_of(filters: LogFilters) -> audit_log.Query:
     """Raises 1455 for a parameter that is not known here, or a cursor that this server did not give."""
     sent = {name: (getattr(filters, name), getattr(filters, f"{name}_not") or ()) for name in audit_log.FIELDS}
     if sum(len(equal or ()) + len(unequal) for equal, unequal in sent.values()) > audit_log.MAX_VALUES:
-        raise Refused(400, 1455, f"There are more than {audit_log.MAX_VALUES} values of filters.")
+        raise ApiError(400, 1455, f"There are more than {audit_log.MAX_VALUES} values of filters.")
     if filters.product_category is not None:
-        raise Refused(400, 1455, "There are no product categories here; filter by resource_product.")
+        raise ApiError(400, 1455, "There are no product categories here; filter by resource_product.")
     after = audit_log.position(filters.cursor) if filters.cursor else None
     since, before = times.date(filters.since), times.date(filters.before)
     if (filters.cursor and after is None) or since is None or before is None:
-        raise Refused(400, 1455, "The parameter cursor is none that this server gave.")
+        raise ApiError(400, 1455, "The parameter cursor is none that this server gave.")
     return audit_log.Query(
         since=since,
         before=before,

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from app import times
 from app.cloudflare.envelope import JSON
-from app.cloudflare.errors import Refused
+from app.cloudflare.errors import ApiError
 from app.errors import Advice, Hint, Problem, Rule, quoted
 from app.ids import canonical_uuid, hex32
 from app.store.idempotency import Idempotency
@@ -184,9 +184,9 @@ async def raw_body(request: AnyRequest, most: int = MAX_BODY) -> bytes:
     try:
         return await bodies.read(request, most)
     except bodies.TooLarge as error:
-        raise Refused(413, 1454, str(error)) from None
+        raise ApiError(413, 1454, str(error)) from None
     except bodies.Incomplete as error:
-        raise Refused(400, 1400, str(error)) from None
+        raise ApiError(400, 1400, str(error)) from None
 
 
 def _idempotency(request: AnyRequest, raw: bytes) -> Idempotency | None:
@@ -195,7 +195,7 @@ def _idempotency(request: AnyRequest, raw: bytes) -> Idempotency | None:
     if not keys:
         return None
     if len(keys) > 1 or not _IDEMPOTENCY_KEY.fullmatch(keys[0]):
-        raise Refused(400, 1456, "Idempotency-Key must be given once, as 1 to 255 printable ASCII characters.")
+        raise ApiError(400, 1456, "Idempotency-Key must be given once, as 1 to 255 printable ASCII characters.")
     return Idempotency(keys[0], hashlib.sha256(raw).digest())
 
 
@@ -203,7 +203,7 @@ def csr_id(text: str) -> UUID:
     """Parse a CSR's id in a path; raises 1418."""
     found = canonical_uuid(text)
     if found is None:
-        raise Refused(400, 1418, f"{quoted(text)} is not the id of a CSR: a UUID is.")
+        raise ApiError(400, 1418, f"{quoted(text)} is not the id of a CSR: a UUID is.")
     return found
 
 
@@ -211,7 +211,7 @@ def certificate_id(text: str) -> UUID:
     """Parse a certificate's id; anything but a UUID is reported as an unknown certificate (404/1002)."""
     found = canonical_uuid(text)
     if found is None:
-        raise Refused(404, 1002, f"There is no custom certificate {quoted(text)} here.")
+        raise ApiError(404, 1002, f"There is no custom certificate {quoted(text)} here.")
     return found
 
 
@@ -247,9 +247,9 @@ def query(query_string: bytes, struct: type[T]) -> T:
     for wrong in faults:
         name = wrong.path[0]
         if wrong.fault is Fault.MISSING:
-            raise Refused(400, 1455, f"The parameter {name} is missing; it must be {_allowed(wrong.type)}.")
+            raise ApiError(400, 1455, f"The parameter {name} is missing; it must be {_allowed(wrong.type)}.")
         shown = quoted(texts[str(name)][0])
-        raise Refused(400, 1455, f"The parameter {name} is {shown}; it must be {_allowed(wrong.type)}.")
+        raise ApiError(400, 1455, f"The parameter {name} is {shown}; it must be {_allowed(wrong.type)}.")
     return found
 
 
@@ -263,14 +263,14 @@ def _texts(query_string: bytes, known: Mapping[str, Type]) -> dict[str, list[str
         most = known[key].high or 0 if known[key].json is list else 1
         if len(found.get(key, ())) >= most:
             times_given = "twice; give it once" if most == 1 else f"more than {most} times"
-            raise Refused(400, 1455, f"The parameter {key} is given {times_given}.")
+            raise ApiError(400, 1455, f"The parameter {key} is given {times_given}.")
         try:
             # UTF-8 is accepted raw as well as percent-encoded.
             value = unquote_to_bytes(raw_value.replace("+", " ").encode("latin-1")).decode("utf-8")
         except UnicodeDecodeError:
-            raise Refused(400, 1455, f"The parameter {key} is not UTF-8.") from None
+            raise ApiError(400, 1455, f"The parameter {key} is not UTF-8.") from None
         if _CONTROL.search(value):
-            raise Refused(400, 1455, f"The parameter {key} has a control character.")
+            raise ApiError(400, 1455, f"The parameter {key} has a control character.")
         found.setdefault(key, []).append(value)
     return found
 

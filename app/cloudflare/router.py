@@ -9,7 +9,7 @@ from litestar.exceptions import HTTPException
 from app.cloudflare.accounts import Accounts
 from app.cloudflare.custom_certificates import CustomCertificates
 from app.cloudflare.custom_csrs import CustomCsrs
-from app.cloudflare.errors import Reference, Refused
+from app.cloudflare.errors import ApiError, Reference
 from app.cloudflare.guard import guard, not_routed
 from app.cloudflare.logs import Logs
 from app.cloudflare.tokens import AccountTokens, UserTokens, Verify
@@ -27,7 +27,7 @@ def on_error(request: AnyRequest, error: Exception) -> Response[bytes]:
     if isinstance(error, HTTPException) and error.status_code == HTTPStatus.NOT_FOUND:
         error = not_routed(request_info)
     elif isinstance(error, HTTPException) and error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        refused = Refused(405, 7001, f"Method {request_info.method} not available for that URI.")
+        refused = ApiError(405, 7001, f"Method {request_info.method} not available for that URI.")
         response = reference.failure(refused, request_info)
         response.headers["Allow"] = (error.headers or {}).get("allow", "")
         return response

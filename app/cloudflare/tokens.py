@@ -13,7 +13,7 @@ from app.caller import GROUPS, Access, Area, Group, Level
 from app.cloudflare import guard
 from app.cloudflare.context import CallerContext, ScopeContext
 from app.cloudflare.envelope import Envelope, Hex32, Instant, Item, Page, ResultInfo
-from app.cloudflare.errors import Refused
+from app.cloudflare.errors import ApiError
 from app.cloudflare.guard import Needs
 from app.cloudflare.reading import Body, BodyOnce, Decoded, Id, IgnoredBody, Query, Time
 from app.errors import Invalid, Problem, Rule, Unauthenticated, quoted
@@ -321,12 +321,12 @@ async def _verify(request: AnyRequest, account_id: UUID | None) -> Envelope[Veri
     request_info = msgspec.structs.replace(request.scope["state"]["request_info"], denied_status=403)
     credential = guard.credentials(request)
     if not isinstance(credential, TokenCredential):
-        raise Refused(400, 9106, "Missing Authorization header: a global key has no token to verify")
+        raise ApiError(400, 9106, "Missing Authorization header: a global key has no token to verify")
     try:
         verification = await admission.verify(state.services, credential, account_id, request_info)
     except Unauthenticated:
         guard.count_failure(state, request_info)
-        raise Refused(401, 1000, "Invalid API Token") from None
+        raise ApiError(401, 1000, "Invalid API Token") from None
     guard.count(request, verification.id)
     if verification.denied:
         await admission.audit_denial(state.services.db, verification.denied)

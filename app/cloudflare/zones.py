@@ -11,7 +11,7 @@ from app import times
 from app.caller import Access, Area
 from app.cloudflare.context import CallerContext, ScopeContext
 from app.cloudflare.envelope import Envelope, Hex32, Instant, Page
-from app.cloudflare.errors import Refused
+from app.cloudflare.errors import ApiError
 from app.cloudflare.guard import Needs
 from app.cloudflare.reading import Body, BodyOnce, Id, Query
 from app.errors import Invalid
@@ -154,7 +154,7 @@ def query_of(filters: ZoneFilters) -> zones.Query:
     """Raises 1455 for Cloudflare's operators, which are not known here."""
     for key, value in (("name", filters.name), ("account.name", filters.account_name)):
         if re.match("(?:not_equal|starts_with|ends_with|contains)[a-z_]*:", value or ""):
-            raise Refused(400, 1455, f"The parameter {key} is compared as a whole; operators are not known here.")
+            raise ApiError(400, 1455, f"The parameter {key} is compared as a whole; operators are not known here.")
     return zones.Query(
         page=filters.page,
         per_page=filters.per_page,

@@ -53,7 +53,7 @@ def main() -> None:
         # The API hides the cause; the operator needs it.
         why = error.__cause__ if isinstance(error, Unavailable) else None
         _fail(f"{error}: {why}" if why and f"{why}" else f"{error}")
-    except db.Refused as error:
+    except db.ApiError as error:
         # PostgreSQL's later lines (DETAIL) may quote values of a row.
         _fail(f"the database refused: {str(error).splitlines()[0]}")
     except BrokenPipeError:

@@ -10,13 +10,13 @@ from app.caller import RequestInfo
 from app.errors import Forbidden, Unauthenticated
 from app.identity import admission, login, tokens
 from app.infisical import guard, reading, wire
-from app.infisical.wire import Malformed, Refused
+from app.infisical.wire import ApiError, ValidationFailure
 from app.web import bodies
 from app.web.handling import AnyRequest, Part, Source, post
 from app.web.state import State, state_of
 
 # These count as failed logins of the address.
-_REFUSED = (bodies.TooLarge, bodies.Incomplete, Refused, Malformed, Unauthenticated, Forbidden)
+_FAILURES = (bodies.TooLarge, bodies.Incomplete, ApiError, ValidationFailure, Unauthenticated, Forbidden)
 
 
 class AccessToken(msgspec.Struct, frozen=True, rename="camel"):
@@ -42,7 +42,7 @@ class LoginRequest(msgspec.Struct, frozen=True, rename="camel"):
 async def _read(request: AnyRequest, struct: type[LoginRequest]) -> LoginRequest:
     try:
         return await reading.body_or_form(request, struct)
-    except _REFUSED as error:
+    except _FAILURES as error:
         raise await _refused(state_of(request), wire.request_info(request), error) from None
 
 
@@ -66,7 +66,7 @@ class Login(Controller):
         try:
             client_id, secret = data.client_id, data.client_secret
             caller = await login.authenticate_login(state.services, state.memory, client_id, secret, request_info)
-        except _REFUSED as error:
+        except _FAILURES as error:
             raise await _refused(state, request_info, error) from None
         guard.count(request, caller)
         try:
@@ -80,4 +80,4 @@ async def _refused(state: State, request_info: RequestInfo, error: Exception) ->
     """Count a failed login and return the error to raise; raises 429 above the limit."""
     guard.count_failure(state, request_info)
     await admission.audit_denial(state.services.db, error)
-    return Refused(401, "Invalid credentials") if isinstance(error, Unauthenticated | Forbidden) else error
+    return ApiError(401, "Invalid credentials") if isinstance(error, Unauthenticated | Forbidden) else error

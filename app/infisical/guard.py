@@ -14,7 +14,7 @@ from app.identity import admission, tokens
 from app.identity.memory import TokenCredential
 from app.ids import canonical_uuid, hex32
 from app.infisical import wire
-from app.infisical.wire import Detail, Refused
+from app.infisical.wire import ApiError, Detail
 from app.web.asgi import header
 from app.web.context import CallerContext, ScopeContext
 from app.web.handling import AnyConnection
@@ -77,10 +77,10 @@ async def guard(connection: AnyConnection, handler: BaseRouteHandler) -> None:
 async def _authenticated(connection: AnyConnection, state: State, request_info: RequestInfo) -> Caller:
     scheme, _, value = (header(connection.scope["headers"], b"authorization") or "").partition(" ")
     if scheme.lower() != "bearer":
-        raise Refused(401, "Token missing")
+        raise ApiError(401, "Token missing")
     if not tokens.is_well_formed(value):
         count_failure(state, request_info)
-        raise Refused(403, wire.MALFORMED, "TokenError")
+        raise ApiError(403, wire.MALFORMED, "TokenError")
     try:
         credential = TokenCredential(value, access=True)
         return await admission.authenticate(state.services, state.memory, credential, request_info)
@@ -114,7 +114,7 @@ async def require(state: State, caller: Caller, scope: Scope, action: Action) ->
     if not all(caller.may(Area.PRIVATE_CA, access, scope) for access in NEEDS[action]):
         await audit.denied(state.services.db, caller, audit.Resource.ACCOUNT, scope.account_id, scope)
         text = f"You are not allowed to {action} on {SUBJECT}"
-        raise Refused(403, text, details=[Detail(action.value, SUBJECT)])
+        raise ApiError(403, text, details=[Detail(action.value, SUBJECT)])
 
 
 def count(connection: AnyConnection, caller: Caller) -> None:
@@ -129,4 +129,4 @@ def count_failure(state: State, request_info: RequestInfo) -> None:
 
 def _throttle(seconds: int) -> None:
     if seconds:
-        raise Refused(429, "Rate limit exceeded. Please try again later.", retry_after=seconds)
+        raise ApiError(429, "Rate limit exceeded. Please try again later.", retry_after=seconds)

@@ -9,7 +9,7 @@ from msgspec import Meta
 from app import times
 from app.errors import quoted
 from app.infisical import wire
-from app.infisical.wire import Issue, Malformed, Refused
+from app.infisical.wire import ApiError, Issue, ValidationFailure
 from app.web import bodies, reading
 from app.web.asgi import header
 from app.web.handling import AnyRequest, Part, Source
@@ -50,16 +50,16 @@ Ttl: TypeAlias = Annotated[
 
 
 def decode(raw: bytes, struct: type[T]) -> T:
-    """Parse a JSON body; raises Refused (400) if it is not JSON, and Malformed for all wrong fields together."""
+    """Parse a JSON body; raises ApiError (400) if it is not JSON, and ValidationFailure for all wrong fields."""
     try:
         values = bodies.parse(raw)
     except bodies.TooMany as error:
-        raise Refused(400, str(error)) from None
+        raise ApiError(400, str(error)) from None
     except ValueError:
-        raise Refused(400, f"The body is not JSON{bodies.instead(raw)}") from None
+        raise ApiError(400, f"The body is not JSON{bodies.instead(raw)}") from None
     if not isinstance(values, dict):
         text = f"Expected object, received {_name(values)}"
-        raise Malformed([Issue("invalid_type", [], text, "object", _name(values))])
+        raise ValidationFailure([Issue("invalid_type", [], text, "object", _name(values))])
     return _fields(values, struct)
 
 
@@ -68,7 +68,7 @@ def decode_form(raw: bytes, struct: type[T]) -> T:
     try:
         pairs = parse_qsl(raw.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=100)
     except ValueError:
-        raise Refused(400, "The body is not form-urlencoded") from None
+        raise ApiError(400, "The body is not form-urlencoded") from None
     return _fields(dict(pairs), struct)
 
 
@@ -79,7 +79,7 @@ def _fields(values: dict[str, Any], struct: type[T]) -> T:
     if either and all(values.get(name) is None for name in either):
         issues.append(Issue("custom", [either[0]], f"Either {' or '.join(either)} must be present"))
     if issues:
-        raise Malformed(issues)
+        raise ValidationFailure(issues)
     return fields
 
 
@@ -129,7 +129,7 @@ async def _query(request: AnyRequest, struct: type[T]) -> T:
     names = [name for name, _ in pairs]
     for field in reading.type_of(struct).fields:
         if names.count(field.wire) != 1:
-            raise Malformed([Issue("invalid_type", [field.wire], "Required once", "string", "undefined")])
+            raise ValidationFailure([Issue("invalid_type", [field.wire], "Required once", "string", "undefined")])
     return _fields(dict(pairs), struct)
 
 

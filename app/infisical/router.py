@@ -13,7 +13,7 @@ from app.infisical.certificates import Certificates
 from app.infisical.crl import CaCrls, PublicCrl
 from app.infisical.guard import guard
 from app.infisical.status import ServerStatus
-from app.infisical.wire import Refused
+from app.infisical.wire import ApiError
 from app.web.handling import AnyRequest
 
 PREFIX = "/api/"
@@ -29,7 +29,7 @@ def on_error(request: AnyRequest, error: Exception) -> Response[bytes]:
         error = wire.not_routed(request_info)
     elif isinstance(error, HTTPException) and error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         response = wire.failure(
-            Refused(405, f"Route {request_info.path} does not take {request_info.method}"), request_info
+            ApiError(405, f"Route {request_info.path} does not take {request_info.method}"), request_info
         )
         response.headers["Allow"] = (error.headers or {}).get("allow", "")
         return response

@@ -62,11 +62,11 @@ class Detail(msgspec.Struct, frozen=True):
     subject: str
 
 
-class Denied(ErrorBody, frozen=True, rename="camel"):
+class PermissionErrorBody(ErrorBody, frozen=True, rename="camel"):
     details: list[Detail]
 
 
-class Refused(Exception):  # noqa: N818 - a refusal by the dialect, not an error
+class ApiError(Exception):
     """A refusal by the dialect; `word` is the value of `error`, by default that of the status."""
 
     def __init__(
@@ -85,7 +85,7 @@ class Refused(Exception):  # noqa: N818 - a refusal by the dialect, not an error
         self.retry_after = retry_after
 
 
-class Malformed(Exception):  # noqa: N818
+class ValidationFailure(Exception):  # noqa: N818
     """A body with wrong or missing fields."""
 
     def __init__(self, issues: Sequence[Issue]) -> None:
@@ -136,7 +136,7 @@ def failure(error: Exception, request_info: RequestInfo) -> Response[bytes]:
     match error:
         case errors.Invalid():
             return _failure(422, [issue_of(problem) for problem in error.problems], request_info)
-        case Malformed():
+        case ValidationFailure():
             return _failure(422, list(error.issues), request_info)
         case _ if type(error) in STATUSES:
             return _failure(STATUSES[type(error)], str(error), request_info)
@@ -150,7 +150,7 @@ def failure(error: Exception, request_info: RequestInfo) -> Response[bytes]:
             headers = {"Retry-After": str(min(max(error.retry_after, 1), 60))}
             advice = "Look before you repeat the request." if error.in_doubt else "Please try again."
             return _failure(503, f"Not available now: {error}. {advice}", request_info, headers=headers)
-        case Refused():
+        case ApiError():
             headers = {"Retry-After": str(min(error.retry_after, 60))} if error.retry_after else {}
             details = error.details
             return _failure(error.status, str(error), request_info, word=error.word, details=details, headers=headers)
@@ -171,12 +171,12 @@ def _failure(
         # It may quote input with a lone surrogate, which cannot be encoded as UTF-8.
         message = message.encode("utf-8", "backslashreplace").decode("utf-8")
     values = (request_info.request_id, status, message, word or WORDS[status])
-    body = ErrorBody(*values) if details is None else Denied(*values, list(details))
+    body = ErrorBody(*values) if details is None else PermissionErrorBody(*values, list(details))
     return Response(msgspec.json.encode(body), status_code=status, media_type=JSON, headers=dict(headers or {}))
 
 
-def not_routed(request_info: RequestInfo) -> Refused:
-    return Refused(HTTPStatus.NOT_FOUND, f"Route {request_info.method}:{request_info.path} not found")
+def not_routed(request_info: RequestInfo) -> ApiError:
+    return ApiError(HTTPStatus.NOT_FOUND, f"Route {request_info.method}:{request_info.path} not found")
 
 
 def download(der: bytes, media_type: str) -> Response[bytes]:

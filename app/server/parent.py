@@ -113,7 +113,7 @@ def _prepare(sender: "Connection[Any, Any]", settings: config.Settings, cluster:
         sender.send(asyncio.run(first_start.prepare(settings, cluster)))
     except (Misconfigured, Unavailable) as error:
         sender.send(error)
-    except (OSError, db.Refused) as error:
+    except (OSError, db.ApiError) as error:
         sender.send(Misconfigured(str(error).splitlines()[0]))
 
 

@@ -69,7 +69,7 @@ _LOST = (
     asyncpg.CrashShutdownError,
 )
 # Errors of PostgreSQL that are not mapped to a KeysteadError, such as a missing privilege.
-Refused = asyncpg.PostgresError
+ApiError = asyncpg.PostgresError
 _TRY_AGAIN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 UNAVAILABLE = (
     *_LOST,

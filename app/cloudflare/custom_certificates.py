@@ -215,10 +215,16 @@ def upload_of(data: Decoded[CustomCertificateChange]) -> Upload:
     )
 
 
+def _of_entry(problem: Problem) -> Problem:
+    """The problem, pointing at the entry and not into it."""
+    index = int(problem.member.partition("/")[0]) if problem.member else problem.index
+    return msgspec.structs.replace(problem, index=index, member=None)
+
+
 def priorities_of(data: Decoded[Priorities]) -> dict[UUID, int]:
     """Each certificate once; raises Invalid."""
     if data.problems:
-        raise Invalid(data.problems)
+        raise Invalid(tuple(map(_of_entry, data.problems)))
     found: dict[UUID, int] = {}
     for index, entry in enumerate(data.fields.certificates):
         certificate_id = reading.certificate_id(entry.id)

@@ -51,27 +51,19 @@ class DeletedCsr(msgspec.Struct, frozen=True):
 _MOST = csrs.MAX_LENGTHS
 
 
-class CustomCsrRequest(msgspec.Struct, frozen=True):
+class CustomCsrRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What a CSR is made of."""
 
+    country: Annotated[str, Meta(pattern="^[A-Z]{2}$", description="ISO 3166-1 alpha-2, or XX.")]
+    state: Annotated[str, Meta(min_length=1, max_length=_MOST["state"], description="State or province.")]
+    locality: Annotated[str, Meta(min_length=1, max_length=_MOST["locality"], description="City or locality.")]
+    organization: Annotated[str, Meta(min_length=1, max_length=_MOST["organization"])]
     common_name: Annotated[
         str,
         Meta(
             min_length=1,
             max_length=_MOST["common_name"],
             description="The common name; clients only look at the SANs.",
-        ),
-    ]
-    country: Annotated[str, Meta(pattern="^[A-Z]{2}$", description="ISO 3166-1 alpha-2, or XX.")]
-    state: Annotated[str, Meta(min_length=1, max_length=_MOST["state"], description="State or province.")]
-    locality: Annotated[str, Meta(min_length=1, max_length=_MOST["locality"], description="City or locality.")]
-    organization: Annotated[str, Meta(min_length=1, max_length=_MOST["organization"])]
-    sans: Annotated[
-        tuple[Annotated[str, Meta(min_length=1, max_length=255)], ...],
-        Meta(
-            description="Hostnames, in ASCII; a leading *. is a wildcard.",
-            # The core says how many there are.
-            extra_json_schema={"minItems": 1, "maxItems": csrs.MAX_SANS},
         ),
     ]
     organizational_unit: (
@@ -86,6 +78,14 @@ class CustomCsrRequest(msgspec.Struct, frozen=True):
         Annotated[str, Meta(max_length=_MOST["description"], description="A text for people; not in the CSR.")] | None
     ) = None
     key_type: Annotated[str, Meta(extra_json_schema={"enum": [*KeyType, ""]})] | None = KeyType.RSA2048
+    sans: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=255)], ...],
+        Meta(
+            description="Hostnames, in ASCII; a leading *. is a wildcard.",
+            # The core says how many there are.
+            extra_json_schema={"minItems": 1, "maxItems": csrs.MAX_SANS},
+        ),
+    ]
 
 
 class CustomCsrs(Controller):

@@ -63,7 +63,7 @@ _CSR = {
 
 def describe(routes: Iterable[BaseRoute]) -> tuple[Json, Json]:
     """The paths below /client/v4, and the schemas that they refer to."""
-    operations = list(openapi.operations(routes, "/client/v4", str))
+    operations = openapi.operations(routes, "/client/v4", str)
     schemas = Schemas(operations, [Failure, Policy])
     paths: Json = {}
     for operation in operations:

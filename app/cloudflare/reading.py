@@ -91,7 +91,7 @@ def _problem(wrong: Wrong) -> Problem:
     rule = {Fault.MISSING: Rule.MISSING, Fault.EMPTY: Rule.MISSING, Fault.CHOICE: Rule.CHOICE}.get(
         wrong.fault, Rule.TEXT
     )
-    if wrong.fault is Fault.FORMAT and wrong.type.check is _is_time:
+    if wrong.fault is Fault.FORMAT and wrong.type.check is _is_finite:
         rule = Rule.TIME
     return Problem(rule, str(field), f"{name} {_fault(wrong)}.", index, member)
 
@@ -122,8 +122,11 @@ _INFINITE = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
 
 
 def _is_time(text: str) -> bool:
-    found = times.date(text)
-    return found is not None and found not in _INFINITE
+    return times.date(text) is not None
+
+
+def _is_finite(text: str) -> bool:
+    return times.date(text) not in (None, *_INFINITE)
 
 
 def _is_hex32(text: str) -> bool:
@@ -131,15 +134,11 @@ def _is_hex32(text: str) -> bool:
 
 
 # Types of fields and parameters.
-Time: TypeAlias = Annotated[
-    str,
-    Meta(
-        extra={
-            "check": _is_time,
-            "expected": "a date such as 2027-01-31, or an RFC 3339 time such as 2027-01-31T12:00:00Z",
-        },
-        extra_json_schema={"format": "date-time"},
-    ),
+_TIME = "a date such as 2027-01-31, or an RFC 3339 time such as 2027-01-31T12:00:00Z"
+_TIME_SCHEMA = {"format": "date-time"}
+Time: TypeAlias = Annotated[str, Meta(extra={"check": _is_time, "expected": _TIME}, extra_json_schema=_TIME_SCHEMA)]
+StoredTime: TypeAlias = Annotated[
+    str, Meta(extra={"check": _is_finite, "expected": _TIME, "blank": True}, extra_json_schema=_TIME_SCHEMA)
 ]
 Id: TypeAlias = Annotated[
     str,

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import msgspec
 from litestar import Controller
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from app import times
 from app.caller import GROUPS, Access, Area, Group, Level
@@ -15,7 +15,7 @@ from app.cloudflare.context import CallerContext, ScopeContext
 from app.cloudflare.envelope import Envelope, Hex32, Instant, Item, Page, ResultInfo
 from app.cloudflare.errors import ApiError
 from app.cloudflare.guard import Needs
-from app.cloudflare.reading import Body, BodyOnce, Decoded, Id, IgnoredBody, Query, Time
+from app.cloudflare.reading import Body, BodyOnce, Decoded, Id, IgnoredBody, Query, StoredTime
 from app.errors import Invalid, Problem, Rule, Unauthenticated, quoted
 from app.identity import admission, delegation, policies
 from app.identity import tokens as core_tokens
@@ -97,14 +97,14 @@ _Networks: TypeAlias = Annotated[tuple[str, ...], Meta(max_length=policies.MAX_N
 class RequestIp(msgspec.Struct, frozen=True, rename={"in_": "in"}, forbid_unknown_fields=True):
     """Networks such as 10.0.0.0/8."""
 
-    in_: _Networks | None = None
-    not_in: _Networks | None = None
+    in_: _Networks | UnsetType | None = UNSET
+    not_in: _Networks | UnsetType | None = UNSET
 
 
 class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """From where a token may be used."""
 
-    request_ip: RequestIp | None = None
+    request_ip: RequestIp | UnsetType | None = UNSET
 
 
 class TokenRequest(msgspec.Struct, frozen=True):
@@ -113,8 +113,8 @@ class TokenRequest(msgspec.Struct, frozen=True):
     name: Annotated[str, Meta(min_length=1, max_length=core_tokens.MAX_NAME)]
     policies: Annotated[tuple[PolicyRequest, ...], Meta(min_length=1, max_length=policies.MAX_POLICIES, extra=_OPAQUE)]
     condition: Annotated[Condition, Meta(extra=_OPAQUE)] | None = None
-    expires_on: Time | None = None
-    not_before: Time | None = None
+    not_before: StoredTime | None = None
+    expires_on: StoredTime | None = None
 
 
 class TokenChange(TokenRequest, frozen=True):
@@ -277,11 +277,13 @@ def draft_of(data: Decoded[TokenRequest], status: TokenStatus | None = None) -> 
     if not any(problem.field == "policies" for problem in problems):
         drafts, misshapen = policies.drafts(bytes(texts["policies"]))
         problems += misshapen
+    networks = _networks(fields.condition, problems)
+    problems.sort(key=lambda problem: fields.__struct_fields__.index(problem.field))
     return delegation.Draft(
         name=fields.name,
         policies=drafts,
         condition=condition,
-        networks=_networks(fields.condition, problems),
+        networks=networks,
         not_before=times.date(fields.not_before or ""),
         expires_on=times.date(fields.expires_on or ""),
         status=status,

@@ -49,7 +49,10 @@ def problems(request: CsrRequest, policy: NamePolicy) -> tuple[Problem, ...]:
         return request.malformed
     fields = _fields(request)
     found = (*_missing(fields, request.sans), *_sans(request.sans, policy), *_key_type(request), *_texts(fields))
-    malformed = tuple(problem for problem in request.malformed if problem.rule is not Rule.MISSING)
+    too_many = len(request.sans) > MAX_SANS
+    malformed = tuple(
+        p for p in request.malformed if p.rule is not Rule.MISSING and not (too_many and p.field == "sans")
+    )
     unread = {(problem.field, problem.index) for problem in malformed}
     return (*malformed, *(p for p in found if (p.field, p.index) not in unread and (p.field, None) not in unread))
 

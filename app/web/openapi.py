@@ -6,7 +6,7 @@ examples) the dialects add.
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Union, get_args, get_origin
 
 import msgspec
@@ -40,15 +40,15 @@ class Operation(msgspec.Struct, frozen=True):
         )
 
 
-def operations(routes: Iterable[BaseRoute], prefix: str, rename: Callable[[str], str]) -> Iterator[Operation]:
+def operations(routes: Iterable[BaseRoute], prefix: str, rename: Callable[[str], str]) -> list[Operation]:
     """The operations below `prefix`, which their paths leave out; `rename` names the parameters of paths."""
+    found = []
     for route in routes:
-        if not isinstance(route, HTTPRoute) or not route.path.startswith(prefix):
-            continue
-        path = re.sub(r"\{(\w+)\}", lambda name: f"{{{rename(name[1])}}}", route.path_format.removeprefix(prefix))
-        for handler in route.route_handlers:
-            if isinstance(handler, Handler):
-                yield _operation(path, handler)
+        if isinstance(route, HTTPRoute) and route.path.startswith(prefix):
+            path = re.sub(r"\{(\w+)\}", lambda name: f"{{{rename(name[1])}}}", route.path_format.removeprefix(prefix))
+            found += [_operation(path, handler) for handler in route.route_handlers if isinstance(handler, Handler)]
+    # The framework's own order is that of hashes, which every process has its own of.
+    return sorted(found, key=lambda operation: (operation.path, operation.method))
 
 
 def _operation(path: str, handler: Handler) -> Operation:
@@ -75,8 +75,7 @@ def _operation(path: str, handler: Handler) -> Operation:
 class Schemas:
     """The components of a document; `of` refers to them."""
 
-    def __init__(self, operations: Iterable[Operation], others: Iterable[Any] = ()) -> None:
-        operations = list(operations)
+    def __init__(self, operations: Sequence[Operation], others: Iterable[Any] = ()) -> None:
         answers = [each.answer for each in operations if each.answer]
         bodies = [each.body for each in operations if each.body]
         self._queries = [each.query for each in operations if each.query]

@@ -45,6 +45,7 @@ class Type(msgspec.Struct, frozen=True):
     `low` of a text is its least length, `high` of a list its greatest.
 
     `check` and `expected` come from Meta(extra={…}): a function that is false for a bad value, and words for good ones.
+    With `blank`, an empty string counts as not sent.
     """
 
     json: type
@@ -54,6 +55,7 @@ class Type(msgspec.Struct, frozen=True):
     item: "Type | None" = None
     fields: tuple["Field", ...] = ()
     make: Callable[..., Any] | None = None
+    blank: bool = False
     check: Callable[[Any], Any] | None = None
     expected: str = ""
 
@@ -118,7 +120,7 @@ def _field(field: inspect.Field) -> Field:
 def read(struct: type[T], values: Mapping[str, Any], *, blank: bool) -> tuple[T, tuple[Wrong, ...]]:
     """The Struct and all faults in `values`; a field with a fault has its default, or else is empty.
 
-    null counts as not sent, unless the type tells them apart; with `blank`, so does an empty string that is no value.
+    null counts as not sent, unless the type tells them apart; with `blank`, so does an empty string for a choice.
     """
     reader = _Reader(blank)
     fields: T = reader.struct(type_of(struct), values, ())
@@ -134,13 +136,16 @@ class _Reader:
         if len(self.found) < MAX_FAULTS:
             self.found.append(Wrong(fault, path, value, kind))
 
+    def _is_blank(self, kind: Type) -> bool:
+        return kind.blank or (self._blank and bool(kind.choices))
+
     def struct(self, kind: Type, values: Mapping[str, Any], path: tuple[str | int, ...]) -> Any:  # noqa: ANN401
         fields = {}
         for field in kind.fields:
             value = values.get(field.wire, UNSET)
             if value is None and field.keeps_null:
                 read = None
-            elif value is None or value is UNSET or (value == "" and self._blank and _is_special(field.type)):
+            elif value is None or value is UNSET or (value == "" and self._is_blank(field.type)):
                 read = _BAD
                 if field.required:
                     self._wrong(Fault.MISSING, (*path, field.wire), value, field.type)
@@ -186,10 +191,6 @@ def _fault(kind: Type, value: Any) -> Fault | None:  # noqa: ANN401 - JSON; one 
         if value != int(value):
             return Fault.FRACTION
     return Fault.FORMAT if kind.check and not kind.check(value) else None
-
-
-def _is_special(kind: Type) -> bool:
-    return bool(kind.choices or kind.check)
 
 
 def _empty(kind: Type) -> Any:  # noqa: ANN401 - of the field's type

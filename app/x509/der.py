@@ -1,4 +1,4 @@
-"""Minimal DER encoder and decoder (X.690), used by crl.py, keys.py and foreign.py. Pure."""
+"""Minimal DER encoder and decoder (X.690), used by pkcs10.py, crl.py, keys.py and foreign.py. Pure."""
 
 import msgspec
 

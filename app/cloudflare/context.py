@@ -16,8 +16,8 @@ class CallerContext(context.CallerContext, frozen=True):
     """The caller, for paths without an account or zone."""
 
     def envelope(self, result: T, advice: Iterable[Advice] = (), messages: Sequence[Item] = ()) -> Envelope[T]:
-        messages = [*Reference(self.state.public_url).advice(advice), *messages]
-        return Envelope(result, True, [], messages)
+        items = Reference(self.state.public_url).advice(advice) if advice else []
+        return Envelope(result, True, [], [*items, *messages])
 
     def page(self, items: list[T], page: int, per_page: int, total: int) -> Page[T]:
         return Page(items, True, [], [], ResultInfo(len(items), page, per_page, total, -(-total // per_page)))

@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 .DEFAULT_GOAL := help
 .PHONY: help run test rest bench soak faults overload costs fuzz check lint fmt types clean
 
-ROOM_TESTS = $(shell sed -n 's/^$(ROOM): //p' tests/rooms)
+ROOM_TESTS = $(if $(ROOM),tests/$(ROOM))
 # What `make test` leaves to `make rest`; each mark has its sentence in pyproject.toml.
 SLOW := docs or judges or load or serve or typescript or walks
 PYTEST = $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
@@ -41,7 +41,7 @@ costs: $(VENV)/dev ## Measure the dearest requests of an account that is full, i
 	@PYTHONPATH=tests $(BIN)/python tests/bench/costs.py $(ARGS)
 
 fuzz: $(VENV)/dev ## Feed every parser with mutations for ten minutes.
-	@FUZZ_SECONDS=600 $(BIN)/python -m pytest tests/test_fuzz.py
+	@FUZZ_SECONDS=600 $(BIN)/python -m pytest tests/web/test_fuzz.py
 
 check: lint types test rest ## Lint, types and all tests: what CI runs.
 

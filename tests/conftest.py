@@ -11,8 +11,8 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from live import live
-from world import World, new_database, new_world
+from support.live import live
+from support.world import World, new_database, new_world
 
 from app.server import postgres
 from app.store import database as db

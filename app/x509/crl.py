@@ -1,7 +1,7 @@
 """DER encoder for CRLs (RFC 5280 section 5, X.690). Pure.
 
 `cryptography` re-encodes every entry for each signature; this encoder reuses the encoded entries of the previous CRL
-(docs/decisions/0028-grown-crls.md). tests/test_crl_bytes.py checks that both produce the same bytes.
+(docs/decisions/0028-grown-crls.md). test_crl_bytes.py checks that both produce the same bytes.
 """
 
 import hashlib

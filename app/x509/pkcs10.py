@@ -1,6 +1,6 @@
 """DER encoder for custom CSRs (PKCS#10, RFC 2986; X.690). Pure.
 
-Twice as fast as `cryptography` (docs/decisions/0023-a-csr-byte-by-byte.md); tests/test_csr_bytes.py checks every byte.
+Twice as fast as `cryptography` (docs/decisions/0023-a-csr-byte-by-byte.md); test_csr_bytes.py checks every byte.
 """
 
 from collections.abc import Iterable

@@ -23,12 +23,12 @@ from uuid import UUID, uuid4
 import asyncpg
 import msgspec
 import uvloop
-from authority import csr_of, key_pem, pem, root, rsa_of_known_primes
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from litestar import Litestar
-from world import BODY, World, make_token, new_database, new_world
+from support.authority import csr_of, key_pem, pem, root, rsa_of_known_primes
+from support.world import BODY, World, make_token, new_database, new_world
 
 from app.caller import GROUPS, Role
 from app.identity import accounts, policies, zones

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-from world import new_world
+from support.world import new_world
 
 from app import metrics
 from app.config import RateLimit

@@ -27,11 +27,11 @@ import asyncpg
 import httpx
 import msgspec
 import uvloop
+from bench.driver import closed_loop, open_loop, quantile
 from cryptography.hazmat.primitives.asymmetric import rsa
-from driver import closed_loop, open_loop, quantile
-from live import Live, free_port, serving
-from measured import write
-from world import BODY
+from support.live import Live, free_port, serving
+from support.measured import write
+from support.world import BODY
 
 from app import __version__, metrics
 from app.server import postgres

@@ -1,6 +1,6 @@
 """Uses the official SDK, configured by the variables of the environment alone, and prints what it gave as JSON.
 
-It runs where the SDK is installed; tests/test_sdk_infisical.py says what the facts must be.
+It runs where the SDK is installed; tests/judges/test_sdk_infisical.py says what the facts must be.
 """
 
 import json

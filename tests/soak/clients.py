@@ -10,10 +10,10 @@ from typing import Any
 
 import httpx
 import msgspec
-from authority import Authority, pem
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from world import BODY
+from support.authority import Authority, pem
+from support.world import BODY
 
 Json = dict[str, Any]
 # Seconds after which a request whose outcome is still unknown is given up, and the soak has failed.

@@ -21,10 +21,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
-from authority import root
-from live import STOP_SECONDS, Live, _variables, _wait_until_it_answers, free_port, serving
-from measured import write
-from trouble import (
+from support.authority import root
+from support.live import STOP_SECONDS, Live, _variables, _wait_until_it_answers, free_port, serving
+from support.measured import write
+from support.trouble import (
     IN_A_ROW,
     Client,
     Shaken,

@@ -27,9 +27,9 @@ import asyncpg
 import httpx
 import msgspec
 import uvloop
-from live import Live, serving
-from measured import write
-from world import BODY
+from support.live import Live, serving
+from support.measured import write
+from support.world import BODY
 
 from app import __version__, bounds
 from app.server import postgres

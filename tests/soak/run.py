@@ -30,9 +30,9 @@ from pathlib import Path
 import asyncpg
 import httpx
 import msgspec
-from authority import Authority, pem, root
-from live import _variables, free_port
-from measured import write
+from support.authority import Authority, pem, root
+from support.live import _variables, free_port
+from support.measured import write
 
 from app import __version__
 from app.custody import ring as ringfile

@@ -1,0 +1,119 @@
+"""Rate limits: the GCRA, its headers, and its 429 (contract-cloudflare sections 1 and 5)."""
+
+import asyncio
+import re
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import pytest
+from support.world import World, new_world
+
+from app.config import RateLimit
+from app.web.limits import Limiter
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [1000.0]
+    monkeypatch.setattr(time, "clock_gettime_ns", lambda _: int(now[0] * 1_000_000_000))
+    return now
+
+
+def test_the_burst_is_the_quota_and_the_refill_is_its_rate(tmp_path: Path, clock: list[float]) -> None:
+    """Twelve at once and no thirteenth; then one for each second of a window of twelve."""
+    limiter, limit = Limiter(tmp_path / "limits"), RateLimit(12, 12)
+    verdicts = [limiter.hit(b"a", limit) for _ in range(13)]
+    assert [v.allowed for v in verdicts] == [True] * 12 + [False]
+    assert [v.remaining for v in verdicts] == [*range(11, -1, -1), 0]
+    assert verdicts[-1].retry_after == 1
+    clock[0] += 0.99
+    assert not limiter.hit(b"a", limit).allowed
+    clock[0] += 0.01
+    assert limiter.hit(b"a", limit).allowed
+    assert not limiter.hit(b"a", limit).allowed
+    clock[0] += 5
+    assert [limiter.hit(b"a", limit).allowed for _ in range(6)] == [True] * 5 + [False]
+    clock[0] += 1000
+    verdict = limiter.hit(b"a", limit)
+    assert (verdict.remaining, verdict.reset) == (11, 1)
+    limiter.close()
+
+
+def test_keys_do_not_share_their_limits(tmp_path: Path, clock: list[float]) -> None:
+    """What one caller uses up is not missed by another, in a hundred thousand of them."""
+    limiter, limit = Limiter(tmp_path / "limits"), RateLimit(2, 60)
+    for i in range(2):
+        assert limiter.hit(f"{i}".encode(), limit).allowed
+    assert limiter.hit(b"0", limit).allowed
+    assert not limiter.hit(b"0", limit).allowed
+    assert limiter.hit(b"1", limit).allowed
+    size = (tmp_path / "limits").stat().st_size
+    assert all(limiter.hit(f"k{i}".encode(), limit).allowed for i in range(20_000))
+    assert (tmp_path / "limits").stat().st_size == size < 1_000_000
+    limiter.close()
+
+
+def test_a_state_from_before_a_reboot_does_not_lock_out(tmp_path: Path, clock: list[float]) -> None:
+    """A time stamp from a clock that ran longer counts as none."""
+    limiter, limit = Limiter(tmp_path / "limits"), RateLimit(10, 10)
+    clock[0] = 9_000_000
+    for _ in range(10):
+        limiter.hit(b"a", limit)
+    clock[0] = 10
+    assert limiter.hit(b"a", limit).allowed
+    limiter.close()
+
+
+def _hits(path: Path) -> int:
+    limiter = Limiter(path)
+    allowed = sum(limiter.hit(b"a", RateLimit(500, 3600)).allowed for _ in range(400))
+    limiter.close()
+    return allowed
+
+
+def test_all_processes_share_one_limit(tmp_path: Path) -> None:
+    """Four processes with 400 requests each get 500 through together."""
+    with ProcessPoolExecutor(4) as pool:
+        assert sum(pool.map(_hits, [tmp_path / "limits"] * 4)) == 500
+
+
+async def test_a_caller_above_the_limit_gets_429_and_true_headers(database_url: str, tmp_path: Path) -> None:
+    """Forty pass with the figures counting down, the rest is 429/971 with Retry-After, other callers are served."""
+    async with new_world(database_url, tmp_path, RateLimit(40, 3600)) as world:
+        answers = await asyncio.gather(
+            *(world.http.get(world.a.account_path, headers=world.a.bearer) for _ in range(50))
+        )
+        assert sorted(a.status_code for a in answers) == [200] * 40 + [429] * 10
+        for answer in answers:
+            assert answer.headers["ratelimit-policy"] == '"default";q=40;w=3600'
+            left = re.fullmatch(r'"default";r=(\d+);t=(\d+)', answer.headers["ratelimit"])
+            assert left
+            assert int(left[1]) < 40
+            assert 0 < int(left[2]) <= 3600
+        refused = [a for a in answers if a.status_code == 429]
+        for answer in refused:
+            assert answer.json()["errors"][0]["code"] == 971
+            assert answer.json()["errors"][0]["message"] == "Please wait and consider throttling your request speed"
+            assert 1 <= int(answer.headers["retry-after"]) <= 60
+        assert (await world.http.get(world.b.account_path, headers=world.b.bearer)).status_code == 200
+        # Requests that are refused for other reasons count too.
+        assert (await world.http.get(world.b.account_path, headers=world.a.bearer)).status_code == 429
+
+
+async def test_failed_authentications_are_limited_by_address(database_url: str, tmp_path: Path) -> None:
+    """A tenth of the rate may fail from one address; good credentials from there are still served."""
+    async with new_world(database_url, tmp_path, RateLimit(40, 3600)) as world:
+        bad = {"Authorization": "Bearer " + "x" * 40}
+        statuses = [(await world.http.get(world.a.account_path, headers=bad)).status_code for _ in range(6)]
+        assert statuses == [403] * 4 + [429] * 2
+        verify = await world.http.get("/client/v4/user/tokens/verify", headers=bad)
+        assert verify.status_code == 429
+        assert (await world.http.get(world.a.account_path, headers=world.a.bearer)).status_code == 200
+
+
+async def test_without_a_limit_there_are_no_headers(world: World) -> None:
+    """KEYSTEAD_RATE_LIMIT=off leaves the headers out."""
+    answer = await world.http.get(world.a.account_path, headers=world.a.bearer)
+    assert "ratelimit" not in answer.headers
+    assert "ratelimit-policy" not in answer.headers

@@ -1,0 +1,40 @@
+"""A world in which every table has rows."""
+
+import httpx
+from cryptography.hazmat.primitives.asymmetric import ec
+from support.authority import csr_of, pem, root
+from support.world import BODY, World
+
+from app.x509 import chains
+
+
+async def _use_everything(world: World) -> tuple[httpx.Response, dict[str, list[str]], dict[str, str]]:
+    a, ca = world.a, root()
+    world.trust(chains.anchors([pem(ca.certificate).encode()]))
+    of_account, of_zone = await world.create(), await world.create(path=a.zone_path)
+    headers = {**a.bearer, "Idempotency-Key": "once"}
+    repeat = await world.http.post(a.account_path, json=BODY, headers=headers)
+    certificates = a.zone_path.replace("custom_csrs", "custom_certificates")
+    body = {"custom_csr_id": of_zone["id"], "certificate": pem(ca.of_csr(of_zone["csr"]))}
+    uploaded = (await world.http.post(certificates, json=body, headers=a.bearer)).json()["result"]["id"]
+    renewed = {**body, "certificate": pem(ca.of_csr(of_zone["csr"]))}
+    await world.http.patch(f"{certificates}/{uploaded}", json=renewed, headers=a.bearer)
+    new = {"projectSlug": a.account.slug, "type": "root", "commonName": "Root", "keyAlgorithm": "EC_prime256v1"}
+    made = await world.http.post("/api/v1/pki/ca", json=new, headers=a.bearer)
+    authority = f"/api/v1/pki/ca/{made.json()['ca']['id']}"
+    leaf = {"csr": csr_of(ec.generate_private_key(ec.SECP256R1()), "a.example.com"), "ttl": "1d"}
+    await world.http.post(f"{authority}/sign-certificate", json=leaf, headers=a.bearer)
+    await world.http.get(a.account_path, headers={"Authorization": f"Bearer {40 * 'a'}"})
+    await world.state.failures.flush(world.database)
+    token_id = await world.database.fetchrow(
+        "SELECT id FROM tokens WHERE account_id = $1 ORDER BY issued_on", a.account.id
+    )
+    assert token_id
+    login = {"clientId": str(token_id["id"]), "clientSecret": a.token}
+    access = (await world.http.post("/api/v1/auth/universal-auth/login", json=login)).json()["accessToken"]
+    paths = {
+        "custom_csrs": [f"{a.account_path}/{of_account['id']}", f"{a.zone_path}/{of_zone['id']}", a.account_path],
+        "custom_certificates": [f"{certificates}/{uploaded}", certificates],
+        "certificate_authorities": [authority, f"{authority}/certificate"],
+    }
+    return repeat, paths, {"Authorization": f"Bearer {access}"}

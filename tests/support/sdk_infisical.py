@@ -1,0 +1,3 @@
+"""The release of Infisical's Python SDK that is the judge."""
+
+REQUIREMENT = "infisicalsdk==0.2.0"

@@ -205,7 +205,11 @@ async def update(db: Database, caller: Caller, owner: Owner, token_id: UUID, dra
 
 
 async def roll(services: Services, caller: Caller, owner: Owner, token_id: UUID) -> str:
-    """Give a token a new value, and return it; the old one stops working. Raises NotFound, Forbidden and Conflict."""
+    """Give a token a new value, and return it; the old one stops working. Raises NotFound, Forbidden and Conflict.
+
+    Who may: callers with write access to the tokens of the owner (checked by the guard for an account, by `of_user` for
+    a user) who have at least the rights of the token, and both still have when it is rolled.
+    """
     token = await get(services.db, owner, token_id)
     holder = _as_caller(owner, caller, token.policies, token.condition, token.expires_on)
     await _require_contained(services.db, caller, owner, holder, token_id)

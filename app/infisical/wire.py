@@ -1,6 +1,6 @@
 """Infisical's wire format: error bodies, the error table, and access to the request (contract-infisical, "Common")."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, TypeAlias
@@ -135,44 +135,37 @@ def failure(error: Exception, request_info: RequestInfo) -> Response[bytes]:
     """The answer for an error; an unexpected exception becomes 500 without its text."""
     match error:
         case errors.Invalid():
-            return _failure(422, [issue_of(problem) for problem in error.problems], request_info)
+            return _answer(ApiError(422, ""), [issue_of(problem) for problem in error.problems], request_info)
         case ValidationFailure():
-            return _failure(422, list(error.issues), request_info)
-        case _ if type(error) in STATUSES:
-            return _failure(STATUSES[type(error)], str(error), request_info)
-        case errors.Unauthenticated() if error.expired:
-            return _failure(403, EXPIRED, request_info, word="TokenError")
-        case errors.Unauthenticated():
-            return _failure(401, NOT_ALLOWED, request_info)
-        case errors.Forbidden():
-            return _failure(403, _DENIALS.get(error.denial, "{}").format(error), request_info, details=[])
-        case errors.Unavailable():
-            headers = {"Retry-After": str(min(max(error.retry_after, 1), 60))}
-            advice = "Look before you repeat the request." if error.in_doubt else "Please try again."
-            return _failure(503, f"Not available now: {error}. {advice}", request_info, headers=headers)
+            return _answer(ApiError(422, ""), list(error.issues), request_info)
+    refusal = _refusal(error)
+    # It may quote input with a lone surrogate, which cannot be encoded as UTF-8.
+    return _answer(refusal, str(refusal).encode("utf-8", "backslashreplace").decode("utf-8"), request_info)
+
+
+def _refusal(error: Exception) -> ApiError:
+    match error:
         case ApiError():
-            headers = {"Retry-After": str(min(error.retry_after, 60))} if error.retry_after else {}
-            details = error.details
-            return _failure(error.status, str(error), request_info, word=error.word, details=details, headers=headers)
-        case _:
-            return _failure(500, "Something went wrong", request_info)
+            return error
+        case _ if type(error) in STATUSES:
+            return ApiError(STATUSES[type(error)], str(error))
+        case errors.Unauthenticated() if error.expired:
+            return ApiError(403, EXPIRED, "TokenError")
+        case errors.Unauthenticated():
+            return ApiError(401, NOT_ALLOWED)
+        case errors.Forbidden():
+            return ApiError(403, _DENIALS.get(error.denial, "{}").format(error), details=[])
+        case errors.Unavailable():
+            advice = "Look before you repeat the request." if error.in_doubt else "Please try again."
+            return ApiError(503, f"Not available now: {error}. {advice}", retry_after=max(error.retry_after, 1))
+    return ApiError(500, "Something went wrong")
 
 
-def _failure(
-    status: int,
-    message: str | list[Issue],
-    request_info: RequestInfo,
-    *,
-    word: str = "",
-    details: Sequence[Detail] | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> Response[bytes]:
-    if isinstance(message, str):
-        # It may quote input with a lone surrogate, which cannot be encoded as UTF-8.
-        message = message.encode("utf-8", "backslashreplace").decode("utf-8")
-    values = (request_info.request_id, status, message, word or WORDS[status])
-    body = ErrorBody(*values) if details is None else PermissionErrorBody(*values, list(details))
-    return Response(msgspec.json.encode(body), status_code=status, media_type=JSON, headers=dict(headers or {}))
+def _answer(error: ApiError, message: str | list[Issue], request_info: RequestInfo) -> Response[bytes]:
+    values = (request_info.request_id, error.status, message, error.word)
+    body = ErrorBody(*values) if error.details is None else PermissionErrorBody(*values, list(error.details))
+    headers = {"Retry-After": str(min(error.retry_after, 60))} if error.retry_after else {}
+    return Response(msgspec.json.encode(body), status_code=error.status, media_type=JSON, headers=headers)
 
 
 def not_routed(request_info: RequestInfo) -> ApiError:

@@ -132,12 +132,21 @@ class Site:
     async def create(self, times: int) -> dict[str, Counter[Outcome]]:
         """So many of each kind, all at once, and how they were answered."""
         bodies = [(name, kind.path, kind.body()) for name, kind in self.kinds.items() for _ in range(times)]
-        answers = await asyncio.gather(*(self.http.post(path, json=body) for _, path, body in bodies))
+        answers = await asyncio.gather(*(self._post(path, body) for _, path, body in bodies))
         found: dict[str, Counter[Outcome]] = {name: Counter() for name in self.kinds}
         for (name, _, _), answer in zip(bodies, answers, strict=True):
             assert answer.is_success or "quota" in answer.text, answer.text
             found[name][outcome(answer)] += 1
         return found
+
+    async def _post(self, path: str, body: Json) -> httpx.Response:
+        """The answer; while the queue for keys and chains is full, which a slow machine's is, again."""
+        for _ in range(30):
+            answer = await self.http.post(path, json=body)
+            if answer.status_code != 503:
+                break
+            await asyncio.sleep(float(answer.headers["Retry-After"]))
+        return answer
 
     def of_each(self, made: int, refused: int) -> dict[str, Counter[Outcome]]:
         return {name: +Counter({k.made: made, k.refused: refused}) for name, k in self.kinds.items()}

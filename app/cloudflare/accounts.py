@@ -37,14 +37,6 @@ def _is_true(value: bool) -> bool:
     return value
 
 
-class AccountChange(msgspec.Struct, frozen=True):
-    """A new name; `id` and `type` cannot be changed."""
-
-    name: Annotated[str, Meta(min_length=1, max_length=accounts.MAX_NAME)]
-    type: Literal["standard"] | None = None
-    id: Id | None = None
-
-
 class AccountRequest(msgspec.Struct, frozen=True):
     """A new account."""
 
@@ -56,6 +48,12 @@ class AccountRequest(msgspec.Struct, frozen=True):
         ]
         | None
     ) = None
+
+
+class AccountChange(AccountRequest, frozen=True):
+    """A new name; nothing else can be changed."""
+
+    id: Id | None = None
 
 
 class DeletedAccount(msgspec.Struct, frozen=True):

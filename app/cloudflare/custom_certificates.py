@@ -19,7 +19,7 @@ from app.cloudflare import reading
 from app.cloudflare.context import ScopeContext
 from app.cloudflare.envelope import Envelope, Hex32, Instant, Page, Uuid
 from app.cloudflare.guard import Needs
-from app.cloudflare.reading import Body, BodyWithCertificate, Decoded, Query
+from app.cloudflare.reading import Body, BodyWithCertificate, CertificateId, Decoded, Query
 from app.errors import Advice, Invalid, Problem, Rule
 from app.web.handling import delete, get, patch, post, put
 
@@ -101,7 +101,7 @@ class CustomCertificateRequest(CustomCertificateChange, frozen=True, kw_only=Tru
 
 
 class Priority(msgspec.Struct, frozen=True):
-    id: Uuid
+    id: Annotated[str, Meta(extra_json_schema=_UUID)]
     priority: Annotated[int, Meta(ge=0, le=matching.MAX_PRIORITY)]
 
 
@@ -154,12 +154,12 @@ class CustomCertificates(Controller):
     async def edit(
         self,
         context: ScopeContext,
+        custom_certificate_id: CertificateId,
         data: BodyWithCertificate[CustomCertificateChange],
-        custom_certificate_id: str,
     ) -> Envelope[CustomCertificate]:
         """Renew a certificate, or change its settings; the id stays."""
-        certificate_id, upload = reading.certificate_id(custom_certificate_id), upload_of(data)
-        stored = await certificates.update(context.services, context.caller, context.scope, certificate_id, upload)
+        ids = (context.scope, custom_certificate_id)
+        stored = await certificates.update(context.services, context.caller, *ids, upload_of(data))
         return _answer(context, stored, data.advice)
 
     @delete("/{custom_certificate_id:str}", needs=_WRITE)

@@ -165,6 +165,10 @@ async def _ignored_body(request: AnyRequest, struct: type[T]) -> T:
     return struct()
 
 
+async def _certificate_id(request: AnyRequest, _: type) -> UUID:
+    return certificate_id(request.path_params["custom_certificate_id"])
+
+
 async def _query(request: AnyRequest, struct: type[T]) -> T:
     return query(request.scope["query_string"], struct)
 
@@ -175,6 +179,7 @@ BodyWithCertificate = Annotated[Decoded[T], Source(Part.BODY, _body_with_certifi
 BodyOnce = Annotated[Decoded[T], Source(Part.BODY, _body_once, once=True)]
 # Clients send no body, an empty object, or null.
 IgnoredBody: TypeAlias = Annotated[Ignored, Source(Part.BODY, _ignored_body, required=False)]
+CertificateId: TypeAlias = Annotated[UUID, Source(Part.PATH, _certificate_id)]
 Query = Annotated[T, Source(Part.QUERY, _query)]
 
 
@@ -247,8 +252,8 @@ def query(query_string: bytes, struct: type[T]) -> T:
         name = wrong.path[0]
         if wrong.fault is Fault.MISSING:
             raise ApiError(400, 1455, f"The parameter {name} is missing; it must be {_allowed(wrong.type)}.")
-        shown = quoted(texts[str(name)][0])
-        raise ApiError(400, 1455, f"The parameter {name} is {shown}; it must be {_allowed(wrong.type)}.")
+        shown, allowed = quoted(texts[str(name)][0]), _allowed(wrong.type.item or wrong.type)
+        raise ApiError(400, 1455, f"The parameter {name} is {shown}; it must be {allowed}.")
     return found
 
 
@@ -282,5 +287,5 @@ def _values(kind: Type, texts: list[str]) -> Any:  # noqa: ANN401 - of the param
     if kind.json is bool:
         return {"true": True, "false": False}.get(text, text)
     if kind.json is list:
-        return ",".join(texts).split(",") if kind.item and kind.item.choices else texts
+        return [*dict.fromkeys(",".join(texts).split(","))] if kind.item and kind.item.choices else texts
     return text

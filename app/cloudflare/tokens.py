@@ -6,6 +6,7 @@ from uuid import UUID
 
 import msgspec
 from litestar import Controller
+from litestar.handlers import BaseRouteHandler
 from msgspec import UNSET, Meta, UnsetType
 
 from app import times
@@ -23,7 +24,7 @@ from app.identity.admission import Verification
 from app.identity.delegation import Owner
 from app.identity.memory import TokenCredential
 from app.identity.tokens import Token, TokenStatus
-from app.web.handling import AnyRequest, delete, get, post, put
+from app.web.handling import AnyConnection, AnyRequest, Part, Source, delete, get, post, put
 from app.web.state import state_of
 
 _READ = Needs(Area.ACCOUNT_TOKENS, Access.READ)
@@ -142,6 +143,20 @@ class Verified(msgspec.Struct, frozen=True, omit_defaults=True):
     expires_on: Instant | None = None
 
 
+async def _of_user(connection: AnyConnection, handler: BaseRouteHandler) -> None:
+    """Refuse, before the body is read, callers who may not manage the tokens of their user."""
+    context: CallerContext = connection.scope["state"]["context"]
+    needs: Needs = handler.opt["needs"]
+    await delegation.of_user(context.services.db, context.caller, needs.access)
+
+
+async def _token_id(request: AnyRequest, _: type) -> UUID:
+    return guard.id_of(request.path_params["token_id"], request.scope["state"]["request_info"])
+
+
+TokenId: TypeAlias = Annotated[UUID, Source(Part.PATH, _token_id)]
+
+
 class Tokens(Controller):
     """The tokens of one owner."""
 
@@ -150,48 +165,43 @@ class Tokens(Controller):
     @post(needs=_WRITE)
     async def create(self, context: CallerContext, data: BodyOnce[TokenRequest]) -> Envelope[TokenObject]:
         """Make a token; its value is shown once."""
-        owner, draft = await _owner(context, Access.WRITE), draft_of(data)
+        owner, draft = _owner(context), draft_of(data)
         token, value = await delegation.create(context.services, context.caller, owner, draft, data.once)
         return context.envelope(_object(token, value), data.advice)
 
     @get(needs=_READ)
     async def list_(self, context: CallerContext, filters: Query[delegation.Query]) -> Page[TokenObject]:
         """List the tokens."""
-        found = await delegation.list_(context.services.db, await _owner(context, Access.READ), filters)
+        found = await delegation.list_(context.services.db, _owner(context), filters)
         return context.page([_object(token) for token in found.items], filters.page, filters.per_page, found.total)
 
     @get("/permission_groups", needs=_READ)
-    async def permission_groups(self, context: CallerContext, filters: Query[GroupFilters]) -> Page[PermissionGroup]:
+    async def permission_groups(self, filters: Query[GroupFilters]) -> Page[PermissionGroup]:
         """List the groups."""
-        await _owner(context, Access.READ)
         return _permission_groups(filters)
 
     @get("/{token_id:str}", needs=_READ)
-    async def get_one(self, context: CallerContext, token_id: str) -> Envelope[TokenObject]:
+    async def get_one(self, context: CallerContext, token_id: TokenId) -> Envelope[TokenObject]:
         """Get a token."""
-        owner, wanted = await _owner(context, Access.READ), guard.id_of(token_id, context.request_info)
-        return context.envelope(_object(await delegation.get(context.services.db, owner, wanted)))
+        return context.envelope(_object(await delegation.get(context.services.db, _owner(context), token_id)))
 
     @put("/{token_id:str}", needs=_WRITE)
-    async def update(self, context: CallerContext, data: Body[TokenChange], token_id: str) -> Envelope[TokenObject]:
+    async def update(self, context: CallerContext, token_id: TokenId, data: Body[TokenChange]) -> Envelope[TokenObject]:
         """Replace a token."""
-        owner, wanted = await _owner(context, Access.WRITE), guard.id_of(token_id, context.request_info)
         draft = draft_of(data, TokenStatus(data.fields.status) if data.fields.status else None)
-        token = await delegation.update(context.services.db, context.caller, owner, wanted, draft)
+        token = await delegation.update(context.services.db, context.caller, _owner(context), token_id, draft)
         return context.envelope(_object(token), data.advice)
 
     @put("/{token_id:str}/value", needs=_WRITE)
-    async def roll(self, context: CallerContext, data: IgnoredBody, token_id: str) -> Envelope[str]:  # noqa: ARG002
+    async def roll(self, context: CallerContext, token_id: TokenId, data: IgnoredBody) -> Envelope[str]:  # noqa: ARG002
         """Give a token a new value."""
-        owner, wanted = await _owner(context, Access.WRITE), guard.id_of(token_id, context.request_info)
-        return context.envelope(await delegation.roll(context.services, context.caller, owner, wanted))
+        return context.envelope(await delegation.roll(context.services, context.caller, _owner(context), token_id))
 
     @delete("/{token_id:str}", needs=_WRITE)
-    async def delete_one(self, context: CallerContext, token_id: str) -> Envelope[DeletedToken]:
+    async def delete_one(self, context: CallerContext, token_id: TokenId) -> Envelope[DeletedToken]:
         """Revoke a token."""
-        owner, wanted = await _owner(context, Access.WRITE), guard.id_of(token_id, context.request_info)
-        await delegation.delete(context.services.db, context.caller, owner, wanted)
-        return context.envelope(DeletedToken(wanted.hex))
+        await delegation.delete(context.services.db, context.caller, _owner(context), token_id)
+        return context.envelope(DeletedToken(token_id.hex))
 
 
 class AccountTokens(Tokens):
@@ -200,6 +210,7 @@ class AccountTokens(Tokens):
 
 class UserTokens(Tokens):
     path = "/user/tokens"
+    guards = (_of_user,)
 
 
 class Verify(Controller):
@@ -218,11 +229,11 @@ class Verify(Controller):
         return await _verify(request, guard.id_of(account_id, request.scope["state"]["request_info"]))
 
 
-async def _owner(context: CallerContext, access: Access) -> Owner:
-    """The account of the path, in which the guard has checked the permission; else the calling user."""
+def _owner(context: CallerContext) -> Owner:
+    """The account of the path, or else the calling user; the guards have checked the permission."""
     if isinstance(context, ScopeContext):
         return Owner(account_id=context.scope.account_id)
-    return await delegation.of_user(context.services.db, context.caller, access)
+    return Owner(user_id=context.caller.user_id)
 
 
 def _permission_groups(filters: GroupFilters) -> Page[PermissionGroup]:

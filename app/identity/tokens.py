@@ -178,7 +178,9 @@ async def roll_global_key(services: Services, caller: Caller, user: User) -> str
     """Give a user a new global key, and return it; it is not stored, and the old one stops working."""
     value = new_global_key()
     pepper_id, digest = services.peppers.newest(value)
-    await changes.change(services.db, caller, _user_entry(user.id), _SET_GLOBAL_KEY, user.id, digest, pepper_id)
+    entry = _user_entry(user.id)
+    if await changes.change(services.db, caller, entry, _SET_GLOBAL_KEY, user.id, digest, pepper_id) is None:
+        raise NotFound(f"there is no user {user.id}")
     return value
 
 

@@ -145,16 +145,19 @@ async def list_(db: Database, account: Account | None = None) -> tuple[Zone, ...
 _FIND = f"""
 SELECT {_ZONE} FROM zones
 WHERE deleted_at IS NULL AND (id = $1 OR name = $2) AND ($3::uuid IS NULL OR account_id = $3)
+ORDER BY id = $1 DESC NULLS LAST
 """
 
 
 async def find(db: Database, word: str, account: Account | None = None) -> Zone:
     """A zone by id or name, for the operator; raises NotFound, and Conflict if several accounts have the name."""
-    rows = await db.fetch(_FIND, any_uuid(word), word.lower(), account.id if account else None)
+    zone_id = any_uuid(word)
+    rows = await db.fetch(_FIND, zone_id, word.lower(), account.id if account else None)
     if not rows:
         where = f" in the account {account.slug}" if account else ""
         raise NotFound(f"there is no zone {quoted(word)}{where}")
-    if len(rows) > 1:
+    # A zone may be named like the id of another.
+    if len(rows) > 1 and rows[0]["id"] != zone_id:
         raise Conflict(f"{len(rows)} accounts have a zone {quoted(word)}; name it by its id")
     return _zone(rows[0])
 

@@ -26,12 +26,15 @@ def header_values(connection: AnyConnection, name: bytes) -> list[str]:
 
 
 class Part(Enum):
-    BODY = auto()
+    PATH = auto()
     QUERY = auto()
+    BODY = auto()
 
 
 class Source(msgspec.Struct, frozen=True):
-    """In a parameter's annotation: the part of the request that `read` makes the annotated Struct of.
+    """In a parameter's annotation: the part of the request that `read` makes the annotated type of.
+
+    Those of a handler are read in the order of its parameters, so what is in the path comes before the body.
 
     For OpenAPI: `once` is for bodies with an Idempotency-Key, `media_types` are those that are read.
     """

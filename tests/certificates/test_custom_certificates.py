@@ -1117,6 +1117,7 @@ async def test_a_bad_prioritize_changes_nothing(world: World, ca: Authority) -> 
         ("x", 400, here),
         ({"id": second["id"].upper(), "priority": 8}, 400, here),
         ({"id": "x", "priority": 1}, 404, [(1002, None)]),
+        ({"id": "", "priority": 1}, 404, [(1002, None)]),
         ({"id": str(uuid4()), "priority": 1}, 404, [(1002, None)]),
         ({"id": foreign["id"], "priority": 1}, 404, [(1002, None)]),
     ]

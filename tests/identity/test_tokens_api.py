@@ -1031,6 +1031,29 @@ async def test_of_the_last_two_one_is_left(world: World) -> None:
 # Who may.
 
 
+async def test_who_may_not_is_told_so_before_anything_else_is_read(world: World) -> None:
+    """A bad query, key, body or id of a caller without permission is 403 and audited; ids are judged before bodies."""
+    made = await create(world, policy(on(world.a.account), "Account Settings Read"), path=OWN)
+    huge, headers = b"x" * 70_000, bearer(made["value"])
+    twice = [*headers.items(), ("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
+    calls: list[tuple[str, str, bytes | None, Any]] = [
+        ("GET", f"{OWN}?page=x", None, headers),
+        ("GET", f"{OWN}/permission_groups?name=%ff", None, headers),
+        ("POST", OWN, huge, headers),
+        ("POST", OWN, b"{}", twice),
+        ("PUT", f"{OWN}/{made['id']}", huge, headers),
+        ("PUT", f"{OWN}/{made['id']}/value", huge, headers),
+        ("DELETE", f"{OWN}/nothing", None, headers),
+    ]
+    for method, path, content, sent in calls:
+        audits = len(await audited(world))
+        answer = await world.http.request(method, path, content=content, headers=sent)
+        assert told(answer) == UNAUTHORIZED, (method, path)
+        assert [row["result"] for row in await audited(world, audits)] == ["failure"], (method, path)
+    for method, path in (("PUT", f"{OWN}/zz"), ("PUT", f"{path_of(world)}/zz"), ("PUT", f"{path_of(world)}/zz/value")):
+        assert told(await ask(world, method, path, sent=huge)) == (404, [(7003, None)]), path
+
+
 async def test_a_users_tokens_need_the_permission_in_every_account(world: World) -> None:
     """A user's token manages its user's tokens only with API Tokens in each account of the user, and reads likewise."""
     other, _ = await second_account(world)

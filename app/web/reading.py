@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import NODEFAULT, UNSET, Meta, inspect
 
-MAX_FAULTS = 100
+# More than a CSR with the most SANs can have.
+MAX_FAULTS = 200
 # In place of a value that is not there or wrong: the field's default, or an empty value, stands in.
 _BAD = object()
 T = TypeVar("T", bound=msgspec.Struct)

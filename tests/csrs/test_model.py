@@ -199,7 +199,7 @@ async def _all(*work: Coroutine[Any, Any, T]) -> list[T]:
 
 
 def test_random_walks_agree_with_the_model(cluster: postgres.Cluster, tmp_path: Path) -> None:
-    """Two hundred walks of two tenants over their lists find what plain dictionaries and sorting say."""
+    """Eighty walks of two tenants over their lists find what plain dictionaries and sorting say."""
     # A factory, because a runner without one would take the event loop of the other tests with it when it closes.
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         stack = contextlib.AsyncExitStack()

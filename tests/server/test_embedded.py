@@ -11,14 +11,14 @@ import stat
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import asyncpg
 import pytest
 from support.ordinary_user import ROOT, as_root, python_for
+from support.processes import is_gone, until
 
 from app.errors import Misconfigured
 from app.server import layout, postgres
@@ -33,20 +33,6 @@ with embedded.running(Path(sys.argv[1])) as cluster:
     print(cluster.dsn, flush=True)
     sys.stdin.read()
 """
-
-
-def until(condition: Callable[[], object], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about in time"
-        time.sleep(0.01)
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 def postmaster(data_dir: Path) -> int:

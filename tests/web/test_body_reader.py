@@ -9,6 +9,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from app.cloudflare import reading as cloudflare
 from app.cloudflare.errors import ApiError
+from app.csrs import store as csrs
 from app.infisical import reading as infisical
 from app.infisical.wire import ValidationFailure
 from app.web import reading
@@ -96,8 +97,9 @@ def test_an_empty_choice_is_none_where_the_dialect_says_so() -> None:
 
 
 def test_there_are_at_most_so_many_faults() -> None:
-    """A body full of faults makes no answer that is much larger than itself."""
+    """A body full of faults makes no answer that is much larger than itself; a CSR's are all told."""
     assert len(found(words=[0] * 5000)) == reading.MAX_FAULTS
+    assert len(found(words=[0] * csrs.MAX_SANS)) == csrs.MAX_SANS
 
 
 def test_cloudflare_points_at_each_fault() -> None:

@@ -100,11 +100,14 @@ async def test_a_login_that_crosses_a_roll_gives_nothing(world: World) -> None:
 
 
 async def test_a_zone_made_anew_keeps_the_limits_of_the_operator(world: World) -> None:
-    """The switch and the quotas of a deleted zone bind the next one of its name; those of the account every new one."""
+    """The switch and the quotas of the zone of its name that was deleted last bind the next one."""
     operator, zone = first_start.operator(), world.a.zone
+    body = {"account": {"id": world.a.account.id.hex}, "name": zone.name}
+    await zones.delete(world.database, operator, Scope(zone.account_id, zone.id))
+    made = (await world.http.post("/client/v4/zones", json=body, headers=world.a.bearer)).json()["result"]["id"]
+    zone = await zones.find(world.database, made)
     await zones.set_(world.database, operator, zone, zones.Changes(False, 3, 0))
     await zones.delete(world.database, operator, Scope(zone.account_id, zone.id))
-    body = {"account": {"id": world.a.account.id.hex}, "name": zone.name}
     made = (await world.http.post("/client/v4/zones", json=body, headers=world.a.bearer)).json()["result"]["id"]
     answer = await world.http.post(f"/client/v4/zones/{made}/custom_csrs", json=BODY, headers=world.a.bearer)
     assert (answer.status_code, answer.json()["errors"][0]["code"]) == (403, 1404)

@@ -16,7 +16,7 @@ from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import NameOID
 from hypothesis import example, given
 from hypothesis import strategies as st
-from support.authority import Authority, bare_pem, pem, root, rsa_of_known_primes, subject
+from support.authority import Authority, bare_pem, csr_of, pem, root, rsa_of_known_primes, subject
 from support.fuzzing import examples
 
 from app.errors import Invalid, Rule
@@ -135,6 +135,23 @@ def test_an_intermediate_has_to_be_a_ca_that_is_valid(changes: dict[str, Any], w
         assert "Odd CA" in text
     else:
         assert path(trusting(top), end, made) == (made,)
+
+
+@pytest.mark.parametrize(
+    ("extension", "words"),
+    [
+        ("extendedKeyUsage=clientAuth", "does not have serverAuth"),
+        ("1.2.3.4=critical,ASN1:NULL", "critical extension 1.2.3.4"),
+    ],
+)
+def test_an_intermediate_is_for_servers_and_has_what_clients_know(extension: str, words: str) -> None:
+    """One for another purpose, or with a critical extension that clients do not know, is refused by name."""
+    top, key = root(), ec.generate_private_key(ec.SECP256R1())
+    extensions = f"basicConstraints=critical,CA:TRUE\nkeyUsage=keyCertSign\n{extension}\n"
+    made = x509.load_pem_x509_certificate(top.by_openssl(csr_of(key, "Odd CA"), extensions=extensions).encode())
+    text = refused(trusting(top), leaf(Authority(key, made)), made)
+    assert words in text
+    assert "Odd CA" in text
 
 
 def test_a_path_length_counts_the_intermediates_below() -> None:

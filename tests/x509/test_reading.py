@@ -225,9 +225,15 @@ def test_a_skipped_anchor_is_told_by_the_doctor(tmp_path: Path) -> None:
     assert trust.read(tmp_path).count == trust.read(None).count + 2
 
 
-@pytest.mark.parametrize("algorithm", ["1.2.840.113549.1.1.2", "1.2.840.113549.1.1.3", "1.3.36.3.3.1.2"])
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        *("1.2.840.113549.1.1.2", "1.2.840.113549.1.1.3", "1.3.36.3.3.1.2", "1.3.36.3.3.2.2", "1.2.840.10040.4.3"),
+        *("1.3.14.3.2.3", "1.3.14.3.2.29"),
+    ],
+)
 def test_old_digests_are_weak(algorithm: str) -> None:
-    """MD2, MD4 and RIPEMD-160 are refused as MD5 and SHA-1 are, though the library knows nothing of them."""
+    """MD2, MD4 and RIPEMD-160 are refused as MD5 and SHA-1 are, though the library does not know all of their names."""
     (leaf,) = chains.read(block(certificate(algorithm=sequence(oid(algorithm), NULL))))
     with pytest.raises(Invalid, match="which is broken") as raised:
         chains.judge_leaf(leaf, NOW)

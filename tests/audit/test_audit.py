@@ -948,6 +948,17 @@ async def test_the_real_bound_holds_against_many_addresses(database: db.Database
     assert sum((await waiting(database)).values()) == 2 * failures.MOST
 
 
+def test_memory_is_bounded_while_minutes_wait_for_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Minutes that could not be written share the bound: beyond it each has one count more, and none is lost."""
+    monkeypatch.setattr(failures, "MOST", 3)
+    worker, begin = failures.Failures(), datetime.now(UTC).replace(second=0, microsecond=0)
+    for minute in range(10):
+        for last in range(1, 6):
+            worker._add(ipaddress.ip_network(f"192.0.2.{last}/32"), begin + timedelta(minutes=minute), 1)
+    assert len(worker._counts) <= 3 + 10
+    assert sum(worker._counts.values()) == 50
+
+
 def dead_database() -> db.Database:
     return db.Database(f"postgresql://nobody@127.0.0.1:{free_port()}/nothing", 1)
 

@@ -541,7 +541,7 @@ async def test_a_wrong_password_is_never_shown(ask: Ask, own: Own) -> None:
 BEFORE = "ALTER DATABASE {} SET search_path = public, pg_catalog"
 CLOCK = (
     "CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql "
-    "AS $$ SELECT pg_catalog.clock_timestamp() {} interval '1 hour' $$"
+    "AS $$ SELECT pg_catalog.clock_timestamp() {} interval '10 seconds' $$"
 )
 VERSION = (
     "CREATE FUNCTION public.current_setting(name text) RETURNS text LANGUAGE sql AS $$ SELECT CASE name "

@@ -54,7 +54,7 @@ CODES: dict[int, tuple[int, str]] = {
     1420: (409, "A custom certificate that is not deleted uses the CSR; the text names the certificates."),
     1430: (400, "custom_csr_id is not a UUID."),
     1431: (404, "There is no such custom CSR in this zone or its account."),
-    1434: (400, "bundle_method, type, deploy, status or geo_restrictions.label is not one of its values; case counts."),
+    1434: (400, "bundle_method, type, deploy or geo_restrictions.label is not one of its values; case counts."),
     1450: (400, "country is not an ISO 3166-1 code of two upper-case letters, or XX."),
     1451: (400, "A field is too long; lengths are counted in characters."),
     1452: (400, "There are more than 150 SANs."),

@@ -116,12 +116,12 @@ class TokenRequest(msgspec.Struct, frozen=True):
     condition: Annotated[Condition, Meta(extra=_OPAQUE)] | None = None
     not_before: StoredTime | None = None
     expires_on: StoredTime | None = None
+    status: Literal["active", "disabled"] | None = None
 
 
 class TokenChange(TokenRequest, frozen=True):
     """All of a token; what the server sets is ignored."""
 
-    status: Literal["active", "disabled"] | None = None
     id: Any = None
     issued_on: Any = None
     modified_on: Any = None
@@ -188,8 +188,8 @@ class Tokens(Controller):
     @put("/{token_id:str}", needs=_WRITE)
     async def update(self, context: CallerContext, token_id: TokenId, data: Body[TokenChange]) -> Envelope[TokenObject]:
         """Replace a token."""
-        draft = draft_of(data, TokenStatus(data.fields.status) if data.fields.status else None)
-        token = await delegation.update(context.services.db, context.caller, _owner(context), token_id, draft)
+        owner, draft = _owner(context), draft_of(data)
+        token = await delegation.update(context.services.db, context.caller, owner, token_id, draft)
         return context.envelope(_object(token), data.advice)
 
     @put("/{token_id:str}/value", needs=_WRITE)
@@ -271,11 +271,11 @@ def _time(time: datetime | None) -> str | None:
     return time.astimezone(UTC).isoformat().replace("+00:00", "Z") if time else None
 
 
-def draft_of(data: Decoded[TokenRequest], status: TokenStatus | None = None) -> delegation.Draft:
+def draft_of(data: Decoded[TokenRequest]) -> delegation.Draft:
     """The requested token; raises Invalid if the body is no object."""
     if any(problem.rule is Rule.BODY for problem in data.problems):
         raise Invalid(data.problems)
-    fields, problems = data.fields, list(data.problems)
+    fields, problems = data.fields, [_of_text(problem) for problem in data.problems]
     try:
         # resources and condition are stored as sent, because clients compare them.
         texts = _texts.decode(data.raw)
@@ -297,12 +297,17 @@ def draft_of(data: Decoded[TokenRequest], status: TokenStatus | None = None) -> 
         networks=networks,
         not_before=times.date(fields.not_before or ""),
         expires_on=times.date(fields.expires_on or ""),
-        status=status,
+        status=TokenStatus(fields.status) if fields.status else None,
         malformed=tuple(problems),
     )
 
 
 _texts = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def _of_text(problem: Problem) -> Problem:
+    """The problem of a status that is not one of its values as that of any bad text (contract-cloudflare section 8)."""
+    return msgspec.structs.replace(problem, rule=Rule.TEXT) if problem.rule is Rule.CHOICE else problem
 
 
 def _networks(value: Any, problems: list[Problem]) -> dict[str, tuple[str, ...]]:  # noqa: ANN401 - JSON

@@ -51,7 +51,7 @@ class Owner(msgspec.Struct, frozen=True):
 
 
 class Draft(msgspec.Struct, frozen=True):
-    """A requested token. `condition` is JSON text, `networks` the lists in it.
+    """A requested token. `condition` is JSON text, `networks` the lists in it, `status` None or what is stored.
 
     `malformed` are the problems that the dialect found while parsing.
     """
@@ -148,7 +148,8 @@ async def create(
             raise _already_created()
         if await connection.fetchval(_COUNT[owner.column], owner.id) >= MAX_TOKENS:
             raise LimitReached(Limit.LIST, f"There are {MAX_TOKENS} tokens, which is the most; delete one first.")
-        fields = (draft.name, text, draft.condition, draft.not_before, draft.expires_on)
+        status = draft.status or TokenStatus.ACTIVE
+        fields = (draft.name, text, draft.condition, draft.not_before, draft.expires_on, status)
         return await tokens.insert(
             connection, services.peppers, caller, token_id, owner.account_id, owner.user_id, *fields
         )
@@ -268,9 +269,6 @@ def _problems(draft: Draft, reach: frozenset[UUID], within: dict[UUID, UUID]) ->
         found.append(Problem(Rule.TIME, "expires_on", "expires_on is in the past."))
     elif draft.expires_on and draft.not_before and draft.expires_on <= draft.not_before:
         found.append(Problem(Rule.TIME, "expires_on", "expires_on must be after not_before."))
-    if draft.status is TokenStatus.EXPIRED:
-        text = "status must be active or disabled; a token expires at its expires_on."
-        found.append(Problem(Rule.CHOICE, "status", text))
     return found
 
 

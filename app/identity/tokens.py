@@ -88,8 +88,9 @@ def new_global_key() -> str:
 COLUMNS = "id, account_id, user_id, name, status, policies, condition, not_before, expires_on, issued_on, modified_on"
 MAX_NAME = 120
 _INSERT_TOKEN = f"""
-INSERT INTO tokens (id, digest, pepper_id, account_id, user_id, name, policies, condition, not_before, expires_on)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING {COLUMNS}
+INSERT INTO tokens
+    (id, digest, pepper_id, account_id, user_id, name, policies, condition, not_before, expires_on, status)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING {COLUMNS}
 """
 
 
@@ -109,7 +110,7 @@ async def create(services: Services, caller: Caller, new: NewToken) -> tuple[Tok
     """Create a token, for the operator; returns it with its value, which is not stored. Raises Invalid."""
     changes.require_valid(changes.name_problems(new.name, MAX_NAME))
     owner = (None, new.user.id) if new.user else (new.account.id, None)
-    fields = (*owner, new.name, new.policies, new.condition, new.not_before, new.expires_on)
+    fields = (*owner, new.name, new.policies, new.condition, new.not_before, new.expires_on, TokenStatus.ACTIVE)
     return await services.db.transaction(lambda c: insert(c, services.peppers, caller, uuid4(), *fields))
 
 

@@ -167,7 +167,7 @@ class Tokens(Controller):
         """Make a token; its value is shown once."""
         owner, draft = _owner(context), draft_of(data)
         token, value = await delegation.create(context.services, context.caller, owner, draft, data.once)
-        return context.envelope(_object(token, value), data.advice)
+        return context.envelope(_object(token, value), (*data.advice, *policies.advice(draft.policies)))
 
     @get(needs=_READ)
     async def list_(self, context: CallerContext, filters: Query[delegation.Query]) -> Page[TokenObject]:
@@ -190,7 +190,7 @@ class Tokens(Controller):
         """Replace a token."""
         owner, draft = _owner(context), draft_of(data)
         token = await delegation.update(context.services.db, context.caller, owner, token_id, draft)
-        return context.envelope(_object(token), data.advice)
+        return context.envelope(_object(token), (*data.advice, *policies.advice(draft.policies)))
 
     @put("/{token_id:str}/value", needs=_WRITE)
     async def roll(self, context: CallerContext, token_id: TokenId, data: IgnoredBody) -> Envelope[str]:  # noqa: ARG002

@@ -15,7 +15,7 @@ import msgspec
 
 from app.addresses import Address, Network
 from app.caller import GROUPS, Access, Area, Effect, Group, Level, Policy, Target
-from app.errors import Invalid, NotFound, Problem, Rule, quoted
+from app.errors import Advice, Hint, Invalid, NotFound, Problem, Rule, quoted
 from app.identity.accounts import Account
 from app.identity.zones import Zone
 from app.ids import hex32
@@ -36,14 +36,18 @@ MAX_TEXT = 48_000
 @lru_cache(maxsize=128)
 def read(text: str) -> tuple[Policy, ...]:
     """Parse the stored JSON text of a token's policies."""
-    return tuple(
-        Policy(
-            Effect(policy["effect"]),
-            tuple(target for name, value in policy["resources"].items() for target in _targets(name, value)),
-            tuple(dict.fromkeys(_GROUPS_BY_ID[UUID(group["id"])] for group in policy["permission_groups"])),
-        )
-        for policy in json.loads(text)
-    )
+    return tuple(map(_policy, json.loads(text)))
+
+
+def _policy(policy: dict[str, Any]) -> Policy:
+    effect = Effect(policy["effect"])
+    targets = [target for name, value in policy["resources"].items() for target in _targets(name, value)]
+    groups = tuple(dict.fromkeys(_GROUPS_BY_ID[UUID(group["id"])] for group in policy["permission_groups"]))
+    of_zones = any(group.level is Level.ZONE for group in groups)
+    if effect is Effect.ALLOW and of_zones and all(target.level is Level.ACCOUNT for target in targets):
+        # Where a policy names accounts alone, its groups of zones are for all zones of these.
+        targets += [Target(Level.ZONE, within=account.id) for account in targets]
+    return Policy(effect, tuple(targets), groups)
 
 
 def _targets(name: str, value: Any) -> tuple[Target, ...]:  # noqa: ANN401 - JSON
@@ -223,10 +227,9 @@ def _draft_problems(draft: Draft, resources: dict[str, Any]) -> Iterator[tuple[s
         text = f"permission_groups has {len(draft.groups)} groups; a policy needs 1 to {MAX_GROUPS}."
         yield "permission_groups", text
         return
-    levels = {
-        Level.ZONE if name.startswith(_ZONE) or isinstance(value, dict) else Level.ACCOUNT
-        for name, value in resources.items()
-    }
+    levels = _levels(resources)
+    if draft.effect == Effect.ALLOW and levels == {Level.ACCOUNT}:
+        levels = {*Level}
     for number, group_id in enumerate(draft.groups):
         group, pointer = _GROUPS_BY_ID.get(hex32(group_id)), f"permission_groups/{number}/id"
         if group is None:
@@ -236,6 +239,26 @@ def _draft_problems(draft: Draft, resources: dict[str, Any]) -> Iterator[tuple[s
             # A policy without effect would be a trap, above all one that denies.
             kind, example = group.level.name.lower(), f"{_ZONE}*" if group.level is Level.ZONE else f"{_ACCOUNT}<id>"
             yield pointer, f"{group.name} is a group of {kind}s, and no resource here is one: add {example}."
+
+
+def _levels(resources: dict[str, Any]) -> set[Level]:
+    return {
+        Level.ZONE if name.startswith(_ZONE) or isinstance(value, dict) else Level.ACCOUNT
+        for name, value in resources.items()
+    }
+
+
+def advice(drafts: Sequence[Draft]) -> tuple[Advice, ...]:
+    """Which of these valid policies give groups of zones on accounts, and so on all zones of them."""
+    return tuple(
+        Advice(
+            Hint.OTHER, "policies", f"{group.name} is a group of zones: it is for all zones of these accounts.", index
+        )
+        for index, draft in enumerate(drafts)
+        if _levels(_resources(draft)) == {Level.ACCOUNT}
+        for group in [_GROUPS_BY_ID[UUID(each)] for each in dict.fromkeys(draft.groups)]
+        if group.level is Level.ZONE
+    )
 
 
 def _resources(draft: Draft) -> dict[str, Any]:

@@ -237,8 +237,9 @@ def _groups(world: World, good: Json) -> list[Case]:
         part(1453, f"{groups}/1/id", [good_one, odd])
     for text in ("", "x", uuid4().hex, group(SSL_READ).upper(), str(UUID(group(SSL_READ))), SSL_READ):
         part(1463, f"{groups}/1/id", [good_one, {"id": text}])
-    # A group of zones where there is only an account, and the other way round.
-    cases.append((body(policy(on(here), "Account Settings Read", SSL_READ)), [(1463, f"{groups}/1/id")]))
+    # A group of zones that is denied where there is only an account, and the other way round.
+    denied = [policy(each, "Account Settings Read", SSL_READ, effect="deny") for each in (on(here), on(None))]
+    cases += [(body(each), [(1463, f"{groups}/1/id")]) for each in denied]
     places: list[Json] = [ALL_ZONES, in_zone(world.a.zone), {ACCOUNT + here.id.hex: ALL_ZONES}]
     mixed = [body(policy(resources, SSL_READ, "Account Settings Read")) for resources in places]
     cases += [(each, [(1463, f"{groups}/1/id")]) for each in mixed]
@@ -678,6 +679,35 @@ async def test_resources_and_condition_come_back_as_they_were_written(world: Wor
         for other in ('{"request_ip" : null}', "{ }", '{"request_ip":{"in":null, "not_in":[]}}'):
             changed = await ask(world, "PUT", one, sent=(frame % (other, group(SSL_READ), resources)).encode())
             assert f'"condition":{other}' in changed.text
+
+
+async def test_a_group_of_zones_on_an_account_is_for_its_zones(world: World) -> None:
+    """It is allowed with a message, reaches the zones of that account alone, and comes back as it was sent."""
+    mine, other = world.a.zone, world.b.zone
+    for resources in (on(world.a.account), on(None)):
+        asked = policy(resources, "Account Settings Read", SSL_READ)
+        for method, path in (("POST", path_of(world)), ("POST", OWN)):
+            answer = await ask(world, method, path, sent=body(asked))
+            made = result(answer)
+            assert made["policies"][0]["resources"] == resources
+            assert [(m["code"], m["source"]["pointer"]) for m in answer.json()["messages"]] == [(1486, "/policies/0")]
+            read = [f"/client/v4/zones/{zone.id.hex}/custom_csrs" for zone in (mine, other)]
+            found = [(await ask(world, "GET", each, bearer(made["value"]))).status_code for each in read]
+            assert found == [200, 403]
+            again = await ask(world, "PUT", f"{path}/{made['id']}", sent=body(*made["policies"]))
+            assert [m["code"] for m in again.json()["messages"]] == [1486]
+
+
+async def test_a_zone_that_is_named_bounds_the_groups_of_zones(world: World) -> None:
+    """Beside a zone, an account is for its own groups alone: no other zone is reached, and there is no message."""
+    _, other = await second_account(world)
+    asked = policy({**on(None), **in_zone(world.a.zone)}, "Account Settings Read", SSL_READ)
+    answer = await ask(world, "POST", OWN, sent=body(asked))
+    assert answer.json()["messages"] == []
+    value = result(answer)["value"]
+    for zone, status in ((world.a.zone, 200), (other, 403)):
+        path = f"/client/v4/zones/{zone.id.hex}/custom_csrs"
+        assert (await ask(world, "GET", path, bearer(value))).status_code == status
 
 
 async def test_policies_keep_their_ids(world: World) -> None:

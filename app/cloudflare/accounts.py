@@ -11,10 +11,11 @@ from app.caller import Access, Area
 from app.cloudflare.context import CallerContext, ScopeContext
 from app.cloudflare.envelope import Envelope, Hex32, Instant, Page
 from app.cloudflare.guard import Needs
-from app.cloudflare.reading import Body, BodyOnce, Id, Query
+from app.cloudflare.reading import Body, BodyOnce, Id, Query, name_filter
 from app.errors import Problem, Rule
 from app.identity import accounts
 from app.identity.accounts import Account
+from app.store.paging import Direction, PageNumber, PerPage
 from app.web.handling import delete, get, post, put
 from app.x509.names import NamePolicy
 
@@ -56,6 +57,16 @@ class AccountChange(AccountRequest, frozen=True):
     id: Id | None = None
 
 
+class AccountFilters(msgspec.Struct, frozen=True):
+    """There is only one filter, so both values of `match` mean the same."""
+
+    page: PageNumber = 1
+    per_page: PerPage = 20
+    name: str | None = None
+    direction: Direction = Direction.ASC
+    match: Literal["any", "all"] = "all"
+
+
 class DeletedAccount(msgspec.Struct, frozen=True):
     id: Hex32
 
@@ -72,10 +83,12 @@ class Accounts(Controller):
         return context.envelope(_object(account), data.advice)
 
     @get()
-    async def list_(self, context: CallerContext, filters: Query[accounts.Query]) -> Page[AccountObject]:
+    async def list_(self, context: CallerContext, filters: Query[AccountFilters]) -> Page[AccountObject]:
         """List the accounts."""
-        found = await accounts.list_page(context.services.db, context.caller, filters)
-        return context.page([_object(each) for each in found.items], filters.page, filters.per_page, found.total)
+        name = name_filter("name", filters.name)
+        query = accounts.Query(filters.page, filters.per_page, name, filters.direction)
+        found = await accounts.list_page(context.services.db, context.caller, query)
+        return context.page([_object(each) for each in found.items], query.page, query.per_page, found.total)
 
     @get("/{account_id:str}", needs=_READ)
     async def get_one(self, context: ScopeContext) -> Envelope[AccountObject]:

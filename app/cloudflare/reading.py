@@ -17,6 +17,8 @@ from app.cloudflare.errors import ApiError
 from app.errors import Advice, Hint, Problem, Rule, quoted
 from app.ids import canonical_uuid, hex32
 from app.store.idempotency import Idempotency
+from app.store.paging import NameFilter
+from app.store.paging import Part as NamePart
 from app.web import bodies, reading
 from app.web.handling import AnyRequest, Part, Source, header_values
 from app.web.reading import Fault, Type, Wrong
@@ -255,6 +257,21 @@ def query(query_string: bytes, struct: type[T]) -> T:
         shown, allowed = quoted(texts[str(name)][0]), _allowed(wrong.type.item or wrong.type)
         raise ApiError(400, 1455, f"The parameter {name} is {shown}; it must be {allowed}.")
     return found
+
+
+_OPERATOR = re.compile(r"((?:not_)?equal|(?:starts_with|ends_with|contains)(?:_case_sensitive)?):(.*)", re.DOTALL)
+
+
+def name_filter(key: str, text: str | None) -> NameFilter | None:
+    """A filter by name: a whole one, or an operator before a part of one; raises 1455 for other operators."""
+    if text is None:
+        return None
+    match = _OPERATOR.fullmatch(text)
+    if match is None:
+        return NameFilter(text)
+    if match[1] not in set(NamePart):
+        raise ApiError(400, 1455, f"The parameter {key} has the operator {match[1]}; it takes {', '.join(NamePart)}.")
+    return NameFilter(match[2], NamePart(match[1]))
 
 
 def _texts(query_string: bytes, known: Mapping[str, Type]) -> dict[str, list[str]]:

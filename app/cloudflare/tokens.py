@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypeAlias
+from urllib.parse import unquote_plus
 from uuid import UUID
 
 import msgspec
@@ -238,10 +239,12 @@ def _owner(context: CallerContext) -> Owner:
 
 def _permission_groups(filters: GroupFilters) -> Page[PermissionGroup]:
     groups = [_group(group) for group in GROUPS]
+    # Terraform's users encode the name, and the client encodes it again.
+    names = {filters.name, unquote_plus(filters.name)} if filters.name is not None else None
     wanted = [
         group
         for group in groups
-        if filters.name in (None, group.name) and (filters.scope is None or filters.scope in group.scopes)
+        if (names is None or group.name in names) and (filters.scope is None or filters.scope in group.scopes)
     ]
     info = ResultInfo(len(wanted), 1, len(groups), len(wanted), 1 if wanted else 0)
     return Page(wanted, True, [], [], info)

@@ -1,6 +1,5 @@
 """`/zones[/{zone_id}]`: each handler is one call to the core."""
 
-import re
 from typing import Annotated, Literal
 
 import msgspec
@@ -11,14 +10,12 @@ from app import times
 from app.caller import Access, Area
 from app.cloudflare.context import CallerContext, ScopeContext
 from app.cloudflare.envelope import Envelope, Hex32, Instant, Page
-from app.cloudflare.errors import ApiError
 from app.cloudflare.guard import Needs
-from app.cloudflare.reading import Body, BodyOnce, Id, Query
+from app.cloudflare.reading import Body, BodyOnce, Id, Query, name_filter
 from app.errors import Invalid
 from app.identity import zones
 from app.identity.zones import Zone, ZoneType
 from app.ids import hex32
-from app.store import paging
 from app.store.paging import Direction, PageNumber, PerPage
 from app.web.handling import delete, get, patch, post
 
@@ -73,7 +70,7 @@ class ZoneChange(msgspec.Struct, frozen=True):
 
 
 class ZoneFilters(msgspec.Struct, frozen=True):
-    """Names are compared as a whole; the SDK sends several types as a repeated parameter."""
+    """The SDK sends several types as a repeated parameter."""
 
     page: PageNumber = 1
     per_page: PerPage = 20
@@ -84,7 +81,7 @@ class ZoneFilters(msgspec.Struct, frozen=True):
     type: Annotated[tuple[ZoneType, ...], Meta(max_length=len(ZoneType))] | None = None
     order: Literal["name", "account.id", "account.name"] = "name"
     direction: Direction = Direction.ASC
-    match: Literal["all"] = "all"
+    match: Literal["any", "all"] = "all"
 
 
 class DeletedZone(msgspec.Struct, frozen=True):
@@ -106,9 +103,8 @@ class Zones(Controller):
     @get()
     async def list_(self, context: CallerContext, filters: Query[ZoneFilters]) -> Page[ZoneObject]:
         """List the zones."""
-        query, found = query_of(filters), paging.Page[Zone]((), 0)
-        if filters.status in (None, "active"):
-            found = await zones.list_page(context.services.db, context.caller, query)
+        query = query_of(filters)
+        found = await zones.list_page(context.services.db, context.caller, query)
         return context.page([_object(zone) for zone in found.items], query.page, query.per_page, found.total)
 
     @get("/{zone_id:str}", needs=_READ)
@@ -151,17 +147,17 @@ def _object(zone: Zone) -> ZoneObject:
 
 
 def query_of(filters: ZoneFilters) -> zones.Query:
-    """Raises 1455 for Cloudflare's operators, which are not known here."""
-    for key, value in (("name", filters.name), ("account.name", filters.account_name)):
-        if re.match("(?:not_equal|starts_with|ends_with|contains)[a-z_]*:", value or ""):
-            raise ApiError(400, 1455, f"The parameter {key} is compared as a whole; operators are not known here.")
+    """Raises 1455 for operators that are not known here."""
+    name = name_filter("name", filters.name.lower() if filters.name is not None else None)
     return zones.Query(
         page=filters.page,
         per_page=filters.per_page,
-        name=filters.name.removeprefix("equal:").lower() if filters.name is not None else None,
+        name=name,
         account_id=hex32(filters.account_id or ""),
-        account_name=filters.account_name.removeprefix("equal:") if filters.account_name is not None else None,
+        account_name=name_filter("account.name", filters.account_name),
         types=tuple(sorted(set(filters.type))) if filters.type is not None else None,
+        status=filters.status,
+        any_of=filters.match == "any",
         order=filters.order,
         direction=filters.direction,
     )

@@ -19,7 +19,7 @@ from app.ids import any_uuid
 from app.store import idempotency, paging
 from app.store.database import Connection, Database
 from app.store.idempotency import Idempotency
-from app.store.paging import Direction, Page, PageNumber, PerPage
+from app.store.paging import Direction, NameFilter, Page
 from app.x509.names import NamePolicy
 
 
@@ -164,28 +164,24 @@ async def get(db: Database, scope: Scope) -> Account:
 
 
 class Query(msgspec.Struct, frozen=True):
-    """A page of the account list; `name` is matched exactly."""
+    """A page of the account list. `page` counts from 1."""
 
-    page: PageNumber = 1
-    per_page: PerPage = 20
-    name: str | None = None
-    direction: Direction = Direction.ASC
-
-
-_REACHED = "FROM accounts WHERE id = ANY($1::uuid[]) AND ($2::text IS NULL OR name = $2)"
-_PAGE = {
-    direction: f"SELECT {_ACCOUNT} {_REACHED} ORDER BY created_at {direction}, id LIMIT $3 OFFSET $4"
-    for direction in Direction
-}
-_TOTAL = f"SELECT count(*) AS total {_REACHED}"
+    page: int
+    per_page: int
+    name: NameFilter | None
+    direction: Direction
 
 
 async def list_page(db: Database, caller: Caller, query: Query) -> Page[Account]:
     """The accounts that the caller may read, by creation time."""
-    filters = (reached(caller, Area.SETTINGS, Access.READ), query.name)
+    found, filters = "FROM accounts WHERE id = ANY($1::uuid[])", [reached(caller, Area.SETTINGS, Access.READ)]
+    if query.name:
+        found, filters = f"{found} AND {query.name.condition('name', 2)}", [*filters, query.name.value]
+    page = f"LIMIT ${len(filters) + 1} OFFSET ${len(filters) + 2}"
     offset = paging.offset(query.page, query.per_page)
-    rows = await db.fetch(_PAGE[query.direction], *filters, query.per_page, offset)
-    total = await db.fetchrow(_TOTAL, *filters)
+    sql = f"SELECT {_ACCOUNT} {found} ORDER BY created_at {query.direction}, id {page}"
+    rows = await db.fetch(sql, *filters, query.per_page, offset)
+    total = await db.fetchrow(f"SELECT count(*) AS total {found}", *filters)
     return Page(tuple(_account(row) for row in rows), total["total"] if total else 0)
 
 

@@ -19,7 +19,7 @@ from app.ids import any_uuid
 from app.store import idempotency, paging
 from app.store.database import Connection, Database
 from app.store.idempotency import Idempotency
-from app.store.paging import Direction, Page
+from app.store.paging import Direction, NameFilter, Page, Part
 from app.x509 import names
 from app.x509.names import NamePolicy
 
@@ -181,14 +181,16 @@ async def owners(db: Database, zone_ids: set[UUID]) -> dict[UUID, UUID]:
 
 
 class Query(msgspec.Struct, frozen=True):
-    """A page of the zones; filters are exact and combined with AND. `page` counts from 1."""
+    """A page of the zones that match all filters, or with `any_of` one of them. `page` counts from 1."""
 
     page: int
     per_page: int
-    name: str | None = None
+    name: NameFilter | None = None
     account_id: UUID | None = None
-    account_name: str | None = None
+    account_name: NameFilter | None = None
     types: tuple[ZoneType, ...] | None = None
+    status: str | None = None
+    any_of: bool = False
     order: str = "name"
     direction: Direction = Direction.ASC
 
@@ -206,23 +208,30 @@ FROM (
     JOIN accounts o ON o.id = z.account_id
 ) AS zones
 """
-# Only the filters in use are part of the statement, so that it can use an index.
-_FILTERS = {"name": "name = ${}", "account_id": "account_id = ${}", "types": "type = ANY(${}::text[])"}
+# The filters that are no names; every zone is active.
+_FILTERS = {"account_id": "account_id = ${}", "types": "type = ANY(${}::text[])", "status": "${}::text = 'active'"}
 ORDERS: Mapping[str, str] = {"name": "name", "account.id": "account_id", "account.name": "account_name"}
-# With more accounts than this, a list runs under the limits of Database.search.
+# With more accounts than this, or all zones of each to compare, a list runs under the limits of Database.search.
 _FEW_ACCOUNTS = 3
 
 
 def _statement(query: Query) -> tuple[str, list[object]]:
     """The FROM and WHERE clauses, and the values of the filters."""
     used = {name: value for name in _FILTERS if (value := getattr(query, name)) is not None}
-    conditions = ("deleted_at IS NULL", *(_FILTERS[name].format(number) for number, name in enumerate(used, 4)))
-    visible = _VISIBLE.format(conditions=" AND ".join(conditions))
-    values = list(used.values())
-    if query.account_name is not None:
-        values.append(query.account_name)
-        visible += f"WHERE account_name = ${len(values) + 3}"
-    return visible, values
+    conditions = [_FILTERS[name].format(number) for number, name in enumerate(used, 4)]
+    values: list[object] = list(used.values())
+    for column, wanted in (("name", query.name), ("account_name", query.account_name)):
+        if wanted is not None:
+            values.append(wanted.value)
+            conditions.append(wanted.condition(column, len(values) + 3))
+    if query.any_of:
+        inside, outside = [], [" OR ".join(conditions)] if conditions else []
+    else:
+        # Only the filters in use are part of the statement, so that it can use an index.
+        outside = conditions[-1:] if query.account_name else []
+        inside = conditions[: len(conditions) - len(outside)]
+    visible = _VISIBLE.format(conditions=" AND ".join(["deleted_at IS NULL", *inside]))
+    return visible + (f"WHERE {outside[0]}" if outside else ""), values
 
 
 async def list_page(db: Database, caller: Caller, query: Query) -> Page[Zone]:
@@ -242,7 +251,8 @@ async def list_page(db: Database, caller: Caller, query: Query) -> Page[Zone]:
     order = f"ORDER BY {ORDERS[query.order]} {query.direction}, name, id"
     page = f"LIMIT ${len(values) + 1} OFFSET ${len(values) + 2}"
     offset = paging.offset(query.page, query.per_page)
-    async with db.search(caller.id) if len(accessible) > _FEW_ACCOUNTS else contextlib.nullcontext():
+    whole = query.any_of or (query.name is not None and query.name.part is not Part.EQUAL)
+    async with db.search(caller.id) if whole or len(accessible) > _FEW_ACCOUNTS else contextlib.nullcontext():
         rows = await db.fetch(f"SELECT {_COLUMNS} {visible} {order} {page}", *values, query.per_page, offset)
         total = await db.fetchrow(f"SELECT count(*) AS total {visible}", *values)
     return Page(tuple(_zone(row) for row in rows), total["total"] if total else 0)

@@ -1,5 +1,6 @@
-"""Pages of lists: their order and bounds."""
+"""Pages of lists: their order and bounds, and filters by name."""
 
+import re
 from enum import StrEnum
 from typing import Annotated, Generic, TypeAlias, TypeVar
 
@@ -21,6 +22,33 @@ PerPage: TypeAlias = Annotated[int, Meta(ge=5, le=50)]
 class Direction(StrEnum):
     ASC = "asc"
     DESC = "desc"
+
+
+class Part(StrEnum):
+    """What a filter compares with: the whole name, or a part of it ignoring case."""
+
+    EQUAL = "equal"
+    CONTAINS = "contains"
+    STARTS_WITH = "starts_with"
+    ENDS_WITH = "ends_with"
+
+
+class NameFilter(msgspec.Struct, frozen=True):
+    text: str
+    part: Part = Part.EQUAL
+
+    def condition(self, column: str, number: int) -> str:
+        """The SQL that compares a column with parameter `number`, which is `value`."""
+        if self.part is Part.EQUAL:
+            return f"{column} = ${number}"
+        return f"lower({column}) LIKE lower(${number})"
+
+    @property
+    def value(self) -> str:
+        if self.part is Part.EQUAL:
+            return self.text
+        before, after = self.part is not Part.STARTS_WITH, self.part is not Part.ENDS_WITH
+        return "%" * before + re.sub(r"([\\%_])", r"\\\1", self.text) + "%" * after
 
 
 class Page(msgspec.Struct, Generic[T], frozen=True):

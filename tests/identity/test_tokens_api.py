@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import quote, quote_plus
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -930,7 +931,8 @@ async def test_permission_groups_are_listed(world: World) -> None:
 
         assert await groups() == expected
         for each in expected:
-            assert await groups(name=str(each["name"])) == [each]
+            for name in (each["name"], quote(str(each["name"])), quote_plus(str(each["name"]))):
+                assert await groups(name=str(name)) == [each]
         for scope in scopes.values():
             assert await groups(scope=scope) == [each for each in expected if each["scopes"] == [scope]]
         assert await groups(scope=scopes[Level.ZONE], name="Zone Read") == [

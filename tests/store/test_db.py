@@ -5,7 +5,8 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from support.world import new_database
+from support.pki import Pki
+from support.world import BODY, World, new_database
 
 from app import bounds
 from app.config import Settings
@@ -209,6 +210,32 @@ async def test_a_deadlock_is_repeated_and_succeeds(database_url: str) -> None:
     assert row["n"] == 4
     await database.execute("DROP TABLE pair")
     await database.close()
+
+
+# The connection ends as a row of the audit log is written, or as the transaction commits.
+LOST = """
+CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$;
+CREATE CONSTRAINT TRIGGER lose AFTER INSERT ON audit_log INITIALLY {} FOR EACH ROW EXECUTE FUNCTION lose()
+"""
+
+
+@pytest.mark.parametrize(("when", "zone_is_in_doubt"), [("IMMEDIATE", False), ("DEFERRED", True)])
+async def test_what_was_lost_as_it_was_written_is_in_doubt(world: World, when: str, zone_is_in_doubt: bool) -> None:
+    """A single statement, and a transaction that was committing, may have been made; who only reads is in no doubt."""
+    tenant, ca_id = world.a, await Pki(world.http, world.a.account.slug, world.a.bearer).root()
+    await world.database.execute(LOST.format(when))
+    paths = {
+        ("POST", tenant.account_path): True,
+        ("PATCH", f"/client/v4/zones/{tenant.zone.id.hex}"): zone_is_in_doubt,
+        ("GET", f"/api/v1/pki/ca/{ca_id}"): False,
+    }
+    for (method, path), in_doubt in paths.items():
+        body = None if method == "GET" else {**BODY, "paused": True}
+        answer = await world.http.request(method, path, json=body, headers=tenant.bearer)
+        assert answer.status_code == 503, path
+        assert ("not known whether" in answer.text) is in_doubt, path
+    await world.database.execute("DROP FUNCTION lose CASCADE")
 
 
 async def test_a_conflict_that_the_database_decides_is_told_in_words(database_url: str) -> None:

@@ -1,0 +1,51 @@
+"""What a worker does by itself, again and again."""
+
+import asyncio
+import contextlib
+from uuid import uuid4
+
+from support.world import World
+
+from app.server import worker
+
+_KEY = """
+INSERT INTO idempotency_keys (account_id, caller_id, digest, body_sha256, resource_id, created_at)
+SELECT $1, $2, sha256(age::bytea), sha256(age::bytea), $2, now() - age::interval FROM unnest($3::text[]) AS age
+"""
+_TOKEN = """
+INSERT INTO access_tokens (digest, token_id, expires_at)
+SELECT sha256(age::bytea), (SELECT id FROM tokens LIMIT 1), now() - age::interval FROM unnest($1::text[]) AS age
+"""
+_LEFT = """
+SELECT (SELECT count(*) FROM idempotency_keys) AS keys, (SELECT count(*) FROM access_tokens) AS tokens
+"""
+
+
+async def test_what_has_been_over_for_a_day_is_deleted_and_nothing_else(world: World) -> None:
+    """An Idempotency-Key is kept for 24 hours, and an access token for 24 hours after its end."""
+    ages = ["23 hours 30 minutes", "24 hours 30 minutes", "2 days"]
+    await world.database.execute(_KEY, world.a.account.id, uuid4(), ages)
+    await world.database.execute(_TOKEN, ages)
+    await worker._prune(world.database)
+    row = await world.database.fetchrow(_LEFT)
+    assert row is not None
+    assert (row["keys"], row["tokens"]) == (1, 1)
+
+
+async def test_a_round_that_fails_is_followed_by_the_next() -> None:
+    """What goes wrong once, of whatever kind, does not end what a worker does again and again."""
+    done = asyncio.Event()
+    rounds = 0
+
+    async def work() -> None:
+        nonlocal rounds
+        rounds += 1
+        if rounds == 1:
+            raise ArithmeticError
+        done.set()
+
+    task = asyncio.create_task(worker._every(0, "this cannot be done", work))
+    await asyncio.wait_for(done.wait(), 10)
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

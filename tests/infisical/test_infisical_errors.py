@@ -1587,6 +1587,11 @@ _DATES = st.from_regex(
 _TTLS = st.from_regex(r"[0-9]{1,12}(\.[0-9]{1,12})? ?[smhdwyM]")
 
 
+def test_a_time_has_three_digits_of_milliseconds() -> None:
+    """Five milliseconds are .005, as JavaScript writes and reads it."""
+    assert wire.instant(datetime(2029, 6, 12, 1, 2, 3, 5999, UTC)) == "2029-06-12T01:02:03.005Z"
+
+
 @given(_TEXT | _DATES)
 @example("0001-01-01T00:00:00+23:59")
 @example("9999-12-31T23:59:59-23:59")

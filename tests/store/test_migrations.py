@@ -48,6 +48,19 @@ async def test_an_earlier_release_ends_in_the_catalogue_of_a_new_database(
         assert await schema.migrate(old) == []
 
 
+async def test_a_step_and_its_number_are_written_together_or_not_at_all(cluster: postgres.Cluster) -> None:
+    """A step whose number cannot be written changes nothing, so that it can be applied again."""
+    async with new_database(cluster, "template0") as old:
+        connection: db.Connection = await asyncpg.connect(old)
+        await connection.execute(FIRST)
+        await connection.execute("ALTER TABLE schema_version ADD CONSTRAINT first CHECK (version = 1)")
+        before = await catalogue(connection)
+        with pytest.raises(Misconfigured, match="changed nothing"):
+            await schema.migrate(old)
+        assert await catalogue(connection) == before
+        await connection.close()
+
+
 def test_migrations_are_numbered_without_gaps_and_say_what_they_are_for() -> None:
     """Each step has the next number, and a first line that is a comment."""
     versions = [migration.version for migration in schema.migrations()]

@@ -398,6 +398,16 @@ async def test_a_chain_that_comes_back_to_its_ca_is_refused(pki: Pki) -> None:
     assert await pki.certificate(one) == own
 
 
+async def test_a_chain_that_comes_back_through_strangers_is_refused(pki: Pki) -> None:
+    """A signed the CA of strangers: what that one signs for A has A above it, under another certificate."""
+    one, key = await pki.make("intermediate", commonName="A"), ec.generate_private_key(ec.SECP256R1())
+    await from_outside(pki, one, outside())
+    lent = await pki.sign_intermediate(one, csr_of(key, "Strangers"), notAfter=in_days(300))
+    own = signed_by(Authority(key, lent.leaf), await pki.csr(one))
+    answer = await pki.import_(one, Signed(own, [lent.leaf, *lent.chain], ""))
+    assert message_of(answer) == "The chain comes back to this CA itself"
+
+
 async def test_two_cas_cannot_become_each_others_parents(pki: Pki) -> None:
     """Each was signed outside first, and is then signed by the other, so no chain comes back: still one is refused."""
     one, other = [await pki.make("intermediate", commonName=name) for name in ("A", "B")]

@@ -263,6 +263,15 @@ async def until_waited(site: Place, question: str, task: "asyncio.Task[None]") -
         await asyncio.sleep(0.01)
 
 
+async def test_a_kek_that_only_a_pepper_needs_is_not_retired(site: Place) -> None:
+    """Without it no token could be verified any more."""
+    old, new = await site.rotate()
+    with pytest.raises(Misconfigured, match=f"0 private keys and 1 peppers need the KEK {old}"):
+        await rotation.retire(site.db, site.ring, keyring.SYSTEM, site.path, old)
+    assert [kek.id for kek in site.ring.keks] == [new, old]
+    assert (await load_peppers(site.db, site.ring)).by_id
+
+
 async def test_a_retirement_that_cannot_write_the_ring_is_taken_back(
     site: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -170,6 +170,16 @@ async def test_a_long_path_is_cut_in_the_audit_log(world: World) -> None:
     assert longest["most"] == 1024
 
 
+async def test_a_user_agent_is_cut_and_printable_in_the_audit_log(world: World) -> None:
+    """Whoever is denied writes a row for each request, and no more than 256 characters of what it says it is."""
+    headers = {**world.a.bearer, "User-Agent": "\x9b2J" + "x" * 8_000}
+    sent = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+    assert (await world.http.get(world.b.account_path, headers=sent)).status_code == 403
+    row = await world.database.fetchrow("SELECT user_agent FROM audit_log WHERE result = 'failure'")
+    assert row is not None
+    assert row["user_agent"] == "?2J" + "x" * 253
+
+
 async def test_a_list_of_zones_does_not_hold_up_the_others(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A token with as many policies as there may be, each group many times over, has its list at once."""
     group = next(each.id.hex for each in GROUPS if each.name == "Zone Read")

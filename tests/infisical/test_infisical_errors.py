@@ -1418,7 +1418,7 @@ async def test_a_failed_login_is_one_answer_whatever_was_wrong(world: World) -> 
 
 
 async def test_an_access_token_dies_with_its_api_token(world: World) -> None:
-    """It stops at once when its API token is switched off, revoked or over, and says so when its own time is over."""
+    """It stops when its API token is switched off, rolled, revoked or over, and says so when its own time is over."""
     path = f"/cert-manager/ca/internal?projectId={world.a.account.id}"
 
     async def opened() -> tuple[Token, dict[str, str]]:
@@ -1435,6 +1435,9 @@ async def test_an_access_token_dies_with_its_api_token(world: World) -> None:
     await tokens.set_status(world.database, operator(), token, active=True)
     assert (await call(world, "GET", path, **headers)).status_code == 200
     await tokens.revoke(world.database, operator(), token)
+    refused(await call(world, "GET", path, **headers), 401, NOT_ALLOWED)
+    token, headers = await opened()
+    await tokens.roll(world.services, operator(), token)
     refused(await call(world, "GET", path, **headers), 401, NOT_ALLOWED)
     token, headers = await opened()
     await world.database.execute("UPDATE tokens SET expires_on = now() - interval '1 second' WHERE id = $1", token.id)

@@ -184,6 +184,20 @@ async def test_waiting_for_a_connection_is_bounded(database_url: str, monkeypatc
     await database.close()
 
 
+async def test_who_gives_up_just_as_a_connection_comes_passes_it_on(database_url: str) -> None:
+    """A request that is cancelled after it was given a connection, and before it could use it, keeps none."""
+    database = db.Database(database_url, 1)
+    async with database.connection():
+        waiting = asyncio.create_task(database.fetchrow("SELECT 1"))
+        await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert database.in_use == 0
+    assert await asyncio.wait_for(database.fetchrow("SELECT 1"), 10)
+    await database.close()
+
+
 async def test_a_deadlock_is_repeated_and_succeeds(database_url: str) -> None:
     """Two transactions that lock crosswise both end well: the one that PostgreSQL chose runs again."""
     database = db.Database(database_url, 2)

@@ -166,6 +166,18 @@ async def list_(db: Database, scope: Scope, query: Query) -> Page:
     return Page(items, _cursor(items[-1]) if len(rows) > query.limit else None)
 
 
+_SOURCE = f"SELECT l.resource_type, {FIELDS['resource_id']} AS id FROM audit_log l WHERE account_id = $1 AND id = $2"
+
+
+async def history(db: Database, scope: Scope, entry_id: UUID, query: Query) -> Page | None:
+    """One page of what happened to the resource of an entry; None if the entry is not in this log."""
+    source = await db.fetchrow(_SOURCE, scope.account_id, entry_id)
+    if source is None:
+        return None
+    filters = {"resource_type": Filter((source["resource_type"],)), "resource_id": Filter((source["id"],))}
+    return await list_(db, scope, msgspec.structs.replace(query, filters=filters))
+
+
 _CURSOR = struct.Struct(">q16s")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)

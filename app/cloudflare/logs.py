@@ -1,6 +1,7 @@
 """`/accounts/{account_id}/logs/audit`: the audit log in the shape of Cloudflare's (contract-cloudflare section 7)."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from uuid import UUID
 
 import msgspec
 from litestar import Controller
@@ -10,13 +11,16 @@ from app import times
 from app.audit import log as audit_log
 from app.audit.log import Entry, Filter
 from app.caller import Access, Area
+from app.cloudflare import guard
 from app.cloudflare.context import ScopeContext
 from app.cloudflare.envelope import Envelope
 from app.cloudflare.errors import ApiError
 from app.cloudflare.guard import Needs
 from app.cloudflare.reading import Query, Time
+from app.errors import quoted
+from app.ids import canonical_uuid
 from app.store.paging import Direction
-from app.web.handling import get
+from app.web.handling import AnyRequest, Part, Source, get
 
 _READ = Needs(Area.SETTINGS, Access.READ)
 
@@ -91,10 +95,58 @@ class AuditInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     cursor: str | None = None
 
 
+class HistoryInfo(AuditInfo, frozen=True, kw_only=True):
+    """`unavailable`: there is no such entry in this log, and so no resource."""
+
+    history_status: Literal["exact", "unavailable"]
+
+
 class AuditPage(Envelope[list[AuditEntry]], frozen=True):
     """One page of the log."""
 
     result_info: AuditInfo
+
+
+class HistoryPage(Envelope[list[AuditEntry]], frozen=True):
+    """One page of the history of a resource."""
+
+    result_info: HistoryInfo
+
+
+class Product(msgspec.Struct, frozen=True):
+    """`value` is what resource_product is compared with."""
+
+    label: str
+    value: str
+
+
+class ProductCategory(msgspec.Struct, frozen=True):
+    """Products that product_category stands for."""
+
+    label: str
+    value: str
+    products: tuple[Product, ...]
+
+
+CATEGORIES = {
+    "accounts": ProductCategory(
+        *("Accounts and access", "accounts"),
+        (
+            Product("Accounts", "accounts"),
+            Product("Zones", "zones"),
+            Product("API tokens", "tokens"),
+            Product("Users", "users"),
+        ),
+    ),
+    "ssl_tls": ProductCategory(
+        *("SSL/TLS", "ssl_tls"),
+        (Product("Custom CSRs", "custom_csrs"), Product("Custom certificates", "custom_certificates")),
+    ),
+    "private_ca": ProductCategory(
+        *("Private CA and keys", "private_ca"),
+        (Product("Private CA", "private_ca"), Product("Custody of keys", "custody")),
+    ),
+}
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,22 +157,41 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     limit: Annotated[int, Meta(ge=1, le=audit_log.MAX_LIMIT)] = 100
     direction: Direction = Direction.DESC
     cursor: str | None = None
-    product_category: Annotated[str, Meta(description="Not known here; filter by resource_product.")] | None = None
+
+
+class HistoryWindow(Window, frozen=True, kw_only=True):
+    """`action_time` is that of the entry, which is found by its id."""
+
+    action_time: Time
+
+
+class Filtered(Window, frozen=True, kw_only=True):
+    product_category: Annotated[tuple[str, ...], Meta(max_length=audit_log.MAX_VALUES)] | None = None
 
 
 if TYPE_CHECKING:
-    LogFilters = Window
+    LogFilters = Filtered
 else:
     # Each filter takes several values, and `.not` behind its name excludes them.
     _values = Annotated[tuple[str, ...], Meta(max_length=audit_log.MAX_VALUES)] | None
     LogFilters = msgspec.defstruct(
         "LogFilters",
         [(name + suffix, _values, None) for name in sorted(audit_log.FIELDS) for suffix in ("", "_not")],
-        bases=(Window,),
+        bases=(Filtered,),
         rename={f"{name}_not": f"{name}.not" for name in audit_log.FIELDS},
         frozen=True,
         kw_only=True,
     )
+
+
+async def _entry_id(request: AnyRequest, _: type) -> UUID:
+    found = canonical_uuid(request.path_params["entry_id"])
+    if found is None:
+        raise guard.not_routed(request.scope["state"]["request_info"])
+    return found
+
+
+EntryId: TypeAlias = Annotated[UUID, Source(Part.PATH, _entry_id)]
 
 
 class Logs(Controller):
@@ -134,14 +205,42 @@ class Logs(Controller):
         info = AuditInfo(len(page.items), Cursors(page.cursor), page.cursor)
         return AuditPage([_object(entry) for entry in page.items], True, [], [], info)
 
+    @get("/audit/product_categories", needs=_READ)
+    async def product_categories(self, context: ScopeContext) -> Envelope[list[ProductCategory]]:
+        """List the categories of products."""
+        return context.envelope([*CATEGORIES.values()])
+
+    @get("/audit/{entry_id:str}/history", needs=_READ)
+    async def history(self, context: ScopeContext, entry_id: EntryId, filters: Query[HistoryWindow]) -> HistoryPage:
+        """Read what happened to the resource of an entry."""
+        page = await audit_log.history(context.services.db, context.scope, entry_id, _window(filters))
+        return _history(page)
+
+
+def _history(page: audit_log.Page | None) -> HistoryPage:
+    if page is None:
+        return HistoryPage([], True, [], [], HistoryInfo(0, Cursors(), history_status="unavailable"))
+    info = HistoryInfo(len(page.items), Cursors(page.cursor), page.cursor, history_status="exact")
+    return HistoryPage([_object(entry) for entry in page.items], True, [], [], info)
+
 
 def query_of(filters: LogFilters) -> audit_log.Query:
     """Raises 1455 for a parameter that is not known here, or a cursor that this server did not give."""
     sent = {name: (getattr(filters, name), getattr(filters, f"{name}_not") or ()) for name in audit_log.FIELDS}
     if sum(len(equal or ()) + len(unequal) for equal, unequal in sent.values()) > audit_log.MAX_VALUES:
         raise ApiError(400, 1455, f"There are more than {audit_log.MAX_VALUES} values of filters.")
-    if filters.product_category is not None:
-        raise ApiError(400, 1455, "There are no product categories here; filter by resource_product.")
+    for category in filters.product_category or ():
+        if category.lower() not in CATEGORIES:
+            text = f"The parameter product_category is {quoted(category)}; it must be one of {', '.join(CATEGORIES)}."
+            raise ApiError(400, 1455, text)
+        only, none_of = sent["resource_product"]
+        of_category = (product.value for product in CATEGORIES[category.lower()].products)
+        sent["resource_product"] = ((*(only or ()), *of_category), none_of)
+    filtered = {name: Filter(*each) for name, each in sent.items() if each != (None, ())}
+    return msgspec.structs.replace(_window(filters), filters=filtered)
+
+
+def _window(filters: Window) -> audit_log.Query:
     after = audit_log.position(filters.cursor) if filters.cursor else None
     since, before = times.date(filters.since), times.date(filters.before)
     if (filters.cursor and after is None) or since is None or before is None:
@@ -151,7 +250,6 @@ def query_of(filters: LogFilters) -> audit_log.Query:
         before=before,
         limit=filters.limit,
         direction=filters.direction,
-        filters={name: Filter(*each) for name, each in sent.items() if each != (None, ())},
         after=after,
     )
 

@@ -39,6 +39,7 @@ _IN_PATH: dict[str, Json] = {
     "token_id": _HEX32,
     "custom_csr_id": _UUID,
     "custom_certificate_id": _UUID,
+    "entry_id": _UUID,
 }
 _REQUEST = {
     "common_name": "example.com",

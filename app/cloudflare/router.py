@@ -13,6 +13,7 @@ from app.cloudflare.errors import ApiError, Reference
 from app.cloudflare.guard import guard, not_routed
 from app.cloudflare.logs import Logs
 from app.cloudflare.tokens import AccountTokens, UserTokens, Verify
+from app.cloudflare.users import Users
 from app.cloudflare.zones import Zones
 from app.web.handling import AnyRequest
 
@@ -47,6 +48,7 @@ def router() -> Router:
             Accounts,
             Zones,
             UserTokens,
+            Users,
             Router(path="/accounts/{account_id:str}", route_handlers=in_account),
             Router(path="/zones/{zone_id:str}", route_handlers=in_zone),
         ],

@@ -174,9 +174,11 @@ class Query(msgspec.Struct, frozen=True):
 
 async def list_page(db: Database, caller: Caller, query: Query) -> Page[Account]:
     """The accounts that the caller may read, by creation time."""
-    found, filters = "FROM accounts WHERE id = ANY($1::uuid[])", [reached(caller, Area.SETTINGS, Access.READ)]
+    found = "FROM accounts WHERE id = ANY($1::uuid[])"
+    filters: list[object] = [reached(caller, Area.SETTINGS, Access.READ)]
     if query.name:
-        found, filters = f"{found} AND {query.name.condition('name', 2)}", [*filters, query.name.value]
+        found += f" AND {query.name.condition('name', 2)}"
+        filters.append(query.name.value)
     page = f"LIMIT ${len(filters) + 1} OFFSET ${len(filters) + 2}"
     offset = paging.offset(query.page, query.per_page)
     sql = f"SELECT {_ACCOUNT} {found} ORDER BY created_at {query.direction}, id {page}"
@@ -307,6 +309,15 @@ async def find_user(db: Database, word: str) -> User:
     if not users:
         raise NotFound(f"there is no user {quoted(word)}")
     return users[0]
+
+
+async def own(db: Database, caller: Caller) -> User:
+    """The user whose credential it is; raises Forbidden for a token of an account."""
+    rows = await db.fetch(f"{_USER} WHERE u.id = $1 GROUP BY u.id", caller.user_id) if caller.user_id else []
+    if not rows:
+        await audit.denied(db, caller, audit.Resource.USER, caller.id)
+        raise Forbidden(Denial.RESOURCE)
+    return _users(rows)[0]
 
 
 async def set_membership(db: Database, caller: Caller, user: User, account: Account, role: Role | None) -> User:

@@ -1387,7 +1387,7 @@ async def test_filters_are_combined_by_and(site: Site) -> None:
 
 
 async def test_a_filter_has_bounds(site: Site) -> None:
-    """101 values, a control character, no UTF-8 or a product category are 400/1455; 100 values are not."""
+    """101 values, a control character or no UTF-8 are 400/1455; 100 values are not."""
     for name in ("action_type", "action_type.not", "resource_id"):
         hundred = [(name, f"x{number}") for number in range(100)]
         assert (await log(site, *hundred)).status_code == 200
@@ -1396,8 +1396,51 @@ async def test_a_filter_has_bounds(site: Site) -> None:
             await refused(site, (name, text))
         answer = await site.call("token", "GET", f"{_A}/logs/audit?since=2026-01-01&before=2126-01-01&{name}=%ff")
         assert (answer.status_code, answer.json()["errors"][0]["code"]) == (400, 1455)
-    await refused(site, ("product_category", "x"))
     assert ids(await entries(site, ("no_filter", "x"), ("action_type.NOT", "x"))) == ids(await entries(site))
+
+
+async def test_categories_stand_for_their_products(site: Site) -> None:
+    """A category picks the entries of its products, beside those of resource_product; an unknown one is 400/1455."""
+    everyone = await entries(site)
+    answer = await site.call("token", "GET", f"{_A}/logs/audit/product_categories")
+    found = {each["value"]: [product["value"] for product in each["products"]] for each in answer.json()["result"]}
+    assert {item["resource"]["product"] for item in everyone} <= {name for names in found.values() for name in names}
+    for category, products in found.items():
+        expected = ids([item for item in everyone if item["resource"]["product"] in products])
+        assert ids(await entries(site, ("product_category", category.upper()))) == expected
+    both = [("product_category", "ssl_tls"), ("product_category", "private_ca"), ("resource_product", "zones")]
+    products = [*found["ssl_tls"], *found["private_ca"], "zones"]
+    assert ids(await entries(site, *both)) == ids(
+        [item for item in everyone if item["resource"]["product"] in products]
+    )
+    await refused(site, ("product_category", "x"))
+    await refused(site, ("product_category", ""))
+
+
+async def test_an_entry_leads_to_the_history_of_its_resource(site: Site) -> None:
+    """All that happened to the resource, in pages and either order; an entry of another log leads nowhere."""
+    everyone = await entries(site)
+    source = next(item for item in everyone if (item["resource"]["type"], item["action"]["type"]) == ("token", "roll"))
+    same = [item for item in everyone if item["resource"]["id"] == source["resource"]["id"]]
+    assert len(same) > 1
+    window = f"since=2026-01-01&before=2126-01-01&action_time={source['action']['time']}"
+    url = f"{_A}/logs/audit/{source['id']}/history?{window}"
+    for query, expected in (("", same), ("&direction=asc", same[::-1]), ("&limit=1", same[:1])):
+        answer = (await site.call("token", "GET", url + query)).json()
+        assert (answer["result"], answer["result_info"]["history_status"]) == (expected, "exact")
+    more = await site.call("token", "GET", f"{url}&limit=1&cursor={answer['result_info']['cursor']}")
+    assert more.json()["result"] == same[1:2]
+    theirs = ids(await entries(site, by="foreign", account="b"))[0]
+    for entry_id in (theirs, str(uuid4())):
+        answer = (await site.call("token", "GET", f"{_A}/logs/audit/{entry_id}/history?{window}")).json()
+        assert (answer["result"], answer["result_info"]["history_status"]) == ([], "unavailable")
+    for path, refusal in (
+        (f"{source['id']}/history?since=2026-01-01&before=2126-01-01", (400, 1455)),
+        (f"{source['id']}/history?{window}&cursor=x", (400, 1455)),
+        (f"x/history?{window}", (404, 7003)),
+    ):
+        refused_ = await site.call("token", "GET", f"{_A}/logs/audit/{path}")
+        assert (refused_.status_code, refused_.json()["errors"][0]["code"]) == refusal
 
 
 async def test_nobody_sees_an_entry_of_another_account(site: Site) -> None:

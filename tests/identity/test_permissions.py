@@ -134,6 +134,8 @@ ROUTES = (
     Route("PUT", "/accounts/{account_id}/tokens/{token_id}/value", (TOKENS_WRITE,)),
     Route("DELETE", "/accounts/{account_id}/tokens/{token_id}", (TOKENS_WRITE,)),
     Route("GET", "/accounts/{account_id}/logs/audit", (SETTINGS_READ, SETTINGS_WRITE)),
+    Route("GET", "/accounts/{account_id}/logs/audit/product_categories", (SETTINGS_READ, SETTINGS_WRITE)),
+    Route("GET", "/accounts/{account_id}/logs/audit/{entry_id}/history", (SETTINGS_READ, SETTINGS_WRITE)),
     *(route._replace(path=f"{prefix}/{{caId}}{route.path}") for prefix in (_OLDER, _NEWER) for route in _CA),
     # The quota is used up.
     Route("POST", _OLDER, (CA_WRITE,), body={"projectSlug": "{slug}", "type": "root", "commonName": "Root"}),
@@ -181,6 +183,7 @@ SIGHTS = (
 NO_PERMISSION = {
     "GET /user/tokens/verify": "any token of ours may ask what it is, also one that has ended",
     "GET /accounts/{account_id}/tokens/verify": "likewise",
+    "GET /user": "says whose credential it is; a token of an account has no user",
     "GET /api/status": "says only that somebody is here",
     "POST /api/v1/auth/universal-auth/login": "takes the credential in its body",
     "GET /api/v1/pki/crl/{crlId}/der": "whoever checks a certificate fetches it",
@@ -192,7 +195,12 @@ EVERY_ROUTE = (*ROUTES, *USER_ROUTES, NEW_ACCOUNT, *(sight.route for sight in SI
 UNAUTHORIZED = "Unauthorized to access requested resource"
 INVALID, ELSEWHERE = "Invalid access token", "Cannot use the access token from location: 127.0.0.1"
 LET_IN, REFUSED, NOT_THERE = "let in", "refused", "not there"
-UNKNOWN = {"custom_csr_id": str(uuid4()), "custom_certificate_id": str(uuid4()), "token_id": uuid4().hex}
+UNKNOWN = {
+    "custom_csr_id": str(uuid4()),
+    "custom_certificate_id": str(uuid4()),
+    "token_id": uuid4().hex,
+    "entry_id": str(uuid4()),
+}
 
 
 class Ground(NamedTuple):
@@ -402,9 +410,10 @@ def test_the_table_has_every_permission_group() -> None:
 async def test_each_group_opens_the_routes_of_its_row_at_its_place(ground: Ground, route: Route) -> None:
     """A route answers who holds what its row names on the own account or zone, and refuses all others and elsewhere."""
     own, foreign, bearers = ground.own, ground.foreign, ground.bearers
+    of_zones = not {*OF_ZONES}.isdisjoint(route.on_account)
     cells = [
-        # A group means nothing on a resource of the other kind.
-        Cell("of zones, all on the account itself", own, bearers["account", "of zones"], REFUSED),
+        # On the account itself, groups of zones are for all its zones; groups of accounts mean nothing on a zone.
+        Cell("of zones, all on the account itself", own, bearers["account", "of zones"], let_in(of_zones)),
         Cell("of accounts, all on the zone", own, bearers["zone", "of accounts"], REFUSED),
         Cell("all on another zone", own, bearers["other zone", "all"], REFUSED),
         Cell("all on the foreign account alone", own, bearers["foreign", "all"], REFUSED),
@@ -500,8 +509,9 @@ async def test_a_list_shows_what_may_be_read(ground: Ground, sight: Sight) -> No
         seen[f"{holder} of the user"] = bearers["user", holder], sight.on_account if reads else ()
     for holder in OF_ZONES:
         seen[f"{holder} on the zone"] = bearers["zone", holder], sight.on_zone if enough(sight.groups, holder) else ()
+    of_zones = not {*OF_ZONES}.isdisjoint(sight.groups)
     seen |= {
-        "of zones, all on the account itself": (bearers["account", "of zones"], ()),
+        "of zones, all on the account itself": (bearers["account", "of zones"], sight.on_account if of_zones else ()),
         "of accounts, all on the zone": (bearers["zone", "of accounts"], ()),
         "all on the foreign account": (bearers["foreign", "all"], ()),
         "all on the other zone": (bearers["other zone", "all"], sight.on_other_zone),

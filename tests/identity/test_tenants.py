@@ -648,6 +648,17 @@ async def test_a_user_sees_the_accounts_of_the_memberships(world: World) -> None
     assert await stored(world) == before
 
 
+async def test_a_user_is_told_who_they_are(world: World) -> None:
+    """By the global key and by any token of theirs; a token of an account has no user, and is refused and audited."""
+    user = await accounts.find_user(world.database, world.a.email)
+    for headers in (key_of(world.a), await of_user(world, ("Zone Read", "account.zone.*"))):
+        found = result(await world.http.get("/client/v4/user", headers=headers))
+        assert (found["id"], found["email"], found["first_name"]) == (user.id.hex, user.email, None)
+    assert told(await world.http.get("/client/v4/user", headers=world.a.bearer)) == (403, [(9109, None)])
+    assert await count(world, "audit_log", "resource_type = 'user' AND result = 'failure'") == 1
+    assert told(await world.http.post("/client/v4/user", headers=world.a.bearer)) == (405, [(7001, None)])
+
+
 async def test_who_may_make_accounts(world: World) -> None:
     """A user who administers one, or a token of theirs that may change any account; for others nothing is made."""
     operator, database = first_start.operator(), world.database

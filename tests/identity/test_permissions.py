@@ -651,10 +651,16 @@ class Said(NamedTuple):
     resources: tuple[int, ...]
 
     def speaks(self, area: Area, access: Access, place: str) -> bool:
-        """Whether it is about this: an allow of more is one of reading too, and a deny of reading one of all."""
+        """Whether it is about this: an allow of more is one of reading too, and a deny of reading one of all.
+
+        An allow on accounts alone is, for groups of zones, about all zones of these.
+        """
+        accounts_alone = self.effect == "allow" and not any(RESOURCES[number][2] for number in self.resources)
         for name, number in itertools.product(self.groups, self.resources):
             of_zones, group_area, right = MEANINGS[name]
             _, by_account, by_zone = RESOURCES[number]
+            if accounts_alone:
+                by_zone = {each for each in by_account if each.endswith("zone")}
             included = (access if self.effect == "allow" else right) is Access.READ
             if group_area is area and (right is access or included) and place in (by_zone if of_zones else by_account):
                 return True

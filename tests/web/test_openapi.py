@@ -84,7 +84,7 @@ Authorization = "Bearer {CLOUDFLARE_API_TOKEN}"
 
 TENANTS = (
     r"^/(accounts|accounts/\{account_id\}|zones|zones/\{zone_id\})$"
-    r"|^/(user|accounts/\{account_id\})/tokens(?!/verify)|/logs/audit$"
+    r"|^/user$|^/(user|accounts/\{account_id\})/tokens(?!/verify)|/logs/audit"
 )
 SCHEMATHESIS_TENANTS = """
 [parameters]

@@ -22,8 +22,8 @@ GRANT SELECT, DELETE, INSERT (id, account_id, user_id, name, digest, pepper_id, 
 -- KEKs and peppers are the operator's.
 GRANT SELECT ON keks TO keystead_api;
 GRANT SELECT ON peppers TO keystead_api;
--- Logins create access tokens; expired ones are deleted.
-GRANT SELECT, INSERT, DELETE ON access_tokens TO keystead_api;
+-- Logins create access tokens; they are renewed and revoked, and expired ones are deleted.
+GRANT SELECT, INSERT, DELETE, UPDATE (expires_at) ON access_tokens TO keystead_api;
 -- Sealed keys come and go, and are never changed; `keystead keys rotate` works as the owner.
 GRANT SELECT, INSERT, DELETE ON private_keys TO keystead_api;
 -- CSRs are never changed either; their number is kept in csr_counts.

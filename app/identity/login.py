@@ -1,4 +1,4 @@
-"""Login with an API token, which creates an access token (contract-infisical, "Common")."""
+"""Login with an API token, which creates an access token; its renewal and its end (contract-infisical, "Common")."""
 
 from app.audit import record as audit
 from app.caller import Caller, RequestInfo
@@ -51,3 +51,54 @@ async def log_in(services: Services, caller: Caller, secret: str) -> str:
     if await services.db.fetchrow(_LOGIN, *values, *audited) is None:
         raise Unauthenticated(Scheme.TOKEN)
     return value
+
+
+async def holder(services: Services, memory: Memory, value: str, request: RequestInfo) -> Caller:
+    """The caller of an access token; raises Unauthenticated and Forbidden(ADDRESS)."""
+    if not tokens.is_well_formed(value) or not value.startswith(tokens.ACCESS_TOKEN):
+        raise Unauthenticated(Scheme.TOKEN)
+    return await authenticate(services, memory, TokenCredential(value, access=True), request, fresh=True)
+
+
+_AUDITED = """
+access AS (
+    SELECT coalesce(t.account_id, $2::uuid) AS account_id, t.id, NULL::uuid AS zone_id
+    FROM changed JOIN tokens t ON t.id = changed.token_id
+),
+audit AS ({audit})
+"""
+# LEAST passes over the NULL of an API token that does not end.
+_RENEW = f"""
+WITH changed AS (
+    UPDATE access_tokens x SET expires_at = LEAST(now() + make_interval(secs => $3), t.expires_on)
+    FROM tokens t WHERE x.digest = ANY($1::bytea[]) AND x.expires_at > now() AND t.id = x.token_id
+    RETURNING x.token_id, x.expires_at
+),
+{_AUDITED.format(audit=audit.insert(4, "access"))}
+SELECT floor(extract(epoch FROM changed.expires_at - now()))::integer AS seconds FROM changed
+"""
+_LOG_OUT = f"""
+WITH changed AS (DELETE FROM access_tokens WHERE digest = ANY($1::bytea[]) RETURNING token_id),
+{_AUDITED.format(audit=audit.insert(3, "access"))}
+SELECT token_id FROM changed
+"""
+
+
+async def renew(services: Services, caller: Caller, value: str) -> int:
+    """Move the end of an access token to ACCESS_SECONDS from now, and at most to its API token's.
+
+    Returns the seconds until then. Audited; raises Unauthenticated if it has ended or was revoked meanwhile.
+    """
+    values = (services.peppers.digests(value), audit.NO_ACCOUNT, float(tokens.ACCESS_SECONDS))
+    audited = audit.values(caller, audit.Action.RENEW, audit.Resource.TOKEN)
+    row = await services.db.fetchrow(_RENEW, *values, *audited)
+    if row is None:
+        raise Unauthenticated(Scheme.TOKEN)
+    return int(row["seconds"])
+
+
+async def log_out(services: Services, caller: Caller, value: str) -> None:
+    """Delete an access token. Audited; raises Unauthenticated if it was deleted meanwhile."""
+    audited = audit.values(caller, audit.Action.REVOKE, audit.Resource.TOKEN)
+    if await services.db.fetchrow(_LOG_OUT, services.peppers.digests(value), audit.NO_ACCOUNT, *audited) is None:
+        raise Unauthenticated(Scheme.TOKEN)

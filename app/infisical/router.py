@@ -7,7 +7,7 @@ from litestar import Response, Router
 from litestar.exceptions import HTTPException
 
 from app.infisical import wire
-from app.infisical.auth import Login
+from app.infisical.auth import AccessTokens, Login
 from app.infisical.ca import CaCertificates, Cas, NewCa, OneCa
 from app.infisical.certificates import Certificates
 from app.infisical.crl import CaCrls, PublicCrl
@@ -47,6 +47,11 @@ def router() -> Router:
     )
     public = Router(
         path="/v1",
-        route_handlers=[Login, PublicCrl, *(Router(path=path, route_handlers=[CaCertificates]) for path in _CA)],
+        route_handlers=[
+            Login,
+            AccessTokens,
+            PublicCrl,
+            *(Router(path=path, route_handlers=[CaCertificates]) for path in _CA),
+        ],
     )
     return Router(path=PREFIX, route_handlers=[guarded, public, ServerStatus], exception_handlers={Exception: on_error})

@@ -183,7 +183,10 @@ async def _callers(site: Site) -> None:
     for name, of in (("login", "token"), ("bound_login", "bound")):
         secret = site.headers[of]["Authorization"].removeprefix("Bearer ")
         site.bodies[name] = {"clientId": site.ids[of], "clientSecret": secret}
-    access = (await site.good("token", "POST", f"{V1}/auth/universal-auth/login", "login"))["accessToken"]
+    for name in ("access", "access_1"):
+        access = (await site.good("token", "POST", f"{V1}/auth/universal-auth/login", "login"))["accessToken"]
+        site.bodies[name] = {"accessToken": access}
+    access = site.bodies["access"]["accessToken"]
     site.headers["access"] = {"Authorization": f"Bearer {access}"}
     site.who["access"] = site.who["token"]
 
@@ -354,6 +357,8 @@ ACTS = {
         "DELETE", f"{V4}/user/tokens/{{user_token_3}}", None, _user_token("delete", "user_token_3"), "key"
     ),
     "log in": Act("POST", f"{V1}/auth/universal-auth/login", "login", (Row("login", "token", "token"),)),
+    "renew an access token": Act("POST", f"{V1}/auth/token/renew", "access_1", (Row("renew", "token", "token"),)),
+    "revoke an access token": Act("POST", f"{V1}/auth/token/revoke", "access_1", (Row("revoke", "token", "token"),)),
     "make an intermediate": Act("POST", _CA, {**CA, "type": "intermediate"}, _ca("create"), "access"),
     # A root is two things: the CA, and the certificate that it signs for itself.
     "make a root": Act("POST", _CA, CA, (*_ca("create"), *_signed("sign", "@ca.serialNumber"))),

@@ -186,6 +186,8 @@ NO_PERMISSION = {
     "GET /user": "says whose credential it is; a token of an account has no user",
     "GET /api/status": "says only that somebody is here",
     "POST /api/v1/auth/universal-auth/login": "takes the credential in its body",
+    "POST /api/v1/auth/token/renew": "likewise",
+    "POST /api/v1/auth/token/revoke": "likewise",
     "GET /api/v1/pki/crl/{crlId}/der": "whoever checks a certificate fetches it",
     f"GET {_OLDER}/{{caId}}/certificates/{{caCertId}}/der": "likewise",
     f"GET {_NEWER}/{{caId}}/certificates/{{caCertId}}/der": "likewise",

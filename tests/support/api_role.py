@@ -129,7 +129,9 @@ def infisical(client: Client, live: Live) -> None:
     """Every call of Infisical's dialect, under an access token."""
     token = live.env["CLOUDFLARE_API_TOKEN"]
     login = {"clientId": client.ask("GET", "/client/v4/user/tokens/verify")["id"], "clientSecret": token}
-    client = Client(live, client.ask("POST", "/api/v1/auth/universal-auth/login", login)["accessToken"])
+    access = client.ask("POST", "/api/v1/auth/universal-auth/login", login)["accessToken"]
+    client.ask("POST", "/api/v1/auth/token/renew", {"accessToken": access})
+    client = Client(live, access)
     new = {"projectSlug": client.slug, "keyAlgorithm": "EC_prime256v1"}
     ca = "/api/v1/pki/ca"
     client.ask("GET", "/api/status")
@@ -163,6 +165,7 @@ def infisical(client: Client, live: Live) -> None:
     client.ask("GET", f"{at_under}/crl")
     lone = client.ask("POST", ca, {**new, "type": "root", "commonName": "Lone Root"})["ca"]
     client.ask("DELETE", f"{ca}/{lone['id']}")
+    client.ask("POST", "/api/v1/auth/token/revoke", {"accessToken": access})
     client.http.close()
 
 
@@ -271,7 +274,7 @@ FORBIDDEN = {
     "add a pepper": "INSERT INTO peppers VALUES (gen_random_uuid(), 'x', '', '')",
     "delete a pepper": "DELETE FROM peppers",
     "add a token": "INSERT INTO tokens SELECT * FROM tokens",
-    "lengthen a login": "UPDATE access_tokens SET expires_at = now() + interval '10 years'",
+    "give a login to another token": "UPDATE access_tokens SET token_id = gen_random_uuid()",
     "add a user": "INSERT INTO users (id, email) VALUES (gen_random_uuid(), 'x@x.example')",
     "rename a user": "UPDATE users SET email = 'x@x.example'",
     "change a role": "UPDATE memberships SET role = 'administrator'",

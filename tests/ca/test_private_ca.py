@@ -1048,12 +1048,16 @@ async def test_a_fresh_crl_is_never_signed_again_by_those_who_fetch_it(pki: Pki,
     assert row["number"] == number_of(first)
 
 
-async def test_the_first_fetch_of_a_crl_at_once_signs_it_once(pki: Pki) -> None:
-    """Twenty strangers who ask a new CA for its CRL at once all get the same one."""
+async def test_the_first_fetch_of_a_crl_at_once_signs_it_once(pki: Pki, world: World) -> None:
+    """Twenty strangers who ask a new CA for its CRL at once get the same one; its signature is in the audit log."""
     root = await pki.root()
     found = await all_of(*(pki.crl(root) for _ in range(20)))
     assert len({der(crl) for crl in found}) == 1
     assert number_of(found[0]) == 1
+    audited = "SELECT count(*) FROM audit_log WHERE resource_id = $1 AND action = 'sign' AND actor = 'system'"
+    row = await world.database.fetchrow(audited, UUID(root))
+    assert row is not None
+    assert row[0] == 1
 
 
 async def test_a_crl_past_half_of_its_life_is_signed_again_exactly_once(pki: Pki, world: World) -> None:

@@ -229,6 +229,15 @@ def test_a_users_token_has_policies_on_the_accounts_of_the_user(keystead: Run, p
     assert keystead(place, "token", "list").text == before
 
 
+def test_the_role_none_takes_a_user_out_of_an_account(keystead: Run, place: Place) -> None:
+    """The user stays, with the roles in other accounts."""
+    left, kept = (keystead(place, "account", "create", f"role-{n}", "--json").row["id"] for n in ("left", "kept"))
+    user = keystead(place, "user", "create", "none@user.example", "--account", left, "--json").row
+    keystead(place, "user", "set", user["email"], "--account", kept, "--role", "administrator")
+    gone = keystead(place, "user", "set", user["email"], "--account", left, "--role", "none", "--json").row
+    assert gone["roles"] == {kept: "administrator"}
+
+
 async def test_policies_of_a_file_and_a_beginning_bind(keystead: Run, world: World, tmp_path: Path) -> None:
     """A token reaches what its file names and nothing else, and nothing before it begins."""
     here = place_of(world)

@@ -34,6 +34,9 @@ from app.ca import leaves
 from app.ca.issuing import Signed
 from app.certificates import matching
 from app.certificates import store as certificates
+from app.cloudflare.custom_certificates import CustomCertificateChange, CustomCertificateRequest
+from app.cloudflare.reading import Decoded
+from app.cloudflare.tokens import TokenChange, TokenObject
 from app.config import Settings
 from app.custody import keyring, seal
 from app.custody import ring as ringfile
@@ -42,7 +45,7 @@ from app.custody.ring import Ring
 from app.errors import KeyDamaged, KeysteadError
 from app.identity import memory, tokens
 from app.identity.accounts import Account
-from app.infisical.auth import AccessToken
+from app.infisical.auth import AccessToken, LoginRequest
 from app.infisical.leaves import IssuedCertificate
 from app.server import first_start, postgres
 from app.store import database as db
@@ -696,6 +699,12 @@ HOLDERS: list[object] = [
     leaves.WithKey(SIGNED, PEM),
     IssuedCertificate("a", "b", "c", "d", private_key=PEM),
     AccessToken(TOKEN, 1, 1),
+    LoginRequest("an id", TOKEN),
+    CustomCertificateChange(private_key=PEM),
+    CustomCertificateRequest(certificate="x", private_key=PEM),
+    TokenObject("i", "n", tokens.TokenStatus.ACTIVE, "t", "t", msgspec.Raw(b"[]"), value=TOKEN),
+    TokenChange("n", (), value=TOKEN),
+    Decoded(CustomCertificateChange(private_key=PEM), (), (), PEM.encode()),
     Peppers({ROW_ID: b"a pepper of some thirty-two bytes"}),
     ringfile.Entry("k", KEK.secret, datetime(2027, 1, 1, tzinfo=UTC)),
     ringfile.Content(1, (ringfile.Entry("k", KEK.secret, datetime(2027, 1, 1, tzinfo=UTC)),)),

@@ -1,9 +1,11 @@
 """Rate limits: the GCRA, its headers, and its 429 (contract-cloudflare sections 1 and 5)."""
 
 import asyncio
+import fcntl
+import os
 import re
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -76,6 +78,18 @@ def test_all_processes_share_one_limit(tmp_path: Path) -> None:
     """Four processes with 400 requests each get 500 through together."""
     with ProcessPoolExecutor(4) as pool:
         assert sum(pool.map(_hits, [tmp_path / "limits"] * 4)) == 500
+
+
+def test_a_count_waits_for_the_one_of_another_process(tmp_path: Path) -> None:
+    """While another process has the table, nothing is read from it or written into it."""
+    limiter, other = Limiter(tmp_path / "limits"), os.open(tmp_path / "limits", os.O_RDWR)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    with ThreadPoolExecutor(1) as pool:
+        counted = pool.submit(limiter.hit, b"a", RateLimit(1, 60))
+        assert not wait([counted], 0.2).done
+        os.close(other)
+        assert counted.result(10).allowed
+    limiter.close()
 
 
 async def test_a_caller_above_the_limit_gets_429_and_true_headers(database_url: str, tmp_path: Path) -> None:

@@ -65,6 +65,15 @@ def test_every_order_of_the_blocks_gives_the_same_chain() -> None:
         assert paths.verify(bundle, trusting(top), datetime.now(UTC)) == expected
 
 
+def test_of_two_leaves_the_one_with_the_key_is_taken() -> None:
+    """Wherever it stands; without a key to go by, it is the first."""
+    top, other = root(), ec.generate_private_key(ec.SECP256R1())
+    end, stranger = leaf(top), top.sign(other.public_key(), subject("www.example.net"), hosts=["www.example.net"])
+    for sent in ((end, stranger), (stranger, end)):
+        assert chains.arrange(sent, chains.spki_digest(end)).leaf == end
+        assert chains.arrange(sent, None).leaf == sent[0]
+
+
 def test_extras_that_belong_to_no_step_are_dropped() -> None:
     """Certificates of other chains do not disturb a path that is there."""
     top, other = root(), root("Another Root")

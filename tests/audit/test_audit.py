@@ -6,7 +6,6 @@ import contextlib
 import ipaddress
 import json
 import struct
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta, timezone
@@ -25,6 +24,7 @@ from pydantic import BaseModel
 from support import authority
 from support.authority import csr_of, key_pem, pem, root
 from support.live import free_port
+from support.waiting import comes_about
 from support.world import BODY, World, make_token, new_database, new_world
 
 from app.audit import failures
@@ -1029,12 +1029,8 @@ class Gate(msgspec.Struct):
 
     async def waiting(self, query: str, known: int = 0) -> int:
         """The process, other than one that is known, that waits here with such a query."""
-        deadline = time.monotonic() + SECONDS
-        while time.monotonic() < deadline:
-            row = await self.watcher.fetchrow(WAITS, query, known)
-            if row is not None:
-                return int(row["pid"])
-        raise AssertionError("nobody waits")
+        await comes_about(lambda: self.watcher.fetchval(WAITS, query, known))
+        return int(await self.watcher.fetchval(WAITS, query, known))
 
     async def cut(self, pid: int) -> None:
         await self.watcher.execute("SELECT pg_terminate_backend($1)", pid)

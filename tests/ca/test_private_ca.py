@@ -78,6 +78,7 @@ from support.pki import (
     signed,
     signed_fields,
 )
+from support.waiting import at_locks
 from support.world import BODY, World, _encodings, make_token, new_world
 
 from app.ca import issuing
@@ -1317,16 +1318,12 @@ async def in_line(world: World, *work: Callable[[], Awaitable[httpx.Response]]) 
     holder: db.Connection = await asyncpg.connect(world.settings.database_url)
     held = holder.transaction()
     await held.start()
-    sql = "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     try:
         await holder.execute("SELECT FROM certificate_authorities FOR UPDATE")
         tasks = []
-        async with asyncio.timeout(SECONDS):
-            for number, each in enumerate(work, 1):
-                tasks.append(asyncio.ensure_future(each()))
-                while (await world.database.fetch(sql))[0]["n"] < number:
-                    assert not tasks[-1].done()
-                    await asyncio.sleep(0.005)
+        for number, each in enumerate(work, 1):
+            tasks.append(asyncio.ensure_future(each()))
+            await at_locks(world.database, number)
         await held.rollback()
         return await all_of(*tasks)
     finally:

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from support.live import serving
 from support.pki import BASE, HALF_LIFE, SECONDS, Pki, days_pass, number_of, serials_of
 from support.pki_limits import _REVOKED, read_by_openssl
-from support.trouble import until
+from support.waiting import comes_about
 from support.world import World, new_database
 
 from app import bounds
@@ -248,7 +248,7 @@ async def test_a_kill_between_revocation_and_crl_leaves_both_or_neither(
             serials: list[str] = [row["serial"] for row in await connection.fetch(_SIGNED, account, UUID(root), 400)]
             total = len(serials)
             work = asyncio.create_task(revoke_until_it_ends(live.url, live.bearer, serials))
-            await until(lambda: total - len(serials) > acknowledged)
+            await comes_about(lambda: total - len(serials) > acknowledged)
             for pid in family(live.pid):
                 os.kill(pid, signal.SIGKILL)
             done = await work

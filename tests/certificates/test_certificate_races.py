@@ -1,32 +1,31 @@
 """Many requests at once, on certificates and CSRs: no certificate without a key, and no key without an owner."""
 
 import asyncio
-import contextlib
 import itertools
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import asyncpg
 import httpx
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import invariant, rule
 from support.authority import key_pem, pem, root, subject
-from support.world import World, new_database, new_world
+from support.pki import all_of
+from support.waiting import at_locks
+from support.walks import WorldWalk
+from support.world import World
 
 from app.custody import keyring
 from app.server import postgres
 from app.store import database as db
 from app.x509 import chains
 
-T = TypeVar("T")
 Json = dict[str, Any]
 HOST = "www.example.com"
-SECONDS = 20.0
 OK = (200, 0)
 IN_USE, NO_CSR, NO_CERTIFICATE, GONE, SAME = (409, 1420), (404, 1431), (404, 1002), (404, 1419), (400, 1220)
 
@@ -34,10 +33,6 @@ IN_USE, NO_CSR, NO_CERTIFICATE, GONE, SAME = (409, 1420), (404, 1431), (404, 100
 def outcome(answer: httpx.Response) -> tuple[int, int]:
     errors = answer.json()["errors"]
     return answer.status_code, errors[0]["code"] if errors else 0
-
-
-async def all_of(*work: Coroutine[Any, Any, T]) -> list[T]:
-    return await asyncio.gather(*work)
 
 
 class Site:
@@ -158,17 +153,6 @@ async def test_renewals_at_once_end_in_one_of_them(world: World) -> None:
     await site.hold_the_rules()
 
 
-async def waiting(world: World, count: int) -> None:
-    """Return once so many statements of this database wait for a lock."""
-    sql = "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    async with asyncio.timeout(SECONDS):
-        while True:
-            row = await world.database.fetchrow(sql)
-            if row is not None and row["n"] >= count:
-                return
-            await asyncio.sleep(0.005)
-
-
 @pytest.mark.parametrize("first", ["PATCH", "DELETE"])
 async def test_a_delete_takes_the_key_that_a_renewal_at_the_same_time_brought(world: World, first: str) -> None:
     """A renewal to another key and a delete queue up for the same certificate: in either order no key is left."""
@@ -187,7 +171,7 @@ async def test_a_delete_takes_the_key_that_a_renewal_at_the_same_time_brought(wo
         async with asyncio.TaskGroup() as group:
             for number, each in enumerate(work, 1):
                 tasks.append(group.create_task(each))
-                await waiting(world, number)
+                await at_locks(world.database, number)
             await held.rollback()
     finally:
         await holder.close()
@@ -229,15 +213,12 @@ picks = st.integers(0, 20)
 changes = st.sampled_from(["renew", "another CSR", "an uploaded key", "nothing", "a policy"])
 
 
-class Walk(RuleBasedStateMachine):
+class Walk(WorldWalk):
     """`csrs` and `certificates` are the model: a CSR with its path, a certificate with the id of its CSR or None.
 
     Rules have no preconditions, because how a race ends is not Hypothesis's choice: what is missing is made.
     """
 
-    world: ClassVar[World]
-    site: ClassVar[Site]
-    runner: ClassVar[asyncio.Runner]
     numbers: ClassVar[Any] = itertools.count()
 
     def __init__(self) -> None:
@@ -245,14 +226,11 @@ class Walk(RuleBasedStateMachine):
         self.csrs: dict[str, tuple[str, Json]] = {}
         self.certificates: dict[str, str | None] = {}
         self.changed = 0
+        self.site = Site(self.world)
         self.audited = self.wait(self.site.audit_rows())
 
     def teardown(self) -> None:
-        for table in ("custom_certificates", "custom_csrs", "private_keys"):
-            self.wait(self.world.database.execute(f"DELETE FROM {table}"))
-
-    def wait(self, work: Coroutine[Any, Any, T]) -> T:
-        return self.runner.run(work)
+        self.empty("custom_certificates", "custom_csrs", "private_keys")
 
     def csr(self, pick: int) -> tuple[str, str, Json]:
         if not self.csrs:
@@ -410,26 +388,4 @@ def test_no_certificate_is_without_its_key_and_no_key_without_an_owner(
     cluster: postgres.Cluster, tmp_path: Path
 ) -> None:
     """120 walks over CSRs and certificates, alone and at once, leave keys, owners and audit as they should be."""
-    # A factory, because a runner without one would take the event loop of the other tests with it when it closes.
-    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
-        stack = contextlib.AsyncExitStack()
-
-        async def start() -> World:
-            database_url = await stack.enter_async_context(new_database(cluster))
-            return await stack.enter_async_context(new_world(database_url, tmp_path))
-
-        try:
-            Walk.world, Walk.runner = runner.run(start()), runner
-            Walk.site = Site(Walk.world)
-            run_state_machine_as_test(
-                Walk,
-                settings=settings(
-                    max_examples=50,
-                    stateful_step_count=12,
-                    deadline=None,
-                    database=None,
-                    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-                ),
-            )
-        finally:
-            runner.run(stack.aclose())
+    Walk.run(cluster, tmp_path, examples=50, steps=12)

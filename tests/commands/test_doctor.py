@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,8 +21,9 @@ import msgspec
 import pytest
 from support.command import run_command
 from support.live import Live, free_port, serving
-from support.processes import is_gone, processes_below, until
+from support.processes import is_gone, processes_below
 from support.rotation import mounted
+from support.waiting import comes_about, until
 from support.world import HERE, new_database
 
 from app import config
@@ -448,14 +448,14 @@ class Own(NamedTuple):
         for sql in (*statements, "SELECT pg_reload_conf()"):
             await connection.execute(sql)
         await connection.close()
-        deadline = time.monotonic() + SECONDS
-        while True:
+
+        async def in_force() -> bool:
             fresh: db.Connection = await asyncpg.connect(self.cluster.dsn)
             now = await fresh.fetchval("SELECT pg_conf_load_time()")
             await fresh.close()
-            if now > loaded:
-                return
-            assert time.monotonic() < deadline
+            return bool(now > loaded)
+
+        await comes_about(in_force)
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,8 @@
 """The commands for tenants, tokens and the audit log: what they show, change, refuse and write down."""
 
-import asyncio
 import json
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +11,7 @@ from uuid import UUID
 
 import pytest
 from support.command import Ended, run_command
+from support.waiting import comes_about
 from support.world import World, new_database, new_world
 
 from app import config
@@ -303,10 +302,11 @@ async def test_a_rolled_token_has_a_new_value_and_the_old_is_dead(
         rolled = keystead(here, "token", "roll", made["id"], "--json").row
         assert rolled == {**made, "token": rolled["token"]}
         assert rolled["token"] != made["token"]
-        deadline = time.monotonic() + PATIENCE
-        while (await status(made["token"]), await opens(access)) != (403, 401):
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.05)
+
+        async def shut_out() -> bool:
+            return (await status(made["token"]), await opens(access)) == (403, 401)
+
+        await comes_about(shut_out)
         assert (await login(made["id"], made["token"]))[0] == 401
         assert [await status(rolled["token"]), await opens(kept), await status(other["token"])] == [200, 200, 200]
         assert (await login(made["id"], rolled["token"]))[0] == 200

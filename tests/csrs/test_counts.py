@@ -3,23 +3,23 @@
 import asyncio
 import contextlib
 import itertools
-import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 from uuid import UUID, uuid4
 
 import asyncpg
 import httpx
 import msgspec
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import invariant, rule
 from support.authority import Authority, pem, root
 from support.live import Live
 from support.released import RELEASED
-from support.world import BODY, Tenant, World, _lifespan, new_database, new_world
+from support.waiting import comes_about
+from support.walks import WorldWalk
+from support.world import BODY, Tenant, World, _lifespan, new_database
 
 from app.caller import Scope
 from app.csrs import store as csrs
@@ -34,10 +34,8 @@ from app.store import schema
 from app.x509 import keys
 from app.x509.keys import KeyType
 
-T = TypeVar("T")
 Outcome = tuple[int, int]
 OPERATOR = first_start.operator()
-PATIENCE = 60.0
 MADE, DELETED = (201, 0), (200, 0)
 # The lists whose kept length is not their own, and by how much: none, if all is well.
 WRONG = """
@@ -51,10 +49,9 @@ FROM actual FULL JOIN kept USING (account_id, scope_id) WHERE coalesce(held, 0) 
 @pytest.fixture
 async def world(world: World) -> World:
     """A world whose application has recounted at its start, and will not again for ten minutes."""
-    deadline = time.monotonic() + PATIENCE
-    while not all(_rests(task) for task in asyncio.all_tasks() if _work_of(task).__qualname__ == "_prune"):
-        assert time.monotonic() < deadline, "the first recount does not end"
-        await asyncio.sleep(0.01)
+    await comes_about(
+        lambda: all(_rests(task) for task in asyncio.all_tasks() if _work_of(task).__qualname__ == "_prune")
+    )
     return world
 
 
@@ -155,12 +152,10 @@ async def deleted_before(shelf: Shelf, number: int | None = None) -> None:
 # Whatever is written.
 
 
-class Walk(RuleBasedStateMachine):
+class Walk(WorldWalk):
     """`held` is the model: the ids in each of three lists."""
 
-    world: ClassVar[World]
-    runner: ClassVar[asyncio.Runner]
-    ca: ClassVar[Authority]
+    ca: ClassVar[Authority] = root()
     keys: ClassVar[Any] = itertools.count()
 
     def __init__(self) -> None:
@@ -173,9 +168,6 @@ class Walk(RuleBasedStateMachine):
             for csr_id in self.held[which]:
                 assert self.wait(shelf.delete(csr_id)) == DELETED
             assert self.wait(shelf.total()) == 0
-
-    def wait(self, work: Coroutine[Any, Any, T]) -> T:
-        return self.runner.run(work)
 
     def some(self, which: int, pick: int) -> str:
         if not self.held[which]:
@@ -276,28 +268,7 @@ class Walk(RuleBasedStateMachine):
 @pytest.mark.walks
 def test_the_total_is_right_whatever_was_done(cluster: postgres.Cluster, tmp_path: Path) -> None:
     """Walks over creates, repeats, refusals, deletions and recounts in three lists: each total is the model's."""
-    # A factory, because a runner without one would take the event loop of the other tests with it when it closes.
-    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
-        stack = contextlib.AsyncExitStack()
-
-        async def start() -> World:
-            database_url = await stack.enter_async_context(new_database(cluster))
-            return await stack.enter_async_context(new_world(database_url, tmp_path))
-
-        try:
-            Walk.world, Walk.runner, Walk.ca = runner.run(start()), runner, root()
-            run_state_machine_as_test(
-                Walk,
-                settings=settings(
-                    max_examples=3,
-                    stateful_step_count=40,
-                    deadline=None,
-                    database=None,
-                    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-                ),
-            )
-        finally:
-            runner.run(stack.aclose())
+    Walk.run(cluster, tmp_path, examples=3, steps=40)
 
 
 async def busy(shelf: Shelf, number: int, rounds: int) -> int:
@@ -536,11 +507,12 @@ async def test_a_start_mends_what_was_written_before_it(world: World) -> None:
     shelf = Shelf(world, world.a)
     await written_before(shelf, await shelf.create(), 2)
     assert await shelf.total() == 1
+
+    async def recounted() -> bool:
+        return await shelf.total() != 1
+
     async with _lifespan(main.create_app(world.settings)):
-        deadline = time.monotonic() + PATIENCE
-        while await shelf.total() == 1:
-            assert time.monotonic() < deadline, "nobody recounts"
-            await asyncio.sleep(0.01)
+        await comes_about(recounted)
     assert await shelf.total() == 3
 
 

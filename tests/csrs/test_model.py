@@ -1,32 +1,21 @@
 """Random walks over create, get, list and delete agree with a model of a few lines of Python."""
 
-import asyncio
-import contextlib
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any
 from uuid import UUID
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    Bundle,
-    RuleBasedStateMachine,
-    consumes,
-    invariant,
-    multiple,
-    rule,
-    run_state_machine_as_test,
-)
-from support.world import BODY, Tenant, World, new_database, new_world
+from hypothesis.stateful import Bundle, consumes, invariant, multiple, rule
+from support.pki import all_of
+from support.walks import WorldWalk
+from support.world import BODY, Tenant
 
 from app.server import postgres
 
 pytestmark = pytest.mark.walks
 
-T = TypeVar("T")
 Csr = dict[str, Any]
 
 # Where languages disagree on order: case, accents, and characters beyond the first 65,536, which UTF-16 puts earlier.
@@ -61,11 +50,9 @@ orders = st.fixed_dictionaries(
 )
 
 
-class Walk(RuleBasedStateMachine):
+class Walk(WorldWalk):
     """`lists` is the model: the CSRs of each account and zone by id."""
 
-    world: ClassVar[World]
-    runner: ClassVar[asyncio.Runner]
     csr_ids: Bundle[str] = Bundle("csr_ids")
 
     def __init__(self) -> None:
@@ -73,11 +60,7 @@ class Walk(RuleBasedStateMachine):
         self.lists: dict[tuple[str, str], dict[str, Csr]] = {(t, s): {} for t in "ab" for s in ("account", "zone")}
 
     def teardown(self) -> None:
-        for table in ("custom_csrs", "csr_counts", "private_keys"):
-            self.wait(self.world.database.execute(f"DELETE FROM {table}"))
-
-    def wait(self, work: Coroutine[Any, Any, T]) -> T:
-        return self.runner.run(work)
+        self.empty("custom_csrs", "csr_counts", "private_keys")
 
     def tenant(self, name: str) -> Tenant:
         return self.world.a if name == "a" else self.world.b
@@ -94,7 +77,7 @@ class Walk(RuleBasedStateMachine):
         """Several at once, so that their order is the server's choice."""
         posts = (self.ask("POST", scope, scope[0], json={**BODY, **body}) for body in bodies)
         made = []
-        for body, answer in zip(bodies, self.wait(_all(*posts)), strict=True):
+        for body, answer in zip(bodies, self.wait(all_of(*posts)), strict=True):
             assert answer.status_code == 201
             csr = answer.json()["result"]
             sent = {key: value for key, value in {**BODY, **body}.items() if value is not None}
@@ -194,31 +177,6 @@ def in_order(csrs: list[Csr], order: str = "created_at", direction: str = "asc")
     ]
 
 
-async def _all(*work: Coroutine[Any, Any, T]) -> list[T]:
-    return await asyncio.gather(*work)
-
-
 def test_random_walks_agree_with_the_model(cluster: postgres.Cluster, tmp_path: Path) -> None:
     """Eighty walks of two tenants over their lists find what plain dictionaries and sorting say."""
-    # A factory, because a runner without one would take the event loop of the other tests with it when it closes.
-    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
-        stack = contextlib.AsyncExitStack()
-
-        async def start() -> World:
-            database_url = await stack.enter_async_context(new_database(cluster))
-            return await stack.enter_async_context(new_world(database_url, tmp_path))
-
-        try:
-            Walk.world, Walk.runner = runner.run(start()), runner
-            run_state_machine_as_test(
-                Walk,
-                settings=settings(
-                    max_examples=80,
-                    stateful_step_count=15,
-                    deadline=None,
-                    database=None,
-                    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-                ),
-            )
-        finally:
-            runner.run(stack.aclose())
+    Walk.run(cluster, tmp_path, examples=80, steps=15)

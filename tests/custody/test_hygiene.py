@@ -25,9 +25,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from support.authority import csr_of, key_pem, pem, subject
 from support.live import Live, free_port, serving
-from support.processes import until, workers
+from support.processes import workers
 from support.rotation import Place, known_everywhere, new_pepper
 from support.secrets_search import ORDINARY, Secret, leaks, looks_into, of_key, waiting
+from support.waiting import until
 from support.world import BODY, World, new_database
 
 from app.ca import leaves

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,8 +23,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from support.live import serving
-from support.processes import ROOT, is_gone, until
+from support.processes import ROOT, is_gone
 from support.secrets_search import ORDINARY, leaks, looks_into, of_key, waiting
+from support.waiting import comes_about, until
 from support.world import BODY, new_database, new_world
 
 from app import bounds
@@ -81,13 +82,6 @@ def ready(pool: KeyPool) -> list[bytes]:
     return [pair.spki_sha256 for _, pair in pool._ready]
 
 
-async def eventually(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about in time"
-        await asyncio.sleep(0.02)
-
-
 async def full(pool: KeyPool) -> list[bytes]:
     """Wait until a pool is full; its digests."""
 
@@ -96,7 +90,7 @@ async def full(pool: KeyPool) -> list[bytes]:
             hurry(pool._maker._process.pid)
         return len(ready(pool)) >= pool._size
 
-    await eventually(is_full)
+    await comes_about(is_full, PATIENCE)
     return ready(pool)
 
 
@@ -222,7 +216,7 @@ async def test_a_key_that_nobody_wants_is_made_anew(monkeypatch: pytest.MonkeyPa
             seen.update(ready(pool))
             return len(seen) >= 2
 
-        await eventually(two_were_seen)
+        await comes_about(two_were_seen, PATIENCE)
 
 
 async def test_too_many_takers_at_once_are_told_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,7 +346,7 @@ async def test_a_maker_that_is_killed_is_started_anew(monkeypatch: pytest.Monkey
             # It is not noticed before the next key is wanted, and what is ready stays good.
             taken = {(await pool.take(KeyType.RSA2048)).spki_sha256}
             assert taken <= set(held)
-            await eventually(lambda: pool._maker._process and maker_of(pool) not in killed)
+            await comes_about(lambda: pool._maker._process and maker_of(pool) not in killed, PATIENCE)
             # At work, or about to be.
             killed.append(maker_of(pool))
             os.kill(maker_of(pool), signal.SIGKILL)
@@ -380,17 +374,17 @@ async def test_without_a_maker_keys_are_made_on_demand(monkeypatch: pytest.Monke
 
 async def test_a_maker_steps_back_before_everybody_else() -> None:
     """It runs at the lowest priority, in the class of those that run when nobody else wants to."""
+    before = os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0)
     async with started(1) as pool:
-        await eventually(lambda: pool._maker._process and has_stepped_back(maker_of(pool)))
+        await comes_about(lambda: pool._maker._process and has_stepped_back(maker_of(pool)), PATIENCE)
         assert os.getpriority(os.PRIO_PROCESS, maker_of(pool)) == 19
-        assert os.getpriority(os.PRIO_PROCESS, 0) == 0
-        assert os.sched_getscheduler(0) == os.SCHED_OTHER
+        assert (os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0)) == before
 
 
 async def test_ctrl_c_is_not_for_a_maker() -> None:
     """SIGINT, which the terminal sends to the whole group, is ignored: the same process makes the key."""
     async with started(1) as pool:
-        await eventually(lambda: pool._maker._process and has_stepped_back(maker_of(pool)))
+        await comes_about(lambda: pool._maker._process and has_stepped_back(maker_of(pool)), PATIENCE)
         maker = maker_of(pool)
         assert ignores(maker, signal.SIGINT)
         os.kill(maker, signal.SIGINT)

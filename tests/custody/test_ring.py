@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives import serialization
 from support.live import free_port
 from support.ordinary_user import ROOT, python_for
 from support.processes import processes_below
+from support.waiting import comes_about
 
 from app import files
 from app.caller import Level, RequestInfo, Scope
@@ -243,7 +244,7 @@ async def test_a_key_that_is_on_its_way_is_waited_for(site: Place) -> None:
             assert await other.execute(keyring.insert_key(1), *row) == "INSERT 0 1"
             retiring = asyncio.create_task(rotation.retire(site.db, site.ring, keyring.SYSTEM, site.path, old))
             waits = "SELECT count(*) FROM pg_locks WHERE relation = 'keks'::regclass AND NOT granted"
-            await until_waited(site, waits, retiring)
+            await comes_about(lambda: site.value(waits))
         with pytest.raises(Misconfigured, match=f"1 private keys and 0 peppers need the KEK {old}"):
             await retiring
     finally:
@@ -253,14 +254,6 @@ async def test_a_key_that_is_on_its_way_is_waited_for(site: Place) -> None:
     await site.assert_all_open(site.ring)
     # It was not half done either.
     await site.make(behind)
-
-
-async def until_waited(site: Place, question: str, task: "asyncio.Task[None]") -> None:
-    deadline = time.monotonic() + 4
-    while not await site.value(question):
-        assert not task.done()
-        assert time.monotonic() < deadline, "nothing waits"
-        await asyncio.sleep(0.01)
 
 
 async def test_a_kek_that_only_a_pepper_needs_is_not_retired(site: Place) -> None:

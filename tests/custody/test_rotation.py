@@ -4,7 +4,6 @@ ROTATION_KEYS and ROTATION_KILLS say how many keys are rotated, and how often a 
 figures are 100000 and 20.
 """
 
-import asyncio
 import base64
 import contextlib
 import json
@@ -47,10 +46,10 @@ from support.rotation import (
     new_token,
     only,
     pepper_of,
-    until,
     with_key,
     with_token,
 )
+from support.waiting import comes_about, until
 from support.world import BODY, new_database
 
 from app import files
@@ -378,12 +377,12 @@ def test_a_rotation_goes_on_where_it_was_killed(shop: Place) -> None:
                 f"datname = current_database() AND pid NOT IN ({holder.get_server_pid()}, {watcher.get_server_pid()})"
             )
             waiting = f"SELECT count(*) FROM pg_stat_activity WHERE {ours} AND wait_event_type = 'Lock'"
-            await comes_about(watcher, waiting, 1)
+            await comes_about(lambda: watcher.fetchval(waiting))
             process.kill()
             process.communicate()
             # The statement that waits is not to be carried out after all.
             await watcher.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {ours}")
-            await comes_about(watcher, f"SELECT count(*) FROM pg_stat_activity WHERE {ours}", 0)
+            await comes_about(lambda: watcher.fetchval(f"SELECT count(*) = 0 FROM pg_stat_activity WHERE {ours}"))
         done = await watcher.fetchval("SELECT count(*) FROM private_keys WHERE kek_id = $1", new)
         await holder.close()
         await watcher.close()
@@ -396,13 +395,6 @@ def test_a_rotation_goes_on_where_it_was_killed(shop: Place) -> None:
     assert shop.run("keys", "rotate").out.startswith("re-wrapped 20 ")
     assert shop.others() == 0
     assert shop.damaged() == []
-
-
-async def comes_about(connection: db.Connection, sql: str, value: object) -> None:
-    deadline = time.monotonic() + SECONDS
-    while await connection.fetchval(sql) != value:
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
 
 
 def test_two_rotations_at_once_do_no_harm(shop: Place) -> None:

@@ -12,6 +12,7 @@ import asyncpg
 import httpx
 import pytest
 import structlog
+from support.waiting import at_locks
 from support.world import World, make_token
 
 from app.caller import GROUPS, Level, Role, Scope
@@ -1495,10 +1496,7 @@ async def test_a_token_that_is_widened_while_it_is_rolled_is_not_taken_over(worl
             await holder.execute("SELECT FROM accounts WHERE id = $1 FOR UPDATE", world.a.account.id)
             url = f"{path_of(world)}/{target['id']}/value"
             roll = asyncio.create_task(ask(world, "PUT", url, maker))
-            async with asyncio.timeout(60):
-                while not await holder.fetchval(_WAITING):
-                    assert not roll.done()
-                    await asyncio.sleep(0.01)
+            await at_locks(world.database, 1)
             sql = "UPDATE tokens SET policies = $2, modified_on = now() WHERE id = $1"
             await holder.execute(sql, UUID(target["id"]), wide)
         answer = await roll
@@ -1508,8 +1506,3 @@ async def test_a_token_that_is_widened_while_it_is_rolled_is_not_taken_over(worl
     assert answer.headers["x-should-retry"] == "false"
     assert await lives(world, target["value"])
     assert told(await ask(world, "PUT", url, maker)) == (403, [(1465, "/policies")])
-
-
-_WAITING = """
-SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
-"""

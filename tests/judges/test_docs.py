@@ -11,7 +11,6 @@ import signal
 import socket
 import ssl
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +22,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from litestar import Litestar
 from support.api_role import GRANTS
 from support.sdk_infisical import REQUIREMENT
+from support.waiting import until
 
 from app import config
 from app.caller import GROUPS, Area
@@ -170,7 +170,7 @@ class Server:
                 start_new_session=True,
             )
         process = self.process
-        _wait_for(lambda: "prints the PEM" in self.said() or process.poll() is not None, START_SECONDS, self.said)
+        until(lambda: "prints the PEM" in self.said() or process.poll() is not None, START_SECONDS, self.said)
         assert process.poll() is None, self.said()
 
     def said(self) -> str:
@@ -189,7 +189,7 @@ class Server:
         assert self.process.wait(SECONDS) in {0, -signal.SIGINT}, self.said()
         assert "Error" not in self.said(), self.said()
         assert "Traceback" not in self.said(), self.said()
-        _wait_for(lambda: not self.left(), SECONDS, lambda: f"still there: {self.left()}")
+        until(lambda: not self.left(), SECONDS, lambda: f"still there: {self.left()}")
 
     def left(self) -> dict[int, str]:
         """Processes of this server that are alive, by what they were and by what they work on."""
@@ -208,15 +208,6 @@ class Server:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait(SECONDS)
-
-
-def _wait_for(happened: object, seconds: float, report: object) -> None:
-    assert callable(happened)
-    assert callable(report)
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, report()
-        time.sleep(0.02)
 
 
 def _status(pid: int) -> list[str]:
@@ -278,7 +269,7 @@ class Terminal:
         def printed() -> str:
             return self.screen.read_bytes()[begin:].decode()
 
-        _wait_for(lambda: end in printed() or self.shell.poll() is not None, SECONDS, printed)
+        until(lambda: end in printed() or self.shell.poll() is not None, SECONDS, printed)
         output = printed().removesuffix(f"{end}\n")
         assert self.shell.poll() is None, f"{block.page}:{block.line} failed:\n{output}"
         if block.expected is not None:

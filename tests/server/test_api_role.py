@@ -30,10 +30,10 @@ from support.rotation import (
     known_everywhere,
     new_pepper,
     pepper_of,
-    until,
     with_key,
     with_token,
 )
+from support.waiting import until
 from support.world import new_database
 
 from app.config import Settings

@@ -36,10 +36,10 @@ from support.trouble import (
     shaken,
     stalled,
     stopped,
-    until,
     without_connections,
     words,
 )
+from support.waiting import comes_about
 from support.world import BODY, Judge
 
 from app import bounds
@@ -88,7 +88,7 @@ async def trouble(scene: Scene, fault: AbstractAsyncContextManager[object]) -> A
         async with fault:
             yield told
         ended = time.monotonic()
-        await until(lambda: is_well(told, ended))
+        await comes_about(lambda: is_well(told, ended))
     for each in told:
         assert each.answer is not None, f"no answer to {each.kind}"
         if not each.good:
@@ -104,13 +104,11 @@ def workers(live: Live) -> str:
 
 async def nothing_is_left(scene: Scene) -> None:
     """PostgreSQL has no more sessions than the workers have places, and the workers use none of them."""
-    deadline = time.monotonic() + SECONDS
-    while True:
-        sessions, used = len(await scene.place.backends()), await in_use(scene)
-        if sessions <= WORKERS * bounds.DATABASE_CONNECTIONS and used == 0:
-            return
-        assert time.monotonic() < deadline, f"{sessions} sessions, and {used} in use"
-        await asyncio.sleep(0.1)
+
+    async def so() -> bool:
+        return len(await scene.place.backends()) <= WORKERS * bounds.DATABASE_CONNECTIONS and await in_use(scene) == 0
+
+    await comes_about(so)
 
 
 async def in_use(scene: Scene) -> float | None:
@@ -128,7 +126,7 @@ def refused(told: list[Told]) -> set[str]:
 async def test_a_postgresql_that_ends_is_away_and_comes_back(scene: Scene, how: signal.Signals) -> None:
     """While it is away every request gets a clear 503, also of those in flight, and /readyz says why."""
     async with trouble(scene, ended(scene.place, how)) as told:
-        await until(lambda: refused(told) == set(KINDS))
+        await comes_about(lambda: refused(told) == set(KINDS))
         ready = await scene.client.http.get("/readyz")
         assert (ready.status_code, ready.json()["reason"]) == (503, "database")
 
@@ -137,7 +135,7 @@ async def test_a_failover_that_refuses_connections_is_waited_out(scene: Scene) -
     """While connections are refused, as for a second here, every request gets a clear 503."""
     async with trouble(scene, refusing(scene.place)) as told:
         await asyncio.sleep(1)
-        await until(lambda: refused(told) == set(KINDS))
+        await comes_about(lambda: refused(told) == set(KINDS))
     # What was not even sent is in no doubt.
     assert not all("not known" in words(each.answer) for each in told if each.status == 503 and each.answer)
 
@@ -146,14 +144,14 @@ async def test_a_read_only_database_still_answers_reads(scene: Scene) -> None:
     """Where nothing may be written, as on a standby, reads are good, and what writes or is audited is a clear 503."""
     async with trouble(scene, read_only(scene.place)) as told:
         began = time.monotonic()
-        await until(lambda: refused(told) >= WRITES)
-        await until(lambda: "GET csr" in kinds(each for each in told if each.good and each.asked > began))
+        await comes_about(lambda: refused(told) >= WRITES)
+        await comes_about(lambda: "GET csr" in kinds(each for each in told if each.good and each.asked > began))
 
 
 async def test_too_many_connections_is_said_and_passes(scene: Scene) -> None:
     """A PostgreSQL that takes no more connections costs a clear 503 for each request that needs one."""
     async with trouble(scene, without_connections(scene.place)) as told:
-        await until(lambda: refused(told) == set(KINDS))
+        await comes_about(lambda: refused(told) == set(KINDS))
 
 
 async def test_a_full_disk_refuses_what_needs_room(scene: Scene) -> None:
@@ -161,7 +159,7 @@ async def test_a_full_disk_refuses_what_needs_room(scene: Scene) -> None:
     if scene.place.disk is None:
         pytest.skip("this user may not mount a disk of its own")
     async with trouble(scene, full(scene.place)) as told:
-        await until(lambda: refused(told) >= {"POST csr", "POST ca"})
+        await comes_about(lambda: refused(told) >= {"POST csr", "POST ca"})
     assert "GET csr" not in refused(told)
 
 
@@ -178,9 +176,9 @@ async def test_statements_that_hang_end_by_a_time_out(scene: Scene) -> None:
                 waiting = await scene.place.waiting()
             writers = [pid for pid, query in waiting.items() if "private_keys" in query]
             fault.enter_context(stopped(writers))
-            await until(lambda: refused(told) == set(KINDS))
+            await comes_about(lambda: refused(told) == set(KINDS))
         released = time.monotonic()
-        await until(lambda: is_well(told, released))
+        await comes_about(lambda: is_well(told, released))
     of_creates = [words(each.answer) for each in told if each.status == 503 and each.kind == "POST csr" and each.answer]
     assert any("not known" in text for text in of_creates)
 
@@ -188,7 +186,7 @@ async def test_statements_that_hang_end_by_a_time_out(scene: Scene) -> None:
 async def test_a_network_that_stalls_ends_by_a_time_out(scene: Scene) -> None:
     """Connections over which nothing comes any more cost a clear 503."""
     async with trouble(scene, stalled(scene.place)) as told:
-        await until(lambda: refused(told) >= {"GET csr", "POST csr", "GET ca", "POST ca"})
+        await comes_about(lambda: refused(told) >= {"GET csr", "POST csr", "GET ca", "POST ca"})
 
 
 @pytest.mark.parametrize("reaches", [True, False], ids=["done", "lost"])

@@ -18,7 +18,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 from support.ordinary_user import ROOT, as_root, python_for
-from support.processes import is_gone, until
+from support.processes import is_gone, processes_below
+from support.waiting import until
 
 from app.errors import Misconfigured
 from app.server import layout, postgres
@@ -41,15 +42,6 @@ def postmaster(data_dir: Path) -> int:
 
 def has_ended(data_dir: Path) -> bool:
     return not (data_dir / "postgres" / "data" / "postmaster.pid").exists()
-
-
-def processes_below(folder: Path) -> list[int]:
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if os.fsencode(folder) in (process / "cmdline").read_bytes():
-                found.append(int(process.name))
-    return found
 
 
 def ask(dsn: str, question: str) -> object:

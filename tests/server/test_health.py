@@ -6,7 +6,7 @@ import ipaddress
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -17,6 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.authority import pem, root
 from support.live import Live, serving
+from support.waiting import comes_about
 from support.world import BODY, World, make_token, new_database, new_world
 
 from app.server import health, postgres
@@ -78,13 +79,6 @@ def from_address(world: World, address: str) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8787")
 
 
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not await condition():
-        assert time.monotonic() < deadline, "it did not come about in time"
-        await asyncio.sleep(0.02)
-
-
 @pytest.fixture(scope="module")
 def world(shared_world: World) -> World:
     """One world for the tests that change nothing which others see."""
@@ -117,7 +111,7 @@ async def until_ready_is(world: World, expected: tuple[int, str | None]) -> None
     async def so() -> bool:
         return await ready(world) == expected
 
-    await until(so)
+    await comes_about(so)
 
 
 async def cut(world: World) -> None:
@@ -439,7 +433,7 @@ async def test_the_pool_tells_how_many_keys_are_ready(database_url: str, tmp_pat
             assert 0 <= level <= 2
             return level == 2
 
-        await until(full)
+        await comes_about(full)
         made = ("key_generation_seconds_count",)
         before = gauge(await scraped(world.http), *made, key_type="rsa2048")
         answers = [
@@ -448,7 +442,7 @@ async def test_the_pool_tells_how_many_keys_are_ready(database_url: str, tmp_pat
         ]
         assert [answer.status_code for answer in answers] == [201, 201]
         assert gauge(await scraped(world.http), *made, key_type="rsa2048") == before
-        await until(full)
+        await comes_about(full)
 
 
 async def test_connections_are_told_as_used_and_idle(world: World) -> None:
@@ -459,7 +453,7 @@ async def test_connections_are_told_as_used_and_idle(world: World) -> None:
         used, idle = (gauge(samples, "database_connections", state=state) for state in ("in_use", "idle"))
         return used >= 0 and idle >= 1 and used + idle == 8
 
-    await until(told)
+    await comes_about(told)
 
 
 async def test_certificates_are_counted_by_their_days(database_url: str, tmp_path: Path) -> None:
@@ -669,7 +663,7 @@ async def stays(http: httpx.AsyncClient, key: Route, expected: float) -> None:
         # A request is counted after it was answered.
         return requests(await scraped(http)).get(key, 0) >= expected
 
-    await until(there)
+    await comes_about(there)
     last: dict[Route, float] = {}
     for _ in range(10):
         found = requests(await scraped(http))
@@ -691,13 +685,13 @@ async def test_counters_are_the_sum_over_workers_that_come_and_go(cluster: postg
                     await stays(http, LISTED, asked)
                 both = workers(live.pid)
                 assert counting(live) == set(both)
-                await until(lambda: connections_are(http, 16))
+                await comes_about(lambda: connections_are(http, 16))
                 assert gauge_files(live) == set(both)
                 os.kill(both[0], signal.SIGKILL)
-                await until(lambda: replaced(live, http, both[0], asked))
+                await comes_about(lambda: replaced(live, http, both[0], asked))
                 await ask(live, http, 10)
                 await stays(http, LISTED, asked + 10)
-                await until(lambda: connections_are(http, 16))
+                await comes_about(lambda: connections_are(http, 16))
                 assert gauge_files(live) == set(workers(live.pid))
         with serving(url, tmp_path / "data", workers=2) as live:
             async with fresh(live) as http:

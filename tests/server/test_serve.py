@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 import trustme
-from support.processes import ROOT, is_gone, processes_below, until, workers
+from support.processes import ROOT, is_gone, processes_below, workers
+from support.waiting import until
 
 pytestmark = pytest.mark.serve
 

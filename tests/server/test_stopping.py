@@ -9,8 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from uuid import uuid4
 
@@ -18,7 +17,8 @@ import asyncpg
 import httpx
 import pytest
 import trustme
-from support.live import START_SECONDS, STOP_SECONDS, Live, free_port, serving
+from support.live import STOP_SECONDS, Live, free_port, serving, wait_until_it_answers
+from support.waiting import comes_about
 from support.world import BODY
 
 from app.store import database as db
@@ -46,14 +46,6 @@ _WAITING = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() 
 
 def _body(**fields: str) -> bytes:
     return json.dumps({**BODY, **fields}).encode()
-
-
-async def _until(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(STOP_SECONDS):
-        while True:
-            if await condition():
-                return
-            await asyncio.sleep(0.02)
 
 
 async def _connect(live: Live) -> Stream:
@@ -140,16 +132,16 @@ async def test_what_was_accepted_is_answered(database_url: str, tmp_path: Path) 
         async def all_wait() -> bool:
             return len(await _fetch(database_url, _WAITING)) == len(waiting)
 
-        await _until(all_wait)
+        await comes_about(all_wait)
         half_sent = [(body, await _accepted(live, body)) for body in (slow, rsa, slow, rsa)]
         os.kill(live.pid, signal.SIGTERM)
         assert [await _rest(stream) for stream in idle] == 4 * [(0, b"")]
-        await _until(lambda: _refuses(live))
+        await comes_about(lambda: _refuses(live))
         for body, (_, writer) in half_sent:
             writer.write(body)
         await _execute(database_url, "UPDATE gate SET shut = false")
         answers = [await _rest(stream) for stream in (*waiting, *(stream for _, stream in half_sent))]
-        await _until(lambda: _ended(live))
+        await comes_about(lambda: _ended(live))
     assert [status for status, _ in answers] == len(answers) * [201], answers
     assert all(b"\r\nconnection: close\r\n" in text for _, text in answers)
     rows = await _fetch(database_url, "SELECT id FROM custom_csrs")
@@ -166,7 +158,7 @@ async def test_what_never_ends_does_not_hold_the_stop(database_url: str, tmp_pat
         for _, writer in hanging:
             writer.write(_body())
         answers = await asyncio.gather(*(_rest(stream) for stream in hanging))
-        await _until(lambda: _ended(live))
+        await comes_about(lambda: _ended(live))
         for _, writer in deaf:
             writer.close()
     assert [status for status, _ in answers] == 4 * [503]
@@ -180,7 +172,7 @@ async def test_an_impatient_operator_changes_nothing(database_url: str, tmp_path
             os.kill(live.pid, signal.SIGTERM)
             return await _ended(live)
 
-        await _until(pressed_again)
+        await comes_about(pressed_again)
 
 
 async def _never_reads(live: Live) -> Stream:
@@ -254,16 +246,13 @@ def _start(port: int, folder: Path, settings: Mapping[str, str]) -> subprocess.P
             stderr=log,
             env={**inherited, **settings, **own},
         )
-    deadline = time.monotonic() + START_SECONDS
-    with httpx.Client() as http:
-        while time.monotonic() < deadline and process.poll() is None:
-            with contextlib.suppress(httpx.TransportError):
-                if http.get(f"http://127.0.0.1:{port}/readyz").status_code == 200:
-                    return process
-            time.sleep(0.05)
-    process.kill()
-    process.wait()
-    raise AssertionError((folder / f"{port}.log").read_text())
+    try:
+        wait_until_it_answers(f"http://127.0.0.1:{port}/readyz", process, folder / f"{port}.log")
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    return process
 
 
 def _restart_each(running: dict[int, subprocess.Popen[bytes]], folder: Path, settings: Mapping[str, str]) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import msgspec
 from support.authority import root
-from support.live import STOP_SECONDS, Live, _variables, _wait_until_it_answers, free_port, serving
+from support.live import STOP_SECONDS, Live, _variables, free_port, serving, wait_until_it_answers
 from support.measured import write
 from support.trouble import (
     IN_A_ROW,
@@ -38,9 +38,9 @@ from support.trouble import (
     shaken,
     stalled,
     stopped,
-    until,
     without_connections,
 )
+from support.waiting import comes_about
 
 KINDS = ("GET csr", "POST csr")
 WORKERS = 2
@@ -67,12 +67,12 @@ async def observed(client: Client, fault: Fault) -> Row:
     asking = asyncio.create_task(_ask_steadily(client, tasks, leaving))
     try:
         started = time.monotonic()
-        await until(lambda: _well(tasks, started))
+        await comes_about(lambda: _well(tasks, started))
         began = time.monotonic()
         async with trouble:
             await asyncio.sleep(seconds)
         over = time.monotonic()
-        await until(lambda: _well(tasks, over), PATIENCE)
+        await comes_about(lambda: _well(tasks, over), PATIENCE)
         well, last = _well(tasks, over) or (over, over)
     finally:
         leaving.set()
@@ -153,7 +153,7 @@ def _installed(folder: Path) -> Iterator[tuple[Installation, Live]]:
     there = Installation(folder, port, _start(folder, port))
     try:
         url, data_dir, log = f"http://127.0.0.1:{port}", folder / "data", folder / "log"
-        _wait_until_it_answers(url, there.process, log)
+        wait_until_it_answers(f"{url}/healthz", there.process, log)
         variables = _variables((data_dir / "credentials.env").read_text())
         yield there, Live(url, variables, {}, "", data_dir, log, there.process.pid, root("Unused"))
     finally:

@@ -5,7 +5,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from support.everything import _use_everything
 from support.released import RELEASED, catalogue
+from support.waiting import comes_about
 from support.world import BODY, Tenant, World, _lifespan, judged_client, new_database, new_world
 
 from app.config import Settings
@@ -214,7 +215,7 @@ async def test_requests_are_served_while_a_migration_waits(world: World) -> None
     async with _connected(url) as other:
         await other.execute("SELECT pg_advisory_lock($1)", schema._MIGRATION_LOCK)
         migrating = asyncio.create_task(schema.migrate(url))
-        await _until(lambda: other.fetchval(_MIGRATION_WAITS))
+        await comes_about(lambda: other.fetchval(_MIGRATION_WAITS))
         made = await world.create()
         await _ask(world.http, world.a.bearer, [f"{world.a.account_path}/{made['id']}"])
         assert not migrating.done()
@@ -229,7 +230,7 @@ async def test_a_migration_that_is_broken_off_changes_nothing(cluster: postgres.
         async with connection.transaction():
             await connection.execute("LOCK TABLE zones IN ACCESS SHARE MODE")
             migrating = asyncio.create_task(schema.migrate(url))
-            await _until(lambda: connection.fetchval(_MIGRATION_WAITS))
+            await comes_about(lambda: connection.fetchval(_MIGRATION_WAITS))
             await connection.execute(f"SELECT {how}(pid) FROM ({_MIGRATION_WAITS}) AS waiting")
             with pytest.raises(Unavailable):
                 await migrating
@@ -276,11 +277,3 @@ async def test_a_schema_of_another_release_is_refused(
     assert (ran.returncode, ran.stdout) == (1, "")
     assert ran.stderr.count("\n") == 1
     assert said in ran.stderr
-
-
-async def _until(condition: Callable[[], Awaitable[object]]) -> None:
-    async with asyncio.timeout(SECONDS):
-        while True:
-            if await condition():
-                return
-            await asyncio.sleep(0.01)

@@ -15,8 +15,8 @@ from support.authority import csr_of, key_pem, pem, subject
 from support.live import Live
 from support.rotation import (
     Place,
-    until,
 )
+from support.waiting import until
 from support.world import BODY
 
 from app.caller import GROUPS

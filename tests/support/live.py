@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import httpx
 import msgspec
 import pytest
 from support.authority import Authority, pem, root
+from support.waiting import until
 from support.world import new_database
 
 from app.server import postgres
@@ -24,8 +24,6 @@ from app.server import postgres
 # Generous to a machine that does much else.
 START_SECONDS = 180.0
 STOP_SECONDS = 30.0
-# Anything a test waits for beside the start, such as a line in the log.
-SECONDS = 20.0
 
 
 class Live(msgspec.Struct):
@@ -54,13 +52,12 @@ class Live(msgspec.Struct):
 
     def requests(self, path: str) -> list[dict[str, Any]]:
         """The log's lines of the requests whose path ends so; waits for the first, which comes after the answer."""
-        deadline = time.monotonic() + SECONDS
-        while time.monotonic() < deadline:
-            found = [line for line in self._lines() if line["event"] == "request" and line["path"].endswith(path)]
-            if found:
-                return found
-            time.sleep(0.01)
-        raise AssertionError(f"the server has not logged a request of {path}")
+
+        def found() -> list[dict[str, Any]]:
+            return [line for line in self._lines() if line["event"] == "request" and line["path"].endswith(path)]
+
+        until(found, said=lambda: f"the server has not logged a request of {path}")
+        return found()
 
     def _lines(self) -> Iterator[dict[str, Any]]:
         for line in self.log.read_text().split("\n")[:-1]:
@@ -104,7 +101,7 @@ def serving(
         )
     try:
         url = f"http://127.0.0.1:{port}"
-        _wait_until_it_answers(url, process, log)
+        wait_until_it_answers(f"{url}/healthz", process, log)
         credentials = (data_dir / "credentials.env").read_text()
         yield Live(
             url=url,
@@ -139,16 +136,17 @@ def free_port() -> int:
         return port
 
 
-def _wait_until_it_answers(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
+def wait_until_it_answers(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Return once the server at this address, or with this path, says 200."""
     with httpx.Client() as client:
-        while time.monotonic() < deadline:
+
+        def answers() -> bool:
             assert process.poll() is None, f"the server ended with {process.returncode}:\n{log.read_text()}"
             with contextlib.suppress(httpx.TransportError):
-                if client.get(f"{url}/healthz").status_code == 200:
-                    return
-            time.sleep(0.02)
-    raise AssertionError(f"the server does not answer:\n{log.read_text()}")
+                return client.get(url).status_code == 200
+            return False
+
+        until(answers, START_SECONDS, lambda: f"the server does not answer:\n{log.read_text()}")
 
 
 def _variables(text: str, only: tuple[str, ...] = ()) -> dict[str, str]:

@@ -1,21 +1,12 @@
-"""Processes of a server: which live, and waiting for what they do."""
+"""Processes of a server: which live, and below whom."""
 
 import contextlib
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from app.server import parent as serve
 
 ROOT = Path(serve.__file__).parents[2]
-
-
-def until(condition: Callable[[], object], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about in time"
-        time.sleep(0.02)
 
 
 def is_gone(pid: int) -> bool:

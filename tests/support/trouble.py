@@ -23,6 +23,7 @@ import asyncpg
 import httpx
 import msgspec
 from support.live import Live
+from support.waiting import comes_about
 from support.world import BODY, Judge
 
 from app.server import postgres
@@ -212,7 +213,7 @@ class Shaken(msgspec.Struct):
 async def ended(place: Shaken, how: int) -> AsyncIterator[None]:
     """PostgreSQL is sent a signal that ends it, and is started again at the end."""
     os.kill(int(place.postmaster.read_text().split()[0]), how)
-    await until(lambda: not place.cluster.alive())
+    await comes_about(lambda: not place.cluster.alive())
     try:
         yield
     finally:
@@ -463,10 +464,3 @@ def is_clear(judge: Judge, answer: httpx.Response) -> None:
         assert (body["statusCode"], body["error"]) == (503, "ServiceUnavailable"), answer.text
     if answer.request.method == "GET":
         assert "not known" not in words(answer)
-
-
-async def until(condition: Callable[[], object], seconds: float = SECONDS) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about in time"
-        await asyncio.sleep(0.02)

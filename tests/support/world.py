@@ -62,7 +62,8 @@ _CATALOGUES = ("class", "attribute", "constraint", "description", "index", "name
 # Every change of the schema leaves younger rows in the catalogue than the template had, or fewer.
 _SCHEMA = f"""
 SELECT ROW(d.datacl, d.datconnlimit, (SELECT count(*) FROM pg_db_role_setting WHERE setdatabase = d.oid),
-           (SELECT count(*) FROM pg_statistic WHERE starelid >= 16384), (SELECT array_agg(version) FROM schema_version),
+           (SELECT count(*) FROM pg_statistic WHERE starelid >= 16384),
+           (SELECT array_agg(v::text) FROM schema_version v),
            {", ".join(f"(SELECT ROW(count(*), max(xmin::text::bigint)) FROM pg_{name})" for name in _CATALOGUES)})::text
 FROM pg_database d WHERE datname = current_database()
 """

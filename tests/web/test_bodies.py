@@ -14,7 +14,8 @@ import pytest
 from litestar import Request
 from soak.overload import memory, port_of
 from support.live import Live
-from support.trouble import is_clear, until
+from support.trouble import is_clear
+from support.waiting import comes_about
 from support.world import BODY, Judge, World, new_world
 
 from app import bounds
@@ -313,7 +314,7 @@ async def test_a_body_counts_until_its_request_is_answered(cramped: World) -> No
     assert (await cramped.http.post(a.account_path, content=too_much[0], headers=a.bearer)).status_code == too_much[1]
     slow = await Slow(cramped, CA, SMALL * 4, a.bearer).begun()
     slow.task.cancel()
-    await until(slow.task.done)
+    await comes_about(slow.task.done)
     await broken_off(cramped)
     assert (spaces.admitted.free, spaces.unadmitted.free) == (64 * 1024, 3 * SMALL)
     assert not spaces.admitted.unfinished

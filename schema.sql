@@ -1,6 +1,6 @@
 -- The catalogue of a new database. Databases of an earlier release reach the same one through app/migrations/.
--- Directory tables (accounts, users, memberships, zones, tokens, access_tokens, keks, peppers, failed_authentications)
--- are keyed by their own id;
+-- Directory tables (accounts, users, memberships, zones, deleted_scopes, tokens, access_tokens, keks, peppers,
+-- failed_authentications) are keyed by their own id;
 -- every other table carries account_id first, so that it can be spread over machines by account
 -- (docs/decisions/0003-keys-and-scopes.md).
 
@@ -22,6 +22,8 @@ CREATE TABLE accounts (
     modified_at timestamptz NOT NULL DEFAULT now(),
     key_max_age_days integer NOT NULL DEFAULT 398,
     ca_quota integer,
+    enforce_twofactor boolean NOT NULL DEFAULT false,
+    abuse_contact_email text,
     CONSTRAINT accounts_pkey PRIMARY KEY (id),
     CONSTRAINT accounts_slug_key UNIQUE (slug),
     CONSTRAINT accounts_name_check CHECK (length(name) BETWEEN 1 AND 100),
@@ -29,7 +31,8 @@ CREATE TABLE accounts (
     CONSTRAINT accounts_name_policy_check CHECK (name_policy IN ('private', 'public')),
     CONSTRAINT accounts_csr_quota_check CHECK (csr_quota >= 0),
     CONSTRAINT accounts_key_max_age_days_check CHECK (key_max_age_days BETWEEN 1 AND 36500),
-    CONSTRAINT accounts_ca_quota_check CHECK (ca_quota >= 0)
+    CONSTRAINT accounts_ca_quota_check CHECK (ca_quota >= 0),
+    CONSTRAINT accounts_abuse_contact_email_check CHECK (length(abuse_contact_email) BETWEEN 3 AND 254)
 );
 COMMENT ON TABLE accounts IS 'The tenants: everything belongs to one account.';
 COMMENT ON COLUMN accounts.slug IS 'A short name for people and for Infisical''s projectSlug.';
@@ -38,6 +41,7 @@ COMMENT ON COLUMN accounts.csrs_enabled IS 'False answers 403/1404 to every cust
 COMMENT ON COLUMN accounts.csr_quota IS 'How many custom CSRs the account''s own list may hold; NULL is no bound.';
 COMMENT ON COLUMN accounts.key_max_age_days IS 'A key that is older, in days, is told in the messages of its CSR and certificate.';
 COMMENT ON COLUMN accounts.ca_quota IS 'How many CAs the account may hold; NULL is the bound of the list, 1000.';
+COMMENT ON COLUMN accounts.enforce_twofactor IS 'Kept and given back for clients; there is no second factor here.';
 
 CREATE TABLE zones (
     id uuid NOT NULL,
@@ -51,19 +55,35 @@ CREATE TABLE zones (
     modified_at timestamptz NOT NULL DEFAULT now(),
     deleted_at timestamptz,
     certificate_quota integer,
+    sent_name text,
+    vanity_name_servers text[] NOT NULL DEFAULT '{}',
     CONSTRAINT zones_pkey PRIMARY KEY (id),
     CONSTRAINT zones_account_id_id_key UNIQUE (account_id, id),
     CONSTRAINT zones_account_id_fkey FOREIGN KEY (account_id) REFERENCES accounts (id),
     CONSTRAINT zones_name_check CHECK (length(name) BETWEEN 1 AND 253),
     CONSTRAINT zones_type_check CHECK (type IN ('full', 'partial', 'secondary', 'internal')),
     CONSTRAINT zones_csr_quota_check CHECK (csr_quota >= 0),
-    CONSTRAINT zones_certificate_quota_check CHECK (certificate_quota >= 0)
+    CONSTRAINT zones_certificate_quota_check CHECK (certificate_quota >= 0),
+    CONSTRAINT zones_sent_name_check CHECK (length(sent_name) BETWEEN 1 AND 253)
 );
 CREATE UNIQUE INDEX zones_account_id_name_key ON zones (account_id, name) WHERE deleted_at IS NULL;
 COMMENT ON TABLE zones IS 'Domains of an account; each has its own list of custom CSRs.';
 COMMENT ON COLUMN zones.csr_quota IS 'How many custom CSRs the zone''s list may hold; NULL is no bound.';
 COMMENT ON COLUMN zones.certificate_quota IS 'How many custom certificates the zone may hold; NULL is no bound.';
 COMMENT ON COLUMN zones.deleted_at IS 'Set instead of deleting the row, so that callers of its account still get 404/7003 and all others 403.';
+COMMENT ON COLUMN zones.name IS 'In lower case, with A-labels.';
+COMMENT ON COLUMN zones.sent_name IS 'The name in Unicode as it was sent; NULL where that was ASCII.';
+COMMENT ON COLUMN zones.vanity_name_servers IS 'Kept and given back for clients.';
+
+CREATE TABLE deleted_scopes (
+    id uuid NOT NULL,
+    account_id uuid NOT NULL,
+    members json NOT NULL,
+    deleted_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT deleted_scopes_pkey PRIMARY KEY (id)
+);
+COMMENT ON TABLE deleted_scopes IS 'Deleted accounts, and their zones: who was a member is answered 404/7003 there, and all others 403.';
+COMMENT ON COLUMN deleted_scopes.members IS 'The role of each user who was a member of the account, by the user''s id.';
 
 CREATE TABLE users (
     id uuid NOT NULL,
@@ -115,6 +135,8 @@ CREATE TABLE tokens (
     expires_on timestamptz,
     issued_on timestamptz NOT NULL DEFAULT now(),
     modified_on timestamptz NOT NULL DEFAULT now(),
+    not_before_text text,
+    expires_on_text text,
     CONSTRAINT tokens_pkey PRIMARY KEY (id),
     CONSTRAINT tokens_digest_key UNIQUE (digest),
     CONSTRAINT tokens_account_id_fkey FOREIGN KEY (account_id) REFERENCES accounts (id),
@@ -123,7 +145,8 @@ CREATE TABLE tokens (
     CONSTRAINT tokens_owner_check CHECK (num_nonnulls(account_id, user_id) = 1),
     CONSTRAINT tokens_name_check CHECK (length(name) BETWEEN 1 AND 120),
     CONSTRAINT tokens_status_check CHECK (status IN ('active', 'disabled')),
-    CONSTRAINT tokens_digest_check CHECK (length(digest) = 32)
+    CONSTRAINT tokens_digest_check CHECK (length(digest) = 32),
+    CONSTRAINT tokens_times_check CHECK (length(not_before_text) <= 64 AND length(expires_on_text) <= 64)
 );
 ALTER TABLE users ADD CONSTRAINT users_key_pepper_id_fkey FOREIGN KEY (key_pepper_id) REFERENCES peppers (id);
 CREATE INDEX tokens_account_id_idx ON tokens (account_id, issued_on, id) WHERE account_id IS NOT NULL;
@@ -132,6 +155,7 @@ COMMENT ON TABLE tokens IS 'API tokens, of an account or of a user; the value is
 COMMENT ON COLUMN tokens.digest IS 'HMAC-SHA-256 of the token under the pepper pepper_id.';
 COMMENT ON COLUMN tokens.policies IS 'Cloudflare''s policies; json, not jsonb, because clients compare the text that comes back.';
 COMMENT ON COLUMN tokens.condition IS 'Cloudflare''s condition.request_ip {in, not_in}.';
+COMMENT ON COLUMN tokens.expires_on_text IS 'expires_on as it was sent, because clients compare the text; likewise not_before_text.';
 
 CREATE TABLE access_tokens (
     digest bytea NOT NULL,
@@ -260,7 +284,6 @@ CREATE TABLE custom_certificates (
     CONSTRAINT custom_certificates_pkey PRIMARY KEY (account_id, id),
     CONSTRAINT custom_certificates_zone_fkey FOREIGN KEY (account_id, zone_id) REFERENCES zones (account_id, id),
     CONSTRAINT custom_certificates_key_fkey FOREIGN KEY (account_id, key_id) REFERENCES private_keys (account_id, id),
-    CONSTRAINT custom_certificates_sha256_key UNIQUE (account_id, zone_id, sha256),
     CONSTRAINT custom_certificates_sha256_check CHECK (length(sha256) = 32),
     CONSTRAINT custom_certificates_type_check CHECK (type IN ('legacy_custom', 'sni_custom')),
     CONSTRAINT custom_certificates_bundle_method_check CHECK (bundle_method IN ('ubiquitous', 'optimal', 'force')),
@@ -271,6 +294,7 @@ CREATE TABLE custom_certificates (
 );
 CREATE INDEX custom_certificates_zone_id_idx ON custom_certificates (account_id, zone_id, priority, uploaded_at, id);
 CREATE INDEX custom_certificates_key_id_idx ON custom_certificates (account_id, key_id);
+CREATE INDEX custom_certificates_sha256_idx ON custom_certificates (account_id, zone_id, sha256);
 CREATE INDEX custom_certificates_not_after_idx ON custom_certificates (not_after);
 COMMENT ON TABLE custom_certificates IS 'Certificates of zones as they are now. A certificate keeps its id when it is renewed.';
 COMMENT ON COLUMN custom_certificates.key_id IS 'Its private key: a CSR''s, or an uploaded one of its own. While it is named here it cannot be deleted.';
@@ -487,4 +511,4 @@ COMMENT ON COLUMN audit_log.result IS 'success, or failure for what was denied.'
 COMMENT ON COLUMN audit_log.status IS 'The HTTP status of the answer; NULL for the command line.';
 COMMENT ON COLUMN audit_log.count IS 'How many attempts the row stands for: failed authentications are one row an address and minute.';
 
-INSERT INTO schema_version (version) VALUES (7);
+INSERT INTO schema_version (version) VALUES (8);

@@ -8,7 +8,7 @@ from uuid import UUID
 import msgspec
 
 from app.addresses import Address
-from app.errors import Advice, Denial, Forbidden, Hint, KeysteadError, NotFound, Thing
+from app.errors import Advice, Hint, KeysteadError, NotFound, Thing
 from app.x509.names import NamePolicy
 
 
@@ -112,10 +112,9 @@ class Scope(msgspec.Struct, frozen=True):
         return self.zone_id or self.account_id
 
     def gone(self) -> KeysteadError:
-        """The error for an account or zone that was deleted while the request was running."""
-        if self.zone_id is None:
-            return Forbidden(Denial.RESOURCE)
-        return NotFound(f"The zone {self.zone_id.hex} was deleted.", Thing.SCOPE)
+        """The error for an account or zone that was deleted, to those who were allowed to know of it."""
+        kind = "account" if self.zone_id is None else "zone"
+        return NotFound(f"The {kind} {self.id.hex} was deleted.", Thing.SCOPE)
 
     def age_advice(self, created_at: datetime, now: datetime) -> tuple[Advice, ...]:
         """A warning if a key from `created_at` is older than `key_max_age_days`; empty otherwise."""

@@ -142,7 +142,6 @@ class Clash(Enum):
 
     IDEMPOTENCY_KEY = auto()
     IN_USE = auto()
-    SAME_CERTIFICATE = auto()
     SAME_ZONE = auto()
     HOLDS = auto()
     LAST_ADMINISTRATOR = auto()

@@ -8,17 +8,19 @@ GRANT SELECT ON schema_version TO keystead_api;
 -- Tenants make, rename and delete accounts and zones; quotas, switches and name policies are the operator's, and
 -- what is new begins with them. A column that may be changed is also what locking a row takes: for quotas, and against
 -- a deletion at the same moment.
-GRANT SELECT, DELETE, UPDATE (name, modified_at), INSERT (id, name, slug, name_policy, csrs_enabled, csr_quota,
-    ca_quota, key_max_age_days) ON accounts TO keystead_api;
-GRANT SELECT, DELETE, UPDATE (type, paused, modified_at, deleted_at), INSERT (id, account_id, name, type, csrs_enabled,
-    csr_quota, certificate_quota) ON zones TO keystead_api;
+GRANT SELECT, DELETE, UPDATE (name, enforce_twofactor, abuse_contact_email, modified_at), INSERT (id, name, slug,
+    name_policy, csrs_enabled, csr_quota, ca_quota, key_max_age_days, enforce_twofactor, abuse_contact_email) ON accounts TO keystead_api;
+GRANT SELECT, DELETE, UPDATE (type, paused, vanity_name_servers, modified_at, deleted_at), INSERT (id, account_id, name,
+    sent_name, type, paused, vanity_name_servers, csrs_enabled, csr_quota, certificate_quota) ON zones TO keystead_api;
+-- Who was a member of a deleted account is told that it is gone.
+GRANT SELECT, INSERT ON deleted_scopes TO keystead_api;
 -- Users are managed by the operator; the creator of an account becomes its administrator. Digests of credentials
 -- change after a new pepper.
 GRANT SELECT, UPDATE (key_digest, key_pepper_id) ON users TO keystead_api;
 GRANT SELECT, INSERT ON memberships TO keystead_api;
-GRANT SELECT, DELETE, INSERT (id, account_id, user_id, name, digest, pepper_id, policies, condition, not_before,
-    expires_on), UPDATE (name, policies, condition, not_before, expires_on, status, digest, pepper_id, modified_on)
-    ON tokens TO keystead_api;
+GRANT SELECT, DELETE, INSERT (id, account_id, user_id, name, status, digest, pepper_id, policies, condition, not_before,
+    not_before_text, expires_on, expires_on_text), UPDATE (name, policies, condition, not_before, not_before_text,
+    expires_on, expires_on_text, status, digest, pepper_id, modified_on) ON tokens TO keystead_api;
 -- KEKs and peppers are the operator's.
 GRANT SELECT ON keks TO keystead_api;
 GRANT SELECT ON peppers TO keystead_api;

@@ -18,13 +18,14 @@ from app.caller import Caller, Scope
 from app.certificates import matching
 from app.certificates.model import BundleMethod, Certificate, CertificatePage, CertificateQuery, Status, Superseded
 from app.custody import keyring
-from app.errors import Advice, Invalid, Limit, LimitReached, NotFound, Problem, Rule, Thing, Unavailable, quoted
+from app.errors import Advice, Hint, Invalid, Limit, LimitReached, NotFound, Problem, Rule, Thing, Unavailable, quoted
 from app.ids import canonical_uuid
 from app.services import Services
-from app.store import paging
+from app.store import idempotency, paging
 from app.store.database import Connection, Database, parameters
+from app.store.idempotency import Idempotency
 from app.times import CLOCK_SKEW
-from app.x509 import chains, keys
+from app.x509 import chains
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -50,8 +51,35 @@ SELECT {_COLUMNS} FROM certificate
 _INSERT_KEY = keyring.insert_key(1)
 
 
-async def create(services: Services, caller: Caller, scope: Scope, upload: matching.Upload) -> Stored:
-    """Store a certificate in a zone; raises Invalid, NotFound(CSR_OF_CERTIFICATE), Conflict and LimitReached."""
+async def create(
+    services: Services, caller: Caller, scope: Scope, upload: matching.Upload, once: Idempotency | None = None
+) -> Stored:
+    """Store a certificate in a zone; a repeat with the key of `once` gives the one that is there.
+
+    Raises Invalid, NotFound(CSR_OF_CERTIFICATE), LimitReached, and Conflict for a key that was used with another body.
+    """
+    if once and (made := await idempotency.find(services.db, caller, scope.account_id, once)):
+        return Stored(await get(services.db, scope, made))
+    certificate, key, advice = await _drafted(services, caller, scope, upload)
+
+    async def work(connection: Connection) -> Certificate | None:
+        account_id = scope.account_id
+        if once and not await idempotency.claimed(connection, caller, account_id, once, certificate.id):
+            return None
+        return await _store(connection, caller, scope, certificate, key)
+
+    stored = await services.db.transaction(work)
+    if stored is None:
+        # Another request with this key has stored it meanwhile.
+        return await create(services, caller, scope, upload, once)
+    more = (*matching.advice(stored, scope, key), *await _twins(services.db, stored))
+    return Stored(stored, (*advice, *more))
+
+
+async def _drafted(
+    services: Services, caller: Caller, scope: Scope, upload: matching.Upload
+) -> tuple[Certificate, matching.Key, tuple[Advice, ...]]:
+    """The certificate that an upload would store, and its key; raises as `create`."""
     found = matching.problems(upload)
     if not upload.certificate and not any(p.field == "certificate" for p in found):
         found.append(Problem(Rule.CERTIFICATE, "certificate", "certificate is required: the PEM that the CA gave."))
@@ -81,8 +109,22 @@ async def create(services: Services, caller: Caller, scope: Scope, upload: match
         modified_at=now,
         **msgspec.structs.asdict(leaf),
     )
-    stored = await services.db.transaction(lambda connection: _store(connection, caller, scope, certificate, key))
-    return Stored(stored, (*advice, *matching.advice(stored, scope, key)))
+    return certificate, key, advice
+
+
+_TWIN = """
+SELECT id FROM custom_certificates WHERE account_id = $1 AND zone_id = $2 AND sha256 = $3 AND id <> $4 LIMIT 1
+"""
+
+
+async def _twins(db: Database, certificate: Certificate) -> tuple[Advice, ...]:
+    """A warning if the zone has the same certificate under another id; clients make the new one first, then delete."""
+    ids = (certificate.account_id, certificate.zone_id, certificate.sha256, certificate.id)
+    twin = await db.fetchrow(_TWIN, *ids)
+    if twin is None:
+        return ()
+    text = f"this zone has the same certificate as {twin['id']} too; an Idempotency-Key keeps a repeat from making one."
+    return (Advice(Hint.OTHER, "certificate", text),)
 
 
 # Locked, so that the zone cannot be deleted before we commit.
@@ -237,7 +279,9 @@ async def _update_once(
     stored = await services.db.transaction(lambda connection: _replace(connection, caller, before, after, key.new))
     if stored is None:
         return None
-    return Stored(stored, (*advice, *(matching.advice(stored, scope, key) if stored.sha256 != before.sha256 else ())))
+    if stored.sha256 != before.sha256:
+        advice = (*advice, *matching.advice(stored, scope, key), *await _twins(services.db, stored))
+    return Stored(stored, advice)
 
 
 def _needs_no_check(upload: matching.Upload, before: Certificate) -> bool:
@@ -365,29 +409,6 @@ async def history(db: Database, certificate: Certificate) -> tuple[Superseded, .
     """The earlier versions of a certificate, newest first; for the operator."""
     rows = await db.fetch(_HISTORY, certificate.account_id, certificate.id)
     return tuple(msgspec.convert(dict(row), Superseded) for row in rows)
-
-
-class Exported(msgspec.Struct, frozen=True):
-    """Certificate chain and private key (PKCS#8) in PEM, for a web server. The repr is empty."""
-
-    fullchain: str
-    private_key: str
-
-    def __repr__(self) -> str:
-        return "Exported()"
-
-
-async def export(services: Services, caller: Caller, certificate: Certificate) -> Exported:
-    """The chain and the decrypted private key, for the operator; audited before it returns.
-
-    Raises KeyDamaged if the key cannot be decrypted or is not that of the certificate.
-    """
-    key = (certificate.account_id, certificate.key_id, chains.spki_digest(chains.stored(certificate.chain)[0]))
-    private_key = await keyring.open_key(services.db, services.ring, caller, key)
-    what = (audit.Action.EXPORT, audit.Resource.CUSTOM_CERTIFICATE)
-    ids = (certificate.account_id, certificate.id, certificate.zone_id)
-    await services.db.transaction(lambda connection: audit.record(connection, caller, *what, ids))
-    return Exported(certificate.chain, keys.pem(private_key))
 
 
 def _certificate(row: asyncpg.Record | None) -> Certificate:

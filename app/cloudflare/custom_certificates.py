@@ -19,7 +19,14 @@ from app.cloudflare import reading
 from app.cloudflare.context import ScopeContext
 from app.cloudflare.envelope import Envelope, Hex32, Instant, Page, Uuid
 from app.cloudflare.guard import Needs
-from app.cloudflare.reading import Body, BodyWithCertificate, CertificateId, Decoded, Query
+from app.cloudflare.reading import (
+    Body,
+    BodyWithCertificate,
+    BodyWithCertificateOnce,
+    CertificateId,
+    Decoded,
+    Query,
+)
 from app.errors import Advice, Invalid, Problem, Rule
 from app.web.handling import delete, get, patch, post, put
 
@@ -125,10 +132,11 @@ class CustomCertificates(Controller):
 
     @post(needs=_WRITE)
     async def create(
-        self, context: ScopeContext, data: BodyWithCertificate[CustomCertificateRequest]
+        self, context: ScopeContext, data: BodyWithCertificateOnce[CustomCertificateRequest]
     ) -> Envelope[CustomCertificate]:
         """Upload a certificate."""
-        stored = await certificates.create(context.services, context.caller, context.scope, upload_of(data))
+        upload = upload_of(data)
+        stored = await certificates.create(context.services, context.caller, context.scope, upload, data.once)
         return _answer(context, stored, data.advice)
 
     @get(needs=_READ)

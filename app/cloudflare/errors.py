@@ -32,7 +32,6 @@ CODES: dict[int, tuple[int, str]] = {
     1002: (400, "The certificate is missing, unreadable, or something else; or there is no such certificate (404)."),
     1061: (400, "The account has a zone of this name already."),
     1212: (400, "The quota of custom certificates of this zone is used up."),
-    1220: (400, "The zone has this very certificate already, bit for bit."),
     1400: (400, "The body is not JSON, is not an object, or did not arrive in time."),
     1403: (403, "The quota of custom CSRs of this zone or account is used up, or none is allocated."),
     1404: (403, "The operator has switched custom CSRs off for this zone or account."),
@@ -156,7 +155,6 @@ LIMITS: dict[Limit, tuple[int, int]] = {
 CLASHES: dict[Clash, tuple[int, int]] = {
     Clash.IDEMPOTENCY_KEY: (409, 1456),
     Clash.IN_USE: (409, 1420),
-    Clash.SAME_CERTIFICATE: (400, 1220),
     Clash.SAME_ZONE: (400, 1061),
     Clash.HOLDS: (409, 1461),
     Clash.LAST_ADMINISTRATOR: (409, 1466),

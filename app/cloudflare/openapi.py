@@ -100,7 +100,8 @@ def _failures(operation: Operation) -> Json:
     statuses = {400, 403, 404, 429, 500, 503}
     if operation.method != "get":
         statuses.add(413)
-    if operation.method != "get" and "custom_certificates" not in operation.path:
+    once = operation.source is not None and operation.source.once
+    if operation.method != "get" and (once or "custom_certificates" not in operation.path):
         statuses.add(409)
     if operation.path.endswith("/tokens/verify"):
         statuses.add(401)

@@ -156,10 +156,14 @@ async def _body_with_certificate(request: AnyRequest, struct: type[T]) -> Decode
     return await _body(request, struct, MAX_CERTIFICATE_BODY)
 
 
-async def _body_once(request: AnyRequest, struct: type[T]) -> Decoded[T]:
-    raw = await raw_body(request)
+async def _body_once(request: AnyRequest, struct: type[T], most: int = MAX_BODY) -> Decoded[T]:
+    raw = await raw_body(request, most)
     once = _idempotency(request, raw)
     return msgspec.structs.replace(decode(raw, struct), once=once)
+
+
+async def _body_with_certificate_once(request: AnyRequest, struct: type[T]) -> Decoded[T]:
+    return await _body_once(request, struct, MAX_CERTIFICATE_BODY)
 
 
 async def _ignored_body(request: AnyRequest, struct: type[T]) -> T:
@@ -179,6 +183,7 @@ async def _query(request: AnyRequest, struct: type[T]) -> T:
 Body = Annotated[Decoded[T], Source(Part.BODY, _body)]
 BodyWithCertificate = Annotated[Decoded[T], Source(Part.BODY, _body_with_certificate)]
 BodyOnce = Annotated[Decoded[T], Source(Part.BODY, _body_once, once=True)]
+BodyWithCertificateOnce = Annotated[Decoded[T], Source(Part.BODY, _body_with_certificate_once, once=True)]
 # Clients send no body, an empty object, or null.
 IgnoredBody: TypeAlias = Annotated[Ignored, Source(Part.BODY, _ignored_body, required=False)]
 CertificateId: TypeAlias = Annotated[UUID, Source(Part.PATH, _certificate_id)]

@@ -349,6 +349,8 @@ async def _verify(request: AnyRequest, account_id: UUID | None) -> Envelope[Veri
         guard.count_failure(state, request_info)
         raise ApiError(401, 1000, "Invalid API Token") from None
     guard.count(request, verification.id)
+    if verification.gone:
+        raise guard.not_routed(request_info)
     if verification.denied:
         await admission.audit_denial(state.services.db, verification.denied)
         raise verification.denied

@@ -13,6 +13,7 @@ import click
 
 from app import __version__, files, visible
 from app.certificates import store as certificates
+from app.certificates.export import export
 from app.certificates.model import Certificate, Superseded
 from app.commands import audit as audit_commands
 from app.commands import ca as ca_commands
@@ -199,7 +200,7 @@ async def certificate_export(services: Services, certificate: str, out: Path) ->
     try:
         out.mkdir(mode=0o700, parents=True, exist_ok=True)  # noqa: ASYNC240 - nothing else runs here
         found = await certificates.find(services.db, certificate)
-        exported = await certificates.export(services, terminal.operator(), found)
+        exported = await export(services, terminal.operator(), found)
         files.write_together(out, {PRIVATE_KEY: exported.private_key, FULLCHAIN: exported.fullchain})
     except OSError as error:
         raise Misconfigured(f"{out} cannot be written ({error.strerror})") from None

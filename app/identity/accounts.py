@@ -118,7 +118,14 @@ SELECT (SELECT count(*) FROM custom_csrs WHERE account_id = $1) AS csrs,
        (SELECT count(*) FROM certificate_authorities WHERE account_id = $1) AS authorities,
        (SELECT count(*) FROM zones WHERE account_id = $1 AND deleted_at IS NULL) AS zones
 """
+# The account, and its zones, which have all been deleted.
+_BURY = """
+INSERT INTO deleted_scopes (id, account_id, members)
+SELECT scope.id, $1, (SELECT coalesce(json_object_agg(user_id, role), '{}') FROM memberships WHERE account_id = $1)
+FROM (SELECT $1 AS id UNION ALL SELECT id FROM zones WHERE account_id = $1) AS scope
+"""
 _DELETE = (
+    _BURY,
     "DELETE FROM tokens WHERE account_id = $1",
     "DELETE FROM zones WHERE account_id = $1",
     "DELETE FROM csr_counts WHERE account_id = $1",
@@ -156,7 +163,7 @@ _GET = f"SELECT {_ACCOUNT} FROM accounts WHERE id = $1"
 
 
 async def get(db: Database, scope: Scope) -> Account:
-    """One account; raises Forbidden if it was deleted, as for one that never existed."""
+    """One account; raises NotFound if it was deleted."""
     row = await db.fetchrow(_GET, scope.account_id)
     if row is None:
         raise scope.gone()
@@ -248,9 +255,22 @@ async def _get_created(db: Database, caller: Caller, scope: Scope) -> Account:
     member = await db.fetchrow(_ROLE_IN, caller.user_id, scope.account_id)
     now = msgspec.structs.replace(caller, reach={scope.account_id: Role(member["role"])} if member else {})
     if not now.may(Area.SETTINGS, Access.READ, scope):
+        if member is None and await former_role(db, caller, scope.id):
+            raise scope.gone()
         await audit.denied(db, caller, audit.Resource.ACCOUNT, scope.account_id, scope)
-        raise scope.gone()
+        raise Forbidden(Denial.RESOURCE)
     return await get(db, scope)
+
+
+_BURIED = "SELECT account_id, members ->> $2 AS role FROM deleted_scopes WHERE id = $1"
+
+
+async def former_role(db: Database, caller: Caller, scope_id: UUID) -> tuple[UUID, Role] | None:
+    """The deleted account that has this id, or whose zone has it, and what the calling user was there; or None."""
+    if caller.user_id is None:
+        return None
+    row = await db.fetchrow(_BURIED, scope_id, str(caller.user_id))
+    return (row["account_id"], Role(row["role"])) if row and row["role"] else None
 
 
 async def _insert(connection: Connection, account_id: UUID, name: str, user_id: UUID) -> Account:

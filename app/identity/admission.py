@@ -16,7 +16,7 @@ import msgspec
 from app.audit import record as audit
 from app.caller import Actor, Caller, Level, RequestInfo, Role, Scope
 from app.errors import Conflict, Denial, Forbidden, Scheme, Unauthenticated, Unavailable
-from app.identity import policies, tokens
+from app.identity import accounts, policies, tokens
 from app.identity.memory import Admission, Credential, KeyCredential, Memory, ScopeRef, TokenCredential, with_request
 from app.identity.tokens import TokenStatus
 from app.services import Services
@@ -108,10 +108,22 @@ async def admit_fresh(
     since = time.monotonic()
     row = await _find(services, credential, ref)
     admission = Admission(_caller(row, credential, request), *_scope(row))
+    if ref and admission.scope is None:
+        admission = await _of_deleted(services.db, admission, ref)
     if denial := _address_denial(admission.caller, ref, admission.scope):
         raise denial
     memory.keep(since, row, credential, ref)
     return admission
+
+
+async def _of_deleted(db: Database, admission: Admission, ref: ScopeRef) -> Admission:
+    """As it was before its account was deleted, for a user who was a member of that; else as it is."""
+    former = await accounts.former_role(db, admission.caller, ref.id)
+    if former is None:
+        return admission
+    account_id, role = former
+    caller = msgspec.structs.replace(admission.caller, reach={**admission.caller.reach, account_id: role})
+    return Admission(caller, Scope(account_id, ref.id if ref.level is Level.ZONE else None), gone=True)
 
 
 async def authenticate(
@@ -231,7 +243,10 @@ async def _renew_digest(services: Services, credential: Credential, row: asyncpg
 
 
 class Verification(msgspec.Struct, frozen=True):
-    """The state of a token, which is `usable` if it is active and its `not_before` has passed."""
+    """The state of a token, which is `usable` if it is active and its `not_before` has passed.
+
+    `gone`: the account that was asked about has been deleted, and the token's user was a member.
+    """
 
     id: UUID
     status: TokenStatus
@@ -239,6 +254,7 @@ class Verification(msgspec.Struct, frozen=True):
     not_before: datetime | None
     expires_on: datetime | None
     denied: UnauditedDenial | None
+    gone: bool
 
 
 async def verify(
@@ -254,6 +270,8 @@ async def verify(
     usable = status is TokenStatus.ACTIVE and not (begins and now < begins)
     caller = _of_token(row, request)
     denied = _address_denial(caller)
+    gone = False
     if account_id and account_id not in caller.reach:
+        gone = await accounts.former_role(services.db, caller, account_id) is not None
         denied = UnauditedDenial(Denial.RESOURCE, caller, audit.Resource.ACCOUNT, account_id)
-    return Verification(row["id"], status, usable, begins, ends, denied)
+    return Verification(row["id"], status, usable, begins, ends, denied, gone)

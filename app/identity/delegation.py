@@ -169,7 +169,7 @@ _LOCK_USER = "SELECT FROM users WHERE id = $1 FOR NO KEY UPDATE"
 async def _lock(connection: Connection, owner: Owner) -> None:
     # Serialises changes to the tokens of one owner.
     if await connection.fetchrow(_LOCK_ACCOUNT if owner.account_id else _LOCK_USER, owner.id) is None:
-        raise Scope(owner.id).gone()
+        raise Scope(owner.account_id).gone() if owner.account_id else Forbidden(Denial.RESOURCE)
 
 
 async def _locked(connection: Connection, owner: Owner, token_id: UUID) -> Token:

@@ -51,7 +51,7 @@ class ScopeRef(msgspec.Struct, frozen=True):
 
 
 class Admission(msgspec.Struct, frozen=True):
-    """A caller and the scope of the path: None if it does not exist, `gone` if it is a deleted zone.
+    """A caller and the scope of the path: None if it does not exist, `gone` if it was deleted.
 
     `remembered` is False if it was read from the database for this request.
     """

@@ -11,7 +11,7 @@ import msgspec
 
 from app.audit import record as audit
 from app.caller import Access, Actor, Area, Caller, Scope
-from app.errors import Clash, Conflict, Limit, LimitReached, NotFound, Problem, Rule, quoted
+from app.errors import Clash, Conflict, Denial, Forbidden, Limit, LimitReached, NotFound, Problem, Rule, quoted
 from app.identity import changes, permissions
 from app.identity.accounts import Account
 from app.identity.changes import Entry
@@ -88,13 +88,13 @@ async def create(db: Database, caller: Caller, draft: Draft, once: Idempotency |
     account_id = draft.account_id
     if account_id and not caller.may(Area.ZONE, Access.WRITE, Scope(account_id, uuid4())):
         await audit.denied(db, caller, audit.Resource.ACCOUNT, account_id, Scope(account_id))
-        raise Scope(account_id).gone()
+        raise Forbidden(Denial.RESOURCE)
     created = await idempotency.find(db, caller, audit.NO_ACCOUNT, once) if once else None
     if created and account_id:
         scope = Scope(account_id, created)
         if not caller.may(Area.ZONE, Access.READ, scope):
             await audit.denied(db, caller, audit.Resource.ZONE, created, scope)
-            raise Scope(account_id).gone()
+            raise Forbidden(Denial.RESOURCE)
         return await get(db, scope)
     changes.require_valid(name_problems(draft.name), draft.malformed)
 
@@ -127,7 +127,7 @@ async def _insert(connection: Connection, caller: Caller, zone_id: UUID, draft: 
     account_id = draft.account_id or audit.NO_ACCOUNT
     # Serialises creators in one account, so that each counts the zones of those before it.
     if await connection.fetchrow("SELECT FROM accounts WHERE id = $1 FOR NO KEY UPDATE", account_id) is None:
-        raise Scope(account_id).gone()
+        raise Forbidden(Denial.RESOURCE)
     if await connection.fetchval(_COUNT, account_id) >= MAX_ZONES:
         raise LimitReached(Limit.LIST, f"An account can have {MAX_ZONES} zones; delete one first.")
     insert = _INSERT if caller.actor is Actor.OPERATOR else _INSERT_FOR_TENANT

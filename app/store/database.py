@@ -55,7 +55,6 @@ _CONFLICTS = {
 }
 _CLASHES = {
     "custom_certificates_key_fkey": Clash.IN_USE,
-    "custom_certificates_sha256_key": Clash.SAME_CERTIFICATE,
     "zones_account_id_name_key": Clash.SAME_ZONE,
 }
 # The commit may have happened: the connection was lost or timed out.

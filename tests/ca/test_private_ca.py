@@ -83,6 +83,7 @@ from support.world import BODY, World, _encodings, make_token, new_world
 
 from app.ca import issuing
 from app.caller import Area, Scope
+from app.certificates import export as exporting
 from app.certificates import store as certificates
 from app.custody import ring as ringfile
 from app.custody.peppers import Peppers
@@ -878,19 +879,19 @@ async def test_the_roots_of_an_account_are_trusted_for_its_own_chains_alone(pki:
     assert found == {"a": 200, "b": 400}
 
 
-async def export(live: Live, certificate_id: str) -> certificates.Exported:
+async def export(live: Live, certificate_id: str) -> exporting.Exported:
     """The key of a certificate, as the operator on the server's own host gets it."""
     database = db.Database(live.database_url, 1)
     try:
         ring = ringfile.load(live.data_dir / "keyring.json")
         scope = Scope(UUID(live.env["CLOUDFLARE_ACCOUNT_ID"]), UUID(live.env["CLOUDFLARE_ZONE_ID"]))
         found = await certificates.get(database, scope, UUID(certificate_id))
-        return await certificates.export(for_command(database, ring, Peppers({})), first_start.operator(), found)
+        return await exporting.export(for_command(database, ring, Peppers({})), first_start.operator(), found)
     finally:
         await database.close()
 
 
-def assert_tls_is_served(folder: Path, exported: certificates.Exported, root: x509.Certificate) -> None:
+def assert_tls_is_served(folder: Path, exported: exporting.Exported, root: x509.Certificate) -> None:
     """A server with the two files passes the verification of OpenSSL's client, with the root alone."""
     chain, key, trusted = (folder / name for name in ("chain.pem", "key.pem", "root.pem"))
     chain.write_text(exported.fullchain)

@@ -1,5 +1,6 @@
 """Signed certificates come back to their keys: the calls, codes and messages of section 6 of the contract."""
 
+import asyncio
 import base64
 import json
 import re
@@ -95,6 +96,11 @@ def shown(answer: httpx.Response) -> Codes:
 
 def refusal(answer: httpx.Response) -> tuple[int, Codes]:
     return answer.status_code, shown(answer)
+
+
+def messages(answer: httpx.Response) -> list[tuple[int, str]]:
+    assert answer.status_code == 200, answer.text
+    return [(each["code"], each["message"]) for each in answer.json()["messages"]]
 
 
 async def stored(world: World) -> tuple[int, ...]:
@@ -735,20 +741,48 @@ async def test_the_csrs_own_key_is_accepted_and_not_stored_again(world: World, c
     assert (await stored(world))[0] == before[0]
 
 
-async def test_the_same_certificate_is_once_in_a_zone(world: World, ca: Authority) -> None:
-    """A second upload is 1220, in another zone it is none; two certificates of one CSR are no matter."""
+async def test_the_same_certificate_again_is_one_of_its_own_and_names_its_twin(world: World, ca: Authority) -> None:
+    """A second upload has an id of its own and message 1486 with the other's; other zones and leaves are no twins."""
     csr = await world.create()
     fields = {"certificate": pem(ca.of_csr(csr["csr"])), "custom_csr_id": csr["id"]}
-    await uploaded(world, **fields)
-    before = await stored(world)
-    assert refusal(await upload(world, **fields)) == (400, [(1220, None)])
+    first = await uploaded(world, **fields)
     own_key = {"certificate": fields["certificate"], "private_key": key_pem(await world.key_of(csr["id"]))}
-    assert refusal(await upload(world, **own_key)) == (400, [(1220, None)])
-    assert await stored(world) == before
+    for again in ({**fields, "type": "sni_custom"}, fields, own_key):
+        answer = await upload(world, **again)
+        assert [text for code, text in messages(answer) if code == 1486 and first["id"] in text]
+        twin = answer.json()["result"]["id"]
+        assert (await world.http.delete(path(world, f"/{twin}"), headers=world.a.bearer)).status_code == 200
+        assert (await world.http.get(path(world, f"/{first['id']}"), headers=world.a.bearer)).status_code == 200
+    unlike = await uploaded(world, certificate=pem(ca.of_csr(csr["csr"])), custom_csr_id=csr["id"])
+    same = await edit(world, unlike, **fields)
+    assert [text for code, text in messages(same) if code == 1486 and first["id"] in text]
+    assert messages(await edit(world, unlike, **fields)) == []
     other = await zones.create_in(world.database, first_start.operator(), world.a.account, "other.example.com")
     there = f"/client/v4/zones/{other.id.hex}/custom_certificates"
-    assert (await world.http.post(there, json=fields, headers=world.a.bearer)).status_code == 200
-    await uploaded(world, certificate=pem(ca.of_csr(csr["csr"])), custom_csr_id=csr["id"])
+    elsewhere = await world.http.post(there, json=fields, headers=world.a.bearer)
+    assert (elsewhere.status_code, messages(elsewhere)) == (200, [])
+    assert messages(await upload(world, certificate=pem(ca.of_csr(csr["csr"])), custom_csr_id=csr["id"])) == []
+
+
+async def test_an_idempotency_key_makes_one_certificate(world: World, ca: Authority) -> None:
+    """A repeat gives the certificate that is there; another body is 409/1456, and after its deletion it is 404/1002."""
+    csr = await world.create()
+    fields = {"certificate": pem(ca.of_csr(csr["csr"])), "custom_csr_id": csr["id"]}
+    headers = {**world.a.bearer, "Idempotency-Key": "once"}
+
+    async def post(**more: Any) -> httpx.Response:
+        return await world.http.post(path(world), json={**fields, **more}, headers=headers)
+
+    made, *again = await asyncio.gather(*(post() for _ in range(5)))
+    assert {each.json()["result"]["id"] for each in again} == {made.json()["result"]["id"]}
+    assert (await stored(world))[2] == 1
+    assert refusal(await post(type="sni_custom")) == (409, [(1456, None)])
+    assert refusal(await post(certificate="x")) == (409, [(1456, None)])
+    for key in ("", "x" * 256):
+        wrong = await world.http.post(path(world), json=fields, headers={**headers, "Idempotency-Key": key})
+        assert refusal(wrong) == (400, [(1456, None)])
+    await world.http.delete(path(world, f"/{made.json()['result']['id']}"), headers=world.a.bearer)
+    assert refusal(await post()) == (404, [(1002, None)])
 
 
 async def test_the_public_policy_asks_for_a_host_of_the_zone(world: World, ca: Authority) -> None:
@@ -902,8 +936,6 @@ async def test_what_changes_nothing_is_a_200_without_a_trace(world: World, ca: A
 async def test_a_bad_patch_changes_nothing(world: World, ca: Authority, csr: Json) -> None:
     """The codes of an upload are those of a PATCH, and the certificate stays as it was."""
     made = await uploaded(world, certificate=pem(ca.of_csr(csr["csr"])), custom_csr_id=csr["id"])
-    twin = await uploaded(world, certificate=pem(site(ca)), private_key=key_pem(SITE_KEY))
-    (twin_leaf,) = await chain_of(world, twin)
     other = await world.create()
     before = await stored(world)
     bad: list[tuple[Json, int, Codes]] = [
@@ -918,7 +950,6 @@ async def test_a_bad_patch_changes_nothing(world: World, ca: Authority, csr: Jso
         ({"certificate": key_pem(SITE_KEY)}, 400, [(1002, CERTIFICATE)]),
         ({"private_key": key_pem(SITE_KEY)}, 400, [(2200, CERTIFICATE)]),
         ({"private_key": "-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----"}, 400, [(2106, KEY)]),
-        ({"certificate": pem(twin_leaf), "private_key": key_pem(SITE_KEY)}, 400, [(1220, None)]),
         ({"bundle_method": "x"}, 400, [(1434, "/bundle_method")]),
     ]
     for sent, status, codes in bad:

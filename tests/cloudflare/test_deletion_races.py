@@ -42,7 +42,7 @@ async def test_a_zone_that_is_deleted_meanwhile_gets_no_csr(world: World, header
 
 @pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "once"}])
 async def test_an_account_that_is_deleted_meanwhile_gets_no_csr(world: World, headers: dict[str, str]) -> None:
-    """The CSR of an account that is gone is 403/9109, and neither key nor claim is left behind."""
+    """The CSR of an account that is gone is 404/7003, and neither key nor claim is left behind."""
     operator = first_start.operator()
 
     async def halfway() -> None:
@@ -50,7 +50,7 @@ async def test_an_account_that_is_deleted_meanwhile_gets_no_csr(world: World, he
         await accounts.delete(world.database, operator, Scope(world.a.account.id))
 
     answer = await slow_post(world, world.a.account_path, halfway, **headers)
-    assert (answer.status_code, answer.json()["errors"][0]["code"]) == (403, 9109)
+    assert (answer.status_code, answer.json()["errors"][0]["code"]) == (404, 7003)
     for table in ("private_keys", "custom_csrs", "idempotency_keys"):
         assert not await world.database.fetch(f"SELECT FROM {table}")
 

@@ -21,6 +21,7 @@ from support.world import World, new_database, new_world
 from app.ca import authorities, issuing
 from app.caller import Scope
 from app.certificates import store as certificates
+from app.certificates.export import export
 from app.config import Settings
 from app.custody import keyring, rotation, seal
 from app.custody import ring as ringfile
@@ -151,7 +152,7 @@ async def make(world: World, kind: str, number: int) -> Thing:
 
         async def open_certificate(ring: Ring) -> object:
             found = await certificates.find(database, str(certificate_id))
-            return await certificates.export(msgspec.structs.replace(world.services, ring=ring), CALLER, found)
+            return await export(msgspec.structs.replace(world.services, ring=ring), CALLER, found)
 
         row_id = await key_of("custom_certificates", certificate_id)
         return Thing(kind, certificate_id, row_id, account_id, open_certificate)

@@ -34,7 +34,7 @@ from support.world import BODY, World, new_database
 from app.ca import leaves
 from app.ca.issuing import Signed
 from app.certificates import matching
-from app.certificates import store as certificates
+from app.certificates.export import Exported
 from app.cloudflare.custom_certificates import CustomCertificateChange, CustomCertificateRequest
 from app.cloudflare.reading import Decoded
 from app.cloudflare.tokens import TokenChange, TokenObject
@@ -696,7 +696,7 @@ HOLDERS: list[object] = [
     NEW_KEY,
     matching.Key(ROW_ID, PAIR.spki_sha256, new=NEW_KEY),
     matching.Upload(certificate="x", private_key=PEM),
-    certificates.Exported("chain", PEM),
+    Exported("chain", PEM),
     leaves.WithKey(SIGNED, PEM),
     IssuedCertificate("a", "b", "c", "d", private_key=PEM),
     AccessToken(TOKEN, 1, 1),

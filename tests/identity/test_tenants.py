@@ -870,8 +870,8 @@ async def test_what_holds_something_is_not_deleted(world: World) -> None:
         assert await count(world, table, f"{column} = $1", world.a.account.id) == 0
 
 
-async def test_a_deleted_account_is_gone_for_everybody(world: World) -> None:
-    """403 on every path of it, its zones' too, for its user; its tokens are no tokens any more."""
+async def test_a_deleted_account_is_404_for_its_members_and_403_for_others(world: World) -> None:
+    """On every path of it and of its zones, by key and by token of the user; its own tokens are no tokens any more."""
     made = await new_account(world, "Short")
     zone = await new_zone(world, "short.example", made["id"])
     account = await accounts.find_account(world.database, made["id"])
@@ -879,16 +879,48 @@ async def test_a_deleted_account_is_gone_for_everybody(world: World) -> None:
     result(await world.http.delete(f"{ZONES}/{zone['id']}", headers=bearer(value)))
     assert told(await world.http.get(f"{ZONES}/{zone['id']}", headers=bearer(value))) == (404, [(7003, None)])
     result(await world.http.delete(f"{ACCOUNTS}/{made['id']}", headers=bearer(value)))
-    paths = [f"{ACCOUNTS}/{made['id']}", f"{ACCOUNTS}/{made['id']}/custom_csrs", f"{ZONES}/{zone['id']}"]
-    for path in paths:
-        for headers in (key_of(world.a), key_of(world.b), bearer(value)):
-            for method in ("GET", "DELETE"):
-                assert told(await send(world, method, path, {}, headers)) in (NOT_YOURS, (405, [(7001, None)]))
+    everywhere = ("Account Settings Write", "account.*"), ("Account: SSL and Certificates Write", "account.*")
+    there = ("Account Settings Write", f"account.{made['id']}"), ("Zone Write", f"account.zone.{zone['id']}")
+    mine = f"account.{world.a.account.id.hex}"
+    elsewhere = ("Account Settings Write", mine), ("Zone Write", zone_name(world.a.zone))
+    of_it, of_zone = [f"{ACCOUNTS}/{made['id']}"], [f"{ZONES}/{zone['id']}"]
+    of_csrs = [f"{each}/custom_csrs/{uuid4()}" for each in (*of_it, *of_zone)]
+    members: list[tuple[Headers, list[str]]] = [
+        (key_of(world.a), of_it + of_zone + of_csrs),
+        (await of_user(world, *everywhere), of_it + of_csrs),
+        (await of_user(world, *there), of_it + of_zone),
+    ]
+    others = (key_of(world.b), bearer(value), world.a.bearer, world.b.bearer, await of_user(world, *elsewhere))
+    for method in ("GET", "DELETE"):
+        for headers, paths in members:
+            for path in paths:
+                assert told(await send(world, method, path, {}, headers)) == (404, [(7003, None)]), path
+        for headers in others:
+            for path in of_it + of_zone + of_csrs:
+                assert told(await send(world, method, path, {}, headers)) == NOT_YOURS, path
+    for headers, expected in ((members[1][0], (404, [(7003, None)])), (world.a.bearer, NOT_YOURS)):
+        assert told(await world.http.get(f"{ACCOUNTS}/{made['id']}/tokens/verify", headers=headers)) == expected
     answer = await world.http.get(ZONES, headers=bearer(value))
     assert (told(answer), answer.json()["errors"][0]["message"]) == (NOT_YOURS, "Invalid access token")
     body = zone_body(made["id"], "again.example")
     assert told(await send(world, "POST", ZONES, body, key_of(world.a))) == NOT_YOURS
     assert [each["name"] for each in await pages(world, ACCOUNTS, key_of(world.a))] == ["Account a"]
+
+
+async def test_a_deleted_account_says_of_itself_what_its_members_might_ask(world: World) -> None:
+    """Who only read there is told that it is gone when reading, and 403 for the rest; a second user has a role too."""
+    made = await new_account(world, "Short")
+    account = await accounts.find_account(world.database, made["id"])
+    reader = await accounts.find_user(world.database, world.b.email)
+    await accounts.set_membership(world.database, first_start.operator(), reader, account, Role.READ)
+    result(await world.http.delete(f"{ACCOUNTS}/{made['id']}", headers=key_of(world.a)))
+    path = f"{ACCOUNTS}/{made['id']}"
+    assert told(await world.http.get(path, headers=key_of(world.b))) == (404, [(7003, None)])
+    assert told(await world.http.delete(path, headers=key_of(world.b))) == NOT_YOURS
+    # Its name and slug are free, and it counts as no membership.
+    again = await new_account(world, "Short")
+    assert again["slug"] == made["slug"]
+    assert await count(world, "memberships", "account_id = $1", account.id) == 0
 
 
 async def test_a_deleted_zone_is_404_for_its_account_and_403_for_others(world: World) -> None:
@@ -958,14 +990,14 @@ async def test_the_key_is_judged_before_the_body(world: World) -> None:
 
 
 async def test_a_repeat_after_the_deletion_makes_nothing(world: World) -> None:
-    """What a key made does not come back: 403 for the account, 404/7003 for the zone."""
+    """What a key made does not come back: 404/7003 for the account and for the zone."""
     user = key_of(world.a)
     account, zone = {"name": "Once"}, zone_body(world.a.account.id.hex, "once.example")
-    for path, body, expected in ((ACCOUNTS, account, NOT_YOURS), (ZONES, zone, (404, [(7003, None)]))):
+    for path, body in ((ACCOUNTS, account), (ZONES, zone)):
         made = result(await send(world, "POST", path, body, keyed(user, "key")))
         result(await world.http.delete(f"{path}/{made['id']}", headers=user))
         before = await stored(world)
-        assert told(await send(world, "POST", path, body, keyed(user, "key"))) == expected
+        assert told(await send(world, "POST", path, body, keyed(user, "key"))) == (404, [(7003, None)])
         assert await stored(world) == before
 
 
@@ -1044,7 +1076,8 @@ async def test_two_deletions_at_once_are_one(world: World) -> None:
     for number in range(4):
         made = await new_account(world, f"Account {number}")
         zone = await new_zone(world, "n.example", made["id"])
-        for path, gone in ((f"{ZONES}/{zone['id']}", (404, [(7003, None)])), (f"{ACCOUNTS}/{made['id']}", NOT_YOURS)):
+        gone = (404, [(7003, None)])
+        for path in (f"{ZONES}/{zone['id']}", f"{ACCOUNTS}/{made['id']}"):
             answers = await asyncio.gather(*(world.http.delete(path, headers=key_of(world.a)) for _ in range(3)))
             assert sorted(answer.status_code for answer in answers) == [200, gone[0], gone[0]]
             assert [told(answer) for answer in answers if answer.status_code != 200] == [gone, gone]

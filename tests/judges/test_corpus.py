@@ -26,6 +26,7 @@ from support.world import World
 
 from app.ca import leaves
 from app.certificates import store as certificates
+from app.certificates.export import export
 from app.errors import Invalid, Refusal
 from app.server import first_start
 from app.x509 import chains, keys, paths, pkix
@@ -380,7 +381,7 @@ async def test_the_api_answers_as_the_readers_do_and_its_export_is_served(world:
             found.append(f"{case!r}: {answer.status_code} {answer.text[:300]} for {verdict.refusal!r}")
         if answer.status_code == 200 and verdict.taken:
             stored = await certificates.find(world.database, answer.json()["result"]["id"])
-            exported = await certificates.export(world.services, first_start.operator(), stored)
+            exported = await export(world.services, first_start.operator(), stored)
             trouble = judge.served(
                 msgspec.structs.replace(verdict.taken, chain=exported.fullchain, private_key=exported.private_key)
             )

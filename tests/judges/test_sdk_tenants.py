@@ -93,7 +93,7 @@ def policy(client: Any, account_id: str, *names: str, **fields: Any) -> Any:
 
 
 async def test_an_account_lives_and_dies(either: Any) -> None:
-    """Created, got, renamed and deleted; the typed answers agree, and afterwards it is PermissionDeniedError 9109."""
+    """Created, got, renamed and deleted; the typed answers agree, and afterwards it is NotFoundError 7003."""
     name = f"{unique()} Tést & Co"
     made = await done(either.accounts.create(name=name, type="standard"))
     assert (made.name, made.type) == (name, "standard")
@@ -102,9 +102,9 @@ async def test_an_account_lives_and_dies(either: Any) -> None:
     renamed = await done(either.accounts.update(account_id=made.id, id=made.id, name="New", type="standard"))
     assert renamed.to_dict() == {**made.to_dict(), "name": "New"}
     assert (await done(either.accounts.delete(account_id=made.id))).id == made.id
-    with pytest.raises(cloudflare.PermissionDeniedError) as raised:
+    with pytest.raises(cloudflare.NotFoundError) as raised:
         await done(either.accounts.get(account_id=made.id))
-    assert codes(raised) == [9109]
+    assert codes(raised) == [7003]
 
 
 async def test_a_zone_lives_and_dies(either: Any) -> None:

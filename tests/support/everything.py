@@ -26,6 +26,9 @@ async def _use_everything(world: World) -> tuple[httpx.Response, dict[str, list[
     await world.http.post(f"{authority}/sign-certificate", json=leaf, headers=a.bearer)
     await world.http.get(a.account_path, headers={"Authorization": f"Bearer {40 * 'a'}"})
     await world.state.failures.flush(world.database)
+    key = {"X-Auth-Email": a.email, "X-Auth-Key": a.key}
+    short_lived = (await world.http.post("/client/v4/accounts", json={"name": "x"}, headers=key)).json()["result"]["id"]
+    await world.http.delete(f"/client/v4/accounts/{short_lived}", headers=key)
     token_id = await world.database.fetchrow(
         "SELECT id FROM tokens WHERE account_id = $1 ORDER BY issued_on", a.account.id
     )

@@ -2,7 +2,7 @@
 
 import ssl
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from cryptography import x509
@@ -35,8 +35,15 @@ from support.pki import (
 from support.pki_limits import TOO_DEEP
 from support.world import World, make_token
 
+from app.ca import lifecycle
+from app.ca.authorities import NewAuthority
+from app.ca.model import CaType
+from app.caller import Scope
 from app.custody import keyring
+from app.errors import Conflict
 from app.x509 import pkix
+from app.x509.keys import CaKeyType
+from app.x509.subjects import CaSubject
 
 CLIENT_AUTH = "300a06082b06010505070302"
 SMARTCARD = ObjectIdentifier("1.3.6.1.4.1.311.20.2.2")
@@ -79,6 +86,15 @@ def wishing(key: Key, *wishes: x509.ExtensionType) -> str:
 
 
 # Whose name, whose key.
+
+
+async def test_an_account_that_was_deleted_meanwhile_gets_no_ca(world: World) -> None:
+    """It is told as such, and no key is left behind."""
+    before = await world.database.fetch("SELECT id FROM private_keys")
+    new = NewAuthority(CaType.ROOT, CaSubject(common_name="Late"), CaKeyType.P256V1)
+    with pytest.raises(Conflict, match="the account does not exist any more"):
+        await lifecycle.create(world.services, keyring.SYSTEM, Scope(uuid4()), new)
+    assert await world.database.fetch("SELECT id FROM private_keys") == before
 
 
 async def test_a_ca_signs_neither_its_own_name_nor_its_own_key(pki: Pki, world: World) -> None:

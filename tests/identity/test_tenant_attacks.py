@@ -85,6 +85,44 @@ def policy_stored(world: World) -> Json:
     return stored
 
 
+async def test_a_role_that_is_lowered_while_the_body_comes_counts(world: World) -> None:
+    """Whoever is no administrator any more makes no token of the account that lives on."""
+    begun, go = asyncio.Event(), asyncio.Event()
+    body = json.dumps({"name": "heir", "policies": [policy(world)]}).encode()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield body[:10]
+        begun.set()
+        await go.wait()
+        yield body[10:]
+
+    headers = {**key_of(world), "Content-Type": "application/json"}
+    asking = asyncio.create_task(world.http.post(f"{home(world)}/tokens", content=slowly(), headers=headers))
+    await begun.wait()
+    await world.database.execute("UPDATE memberships SET role = 'read' WHERE account_id = $1", world.a.account.id)
+    go.set()
+    assert (await asking).status_code == 400
+    assert not await world.database.fetch("SELECT FROM tokens WHERE name = 'heir'")
+
+
+@pytest.mark.parametrize("where", ["zone", "account", "token"])
+async def test_who_was_revoked_just_now_deletes_nothing(world: World, where: str) -> None:
+    """Though the server remembers for a second that the token was allowed to."""
+    value = await make_token(world.services, world.a.account)
+    (row,) = await world.database.fetch("SELECT id FROM tokens ORDER BY issued_on DESC LIMIT 1")
+    headers = {"Authorization": f"Bearer {value}"}
+    other = (await world.database.fetch("SELECT id FROM tokens WHERE account_id = $1", world.a.account.id))[0]["id"]
+    path, method, body = {
+        "zone": (f"/client/v4/zones/{world.a.zone.id.hex}", "PATCH", {"paused": False}),
+        "account": (home(world), "PUT", {"name": world.a.account.name}),
+        "token": (f"{home(world)}/tokens/{other.hex}", "PUT", {}),
+    }[where]
+    # Nothing changes, but the permission was looked up.
+    assert (await world.http.request(method, path, json=body, headers=headers)).status_code in {200, 400}
+    await tokens.revoke(world.database, first_start.operator(), await tokens.find(world.database, str(row["id"])))
+    assert (await world.http.delete(path, headers=headers)).status_code == 403
+
+
 async def test_a_login_that_crosses_a_roll_gives_nothing(world: World) -> None:
     """An access token is never made for a value that is dead by then."""
     value = await make_token(world.services, world.a.account)
@@ -117,6 +155,10 @@ async def test_a_zone_made_anew_keeps_the_limits_of_the_operator(world: World) -
 
 async def test_an_account_made_by_a_user_sheds_no_rule(world: World) -> None:
     """It begins with the strictest rules of the accounts that its user administers."""
+    await world.http.post("/client/v4/accounts", json={"name": "lax"}, headers=key_of(world))
+    lax = await accounts.find_account(world.database, "lax")
+    lax_rules = Changes(csr_quota=50, key_max_age_days=300, ca_quota=40)
+    await set_account(world.database, first_start.operator(), lax, lax_rules)
     changes = Changes(name_policy=NamePolicy.PUBLIC, csr_quota=2, key_max_age_days=30, ca_quota=1)
     await set_account(world.database, first_start.operator(), world.a.account, changes)
     made = await world.http.post("/client/v4/accounts", json={"name": "loophole"}, headers=key_of(world))

@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 from uuid import uuid4
 
+import pytest
 from support.world import World
 
+from app import bounds
 from app.server import worker
 
 _KEY = """
@@ -30,6 +32,21 @@ async def test_what_has_been_over_for_a_day_is_deleted_and_nothing_else(world: W
     row = await world.database.fetchrow(_LEFT)
     assert row is not None
     assert (row["keys"], row["tokens"]) == (1, 1)
+
+
+async def test_a_worker_without_room_turns_away_requests_and_answers_probes(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each dialect says so in its own form, with a request id of its own."""
+    monkeypatch.setattr(bounds, "FEW_WAITING", -1)
+    monkeypatch.setattr(bounds, "WAITING", 0)
+    for path in ("/healthz", "/docs", "/metrics"):
+        assert (await world.http.get(path)).status_code == 200, path
+    cloudflare, infisical = [await world.http.get(path) for path in (world.a.account_path, "/api/status")]
+    assert (cloudflare.status_code, cloudflare.json()["errors"][0]["code"]) == (503, 1501)
+    assert (infisical.status_code, infisical.json()["statusCode"]) == (503, 503)
+    assert infisical.json()["reqId"] == infisical.headers["x-request-id"]
+    assert {each.headers["retry-after"] for each in (cloudflare, infisical)} == {"1"}
 
 
 async def test_a_round_that_fails_is_followed_by_the_next() -> None:

@@ -52,7 +52,7 @@ from app.certificates import trust
 from app.commands import doctor
 from app.errors import Hint, Invalid, Rule
 from app.web import bodies
-from app.x509 import chains, keys, paths, pem, pkix, weak_keys
+from app.x509 import chains, der, keys, paths, pem, pkix, weak_keys
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 RSA_KEY = rsa.generate_private_key(65537, 2048)
@@ -157,6 +157,12 @@ def test_what_is_refused_is_refused_with_its_place_and_reason(odd: dict[str, Any
     assert problem.text.startswith("certificate ")
     assert "block 2 of 2" in problem.text
     assert words in problem.text
+
+
+def test_an_oid_of_any_length_makes_no_long_text() -> None:
+    """One of more than 64 bytes is not written out."""
+    assert der.dotted(b"\x2a" + b"\x03" * 63) == "1.2" + ".3" * 63
+    assert der.dotted(b"\x2a" + b"\x03" * 64) == ""
 
 
 def test_a_refusal_names_the_subject() -> None:

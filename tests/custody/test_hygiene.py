@@ -20,6 +20,7 @@ import asyncpg
 import httpx
 import msgspec
 import pytest
+import structlog
 import trustme
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -38,7 +39,7 @@ from app.certificates.export import Exported
 from app.cloudflare.custom_certificates import CustomCertificateChange, CustomCertificateRequest
 from app.cloudflare.reading import Decoded
 from app.cloudflare.tokens import TokenChange, TokenObject
-from app.config import Settings
+from app.config import LogFormat, Settings
 from app.custody import keyring, seal
 from app.custody import ring as ringfile
 from app.custody.peppers import Peppers, load_peppers, open_pepper
@@ -48,7 +49,7 @@ from app.identity import memory, tokens
 from app.identity.accounts import Account
 from app.infisical.auth import AccessToken, LoginRequest
 from app.infisical.leaves import IssuedCertificate
-from app.server import first_start, postgres
+from app.server import first_start, logs, postgres
 from app.store import database as db
 from app.x509 import keys
 from app.x509.keys import KeyType
@@ -722,6 +723,27 @@ def test_no_holder_of_a_secret_shows_it(holder: object) -> None:
     """What ends up in a traceback or a log by its repr names what is public of it."""
     for shown in (repr(holder), str(holder), repr([holder]), f"{holder}"):
         assert leaks(SECRETS, {type(holder).__name__: shown.encode("utf-8", "replace")}) == []
+
+
+@pytest.mark.parametrize("log", LogFormat)
+def test_a_traceback_in_the_log_shows_no_variables(log: LogFormat, capsys: pytest.CaptureFixture[str]) -> None:
+    """It names the error and its lines, and not what the variables held."""
+
+    def fails(secret: str) -> None:
+        raise ArithmeticError(f"{len(secret)} characters")
+
+    before = structlog.get_config()
+    try:
+        logs.configure(log)
+        try:
+            fails(TOKEN)
+        except ArithmeticError:
+            structlog.get_logger("keystead").exception("it failed")
+    finally:
+        structlog.configure(**before)
+    said = capsys.readouterr().err
+    assert "ArithmeticError" in said
+    assert TOKEN not in said
 
 
 def test_only_custody_has_sql_on_private_keys() -> None:

@@ -6,7 +6,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support.authority import Key, root
 from support.fuzzing import examples
@@ -62,6 +62,7 @@ def written(revoked: list[Entry]) -> bytes:
 
 @examples(100)
 @given(st.sampled_from(KEYS), st.integers(1, 2**70), times, entries, entries)
+@example(KEYS[3], 1, datetime(2049, 12, 31, tzinfo=UTC), [(1, datetime(2050, 1, 1, tzinfo=UTC), 0)], [])
 def test_a_grown_crl_is_the_librarys_to_the_byte(
     key: Key, number: int, at: datetime, first: list[Entry], later: list[Entry]
 ) -> None:

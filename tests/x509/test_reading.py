@@ -247,14 +247,17 @@ def test_old_digests_are_weak(algorithm: str) -> None:
 
 
 def test_a_precertificate_and_an_unknown_critical_extension_are_refused() -> None:
-    """No client takes either, so they cannot be served."""
+    """No client takes either, so they cannot be served, also where something else of the certificate is odd."""
     for kind, value, words in (
         ("1.3.6.1.4.1.11129.2.4.3", NULL, "precertificate"),
         ("1.2.3.4", b"hello", "critical extension 1.2.3.4"),
     ):
-        (leaf,) = chains.read(block(certificate(extensions=(*USUAL, extension(kind, value, critical=True)))))
-        with pytest.raises(Invalid, match=words):
-            chains.judge_leaf(leaf, NOW)
+        extensions = (*USUAL, extension(kind, value, critical=True))
+        odd = name((O, PRINTABLE, b"A&B"))
+        for made in (certificate(extensions=extensions), certificate(extensions=extensions, subject=odd)):
+            (leaf,) = chains.read(block(made))
+            with pytest.raises(Invalid, match=words):
+                chains.judge_leaf(leaf, NOW)
 
 
 def test_a_trusted_certificate_is_taken_without_its_addition() -> None:

@@ -228,6 +228,17 @@ def test_a_users_token_has_policies_on_the_accounts_of_the_user(keystead: Run, p
     assert keystead(place, "token", "list").text == before
 
 
+async def test_a_command_of_another_release_changes_nothing(keystead: Run, place: Place) -> None:
+    """Where the schema is newer it says so, and does not try."""
+    await place.database.execute("INSERT INTO schema_version (version) VALUES (9999)")
+    try:
+        before = await contents(place)
+        assert "newer than this release" in keystead(place, "account", "create", "of-another-release").complaint
+        assert await contents(place) == before
+    finally:
+        await place.database.execute("DELETE FROM schema_version WHERE version = 9999")
+
+
 def test_the_role_none_takes_a_user_out_of_an_account(keystead: Run, place: Place) -> None:
     """The user stays, with the roles in other accounts."""
     left, kept = (keystead(place, "account", "create", f"role-{n}", "--json").row["id"] for n in ("left", "kept"))

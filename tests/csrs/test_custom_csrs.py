@@ -9,6 +9,15 @@ import pytest
 from cryptography import x509
 from support.world import BODY, World
 
+from app import bounds
+from app.caller import Scope
+from app.csrs import store as csrs
+from app.csrs.model import CsrRequest
+from app.custody import keyring
+from app.errors import Unavailable
+from app.x509.keys import KeyType
+from app.x509.subjects import Subject
+
 PEM = {"Accept": "application/x-pem-file"}
 DER = {"Accept": "application/pkcs10"}
 
@@ -86,6 +95,18 @@ async def test_delete_answers_the_id_and_destroys_the_key(world: World) -> None:
     row = await world.database.fetchrow("SELECT count(*) AS n FROM private_keys")
     assert row
     assert row["n"] == 0
+
+
+async def test_no_key_is_made_while_too_many_wait_for_the_database(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is let in just before that is told to come back, before the dear work."""
+    monkeypatch.setattr(bounds, "FEW_WAITING", -1)
+    monkeypatch.setattr(bounds, "WAITING", 0)
+    request = CsrRequest(Subject("US", "s", "l", "o", "www.example.com"), ("www.example.com",), KeyType.P256V1)
+    with pytest.raises(Unavailable, match="too many requests"):
+        await csrs.create(world.services, keyring.SYSTEM, Scope(world.a.account.id), request)
+    assert not await world.database.fetch("SELECT FROM private_keys")
 
 
 async def test_every_change_has_its_audit_row(world: World) -> None:

@@ -703,7 +703,7 @@ def test_a_kek_that_is_not_known_is_looked_for_in_the_file(tmp_path: Path) -> No
 
 
 def test_a_promoted_kek_seals_from_the_next_secret_on(tmp_path: Path) -> None:
-    """A process that knows the new KEK already notices that it has become the current one."""
+    """A process that knows the new KEK already notices that it has become the current one, and reads the file once."""
     path = tmp_path / "keyring.json"
     ringfile.create(path)
     new = ringfile.add(path).id
@@ -711,6 +711,9 @@ def test_a_promoted_kek_seals_from_the_next_secret_on(tmp_path: Path) -> None:
     assert here.sealed(CONTEXT, b"secret").kek_id != new
     ringfile.promote(path)
     assert here.sealed(CONTEXT, b"secret").kek_id == new
+    read_once = here.keks
+    here.follow()
+    assert here.keks is read_once
 
 
 def test_a_change_while_the_ring_is_read_is_not_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

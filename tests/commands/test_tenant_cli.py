@@ -131,7 +131,7 @@ def written(path: Path, *asked: Json) -> Path:
 
 
 def test_an_account_is_shown_and_renamed(keystead: Run, place: Place) -> None:
-    """`show` finds it by slug and by id, for people and as JSON, and `set --name` changes the name alone."""
+    """`show` finds it by slug and by id, `set --name` changes the name alone, and a quota of 0 is not one of none."""
     made = keystead(place, "account", "create", "shown", "--name", "Shown Ltd", "--json").row
     assert keystead(place, "account", "show", "shown", "--json").row == made
     assert keystead(place, "account", "show", made["id"], "--json").row == made
@@ -139,7 +139,9 @@ def test_an_account_is_shown_and_renamed(keystead: Run, place: Place) -> None:
     renamed = keystead(place, "account", "set", made["id"], "--name", "Søren's", "--json").row
     assert renamed == {**made, "name": "Søren's"}
     assert keystead(place, "account", "show", "shown", "--json").row == renamed
-    assert keystead(place, "account", "set", "shown", "--csr-quota", "3", "--json").row == {**renamed, "csr_quota": 3}
+    for quota, kept in (("3", 3), ("0", 0), ("none", None)):
+        words = ("account", "set", "shown", "--csr-quota", quota, "--ca-quota", quota, "--json")
+        assert keystead(place, *words).row == {**renamed, "csr_quota": kept, "ca_quota": kept}
 
 
 def test_a_zone_is_shown_and_paused(keystead: Run, place: Place) -> None:

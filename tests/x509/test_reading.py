@@ -159,6 +159,15 @@ def test_what_is_refused_is_refused_with_its_place_and_reason(odd: dict[str, Any
     assert words in problem.text
 
 
+def test_bytes_behind_the_end_are_refused() -> None:
+    """Of a certificate as of a request: they would be stored and served with it."""
+    for made in (certificate(), certificate(subject=ODD_NAME)):
+        with pytest.raises(Invalid, match="there are bytes behind its end"):
+            chains.read(block(made + b"\x00"))
+    with pytest.raises(pkix.BadCsr, match="there are bytes behind its end"):
+        pkix.read_csr(pem.encoded("CERTIFICATE REQUEST", request() + b"\x00"))
+
+
 def test_an_oid_of_any_length_makes_no_long_text() -> None:
     """One of more than 64 bytes is not written out."""
     assert der.dotted(b"\x2a" + b"\x03" * 63) == "1.2" + ".3" * 63

@@ -105,7 +105,7 @@ SELECT $1, md5($2 || n)::uuid, $3, $4, md5('csrcsr1')::uuid, 'legacy_custom', 'f
     'CA', 'ECDSAWithSHA256', now() - interval '1 day', now() + interval '1 day' * (n % 300), repeat('x', $7::int),
     now() - interval '1 s' * n FROM generate_series(1, $5::int) n
 """
-_ISSUED = """
+ISSUED_ROWS = """
 INSERT INTO issued_certificates (account_id, id, ca_id, profile, serial, spki_sha256, subject, common_name, alt_names,
     key_usages, extended_key_usages, not_before, not_after, pem, revoked_at, revocation_reason)
 SELECT $1, gen_random_uuid(), $2, 'leaf', '5a' || right(encode(sha256(($2::uuid::text || n)::bytea), 'hex'), 38),
@@ -186,8 +186,8 @@ async def fill(world: World, url: str) -> dict[str, list[str]]:
         body = {"projectSlug": account.slug, "type": "root", "commonName": name, "keyAlgorithm": "EC_prime256v1"}
         answer = await world.http.post(path, json=body, headers=world.a.bearer)
         made.append(UUID(answer.json()["ca"]["id"]))
-    await sql.execute(_ISSUED, account.id, made[0], ISSUED, "90 days", REVOKED)
-    await sql.execute(_ISSUED, account.id, made[1], ISSUED, "-1 days", 0)
+    await sql.execute(ISSUED_ROWS, account.id, made[0], ISSUED, "90 days", REVOKED)
+    await sql.execute(ISSUED_ROWS, account.id, made[1], ISSUED, "-1 days", 0)
     await sql.execute(_VERSIONS, account.id, made[2])
     await sql.execute(_AUTHORITIES, account.id, made[0], AUTHORITIES - 3)
     ids = await sql.fetch("SELECT id FROM zones WHERE account_id = $1 LIMIT 300", account.id)

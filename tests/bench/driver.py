@@ -6,7 +6,7 @@ The open loop begins requests when they are due, however late the answers are, a
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import cast
 
 
@@ -71,19 +71,20 @@ async def open_loop(port: int, request: bytes, rate: float, seconds: float, conn
     return latencies
 
 
-async def closed_loop(port: int, request: bytes, count: int, connections: int) -> tuple[float, list[float]]:
-    """So many requests, each connection with one at a time: the seconds in all, and of each."""
-    loop, latencies, left = asyncio.get_running_loop(), list[float](), count
-    done = asyncio.Event()
+async def closed_loop(port: int, requests: Iterable[bytes], connections: int) -> tuple[float, list[float]]:
+    """All of these, each connection with one at a time: the seconds in all, and of each."""
+    loop, latencies, left = asyncio.get_running_loop(), list[float](), iter(requests)
+    done, busy = asyncio.Event(), connections
 
     def ask(connection: _Connection) -> None:
-        nonlocal left
-        if left > 0:
-            left -= 1
+        nonlocal busy
+        if (request := next(left, None)) is not None:
             connection.due.append(time.perf_counter())
             connection.write(request)
-        elif len(latencies) == count:
-            done.set()
+        else:
+            busy -= 1
+            if not busy:
+                done.set()
 
     made = [
         (await loop.create_connection(lambda: _Connection(latencies, ask), "127.0.0.1", port))[1]
@@ -99,7 +100,7 @@ async def closed_loop(port: int, request: bytes, count: int, connections: int) -
     for connection in made:
         connection.close()
     if failed:
-        raise AssertionError(f"{failed} of {count} requests were not answered well")
+        raise AssertionError(f"{failed} of {len(latencies)} requests were not answered well")
     return seconds, latencies
 
 

@@ -1,8 +1,9 @@
-"""What Keystead is measured against, on the same server: a bare ASGI application, alone and with one SELECT."""
+"""What Keystead is measured against, on the same server: a bare ASGI application, alone and with its statements."""
 
 import asyncio
 import os
 import sys
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -15,9 +16,16 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
 CONNECTIONS = 8
-SQL = (
-    "SELECT account_id, id, key_type, name, description, country, state, locality, organization, organizational_unit, "
-    "common_name, sans, csr, created_at FROM custom_csrs WHERE account_id = $1 AND id = $2"
+COLUMNS = (
+    "account_id, id, key_type, name, description, country, state, locality, organization, organizational_unit, "
+    "common_name, sans, csr, created_at"
+)
+SELECT = f"SELECT {COLUMNS} FROM custom_csrs WHERE account_id = $1 AND id = $2"
+PAGE = f"SELECT {COLUMNS} FROM custom_csrs WHERE account_id = $1 AND scope_id = $1 ORDER BY created_at, id LIMIT 50"
+TOTAL = "SELECT coalesce(sum(count), 0)::bigint FROM csr_counts WHERE account_id = $1 AND scope_id = $1"
+REVOKE = (
+    "UPDATE issued_certificates SET revoked_at = now(), revocation_reason = 4 "
+    "WHERE account_id = $1 AND serial = $2 AND revoked_at IS NULL RETURNING serial"
 )
 HEADERS = [(b"content-type", b"application/json")]
 
@@ -40,27 +48,33 @@ class Csr(msgspec.Struct, omit_defaults=True):
 
 
 class Envelope(msgspec.Struct):
-    result: Csr
+    result: Any
     success: bool
     errors: list[str]
     messages: list[str]
+    result_info: dict[str, int] | None = None
 
 
 class Reference:
-    """`/bare` answers bytes that it was given, `/select` reads the row of `/select/{id}` and encodes it."""
+    """`/bare` answers bytes that it was given; the others run statements, and encode what comes of them."""
 
     def __init__(self) -> None:
         self.body = Path(os.environ["BENCH_BODY"]).read_bytes()
         self.account = UUID(os.environ["BENCH_ACCOUNT"])
         self.idle: asyncio.LifoQueue[Any] = asyncio.LifoQueue()
+        self.routes: dict[str, Callable[[str], Coroutine[Any, Any, bytes]]] = {
+            "bare": self.bare,
+            "select": self.select,
+            "page": self.page,
+            "revoke": self.revoke,
+        }
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             await self.live(receive, send)
             return
-        body = self.body
-        if scope["path"].startswith("/select/"):
-            body = await self.select(UUID(scope["path"][8:]))
+        _, route, *rest = scope["path"].split("/")
+        body = await self.routes[route]("".join(rest))
         await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
         await send({"type": "http.response.body", "body": body})
 
@@ -72,20 +86,42 @@ class Reference:
         await receive()
         await send({"type": "lifespan.shutdown.complete"})
 
-    async def select(self, csr_id: UUID) -> bytes:
+    async def fetch(self, sql: str, *values: object) -> list[Any]:
         connection = await self.idle.get()
         try:
-            row = await connection.fetchrow(SQL, self.account, csr_id)
+            return list(await connection.fetch(sql, *values))
         finally:
             self.idle.put_nowait(connection)
-        csr = Csr(
-            id=str(row["id"]),
-            created_at=row["created_at"].strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-            account_tag=row["account_id"].hex,
-            **{name: row[name] for name in ("key_type", "common_name", "country", "csr", "locality", "organization")},
-            **{name: row[name] for name in ("sans", "state", "description", "name", "organizational_unit")},
-        )
-        return msgspec.json.encode(Envelope(csr, True, [], []))
+
+    async def bare(self, _: str) -> bytes:
+        return self.body
+
+    async def select(self, csr_id: str) -> bytes:
+        (row,) = await self.fetch(SELECT, self.account, UUID(csr_id))
+        return encoded(csr(row))
+
+    async def page(self, _: str) -> bytes:
+        ((total,),) = await self.fetch(TOTAL, self.account)
+        rows = await self.fetch(PAGE, self.account)
+        return encoded([csr(row) for row in rows], {"total_count": total})
+
+    async def revoke(self, serial: str) -> bytes:
+        ((revoked,),) = await self.fetch(REVOKE, self.account, serial)
+        return encoded(revoked)
+
+
+def encoded(result: object, info: dict[str, int] | None = None) -> bytes:
+    return msgspec.json.encode(Envelope(result, True, [], [], info))
+
+
+def csr(row: Any) -> Csr:
+    return Csr(
+        id=str(row["id"]),
+        created_at=row["created_at"].strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        account_tag=row["account_id"].hex,
+        **{name: row[name] for name in ("key_type", "common_name", "country", "csr", "locality", "organization")},
+        **{name: row[name] for name in ("sans", "state", "description", "name", "organizational_unit")},
+    )
 
 
 def load() -> Reference:

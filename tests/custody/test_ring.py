@@ -270,20 +270,6 @@ async def test_what_is_sealed_while_a_rotation_runs_is_rewrapped_by_it(site: Pla
     assert set((await site.under()).values()) == {new}
 
 
-async def test_what_is_sealed_while_a_rotation_runs_is_rewrapped_by_it(site: Place) -> None:
-    """A machine that is behind seals under the earlier KEK, also rows that the rotation has passed already."""
-    behind = as_before(site)
-    await site.make(behind)
-    _, new = await site.rotate()
-    batches = rotation.rewrap(site.db, site.ring)
-    # The peppers, and the first pass.
-    _ = [await anext(batches) for _ in range(2)]
-    for _ in range(8):
-        await site.make(behind)
-    _ = [batch async for batch in batches]
-    assert set((await site.under()).values()) == {new}
-
-
 async def test_a_kek_that_only_a_pepper_needs_is_not_retired(site: Place) -> None:
     """Without it no token could be verified any more."""
     old, new = await site.rotate()

@@ -143,20 +143,20 @@ class CustomCertificates(Controller):
     async def list_(self, context: ScopeContext, filters: Query[CertificateFilters]) -> Page[CustomCertificate]:
         """List the certificates."""
         found = await certificates.list_(context.services.db, context.scope, filters)
-        return context.page([_object(each) for each in found.items], filters.page, filters.per_page, found.total)
+        return context.page([object_(each) for each in found.items], filters.page, filters.per_page, found.total)
 
     @put("/prioritize", needs=_WRITE)
     async def prioritize(self, context: ScopeContext, data: Body[Priorities]) -> Envelope[list[CustomCertificate]]:
         """Set priorities."""
         priorities = priorities_of(data)
         zone = await certificates.prioritize(context.services.db, context.caller, context.scope, priorities)
-        return context.envelope([_object(each) for each in zone])
+        return context.envelope([object_(each) for each in zone])
 
     @get("/{custom_certificate_id:str}", needs=_READ)
     async def get_one(self, context: ScopeContext, custom_certificate_id: str) -> Envelope[CustomCertificate]:
         """Get a certificate."""
         certificate_id = reading.certificate_id(custom_certificate_id)
-        return context.envelope(_object(await certificates.get(context.services.db, context.scope, certificate_id)))
+        return context.envelope(object_(await certificates.get(context.services.db, context.scope, certificate_id)))
 
     @patch("/{custom_certificate_id:str}", needs=_WRITE)
     async def edit(
@@ -178,7 +178,7 @@ class CustomCertificates(Controller):
         return context.envelope(DeletedCertificate(str(certificate_id)))
 
 
-def _object(certificate: Certificate) -> CustomCertificate:
+def object_(certificate: Certificate) -> CustomCertificate:
     csr_id, geo = certificate.custom_csr_id, certificate.geo_label
     return CustomCertificate(
         id=str(certificate.id),
@@ -201,7 +201,7 @@ def _object(certificate: Certificate) -> CustomCertificate:
 
 
 def _answer(context: ScopeContext, stored: Stored, ignored: tuple[Advice, ...]) -> Envelope[CustomCertificate]:
-    return context.envelope(_object(stored.certificate), (*ignored, *stored.advice))
+    return context.envelope(object_(stored.certificate), (*ignored, *stored.advice))
 
 
 def upload_of(data: Decoded[CustomCertificateChange]) -> Upload:

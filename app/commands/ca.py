@@ -1,7 +1,5 @@
 """`keystead ca`: private CAs on the command line; certificates, CSRs and CRLs are printed in PEM, for piping."""
 
-import os
-import sys
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -17,7 +15,6 @@ from app.ca.lifecycle import IntermediateRequest, SignedElsewhere
 from app.ca.model import Authority, CaType, Issued
 from app.commands import terminal
 from app.commands.terminal import Row
-from app.errors import Misconfigured
 from app.identity import accounts
 from app.services import Services
 from app.x509 import crl as crl_bytes
@@ -25,17 +22,6 @@ from app.x509 import pem, pkix
 from app.x509.keys import CaKeyType
 from app.x509.subjects import CaSubject
 
-
-def _writable(_: click.Context, __: click.Parameter, out: Path | None) -> Path | None:
-    """Refuse an unwritable file before any work whose result would be lost."""
-    if out and not (out.parent.is_dir() and os.access(out if out.exists() else out.parent, os.W_OK)):
-        raise Misconfigured(f"{out} cannot be written")
-    return out
-
-
-_out = click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), callback=_writable, help="File to write to."
-)
 _not_after = click.option(
     "--not-after", type=terminal.time, help="Expiry, such as 2029, 2029-06-12 or 2029-06-12T12:00:00Z."
 )
@@ -105,13 +91,13 @@ async def list_(services: Services, account: str | None) -> Sequence[Row]:
 @click.option("--certificate", is_flag=True, help="Print the certificate in PEM.")
 @click.option("--chain", is_flag=True, help="Print the certificate and its chain in PEM, the root last.")
 @click.option("--issued", is_flag=True, help="List the certificates it has issued.")
-@_out
+@terminal.out_option
 async def show(services: Services, ca: str, out: Path | None, **flags: bool) -> Row | Sequence[Row] | None:
     """Show a CA, its certificate, or the certificates it has issued."""
     _, found = await authorities.find(services.db, ca)
     if flags["certificate"] or flags["chain"] or out:
         current = issuing.latest(found)
-        _write(out, current.pem + (current.chain if flags["chain"] else ""))
+        terminal.write(out, current.pem + (current.chain if flags["chain"] else ""))
         return None
     if flags["issued"]:
         return [_issued(each) for each in await issuing.of_ca(services.db, found)]
@@ -120,11 +106,11 @@ async def show(services: Services, ca: str, out: Path | None, **flags: bool) -> 
 
 @terminal.command(ca, "csr", json=False)
 @click.argument("ca")
-@_out
+@terminal.out_option
 async def csr(services: Services, ca: str, out: Path | None) -> None:
     """Print a new CSR for an intermediate, signed with its key."""
     scope, found = await authorities.find(services.db, ca)
-    _write(out, await lifecycle.csr(services, terminal.operator(), scope, found.id))
+    terminal.write(out, await lifecycle.csr(services, terminal.operator(), scope, found.id))
 
 
 @terminal.command(ca, "import")
@@ -132,7 +118,7 @@ async def csr(services: Services, ca: str, out: Path | None) -> None:
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 async def import_(services: Services, ca: str, files: Sequence[str]) -> Row:
     """Install an intermediate's certificate from PEM FILES: its own first, then the chain, including the root."""
-    text = "\n".join(_read(name, pem.Kind.CERTIFICATE) for name in files)
+    text = "\n".join(terminal.read(name, pem.Kind.CERTIFICATE) for name in files)
     certificate, *chain = (block.text for block in pem.blocks(text) if block.label not in pem.PASSED_OVER)
     if not chain:
         raise click.UsageError("the files must hold its certificate and the chain up to and including the root")
@@ -168,7 +154,7 @@ class _Sign(msgspec.Struct, frozen=True):
 )
 @_path_length
 @click.option("--chain", is_flag=True, help="Add the chain, from this CA to the root.")
-@_out
+@terminal.out_option
 async def sign(services: Services, ca: str, out: Path | None, **options: object) -> None:
     """Sign the CSR in a PEM file, or - for standard input, and print the certificate."""
     new = msgspec.convert(options, _Sign)
@@ -176,7 +162,7 @@ async def sign(services: Services, ca: str, out: Path | None, **options: object)
         raise click.UsageError("--names and --usage are for servers and clients, not for a CA")
     if new.max_path_length >= 0 and not new.as_ca:
         raise click.UsageError("--path-length is for a CA: add --ca")
-    text, not_after = _read(new.csr, pem.Kind.REQUEST), _expiry(new.ttl, new.not_after)
+    text, not_after = terminal.read(new.csr, pem.Kind.REQUEST), _expiry(new.ttl, new.not_after)
     scope, found = await authorities.find(services.db, ca)
     if new.as_ca:
         request = IntermediateRequest(text, not_after, max_path_length=new.max_path_length)
@@ -184,7 +170,7 @@ async def sign(services: Services, ca: str, out: Path | None, **options: object)
     else:
         leaf = LeafRequest(csr=text, alt_names=new.names, not_after=not_after, extended_key_usages=new.usages)
         signed = await leaves.sign(services, terminal.operator(), scope, found.id, leaf)
-    _write(out, signed.pem + (signed.chain if new.chain else ""))
+    terminal.write(out, signed.pem + (signed.chain if new.chain else ""))
 
 
 @terminal.command(ca, "renew")
@@ -241,11 +227,11 @@ async def revoke(services: Services, ca: str, serial: str, reason: str) -> str:
 
 @terminal.command(ca, "crl", json=False)
 @click.argument("ca")
-@_out
+@terminal.out_option
 async def crl(services: Services, ca: str, out: Path | None) -> None:
     """Print the CA's CRL in PEM."""
     _, found = await authorities.find(services.db, ca)
-    _write(out, crl_bytes.pem(await crls.current(services, found)))
+    terminal.write(out, crl_bytes.pem(await crls.current(services, found)))
 
 
 def _expiry(ttl: timedelta | None, not_after: datetime | None) -> datetime:
@@ -255,28 +241,6 @@ def _expiry(ttl: timedelta | None, not_after: datetime | None) -> datetime:
         return not_after or issuing.now() + (ttl or timedelta())
     except OverflowError:
         raise click.BadParameter("it is too far in the future", param_hint="--ttl") from None
-
-
-def _read(name: str, wanted: pem.Kind) -> str:
-    """The text of a file, or of standard input for `-`; raises Misconfigured if it has no PEM block of this kind."""
-    try:
-        text = pem.text(sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes())
-    except OSError as error:
-        raise Misconfigured(f"{name} cannot be read ({error.strerror})") from None
-    if all(block.kind is not wanted for block in pem.blocks(text)):
-        raise Misconfigured(f"{name} {pem.instead(text, wanted)}")
-    return text
-
-
-def _write(out: Path | None, text: str) -> None:
-    if out is None:
-        print(text, end="")
-        return
-    try:
-        out.write_text(text, encoding="ascii")
-    except OSError as error:
-        raise Misconfigured(f"{out} cannot be written ({error.strerror})") from None
-    terminal.print_line(f"wrote {out}")
 
 
 def _row(authority: Authority) -> Row:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import Enum
+from pathlib import Path
 from typing import Concatenate, TypeAlias, TypeVar
 
 import click
@@ -26,14 +27,45 @@ from app.server import first_start, postgres, roles
 from app.services import Services, for_command
 from app.store import schema
 from app.store.database import Database
+from app.x509 import pem
 
 T = TypeVar("T")
 RingLoader: TypeAlias = Callable[[config.Settings, Database], Awaitable[Ring]]
 Row: TypeAlias = dict[str, object]
-Output: TypeAlias = str | Row | Sequence[Row] | None
+# Rows of a list at most.
+MAX_ROWS = 1000
 # asyncpg stores datetime.max as infinity.
 LAST_YEAR = 9998
 
+
+class Pem(msgspec.Struct, frozen=True):
+    """Text in PEM for a file or standard output; with --json the row in its place."""
+
+    row: Row
+    text: str
+    out: Path | None
+
+
+Output: TypeAlias = str | Row | Sequence[Row] | Pem | None
+
+
+def _writable(_: click.Context, __: click.Parameter, out: Path | None) -> Path | None:
+    """Refuse an unwritable file before any work whose result would be lost."""
+    if out and not (out.parent.is_dir() and os.access(out if out.exists() else out.parent, os.W_OK)):
+        raise Misconfigured(f"{out} cannot be written")
+    return out
+
+
+def _path(word: str) -> Path | None:
+    return None if word == "-" else Path(word)
+
+
+out_option = click.option(
+    "--out",
+    type=click.Path(dir_okay=False, allow_dash=True),
+    callback=lambda context, parameter, word: _writable(context, parameter, _path(word) if word else None),
+    help="File to write to; - is standard output.",
+)
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 account_option = click.option(
     "--account", default=first_start.FIRST_SLUG, show_default=True, help="Account id or slug."
@@ -50,19 +82,62 @@ def command(
 
     def add(work: Callable[Concatenate[Services, ...], Awaitable[Output]]) -> click.Command:
         @functools.wraps(work)
-        def run_and_print(*, as_json: bool = False, **options: object) -> None:
-            result = run(lambda services: work(services, **options), ring_for)
-            if isinstance(result, str):
-                print_line(result)
-            elif result is not None:
-                show([result] if isinstance(result, dict) else result, as_json)
+        def call(**options: object) -> Output:
+            return run(lambda services: work(services, **options), ring_for)
 
-        added = group.command(name)(run_and_print)
-        if json:
-            added.params.append(click.Option(["--json", "as_json"], is_flag=True, help="Print JSON."))
-        return added
+        return printing(group, name, call, json=json)
 
     return add
+
+
+def printing(group: click.Group, name: str, call: Callable[..., Output], *, json: bool) -> click.Command:
+    """Add a function of the options as a command that prints what it returns, as `command` says."""
+
+    @functools.wraps(call)
+    def call_and_print(*, as_json: bool = False, **options: object) -> None:
+        _print(call(**options), as_json)
+
+    added = group.command(name)(call_and_print)
+    if json:
+        added.params.append(click.Option(["--json", "as_json"], is_flag=True, help="Print JSON."))
+    return added
+
+
+def _print(result: Output, as_json: bool) -> None:
+    match result:
+        case str():
+            print_line(result)
+        case Pem() if not as_json:
+            write(result.out, result.text)
+        case Pem(row=row) | (dict() as row):
+            show([row], as_json)
+        case None:
+            pass
+        case _:
+            show(result, as_json)
+
+
+def write(out: Path | None, text: str) -> None:
+    """Write ASCII text to a file, or to standard output; raises Misconfigured."""
+    if out is None:
+        print(text, end="")
+        return
+    try:
+        out.write_text(text, encoding="ascii")
+    except OSError as error:
+        raise Misconfigured(f"{out} cannot be written ({error.strerror})") from None
+    print_line(f"wrote {out}")
+
+
+def read(name: str, wanted: pem.Kind) -> str:
+    """The text of a file, or of standard input for `-`; raises Misconfigured if it has no PEM block of this kind."""
+    try:
+        text = pem.text(sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes())
+    except OSError as error:
+        raise Misconfigured(f"{name} cannot be read ({error.strerror})") from None
+    if all(block.kind is not wanted for block in pem.blocks(text)):
+        raise Misconfigured(f"{name} {pem.instead(text, wanted)}")
+    return text
 
 
 def choice(kind: type[Enum]) -> click.Choice[str]:
@@ -152,9 +227,19 @@ def span(text: str) -> timedelta:
     return found
 
 
+def some(names: Sequence[str]) -> str:
+    """The first three of a list of names."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
 def print_line(line: str) -> None:
     """Print a line that may contain names from users: unprintable characters are escaped."""
     print(visible.text(line))
+
+
+def print_note(text: str) -> None:
+    """Print a remark to standard error, so that it never gets into a pipe."""
+    print(f"note: {visible.text(text)}", file=sys.stderr)
 
 
 def print_error(text: str) -> None:
@@ -172,7 +257,9 @@ def show(rows: Sequence[Row], as_json: bool) -> None:
         return
     if len(rows) == 1:
         width = max(map(len, rows[0]))
-        print("\n".join(f"{name:<{width}}  {_cell(value)}" for name, value in rows[0].items()))
+        # Lines of a PEM stay lines; indented, they cannot imitate a line of ours.
+        indent = " " * (width + 2)
+        print("\n".join(f"{name:<{width}}  {_cell(value, indent)}" for name, value in rows[0].items()))
         return
     table = Table(box=None, pad_edge=False)
     for name in rows[0]:
@@ -184,7 +271,14 @@ def show(rows: Sequence[Row], as_json: bool) -> None:
     Console(width=None if sys.stdout.isatty() else 20_000, highlight=False).print(table)
 
 
-def _cell(value: object) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{role} in {account}" for account, role in value.items()) or "-"
-    return "-" if value is None else visible.text(str(value))
+def _cell(value: object, indent: str | None = None) -> str:
+    match value:
+        case None:
+            return "-"
+        case dict():
+            return ", ".join(f"{role} in {account}" for account, role in value.items()) or "-"
+        case list():
+            return ", ".join(_cell(each) for each in value)
+        case _:
+            text = str(value)
+            return visible.text(text) if indent is None else visible.lines(text.removesuffix("\n"), indent)

@@ -7,6 +7,7 @@ import sys
 from typing import NoReturn
 
 import click
+from click.shell_completion import get_completion_class
 
 from app import __version__, visible
 from app.commands import audit as audit_commands
@@ -122,6 +123,15 @@ for group in (
     *(ca_commands.ca, keys_commands.keys, audit_commands.audit_group),
 ):
     cli.add_command(group)
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script of a shell, to be sourced."""
+    kind = get_completion_class(shell)
+    if kind is not None:
+        print(kind(cli, {}, "keystead", "_KEYSTEAD_COMPLETE").source())
 
 
 @cli.command("doctor")

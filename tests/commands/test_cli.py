@@ -222,3 +222,24 @@ def test_a_setting_that_makes_no_sense_is_one_line(tmp_path: Path) -> None:
     assert (
         done.stderr == "keystead: KEYSTEAD_PORT is 'http', which is not valid; it takes a port number from 1 to 65535\n"
     )
+
+
+def test_bash_completes_commands_options_and_choices() -> None:
+    """The script that `completion` prints offers the words that may follow, in a shell that has sourced it."""
+    script = run_command({}, "completion", "bash").out
+    bin_folder = Path(sys.executable).parent
+
+    def offered(*words: str) -> set[str]:
+        line = f"COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; _keystead_completion keystead"
+        done = subprocess.run(
+            ["bash", "-c", f'{script}\n{line}; echo "${{COMPREPLY[@]}}"'],
+            env={"PATH": f"{bin_folder}:{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return set(done.stdout.split())
+
+    assert {"create", "list", "show", "delete"} <= offered("keystead", "csr", '""')
+    assert "--country" in offered("keystead", "csr", "create", "--co")
+    assert offered("keystead", "csr", "create", "--key", '""') == {"rsa2048", "p256v1"}

@@ -1230,6 +1230,7 @@ async def test_what_a_ca_will_sign_is_written_down_before_it_signs(
     assert (await pki.ask("GET", f"/certificates/{row['serial']}/certificate")).status_code == 404
     await pki.revoke(row["serial"], "SUPERSEDED")
     assert serials_of(await pki.crl(root)) == [row["serial"]]
+    assert (await pki.told("GET", f"/certificates/{row['serial']}"))["certificate"]["status"] == "revoked"
 
 
 async def test_the_row_of_a_certificate_says_what_is_in_it(pki: Pki, world: World) -> None:

@@ -537,11 +537,15 @@ async def test_a_wrong_password_is_never_shown(ask: Ask, own: Own) -> None:
     assert "KEYSTEAD_DATABASE_URL" in said.bad.text
 
 
-# Each makes public.… stand before PostgreSQL's own function of that name.
+# Each makes public.… stand before PostgreSQL's own function or view of that name.
 BEFORE = "ALTER DATABASE {} SET search_path = public, pg_catalog"
 CLOCK = (
     "CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql "
     "AS $$ SELECT pg_catalog.clock_timestamp() {} interval '10 seconds' $$"
+)
+TORN = (
+    "CREATE VIEW public.pg_settings AS SELECT name, source, context, "
+    "CASE name WHEN 'full_page_writes' THEN 'off' ELSE setting END AS setting FROM pg_catalog.pg_settings"
 )
 VERSION = (
     "CREATE FUNCTION public.current_setting(name text) RETURNS text LANGUAGE sql AS $$ SELECT CASE name "
@@ -558,8 +562,9 @@ VERSION = (
         ("clock", [CLOCK.format("-"), BEFORE], ("ahead of the database's", "NTP")),
         ("database", [VERSION, BEFORE], ("PostgreSQL 14", "upgrade")),
         ("durability", ["ALTER DATABASE {} SET synchronous_commit = off"], ("synchronous_commit is off",)),
+        ("durability", [TORN, BEFORE], ("full_page_writes is off",)),
     ],
-    ids=["newer", "migrated tomorrow", "clock ahead", "clock behind", "old PostgreSQL", "not durable"],
+    ids=["newer", "migrated tomorrow", "clock ahead", "clock behind", "old PostgreSQL", "not durable", "torn pages"],
 )
 async def test_a_database_with_a_fault_is_named(
     ask: Ask, home: Home, check: str, sql: list[str], words: tuple[str, ...]

@@ -12,7 +12,7 @@ from app.cloudflare.errors import ApiError
 from app.csrs import store as csrs
 from app.infisical import reading as infisical
 from app.infisical.wire import ValidationFailure
-from app.web import reading
+from app.web import bodies, reading
 from app.web.reading import Fault, one_of
 
 
@@ -72,6 +72,13 @@ def found(**fields: Any) -> list[tuple[Fault, tuple[str | int, ...]]]:
 def test_a_fault_is_found_at_its_place(fields: dict[str, Any], fault: Fault, path: tuple[str | int, ...]) -> None:
     """One wrong field is one fault."""
     assert found(**fields) == [(fault, path)]
+
+
+@pytest.mark.parametrize("word", [b"NaN", b"Infinity", b"-Infinity", b"[1,NaN]"])
+def test_what_only_python_takes_for_json_is_none(word: bytes) -> None:
+    """RFC 8259 has no such numbers."""
+    with pytest.raises(ValueError, match=word.strip(b"[1,]").decode()):
+        bodies.parse(b'{"x":' + word + b"}")
 
 
 def test_all_faults_are_found_together() -> None:

@@ -263,8 +263,8 @@ def _object(token: Token, value: str | None = None) -> TokenObject:
         modified_on=times.instant(token.modified_on),
         policies=msgspec.Raw(token.policies.encode()),
         condition=msgspec.Raw(token.condition.encode()) if token.condition else None,
-        expires_on=_time(token.expires_on),
-        not_before=_time(token.not_before),
+        expires_on=_as_sent(token.expires_on, token.expires_on_text),
+        not_before=_as_sent(token.not_before, token.not_before_text),
         value=value,
     )
 
@@ -272,6 +272,12 @@ def _object(token: Token, value: str | None = None) -> TokenObject:
 def _time(time: datetime | None) -> str | None:
     """RFC 3339 with Z; without a fraction if it is zero."""
     return time.astimezone(UTC).isoformat().replace("+00:00", "Z") if time else None
+
+
+def _as_sent(time: datetime | None, text: str | None) -> str | None:
+    """The text that was sent for a time, because clients compare it."""
+    # A release that does not know the texts may have changed the time since.
+    return text if text is not None and times.date(text) == time else _time(time)
 
 
 def draft_of(data: Decoded[TokenRequest]) -> delegation.Draft:
@@ -301,6 +307,8 @@ def draft_of(data: Decoded[TokenRequest]) -> delegation.Draft:
         not_before=times.date(fields.not_before or ""),
         expires_on=times.date(fields.expires_on or ""),
         status=TokenStatus(fields.status) if fields.status else None,
+        not_before_text=fields.not_before or None,
+        expires_on_text=fields.expires_on or None,
         malformed=tuple(problems),
     )
 

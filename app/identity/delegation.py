@@ -63,6 +63,8 @@ class Draft(msgspec.Struct, frozen=True):
     not_before: datetime | None = None
     expires_on: datetime | None = None
     status: TokenStatus | None = None
+    not_before_text: str | None = None
+    expires_on_text: str | None = None
     malformed: tuple[Problem, ...] = ()
 
 
@@ -148,13 +150,18 @@ async def create(
             raise _already_created()
         if await connection.fetchval(_COUNT[owner.column], owner.id) >= MAX_TOKENS:
             raise LimitReached(Limit.LIST, f"There are {MAX_TOKENS} tokens, which is the most; delete one first.")
-        status = draft.status or TokenStatus.ACTIVE
-        fields = (draft.name, text, draft.condition, draft.not_before, draft.expires_on, status)
+        fields = (draft.name, text, *_bounds(draft, draft.status or TokenStatus.ACTIVE))
         return await tokens.insert(
             connection, services.peppers, caller, token_id, owner.account_id, owner.user_id, *fields
         )
 
     return await services.db.transaction(work)
+
+
+def _bounds(draft: Draft, status: TokenStatus | None) -> tuple[object, ...]:
+    """The columns from condition on, in the order of the statements."""
+    texts = (draft.not_before_text, draft.expires_on_text)
+    return (draft.condition, draft.not_before, draft.expires_on, status, *texts)
 
 
 def _already_created() -> Conflict:
@@ -179,8 +186,8 @@ async def _locked(connection: Connection, owner: Owner, token_id: UUID) -> Token
 
 _UPDATE = f"""
 UPDATE tokens SET name = $2, policies = $3, condition = $4, not_before = $5, expires_on = $6,
-    status = coalesce($7, status), modified_on = now()
-WHERE id = $1 AND (account_id = $8 OR user_id = $8)
+    status = coalesce($7, status), not_before_text = $8, expires_on_text = $9, modified_on = now()
+WHERE id = $1 AND (account_id = $10 OR user_id = $10)
 RETURNING {tokens.COLUMNS}
 """
 
@@ -196,7 +203,7 @@ async def update(db: Database, caller: Caller, owner: Owner, token_id: UUID, dra
     async def work(connection: Connection) -> Token:
         before = await _locked(connection, owner, token_id)
         await proof.require(connection, caller, owner.account_id)
-        values = (draft.name, text, draft.condition, draft.not_before, draft.expires_on, draft.status)
+        values = (draft.name, text, *_bounds(draft, draft.status))
         token = _found(await connection.fetchrow(_UPDATE, token_id, *values, owner.id), token_id)
         await _require_administrator(connection, owner, before, token)
         await changes.record(connection, caller, tokens.entry(audit.Action.UPDATE, token))

@@ -34,7 +34,7 @@ class TokenStatus(StrEnum):
 class Token(msgspec.Struct, frozen=True):
     """An API token without its value; exactly one of account and user owns it.
 
-    `policies` and `condition` are JSON text, as sent.
+    `policies` and `condition` are JSON text, as sent, and the texts of times what was sent for them, if anything.
     """
 
     id: UUID
@@ -48,6 +48,8 @@ class Token(msgspec.Struct, frozen=True):
     expires_on: datetime | None
     issued_on: datetime
     modified_on: datetime
+    not_before_text: str | None = None
+    expires_on_text: str | None = None
 
     def status_at(self, now: datetime) -> TokenStatus:
         """The status at this time; disabled takes precedence over expired."""
@@ -85,12 +87,16 @@ def new_global_key() -> str:
     return secrets.token_hex(19)[:37]
 
 
-COLUMNS = "id, account_id, user_id, name, status, policies, condition, not_before, expires_on, issued_on, modified_on"
+COLUMNS = (
+    "id, account_id, user_id, name, status, policies, condition, not_before, expires_on, issued_on, modified_on, "
+    "not_before_text, expires_on_text"
+)
 MAX_NAME = 120
 _INSERT_TOKEN = f"""
 INSERT INTO tokens
-    (id, digest, pepper_id, account_id, user_id, name, policies, condition, not_before, expires_on, status)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING {COLUMNS}
+    (id, digest, pepper_id, account_id, user_id, name, policies, condition, not_before, expires_on, status,
+    not_before_text, expires_on_text)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) RETURNING {COLUMNS}
 """
 
 
@@ -110,7 +116,17 @@ async def create(services: Services, caller: Caller, new: NewToken) -> tuple[Tok
     """Create a token, for the operator; returns it with its value, which is not stored. Raises Invalid."""
     changes.require_valid(changes.name_problems(new.name, MAX_NAME))
     owner = (None, new.user.id) if new.user else (new.account.id, None)
-    fields = (*owner, new.name, new.policies, new.condition, new.not_before, new.expires_on, TokenStatus.ACTIVE)
+    fields = (
+        *owner,
+        new.name,
+        new.policies,
+        new.condition,
+        new.not_before,
+        new.expires_on,
+        TokenStatus.ACTIVE,
+        None,
+        None,
+    )
     return await services.db.transaction(lambda c: insert(c, services.peppers, caller, uuid4(), *fields))
 
 

@@ -57,11 +57,21 @@ NO_ACCOUNT = UUID(int=0)
 # In characters. Denied requests add entries too, so callers must not control their size.
 MAX_PATH = 1024
 
-_COLUMNS = (
-    "id, action, resource_type, actor, actor_id, actor_name, actor_email, address, request_id, method, path, "
-    "user_agent, user_id, status, result"
-)
-PARAMETERS = 15
+_TYPES = {
+    "id": "uuid",
+    **dict.fromkeys(("action", "resource_type", "actor"), "text"),
+    "actor_id": "uuid",
+    **dict.fromkeys(("actor_name", "actor_email"), "text"),
+    "address": "inet",
+    **dict.fromkeys(("request_id", "method", "path", "user_agent"), "text"),
+    "user_id": "uuid",
+    "status": "smallint",
+    "result": "text",
+}
+_COLUMNS = ", ".join(_TYPES)
+PARAMETERS = len(_TYPES)
+# The columns that `insert_each` reads, with their types, for the values of `values`.
+COLUMNS = {f"entry_{name}": type_ for name, type_ in _TYPES.items()}
 
 
 def insert(first: int, source: str) -> str:
@@ -69,6 +79,14 @@ def insert(first: int, source: str) -> str:
     return (
         f"INSERT INTO audit_log (account_id, resource_id, zone_id, {_COLUMNS}) "
         f"SELECT {source}.account_id, {source}.id, {source}.zone_id, {parameters(first, PARAMETERS)} FROM {source}"
+    )
+
+
+def insert_each(source: str) -> str:
+    """As `insert`, where each row of `source` also has COLUMNS."""
+    return (
+        f"INSERT INTO audit_log (account_id, resource_id, zone_id, {_COLUMNS}) "
+        f"SELECT account_id, id, zone_id, {', '.join(COLUMNS)} FROM {source}"
     )
 
 

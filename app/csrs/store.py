@@ -1,6 +1,8 @@
 """Custom CSRs: their rules and their SQL (contract-cloudflare sections 2 and 3)."""
 
 import contextlib
+from collections.abc import Sequence
+from functools import partial
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -27,7 +29,8 @@ from app.errors import (
 )
 from app.services import Services
 from app.store import idempotency, paging
-from app.store.database import Connection, Database, parameters
+from app.store.bundles import Made, Row
+from app.store.database import Connection, Database, rows
 from app.store.idempotency import Idempotency
 from app.store.paging import Direction
 from app.x509 import names, pkcs10, subjects
@@ -137,17 +140,17 @@ _COLUMNS = (
     "account_id, id, key_type, name, description, country, state, locality, organization, organizational_unit, "
     "common_name, sans, csr, created_at"
 )
-_INPUTS = (
-    "id, zone_id, name, description, country, state, locality, organization, common_name, organizational_unit, "
-    "sans, csr"
-)
-_INPUT_PARAMETERS = 12
+_INPUTS = {
+    "id": "uuid",
+    **dict.fromkeys(("name", "description", "country", "state", "locality", "organization", "common_name"), "text"),
+    **dict.fromkeys(("organizational_unit", "sans", "csr"), "text"),
+}
 
 
 # A row if the account or zone exists; locked, so that it cannot be deleted before we commit.
 _LIVE = {
     False: "SELECT id FROM accounts WHERE id = $1 FOR KEY SHARE",
-    True: "SELECT id FROM zones WHERE account_id = $1 AND id = {zone} AND deleted_at IS NULL FOR KEY SHARE",
+    True: "SELECT id FROM zones WHERE account_id = $1 AND id = $2 AND deleted_at IS NULL FOR KEY SHARE",
 }
 
 
@@ -156,31 +159,34 @@ _LIVE = {
 SLOTS = 16
 _ADD_TO_COUNT = f"""
     INSERT INTO csr_counts AS known (account_id, scope_id, slot, count)
-    SELECT account_id, coalesce(zone_id, account_id), floor(random() * {SLOTS}), {{by}} FROM csr
+    SELECT account_id, coalesce(zone_id, account_id), floor(random() * {SLOTS}), {{sign}}count(*) FROM csr
+    GROUP BY account_id, zone_id
     ON CONFLICT (account_id, scope_id, slot) DO UPDATE SET count = known.count + excluded.count
 """
 
 
-def _create(*, in_zone: bool, claimed: bool) -> str:
-    first_input = 1 + keyring.KEY_PARAMETERS
-    first_audit = first_input + _INPUT_PARAMETERS
-    claim = f"claim AS ({idempotency.claim(first_audit + audit.PARAMETERS, 'live')})," if claimed else ""
+def _create(*, in_zone: bool) -> str:
+    # Arrays in arrays would all need one length. No name has a space.
+    inputs = ", ".join("string_to_array(sans, ' ')" if name == "sans" else name for name in _INPUTS)
+    new = rows(3, {**keyring.COLUMNS, **_INPUTS, **audit.COLUMNS, **idempotency.COLUMNS})
     return f"""
-WITH live AS ({_LIVE[in_zone].format(zone=f"${first_input + 1}")}),
-{claim}
-key AS ({keyring.insert_key(1, "FROM claim" if claimed else "FROM live")} RETURNING account_id, id, key_type),
+WITH live AS ({_LIVE[in_zone]}),
+new AS (SELECT $1::uuid AS account_id, $2::uuid AS zone_id, new.* FROM live, {new}),
+claim AS ({idempotency.claim("new")}),
+made AS (SELECT * FROM new WHERE claim_digest IS NULL OR id IN (SELECT resource_id FROM claim)),
+key AS ({keyring.insert_keys("made")}),
 csr AS (
-    INSERT INTO custom_csrs (account_id, key_id, key_type, {_INPUTS})
-    SELECT key.account_id, key.id, key.key_type, {parameters(first_input, _INPUT_PARAMETERS)} FROM key
+    INSERT INTO custom_csrs (account_id, zone_id, key_id, key_type, {", ".join(_INPUTS)})
+    SELECT account_id, zone_id, key_id, key_type, {inputs} FROM made
     RETURNING account_id, id, zone_id, created_at
 ),
-counted AS ({_ADD_TO_COUNT.format(by=1)}),
-audit AS ({audit.insert(first_audit, "csr")})
-SELECT created_at FROM csr
+counted AS ({_ADD_TO_COUNT.format(sign="")}),
+audit AS ({audit.insert_each("made")})
+SELECT id, created_at FROM csr
 """
 
 
-_CREATES = {(zone, once): _create(in_zone=zone, claimed=once) for zone in (False, True) for once in (False, True)}
+_CREATES = {zone: _create(in_zone=zone) for zone in (False, True)}
 
 
 async def create(
@@ -204,13 +210,13 @@ async def create(
     pem = pkcs10.custom_csr(pair, request.subject, request.sans)
     key = keyring.new_key(services.ring, scope.account_id, pair)
     values = (
-        *key.row,
-        *(csr_id, scope.zone_id, request.name, request.description),
-        *(*msgspec.structs.astuple(request.subject), list(request.sans), pem),
+        *key.row[1:],
+        *(csr_id, request.name, request.description),
+        *(*msgspec.structs.astuple(request.subject), " ".join(request.sans), pem),
         *audit.values(caller, audit.Action.CREATE, audit.Resource.CUSTOM_CSR),
-        *(idempotency.values(caller, scope.account_id, once, csr_id) if once else ()),
+        *idempotency.row(caller, once),
     )
-    row = await _insert(db, scope, _CREATES[scope.zone_id is not None, once is not None], values)
+    row = await db.insert_bundled(scope, values, partial(_insert, db, scope))
     if row is None:
         # A concurrent request claimed the key of `once`, and its CSR is returned; or the account or zone was deleted.
         existing = await idempotency.find(db, caller, scope.account_id, once) if once else None
@@ -220,23 +226,32 @@ async def create(
     return Csr(csr_id, scope.account_id, row["created_at"], request, pem)
 
 
-async def _insert(db: Database, scope: Scope, sql: str, values: tuple[object, ...]) -> asyncpg.Record | None:
+_ID = len(keyring.COLUMNS)
+
+
+async def _insert(db: Database, scope: Scope, new: Sequence[Row]) -> list[Made]:
+    """Insert CSRs with their keys, in one transaction; None for one that was not inserted, see `create`."""
+    sql, values = _CREATES[scope.zone_id is not None], (scope.account_id, scope.zone_id, *zip(*new, strict=True))
     if scope.csr_quota is None:
-        return await db.fetchrow(sql, *values)
-    quota = scope.csr_quota
+        made = await db.fetch(sql, *values)
+    else:
+        made = await db.transaction(partial(_insert_within, scope, scope.csr_quota, sql, values))
+    by_id = {row["id"]: row for row in made}
+    return [by_id.get(row[_ID]) for row in new]
 
-    async def work(connection: Connection) -> asyncpg.Record | None:
-        # Serializes creation in this scope, so that the count includes all committed rows.
-        await connection.execute(_LOCK_ZONE if scope.zone_id else _LOCK_ACCOUNT, scope.id)
-        row = await connection.fetchrow(sql, *values)
-        if row is not None and await connection.fetchval(_COUNT_ALL, scope.account_id, scope.id) > quota:
-            kind = "zone" if scope.zone_id else "account"
-            command = f"`keystead {kind} set {scope.id.hex} --csr-quota N`"
-            text = f"The quota of {quota} custom CSRs of this {kind} is used up; delete one, or have the operator run "
-            raise LimitReached(Limit.CSR_QUOTA, f"{text}{command}.")
-        return row
 
-    return await db.transaction(work)
+async def _insert_within(
+    scope: Scope, quota: int, sql: str, values: Row, connection: Connection
+) -> list[asyncpg.Record]:
+    # Serializes creation in this scope, so that the count includes all committed rows.
+    await connection.execute(_LOCK_ZONE if scope.zone_id else _LOCK_ACCOUNT, scope.id)
+    made = await connection.fetch(sql, *values)
+    if made and await connection.fetchval(_COUNT_ALL, scope.account_id, scope.id) > quota:
+        kind = "zone" if scope.zone_id else "account"
+        command = f"`keystead {kind} set {scope.id.hex} --csr-quota N`"
+        text = f"The quota of {quota} custom CSRs of this {kind} is used up; delete one, or have the operator run "
+        raise LimitReached(Limit.CSR_QUOTA, f"{text}{command}.")
+    return made
 
 
 _LOCK_ZONE = "SELECT FROM zones WHERE id = $1 FOR NO KEY UPDATE"
@@ -305,7 +320,7 @@ WITH csr AS (
     RETURNING account_id, id, zone_id, key_id
 ),
 key AS ({keyring.delete_key("csr")}),
-counted AS ({_ADD_TO_COUNT.format(by=-1)}),
+counted AS ({_ADD_TO_COUNT.format(sign="-")}),
 audit AS ({audit.insert(4, "csr")})
 SELECT id FROM csr
 """

@@ -101,6 +101,24 @@ def insert_key(first: int, condition: str = "") -> str:
     return f"INSERT INTO private_keys ({_KEY_COLUMNS}) SELECT {values} {condition}"
 
 
+# The columns that `insert_keys` reads, with their types; the rest of `NewKey.row` after its account.
+COLUMNS = {
+    "key_id": "uuid",
+    "key_type": "text",
+    "spki_sha256": "bytea",
+    "generated": "boolean",
+    "kek_id": "text",
+    "wrapped_key": "bytea",
+    "ciphertext": "bytea",
+}
+
+
+def insert_keys(source: str) -> str:
+    """CTE body that inserts a private key for each row of `source`, which has account_id and COLUMNS."""
+    values = [usable_kek(f"{source}.{name}") if name == "kek_id" else name for name in COLUMNS]
+    return f"INSERT INTO private_keys ({_KEY_COLUMNS}) SELECT account_id, {', '.join(values)} FROM {source}"
+
+
 def delete_key(source: str) -> str:
     """CTE body that deletes the private keys in the columns account_id and key_id of `source`."""
     return (

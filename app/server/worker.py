@@ -31,8 +31,7 @@ from app.infisical import wire as infisical_wire
 from app.server import edge, health, logs, pages
 from app.server.request_log import RequestLog
 from app.services import Services
-from app.store import database as db
-from app.store import idempotency
+from app.store import bundles, idempotency
 from app.store.database import Database
 from app.web import asgi
 from app.web.handling import AnyRequest
@@ -75,7 +74,7 @@ def around(app: Litestar, settings: config.Settings) -> asgi.App:
 
 def _overload(state: AppState) -> asgi.Overload:
     """Rejects requests of both dialects while too many wait; the probes and pages are always answered."""
-    error, unknown = Unavailable(db.CROWDED), RequestInfo(None, asgi.REQUEST_ID.decode(), "GET", "/")
+    error, unknown = Unavailable(bundles.CROWDED), RequestInfo(None, asgi.REQUEST_ID.decode(), "GET", "/")
     reference: Reference = state.reference
     answers = {
         cloudflare.PREFIX.encode(): _answer(reference.failure(error, unknown)),

@@ -9,7 +9,7 @@ import contextlib
 import os
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, NoReturn, TypeAlias, TypeVar
@@ -20,6 +20,7 @@ import asyncpg
 
 from app import bounds
 from app.errors import Clash, Conflict, KeysteadError, Misconfigured, Unavailable
+from app.store.bundles import CROWDED, Bundles, Made, Row, Work
 
 T = TypeVar("T")
 # Whether the current request has committed a change; errors after that must not claim that nothing was done. None for
@@ -32,7 +33,6 @@ else:
     Connection = asyncpg.Connection
 
 _ATTEMPTS = 4
-CROWDED = "too many requests are waiting"
 
 _GONE = "the account does not exist any more"
 _CONFLICTS = {
@@ -104,8 +104,10 @@ class Database:
         self._waiting: deque[tuple[float, asyncio.Future[Connection | None]]] = deque()
         self._searches: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
         self._searching = asyncio.Semaphore(max(size // 2, 1))
+        self._bundles = Bundles()
 
     async def close(self) -> None:
+        await self._bundles.finish()
         while self._idle:
             connection = self._idle.pop()
             if connection is not None:
@@ -116,11 +118,14 @@ class Database:
         return self.size - len(self._idle)
 
     def has_room(self) -> bool:
-        """Whether another request may wait for a connection; see the bounds WAITING, FEW_WAITING and OLDEST_SECONDS."""
-        waiting = len(self._waiting)
+        """Whether another request may wait; see the bounds WAITING, FEW_WAITING and OLDEST_SECONDS."""
+        waiting = len(self._waiting) + self._bundles.waiting
         if waiting <= bounds.FEW_WAITING:
             return True
-        return waiting < bounds.WAITING and time.monotonic() - self._waiting[0][0] < bounds.OLDEST_SECONDS
+        since = self._bundles.oldest()
+        if self._waiting:
+            since = min(since, self._waiting[0][0])
+        return waiting < bounds.WAITING and time.monotonic() - since < bounds.OLDEST_SECONDS
 
     def require_room(self) -> None:
         """Raise Unavailable unless `has_room`; call it before expensive work."""
@@ -152,6 +157,12 @@ class Database:
 
     async def execute(self, sql: str, *args: object) -> str:
         return await self._run(lambda connection: connection.execute(sql, *args), writes=_writes(sql))
+
+    async def insert_bundled(self, key: Hashable, row: Row, work: Work) -> Made:
+        """What `work` made of the row, perhaps together with other rows of this key; see Bundles.insert."""
+        made = await self._bundles.insert(key, row, work)
+        _has_written()
+        return made
 
     @asynccontextmanager
     async def search(self, owner: UUID) -> AsyncIterator[None]:
@@ -335,6 +346,12 @@ def _drop(connection: Connection | None) -> None:
 def parameters(first: int, count: int) -> str:
     """`$first, $first+1, …` for `count` parameters, used by SQL fragments that are composed into one statement."""
     return ", ".join(f"${first + i}" for i in range(count))
+
+
+def rows(first: int, columns: Mapping[str, str]) -> str:
+    """A FROM item with a row for each element of the arrays `$first, $first+1, …`; `columns` has names and types."""
+    arrays = ", ".join(f"${number}::{type_}[]" for number, type_ in enumerate(columns.values(), first))
+    return f"unnest({arrays}) AS new ({', '.join(columns)})"
 
 
 @contextmanager

@@ -21,25 +21,33 @@ class Idempotency(msgspec.Struct, frozen=True):
     body_sha256: bytes
 
 
-PARAMETERS = 5
 PRUNED_AT_ONCE = 10_000
+# The columns that `claim` reads, with their types; see `row`.
+COLUMNS = {"claim_caller_id": "uuid", "claim_digest": "bytea", "claim_body_sha256": "bytea"}
 
 
-def claim(first: int, source: str) -> str:
-    """CTE body that claims the key; returns a row if `source` has one and the key is unused or over 24 hours old."""
-    account, caller, digest, body, resource = (f"${first + i}" for i in range(PARAMETERS))
+def claim(source: str) -> str:
+    """CTE body that claims the keys of the rows of `source`, which has account_id, id of the resource, and COLUMNS.
+
+    Returns the resource_id of each row whose key is unused or over 24 hours old; of rows with one key, of one only. The
+    order is the same for all statements, so that they do not wait for each other crosswise.
+    """
     return (
         "INSERT INTO idempotency_keys AS old (account_id, caller_id, digest, body_sha256, resource_id) "
-        f"SELECT {account}, {caller}, {digest}, {body}, {resource} FROM {source} "
+        "SELECT DISTINCT ON (claim_caller_id, claim_digest) account_id, claim_caller_id, claim_digest, "
+        f"claim_body_sha256, id FROM {source} WHERE claim_digest IS NOT NULL "
+        "ORDER BY claim_caller_id, claim_digest "
         "ON CONFLICT (account_id, caller_id, digest) DO UPDATE "
         "SET body_sha256 = excluded.body_sha256, resource_id = excluded.resource_id, created_at = excluded.created_at "
-        "WHERE old.created_at <= now() - interval '24 hours' RETURNING 1"
+        "WHERE old.created_at <= now() - interval '24 hours' RETURNING resource_id"
     )
 
 
-def values(caller: Caller, account_id: UUID, idempotency: Idempotency, resource_id: UUID) -> tuple[object, ...]:
-    """Values for the PARAMETERS parameters of `claim`."""
-    return (account_id, caller.id, _digest(caller, idempotency), idempotency.body_sha256, resource_id)
+def row(caller: Caller, idempotency: Idempotency | None) -> tuple[object, ...]:
+    """Values for COLUMNS; without an Idempotency-Key nothing is claimed."""
+    if idempotency is None:
+        return (None,) * len(COLUMNS)
+    return (caller.id, _digest(caller, idempotency), idempotency.body_sha256)
 
 
 _FIND = """
@@ -59,14 +67,17 @@ async def find(db: Database, caller: Caller, account_id: UUID, idempotency: Idem
     return UUID(str(row["resource_id"]))
 
 
-_CLAIM = claim(1, "(VALUES (1)) AS one")
+_COLUMNS = {"account_id": "uuid", "id": "uuid", **COLUMNS}
+_CLAIM = claim(
+    f"(SELECT {', '.join(f'${n}::{t} AS {name}' for n, (name, t) in enumerate(_COLUMNS.items(), 1))}) AS one"
+)
 
 
 async def claimed(
     connection: Connection, caller: Caller, account_id: UUID, idempotency: Idempotency, resource_id: UUID
 ) -> bool:
     """Claim the key for a resource created in this transaction; False if an earlier request has claimed it."""
-    return await connection.fetchrow(_CLAIM, *values(caller, account_id, idempotency, resource_id)) is not None
+    return await connection.fetchrow(_CLAIM, account_id, resource_id, *row(caller, idempotency)) is not None
 
 
 # In batches, so that a large backlog does not block other statements.

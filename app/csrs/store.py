@@ -30,7 +30,7 @@ from app.errors import (
 from app.services import Services
 from app.store import idempotency, paging
 from app.store.bundles import Made, Row
-from app.store.database import Connection, Database, rows
+from app.store.database import Connection, Database, encoded, rows
 from app.store.idempotency import Idempotency
 from app.store.paging import Direction
 from app.x509 import names, pkcs10, subjects
@@ -143,8 +143,11 @@ _COLUMNS = (
 _INPUTS = {
     "id": "uuid",
     **dict.fromkeys(("name", "description", "country", "state", "locality", "organization", "common_name"), "text"),
-    **dict.fromkeys(("organizational_unit", "sans", "csr"), "text"),
+    "organizational_unit": "text",
+    "sans": "text[]",
+    "csr": "text",
 }
+_NEW = {**keyring.COLUMNS, **_INPUTS, **audit.COLUMNS, **idempotency.COLUMNS}
 
 
 # A row if the account or zone exists; locked, so that it cannot be deleted before we commit.
@@ -166,17 +169,15 @@ _ADD_TO_COUNT = f"""
 
 
 def _create(*, in_zone: bool) -> str:
-    # Arrays in arrays would all need one length. No name has a space.
-    inputs = ", ".join("string_to_array(sans, ' ')" if name == "sans" else name for name in _INPUTS)
-    new = rows(3, {**keyring.COLUMNS, **_INPUTS, **audit.COLUMNS, **idempotency.COLUMNS})
+    inputs = ", ".join(_INPUTS)
     return f"""
 WITH live AS ({_LIVE[in_zone]}),
-new AS (SELECT $1::uuid AS account_id, $2::uuid AS zone_id, new.* FROM live, {new}),
+new AS (SELECT $1::uuid AS account_id, $2::uuid AS zone_id, new.* FROM live, {rows("$3", _NEW)}),
 claim AS ({idempotency.claim("new")}),
 made AS (SELECT * FROM new WHERE claim_digest IS NULL OR id IN (SELECT resource_id FROM claim)),
 key AS ({keyring.insert_keys("made")}),
 csr AS (
-    INSERT INTO custom_csrs (account_id, zone_id, key_id, key_type, {", ".join(_INPUTS)})
+    INSERT INTO custom_csrs (account_id, zone_id, key_id, key_type, {inputs})
     SELECT account_id, zone_id, key_id, key_type, {inputs} FROM made
     RETURNING account_id, id, zone_id, created_at
 ),
@@ -212,7 +213,7 @@ async def create(
     values = (
         *key.row[1:],
         *(csr_id, request.name, request.description),
-        *(*msgspec.structs.astuple(request.subject), " ".join(request.sans), pem),
+        *(*msgspec.structs.astuple(request.subject), request.sans, pem),
         *audit.values(caller, audit.Action.CREATE, audit.Resource.CUSTOM_CSR),
         *idempotency.row(caller, once),
     )
@@ -231,7 +232,7 @@ _ID = len(keyring.COLUMNS)
 
 async def _insert(db: Database, scope: Scope, new: Sequence[Row]) -> list[Made]:
     """Insert CSRs with their keys, in one transaction; None for one that was not inserted, see `create`."""
-    sql, values = _CREATES[scope.zone_id is not None], (scope.account_id, scope.zone_id, *zip(*new, strict=True))
+    sql, values = _CREATES[scope.zone_id is not None], (scope.account_id, scope.zone_id, encoded(_NEW, new))
     if scope.csr_quota is None:
         made = await db.fetch(sql, *values)
     else:

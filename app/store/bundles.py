@@ -40,16 +40,14 @@ class _Place:
 
 
 class _Queue:
-    def __init__(self, work: Work) -> None:
-        self.work = work
+    def __init__(self) -> None:
         self.places: deque[_Place] = deque()
-        # Tasks that insert, and whether one of them has not begun.
-        self.tasks = 0
-        self.starting = False
+        # How many transactions are on their way.
+        self.inserting = 0
 
 
 class Bundles:
-    """For each key one queue: a row that comes alone starts at once, others wait while two bundles are on their way."""
+    """For each key one queue: rows that come while two transactions are on their way wait, and go on together."""
 
     def __init__(self) -> None:
         self._queues: dict[Hashable, _Queue] = {}
@@ -66,13 +64,27 @@ class Bundles:
         If a bundle fails, each of its rows is tried alone, unless it is not known whether the bundle was written: then
         each is told so. Raises what `work` raises, and Unavailable.
         """
+        queue = self._queues.get(key) or self._queues.setdefault(key, _Queue())
+        if queue.inserting >= bounds.BUNDLES_AT_ONCE:
+            return await self._wait(queue, row, work)
+        queue.inserting += 1
+        try:
+            [made] = await work([row])
+            return made
+        finally:
+            self._go_on(key, queue, work)
+
+    async def finish(self) -> None:
+        """Wait for all that is on its way; everything has its time limits."""
+        while self._queues:  # noqa: ASYNC110 - at the end of a process
+            await asyncio.sleep(0.01)
+
+    async def _wait(self, queue: _Queue, row: Row, work: Work) -> Made:
         if self.waiting >= bounds.WAITING:
             raise Unavailable(CROWDED)
-        queue = self._queues.get(key) or self._queues.setdefault(key, _Queue(work))
         place = _Place(row)
         queue.places.append(place)
         self.waiting += 1
-        self._start(key, queue)
         try:
             return await place.made
         except _Alone:
@@ -84,30 +96,23 @@ class Bundles:
                 queue.places.remove(place)
                 self.waiting -= 1
 
-    async def finish(self) -> None:
-        """Wait for the bundles on their way; each has its time limits."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
-
-    def _start(self, key: Hashable, queue: _Queue) -> None:
-        if queue.starting or queue.tasks >= bounds.BUNDLES_AT_ONCE or not queue.places:
+    def _go_on(self, key: Hashable, queue: _Queue, work: Work) -> None:
+        """One transaction is over: begin the next with those who wait."""
+        if places := self._take(queue):
+            # Of no single request, which may be cancelled, and not in its context.
+            task = asyncio.create_task(self._insert(key, queue, places, work), context=contextvars.Context())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
             return
-        queue.starting = True
-        queue.tasks += 1
-        # Not in the context of the request that happens to be the first.
-        task = asyncio.create_task(self._run(key, queue), context=contextvars.Context())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _run(self, key: Hashable, queue: _Queue) -> None:
-        # It begins after all requests that were ready together have put in their rows.
-        queue.starting = False
-        while places := self._take(queue):
-            self._start(key, queue)
-            await _insert(places, queue.work)
-        queue.tasks -= 1
-        if not queue.tasks:
+        queue.inserting -= 1
+        if not queue.inserting:
             del self._queues[key]
+
+    async def _insert(self, key: Hashable, queue: _Queue, places: list[_Place], work: Work) -> None:
+        try:
+            await _insert(places, work)
+        finally:
+            self._go_on(key, queue, work)
 
     def _take(self, queue: _Queue) -> list[_Place]:
         places: list[_Place] = []

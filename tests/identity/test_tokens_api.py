@@ -619,7 +619,8 @@ async def test_times_come_back_as_the_text_that_was_sent(world: World) -> None:
         "9999-12-31T23:59:59.999998Z",
     ):
         for field, usable in (("expires_on", True), ("not_before", False)):
-            made = await create(world, **{field: sent})
+            times: Json = {field: sent}
+            made = await create(world, **times)
             assert made[field] == sent
             assert await lives(world, made["value"]) == usable
             url = f"{path_of(world)}/{made['id']}"

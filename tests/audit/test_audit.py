@@ -953,6 +953,21 @@ async def test_the_real_bound_holds_against_many_addresses(database: db.Database
     assert sum((await waiting(database)).values()) == 2 * failures.MOST
 
 
+async def test_a_minute_has_so_many_rows_however_often_it_is_written(
+    database: db.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The addresses of the first five seconds take all places of their minute; later ones are counted together."""
+    monkeypatch.setattr(failures, "MOST", 3)
+    worker, minute = failures.Failures(), datetime.now(UTC).replace(second=0, microsecond=0)
+    for flush in range(4):
+        for last in range(5):
+            worker._add(ipaddress.ip_network(f"192.0.2.{5 * flush + last}/32"), minute, 1)
+        await worker.flush(database)
+    counts = await waiting(database)
+    assert counts.keys() == {"192.0.2.0/32", "192.0.2.1/32", "192.0.2.2/32", "::/0"}
+    assert counts["::/0"] == 17
+
+
 def test_memory_is_bounded_while_minutes_wait_for_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
     """Minutes that could not be written share the bound: beyond it each has one count more, and none is lost."""
     monkeypatch.setattr(failures, "MOST", 3)

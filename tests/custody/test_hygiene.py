@@ -51,9 +51,10 @@ from app.infisical.auth import AccessToken, LoginRequest
 from app.infisical.leaves import IssuedCertificate
 from app.server import first_start, logs, postgres
 from app.store import database as db
-from app.x509 import keys
+from app.x509 import der, keys
 from app.x509.keys import KeyType
 from app.x509.names import NamePolicy
+from app.x509.pem import blocks
 
 Json = dict[str, Any]
 
@@ -702,6 +703,8 @@ HOLDERS: list[object] = [
     IssuedCertificate("a", "b", "c", "d", private_key=PEM),
     AccessToken(TOKEN, 1, 1),
     LoginRequest("an id", TOKEN),
+    *blocks(PEM),
+    der.first(keys.pkcs8(PAIR.private_key)),
     CustomCertificateChange(private_key=PEM),
     CustomCertificateRequest(certificate="x", private_key=PEM),
     TokenObject("i", "n", tokens.TokenStatus.ACTIVE, "t", "t", msgspec.Raw(b"[]"), value=TOKEN),

@@ -191,6 +191,30 @@ async def test_one_that_is_refused_or_gives_up_does_not_spoil_the_others(pki: Pk
     assert {*serials_of(await pki.crl(root))} >= {made[n] for n in (0, 1, 2, 4, 5)}
 
 
+async def test_who_gives_up_while_working_for_others_leaves_them_their_turn(pki: Pki, world: World) -> None:
+    """What waited while one was at work is done together by the next; if that one is cancelled, by another."""
+    root = await pki.root()
+    await pki.crl(root)
+    made = await signed_by(world, root, 5)
+    async with worker(world) as database:
+        again = locked_crl(world, root)
+        async with locked_crl(world, root):
+            tasks = [asyncio.create_task(revoke(world, database, made[0]))]
+            await asyncio.sleep(0.3)
+            tasks += [asyncio.create_task(revoke(world, database, serial)) for serial in made[1:]]
+            locking = asyncio.create_task(again.__aenter__())
+            await asyncio.sleep(0.3)
+        await asyncio.gather(tasks[0], locking)
+        # The second has the turn, for all others.
+        await asyncio.sleep(0.3)
+        tasks[1].cancel()
+        await asyncio.sleep(0.1)
+        await again.__aexit__(None, None, None)
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(each) for each in outcomes] == [Issued, asyncio.CancelledError, Issued, Issued, Issued]
+    assert {*serials_of(await pki.crl(root))} >= {made[0], *made[2:]}
+
+
 async def test_what_has_expired_goes_once_a_day_also_when_nobody_fetches(pki: Pki, world: World) -> None:
     """Revocations alone keep a CRL fresh, and yet it does not only grow: an entry has a CRL past its end, then goes."""
     root = await pki.root(notAfter="2090")

@@ -4,6 +4,7 @@ import base64
 import inspect
 import json
 import re
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -1588,6 +1589,16 @@ _DATES = st.from_regex(
     r"[0-9]{4}(-[0-9]{2}(-[0-9]{2}(T[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,9})?)?(Z|[+-][0-9]{2}:?[0-9]{2})?)?)?)?"
 )
 _TTLS = st.from_regex(r"[0-9]{1,12}(\.[0-9]{1,12})? ?[smhdwyM]")
+
+
+def test_a_date_is_of_utc_wherever_the_server_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The zone of the machine makes no difference to a date without one."""
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        found = [times.date(text) for text in ("2029-06-12", "2029-06-12T00:00", "2029-06-12T09:00+09:00")]
+    time.tzset()
+    assert found == [datetime(2029, 6, 12, tzinfo=UTC)] * 3
 
 
 def test_a_time_has_three_digits_of_milliseconds() -> None:

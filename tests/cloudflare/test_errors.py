@@ -87,6 +87,7 @@ BODIES: dict[str, tuple[Any, list[tuple[int, str | None]]]] = {
     "a country in small letters": (but(country="us"), [(1450, "/country")]),
     "a country of three": (but(country="USA"), [(1450, "/country")]),
     "no country of the world": (but(country="ZZ"), [(1450, "/country")]),
+    "a country that ISO has not assigned": (but(country="XK"), [(1450, "/country")]),
     "a country with NUL": (but(country="U\x00"), [(1450, "/country")]),
     "a country in full-width letters": (but(country="\uff35\uff33"), [(1450, "/country")]),
     "texts too long": (

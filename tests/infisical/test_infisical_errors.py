@@ -1296,6 +1296,25 @@ async def test_issue_certificate_makes_no_key_for_a_bad_request(world: World) ->
     assert await stored(world) == before
 
 
+async def test_leaves_keep_to_the_name_policy_of_the_account(world: World) -> None:
+    """Where names are public, neither a CSR nor a key made here gets a certificate for a reserved one."""
+    headers = bearer(
+        await make_token(world.services, world.a.account, groups=("Private CA Sign", "Private CA Issue Key"))
+    )
+    ca_id, name = await new_ca(world), "www.internal.test"
+    named = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    asked = {
+        "issue-certificate": {"commonName": name},
+        "sign-certificate": {"csr": csr(ec.generate_private_key(ec.SECP256R1()), named)},
+    }
+    sql = "UPDATE accounts SET name_policy = 'public' WHERE id = $1"
+    await world.database.execute(sql, world.a.account.id)
+    for tail, body in asked.items():
+        answer = await call(world, "POST", f"/pki/ca/{ca_id}/{tail}", {**body, "ttl": "1d"}, **headers)
+        said = f'"{name}" is under the reserved top domain "test".'
+        assert (answer.status_code, answer.json()["message"]) == (400, said), tail
+
+
 async def test_a_certificate_is_revoked_once_and_by_its_owner(world: World) -> None:
     """Unknown serials and other tenants' are one 404; reasons are Infisical's words; a root's own is not revoked."""
     ca_id, theirs = await new_ca(world), await new_ca(world, world.b)

@@ -74,12 +74,13 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class Advice(msgspec.Struct, frozen=True):
-    """A warning about an accepted request; `field` and `index` as in Problem."""
+    """A warning about an accepted request; `field`, `index` and `member` as in Problem."""
 
     hint: Hint
     field: str
     text: str
     index: int | None = None
+    member: str | None = None
 
 
 class Scheme(Enum):

@@ -1,6 +1,6 @@
 """`/accounts[/{account_id}]`: each handler is one call to the core."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from litestar import Controller
@@ -12,7 +12,7 @@ from app.cloudflare.context import CallerContext, ScopeContext
 from app.cloudflare.envelope import Envelope, Hex32, Instant, Page
 from app.cloudflare.guard import Needs
 from app.cloudflare.reading import Body, BodyOnce, Id, Query, name_filter
-from app.errors import Problem, Rule
+from app.errors import Advice, Hint, Problem, Rule
 from app.identity import accounts
 from app.identity.accounts import Account
 from app.store.paging import Direction, PageNumber, PerPage
@@ -21,6 +21,13 @@ from app.x509.names import NamePolicy
 
 _READ = Needs(Area.SETTINGS, Access.READ)
 _WRITE = Needs(Area.SETTINGS, Access.WRITE, fresh=True)
+
+
+class AccountSettings(msgspec.Struct, frozen=True):
+    """Kept and given back; there is no second factor here."""
+
+    enforce_twofactor: bool
+    abuse_contact_email: str | None
 
 
 class AccountObject(msgspec.Struct, frozen=True):
@@ -32,10 +39,22 @@ class AccountObject(msgspec.Struct, frozen=True):
     created_on: Instant
     slug: str
     name_policy: NamePolicy
+    settings: AccountSettings
 
 
 def _is_true(value: bool) -> bool:
     return value
+
+
+def _is_nothing(_: object) -> bool:
+    return False
+
+
+class AccountSettingsRequest(msgspec.Struct, frozen=True):
+    """What is left out, null or empty is unset."""
+
+    enforce_twofactor: bool | None = None
+    abuse_contact_email: Annotated[str, Meta(max_length=254)] | None = None
 
 
 class AccountRequest(msgspec.Struct, frozen=True):
@@ -49,10 +68,21 @@ class AccountRequest(msgspec.Struct, frozen=True):
         ]
         | None
     ) = None
+    settings: AccountSettingsRequest | None = None
+    unit: (
+        Annotated[
+            dict[str, Any],
+            Meta(
+                extra={"check": _is_nothing, "expected": "left out: there are no tenant units here"},
+                extra_json_schema={"type": "null"},
+            ),
+        ]
+        | None
+    ) = None
 
 
 class AccountChange(AccountRequest, frozen=True):
-    """A new name; nothing else can be changed."""
+    """A new name, and settings as a whole; without them they stay."""
 
     id: Id | None = None
 
@@ -78,9 +108,9 @@ class Accounts(Controller):
     @post()
     async def create(self, context: CallerContext, data: BodyOnce[AccountRequest]) -> Envelope[AccountObject]:
         """Make an account."""
-        db, name = context.services.db, data.fields.name
-        account = await accounts.create(db, context.caller, name, data.problems, data.once)
-        return context.envelope(_object(account), data.advice)
+        draft = _draft(data.fields, data.problems)
+        account = await accounts.create(context.services.db, context.caller, draft, data.once)
+        return context.envelope(_object(account), (*data.advice, *_advice(draft)))
 
     @get()
     async def list_(self, context: CallerContext, filters: Query[AccountFilters]) -> Page[AccountObject]:
@@ -97,13 +127,14 @@ class Accounts(Controller):
 
     @put("/{account_id:str}", needs=_WRITE)
     async def update(self, context: ScopeContext, data: Body[AccountChange]) -> Envelope[AccountObject]:
-        """Rename an account."""
+        """Change an account."""
         problems, account_id = data.problems, context.scope.account_id.hex
         if data.fields.id not in (None, account_id):
             text = f"id must be that of the path, {account_id}, or left out."
             problems = (*problems, Problem(Rule.TEXT, "id", text))
-        account = await accounts.rename(context.services.db, context.caller, context.scope, data.fields.name, problems)
-        return context.envelope(_object(account), data.advice)
+        draft = _draft(data.fields, problems)
+        account = await accounts.change(context.services.db, context.caller, context.scope, draft)
+        return context.envelope(_object(account), (*data.advice, *_advice(draft)))
 
     @delete("/{account_id:str}", needs=_WRITE)
     async def delete_one(self, context: ScopeContext) -> Envelope[DeletedAccount]:
@@ -113,5 +144,27 @@ class Accounts(Controller):
 
 
 def _object(account: Account) -> AccountObject:
-    created = times.instant(account.created_at)
-    return AccountObject(account.id.hex, account.name, "standard", created, account.slug, account.name_policy)
+    return AccountObject(
+        id=account.id.hex,
+        name=account.name,
+        type="standard",
+        created_on=times.instant(account.created_at),
+        slug=account.slug,
+        name_policy=account.name_policy,
+        settings=AccountSettings(account.enforce_twofactor, account.abuse_contact_email),
+    )
+
+
+def _draft(fields: AccountRequest, problems: tuple[Problem, ...]) -> accounts.Draft:
+    sent = fields.settings
+    settings = (
+        accounts.AccountSettings(sent.enforce_twofactor or False, sent.abuse_contact_email or None) if sent else None
+    )
+    return accounts.Draft(fields.name, settings, problems)
+
+
+def _advice(draft: accounts.Draft) -> tuple[Advice, ...]:
+    if draft.settings is None or not draft.settings.enforce_twofactor:
+        return ()
+    text = "enforce_twofactor is kept and given back, and enforces nothing: there is no second factor here."
+    return (Advice(Hint.OTHER, "settings", text),)

@@ -252,15 +252,19 @@ class Reference:
 
 def _pointer_of(advice: Advice) -> str:
     # An unknown field may have an empty name; other advice without a field concerns the body as such.
-    return _pointer(advice.field, advice.index) or ("/" if advice.hint is Hint.UNKNOWN_FIELD else "")
+    return _pointer(advice.field, advice.index, advice.member) or ("/" if advice.hint is Hint.UNKNOWN_FIELD else "")
 
 
 def _pointer(field: str, index: int | None, member: str | None = None) -> str:
     """A JSON pointer into the request body (RFC 6901); empty for the body itself."""
+    child = str(index) if index is not None else member
+    return ("/" + pointed(field) if field else "") + (f"/{child}" if child is not None else "")
+
+
+def pointed(name: str) -> str:
+    """A name as a part of a pointer."""
     # A field name may contain a lone surrogate, which cannot be encoded as UTF-8.
-    name = field.encode("utf-8", "backslashreplace").decode("utf-8")
+    name = name.encode("utf-8", "backslashreplace").decode("utf-8")
     # The pattern for pointers in Cloudflare's OpenAPI document does not match line ends.
     name = _LINE_ENDS.sub(lambda end: f"\\u{ord(end[0]):04x}", name)
-    token = name.replace("~", "~0").replace("/", "~1")
-    child = str(index) if index is not None else member
-    return ("/" + token if field else "") + (f"/{child}" if child is not None else "")
+    return name.replace("~", "~0").replace("/", "~1")

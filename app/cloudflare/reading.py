@@ -2,8 +2,9 @@
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Annotated, Any, Generic, TypeAlias, TypeVar
 from urllib.parse import unquote_plus, unquote_to_bytes
 from uuid import UUID
@@ -13,7 +14,7 @@ from msgspec import Meta
 
 from app import times
 from app.cloudflare.envelope import JSON
-from app.cloudflare.errors import ApiError
+from app.cloudflare.errors import ApiError, pointed
 from app.errors import Advice, Hint, Problem, Rule, quoted
 from app.ids import canonical_uuid, hex32
 from app.store.idempotency import Idempotency
@@ -62,12 +63,23 @@ def decode(raw: bytes, struct: type[T]) -> Decoded[T]:
     if not isinstance(values, dict):
         return _broken(raw, struct, "The body is not a JSON object.")
     fields, faults = reading.read(struct, values, blank=True)
-    known = {field.wire for field in reading.type_of(struct).fields}
-    unknown = [name for name in values if name not in known][:MAX_IGNORED]
+    unknown = islice(_unknown(reading.type_of(struct), values), MAX_IGNORED)
     advice = tuple(
-        Advice(Hint.UNKNOWN_FIELD, name, f"{quoted(name)} is not a known field and was ignored.") for name in unknown
+        Advice(Hint.UNKNOWN_FIELD, field, f"{quoted(name)} is not a known field and was ignored.", member=member)
+        for field, member, name in unknown
     )
     return Decoded(fields, tuple(map(_problem, faults)), advice, raw)
+
+
+def _unknown(kind: Type, values: Mapping[str, Any]) -> Iterator[tuple[str, str | None, str]]:
+    """Each field that is not known, and each member of an object that is not: the field, the member, the name."""
+    known = {field.wire: field.type for field in kind.fields}
+    for name, value in values.items():
+        if name not in known:
+            yield name, None, name
+        elif known[name].fields and isinstance(value, dict):
+            inner = {field.wire for field in known[name].fields}
+            yield from ((name, pointed(member), member) for member in value if member not in inner)
 
 
 def _broken(raw: bytes, struct: type[T], text: str) -> Decoded[T]:

@@ -1,6 +1,6 @@
 """`/zones[/{zone_id}]`: each handler is one call to the core."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 from litestar import Controller
@@ -12,11 +12,10 @@ from app.cloudflare.context import CallerContext, ScopeContext
 from app.cloudflare.envelope import Envelope, Hex32, Instant, Page
 from app.cloudflare.guard import Needs
 from app.cloudflare.reading import Body, BodyOnce, Id, Query, name_filter
-from app.errors import Invalid
 from app.identity import zones
 from app.identity.zones import Zone, ZoneType
 from app.ids import hex32
-from app.store.paging import Direction, PageNumber, PerPage
+from app.store.paging import Direction, NameFilter, PageNumber, Part, PerPage
 from app.web.handling import delete, get, patch, post
 
 _READ = Needs(Area.ZONE, Access.READ)
@@ -29,11 +28,30 @@ class ZoneAccount(msgspec.Struct, frozen=True):
 
 
 class Nothing(msgspec.Struct, frozen=True):
-    """An empty object, for fields of Cloudflare's that clients require and that have no meaning here."""
+    """An empty object, for a field of Cloudflare's that clients require and that has no meaning here."""
+
+
+class ZoneMeta(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What there is none of is false or 0; without a quota of certificates there is no bound."""
+
+    cdn_only: Literal[False]
+    dns_only: Literal[False]
+    foundation_dns: Literal[False]
+    page_rule_quota: Literal[0]
+    phishing_detected: Literal[False]
+    custom_certificate_quota: int | None = None
+
+
+class ZoneOwner(msgspec.Struct, frozen=True):
+    """The account."""
+
+    id: Hex32
+    name: str
+    type: Literal["organization"]
 
 
 class ZoneObject(msgspec.Struct, frozen=True):
-    """A zone as the SDKs read it, with all fields that they require; those without meaning here are empty."""
+    """A zone as the SDKs read it, with all fields that they require."""
 
     id: Hex32
     name: str
@@ -44,14 +62,20 @@ class ZoneObject(msgspec.Struct, frozen=True):
     type: ZoneType
     paused: bool
     development_mode: int
-    meta: Nothing
+    meta: ZoneMeta
     name_servers: tuple[str, ...]
-    owner: Nothing
+    owner: ZoneOwner
     plan: Nothing
+    vanity_name_servers: tuple[str, ...]
 
 
 class AccountOfZone(msgspec.Struct, frozen=True):
     id: Id
+
+
+_NameServers: TypeAlias = Annotated[
+    tuple[str, ...], Meta(max_length=zones.MAX_NAME_SERVERS, description="Hostnames; kept and given back.")
+]
 
 
 class ZoneRequest(msgspec.Struct, frozen=True):
@@ -60,6 +84,8 @@ class ZoneRequest(msgspec.Struct, frozen=True):
     account: AccountOfZone
     name: Annotated[str, Meta(min_length=1, max_length=253, description="A hostname; unique in its account.")]
     type: ZoneType | None = ZoneType.FULL
+    paused: bool | None = None
+    vanity_name_servers: _NameServers | None = None
 
 
 class ZoneChange(msgspec.Struct, frozen=True):
@@ -67,6 +93,7 @@ class ZoneChange(msgspec.Struct, frozen=True):
 
     type: ZoneType | None = None
     paused: bool | None = None
+    vanity_name_servers: _NameServers | None = None
 
 
 class ZoneFilters(msgspec.Struct, frozen=True):
@@ -96,7 +123,14 @@ class Zones(Controller):
     async def create(self, context: CallerContext, data: BodyOnce[ZoneRequest]) -> Envelope[ZoneObject]:
         """Make a zone."""
         fields = data.fields
-        draft = zones.Draft(hex32(fields.account.id), fields.name, fields.type or ZoneType.FULL, data.problems)
+        draft = zones.Draft(
+            account_id=hex32(fields.account.id),
+            name=fields.name,
+            type=fields.type or ZoneType.FULL,
+            paused=fields.paused or False,
+            vanity_name_servers=fields.vanity_name_servers or (),
+            malformed=data.problems,
+        )
         zone = await zones.create(context.services.db, context.caller, draft, data.once)
         return context.envelope(_object(zone), data.advice)
 
@@ -115,10 +149,9 @@ class Zones(Controller):
     @patch("/{zone_id:str}", needs=_WRITE)
     async def edit(self, context: ScopeContext, data: Body[ZoneChange]) -> Envelope[ZoneObject]:
         """Change a zone."""
-        if data.problems:
-            raise Invalid(data.problems)
-        settings = zones.Settings(data.fields.type, data.fields.paused)
-        zone = await zones.edit(context.services.db, context.caller, context.scope, settings)
+        fields = data.fields
+        settings = zones.Settings(fields.type, fields.paused, fields.vanity_name_servers)
+        zone = await zones.edit(context.services.db, context.caller, context.scope, settings, data.problems)
         return context.envelope(_object(zone), data.advice)
 
     @delete("/{zone_id:str}", needs=_WRITE)
@@ -131,7 +164,7 @@ class Zones(Controller):
 def _object(zone: Zone) -> ZoneObject:
     return ZoneObject(
         id=zone.id.hex,
-        name=zone.name,
+        name=zone.shown_name,
         account=ZoneAccount(zone.account_id.hex, zone.account_name),
         created_on=times.instant(zone.created_at),
         modified_on=times.instant(zone.modified_at),
@@ -139,16 +172,19 @@ def _object(zone: Zone) -> ZoneObject:
         type=zone.type,
         paused=zone.paused,
         development_mode=0,
-        meta=Nothing(),
+        meta=ZoneMeta(False, False, False, 0, False, zone.certificate_quota),
         name_servers=(),
-        owner=Nothing(),
+        owner=ZoneOwner(zone.account_id.hex, zone.account_name, "organization"),
         plan=Nothing(),
+        vanity_name_servers=zone.vanity_name_servers,
     )
 
 
 def query_of(filters: ZoneFilters) -> zones.Query:
     """Raises 1455 for operators that are not known here."""
-    name = name_filter("name", filters.name.lower() if filters.name is not None else None)
+    name = name_filter("name", filters.name)
+    if name and name.part is Part.EQUAL:
+        name = NameFilter(zones.lookup_name(name.text))
     return zones.Query(
         page=filters.page,
         per_page=filters.per_page,

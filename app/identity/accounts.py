@@ -33,6 +33,23 @@ class Account(msgspec.Struct, frozen=True):
     key_max_age_days: int
     ca_quota: int | None
     created_at: datetime
+    enforce_twofactor: bool = False
+    abuse_contact_email: str | None = None
+
+
+class AccountSettings(msgspec.Struct, frozen=True):
+    """What clients may set, and get back; it has no effect here."""
+
+    enforce_twofactor: bool = False
+    abuse_contact_email: str | None = None
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """A requested account, or a change of one; `malformed` are the problems that the dialect found while parsing."""
+
+    name: str
+    settings: AccountSettings | None = None
+    malformed: tuple[Problem, ...] = ()
 
 
 class User(msgspec.Struct, frozen=True):
@@ -52,7 +69,10 @@ MAX_NAME = 100
 MAX_MEMBERSHIPS = 200
 
 
-_ACCOUNT = "id, name, slug, name_policy, csrs_enabled, csr_quota, key_max_age_days, ca_quota, created_at"
+_ACCOUNT = (
+    "id, name, slug, name_policy, csrs_enabled, csr_quota, key_max_age_days, ca_quota, created_at, enforce_twofactor, "
+    "abuse_contact_email"
+)
 _INSERT_ACCOUNT = f"INSERT INTO accounts (id, name, slug) VALUES ($1, $2, $3) RETURNING {_ACCOUNT}"
 
 
@@ -204,8 +224,9 @@ def _may_create(caller: Caller) -> bool:
 
 # A new account gets the strictest limits of all accounts that its user administers, so that they cannot be evaded.
 _INSERT_FOR_USER = f"""
-INSERT INTO accounts (id, name, slug, name_policy, csrs_enabled, csr_quota, ca_quota, key_max_age_days)
-SELECT $1, $2, $3, CASE WHEN bool_or(a.name_policy = 'public') THEN 'public' ELSE 'private' END,
+INSERT INTO accounts (id, name, slug, enforce_twofactor, abuse_contact_email, name_policy, csrs_enabled, csr_quota,
+    ca_quota, key_max_age_days)
+SELECT $1, $2, $3, $5, $6, CASE WHEN bool_or(a.name_policy = 'public') THEN 'public' ELSE 'private' END,
     bool_and(a.csrs_enabled), min(a.csr_quota), min(a.ca_quota), min(a.key_max_age_days)
 FROM memberships m JOIN accounts a ON a.id = m.account_id
 WHERE m.user_id = $4 AND m.role = 'administrator' HAVING count(*) > 0
@@ -216,12 +237,9 @@ ON CONFLICT (slug) DO NOTHING RETURNING {_ACCOUNT}
 _ROLE_IN = "SELECT role FROM memberships WHERE user_id = $1 AND account_id = $2"
 
 
-async def create(
-    db: Database, caller: Caller, name: str, malformed: tuple[Problem, ...] = (), once: Idempotency | None = None
-) -> Account:
+async def create(db: Database, caller: Caller, draft: Draft, once: Idempotency | None = None) -> Account:
     """Create an account administered by the calling user; its slug is derived from its name.
 
-    `malformed` are the problems that the dialect found while parsing.
     Raises Forbidden, Invalid, LimitReached, and Conflict if the key of `once` was used with another body.
     """
     user_id = caller.user_id
@@ -230,7 +248,7 @@ async def create(
         raise Forbidden(Denial.RESOURCE)
     if once and (created := await idempotency.find(db, caller, audit.NO_ACCOUNT, once)):
         return await _get_created(db, caller, Scope(created))
-    changes.require_valid(changes.name_problems(name, MAX_NAME), malformed)
+    changes.require_valid(_problems(draft), draft.malformed)
 
     async def work(connection: Connection) -> Account | None:
         account_id = uuid4()
@@ -241,13 +259,22 @@ async def create(
         if await connection.fetchval("SELECT count(*) FROM memberships WHERE user_id = $1", user_id) >= MAX_MEMBERSHIPS:
             text = f"A user can be in {MAX_MEMBERSHIPS} accounts; delete one, or have the operator make it."
             raise LimitReached(Limit.LIST, text)
-        account = await _insert(connection, account_id, name, user_id)
+        account = await _insert(connection, account_id, draft, user_id)
         await connection.execute(_ADMINISTER, user_id, account.id, Role.ADMINISTRATOR)
         await changes.record(connection, caller, _entry(audit.Action.CREATE, account.id))
         return account
 
     # None: another request with this key has created it meanwhile.
-    return await db.transaction(work) or await create(db, caller, name, malformed, once)
+    return await db.transaction(work) or await create(db, caller, draft, once)
+
+
+def _problems(draft: Draft) -> list[Problem]:
+    found = [*changes.name_problems(draft.name, MAX_NAME)]
+    email = draft.settings.abuse_contact_email if draft.settings else None
+    if email is not None and not EMAIL.fullmatch(email):
+        text = f"{quoted(email)} is not an email address."
+        found.append(Problem(Rule.TEXT, "settings", text, member="abuse_contact_email"))
+    return found
 
 
 async def _get_created(db: Database, caller: Caller, scope: Scope) -> Account:
@@ -273,11 +300,13 @@ async def former_role(db: Database, caller: Caller, scope_id: UUID) -> tuple[UUI
     return (row["account_id"], Role(row["role"])) if row and row["role"] else None
 
 
-async def _insert(connection: Connection, account_id: UUID, name: str, user_id: UUID) -> Account:
-    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+async def _insert(connection: Connection, account_id: UUID, draft: Draft, user_id: UUID) -> Account:
+    settings = msgspec.structs.astuple(draft.settings or AccountSettings())
+    plain = unicodedata.normalize("NFKD", draft.name).encode("ascii", "ignore").decode().lower()
     slug = stem = re.sub("[^a-z0-9]+", "-", plain)[:50].strip("-") or "account"
     for _ in range(8):
-        row = None if any_uuid(slug) else await connection.fetchrow(_INSERT_FOR_USER, account_id, name, slug, user_id)
+        values = (account_id, draft.name, slug, user_id, *settings)
+        row = None if any_uuid(slug) else await connection.fetchrow(_INSERT_FOR_USER, *values)
         if row is not None:
             return _account(row)
         # A non-hex character, because a slug must not look like an id.
@@ -285,14 +314,22 @@ async def _insert(connection: Connection, account_id: UUID, name: str, user_id: 
     raise Conflict("no slug is free for this name; try another")
 
 
+_CHANGE = f"""
+UPDATE accounts SET name = $2, enforce_twofactor = $3, abuse_contact_email = $4, modified_at = now()
+WHERE id = $1 AND (name <> $2 OR enforce_twofactor <> $3 OR abuse_contact_email IS DISTINCT FROM $4)
+RETURNING {_ACCOUNT}
+"""
 _RENAME = f"UPDATE accounts SET name = $2, modified_at = now() WHERE id = $1 AND name <> $2 RETURNING {_ACCOUNT}"
 
 
-async def rename(db: Database, caller: Caller, scope: Scope, name: str, malformed: tuple[Problem, ...] = ()) -> Account:
-    """Rename an account; raises Invalid. `malformed` as for `create`."""
-    changes.require_valid(changes.name_problems(name, MAX_NAME), malformed)
-    entry = _entry(audit.Action.UPDATE, scope.account_id)
-    row = await changes.change(db, caller, entry, _RENAME, scope.account_id, name)
+async def change(db: Database, caller: Caller, scope: Scope, draft: Draft) -> Account:
+    """Rename an account, and replace its settings if there are any; raises Invalid."""
+    changes.require_valid(_problems(draft), draft.malformed)
+    entry, values = _entry(audit.Action.UPDATE, scope.account_id), (scope.account_id, draft.name)
+    if draft.settings is None:
+        row = await changes.change(db, caller, entry, _RENAME, *values)
+    else:
+        row = await changes.change(db, caller, entry, _CHANGE, *values, *msgspec.structs.astuple(draft.settings))
     return _account(row) if row else await get(db, scope)
 
 

@@ -1,7 +1,7 @@
 """Zones: the domains of an account, each with its own custom CSRs and certificates. Every change is audited."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from uuid import UUID, uuid4
@@ -22,6 +22,7 @@ from app.store.idempotency import Idempotency
 from app.store.paging import Direction, NameFilter, Page, Part
 from app.x509 import names
 from app.x509.names import NamePolicy
+from app.x509.subjects import FORBIDDEN
 
 
 class ZoneType(StrEnum):
@@ -34,6 +35,8 @@ class ZoneType(StrEnum):
 
 
 class Zone(msgspec.Struct, frozen=True):
+    """`name` is in lower case with A-labels; `sent_name` is the name in Unicode as it was sent, if it was."""
+
     id: UUID
     account_id: UUID
     account_name: str
@@ -45,22 +48,33 @@ class Zone(msgspec.Struct, frozen=True):
     certificate_quota: int | None
     created_at: datetime
     modified_at: datetime
+    sent_name: str | None
+    vanity_name_servers: tuple[str, ...]
+
+    @property
+    def shown_name(self) -> str:
+        return self.sent_name or self.name
 
 
 MAX_ZONES = 10_000
+MAX_NAME_SERVERS = 20
 _COLUMNS = (
     "id, account_id, account_name, name, type, paused, csrs_enabled, csr_quota, certificate_quota, created_at, "
-    "modified_at"
+    "modified_at, sent_name, vanity_name_servers"
 )
 _ACCOUNT_NAME = "(SELECT a.name FROM accounts a WHERE a.id = zones.account_id) AS account_name"
 _ZONE = _COLUMNS.replace("account_name", _ACCOUNT_NAME)
-_INSERT = f"INSERT INTO zones (id, account_id, name, type) VALUES ($1, $2, $3, $4) RETURNING {_ZONE}"
+_INSERT = f"""
+INSERT INTO zones (id, account_id, name, sent_name, type, paused, vanity_name_servers)
+VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING {_ZONE}
+"""
 # Recreating a zone must not evade the operator's settings: a new zone gets the stricter of its account's switch and
 # quotas and those of the last deleted zone of this name.
 _INSERT_FOR_TENANT = f"""
-INSERT INTO zones (id, account_id, name, type, csrs_enabled, csr_quota, certificate_quota)
-SELECT $1, a.id, $3, $4, a.csrs_enabled AND coalesce(z.csrs_enabled, true), least(a.csr_quota, z.csr_quota),
-    z.certificate_quota
+INSERT INTO zones (id, account_id, name, sent_name, type, paused, vanity_name_servers, csrs_enabled, csr_quota,
+    certificate_quota)
+SELECT $1, a.id, $3, $4, $5, $6, $7, a.csrs_enabled AND coalesce(z.csrs_enabled, true),
+    least(a.csr_quota, z.csr_quota), z.certificate_quota
 FROM accounts a LEFT JOIN LATERAL (
     SELECT csrs_enabled, csr_quota, certificate_quota FROM zones
     WHERE account_id = a.id AND name = $3 AND deleted_at IS NOT NULL ORDER BY deleted_at DESC LIMIT 1
@@ -76,6 +90,8 @@ class Draft(msgspec.Struct, frozen=True):
     account_id: UUID | None
     name: str
     type: ZoneType = ZoneType.FULL
+    paused: bool = False
+    vanity_name_servers: tuple[str, ...] = ()
     malformed: tuple[Problem, ...] = ()
 
 
@@ -96,7 +112,8 @@ async def create(db: Database, caller: Caller, draft: Draft, once: Idempotency |
             await audit.denied(db, caller, audit.Resource.ZONE, created, scope)
             raise Forbidden(Denial.RESOURCE)
         return await get(db, scope)
-    changes.require_valid(name_problems(draft.name), draft.malformed)
+    found = (*name_problems(draft.name), *name_server_problems(draft.vanity_name_servers))
+    changes.require_valid(found, draft.malformed)
 
     async def work(connection: Connection) -> Zone | None:
         zone_id = uuid4()
@@ -116,11 +133,28 @@ async def create_in(db: Database, caller: Caller, account: Account, name: str) -
 
 def name_problems(name: str) -> tuple[Problem, ...]:
     """The problem of a zone's name that is no hostname."""
-    broken = names.broken(name, NamePolicy.PRIVATE)
-    if not broken and "*" not in name and len(name) <= names.DNS_MAX_NAME:
+    looked_up = lookup_name(name)
+    broken = names.broken(looked_up, NamePolicy.PRIVATE, suggest=False)
+    if not broken and "*" not in name and max(len(looked_up), len(name)) <= names.DNS_MAX_NAME:
         return ()
-    text = broken[1] if broken else f"{quoted(name)} cannot name a zone."
+    text = broken[1] if broken and looked_up.isascii() else f"{quoted(name)} cannot name a zone."
     return (Problem(Rule.TEXT, "name", text),)
+
+
+def lookup_name(name: str) -> str:
+    """The form of a name by which a zone is found and there once: in lower case, with A-labels."""
+    if name.isascii() or len(name) > names.DNS_MAX_NAME or FORBIDDEN.search(name):
+        return name.lower()
+    return names.exact_a_label(name) or name.lower()
+
+
+def name_server_problems(servers: Sequence[str]) -> tuple[Problem, ...]:
+    """The problems of name servers that are no hostnames."""
+    return tuple(
+        Problem(Rule.TEXT, "vanity_name_servers", f"{quoted(server)} cannot be the name of a server.", index)
+        for index, server in enumerate(servers)
+        if names.broken(server, NamePolicy.PRIVATE, suggest=False) or "*" in server or len(server) > names.DNS_MAX_NAME
+    )
 
 
 async def _insert(connection: Connection, caller: Caller, zone_id: UUID, draft: Draft) -> Zone:
@@ -131,7 +165,9 @@ async def _insert(connection: Connection, caller: Caller, zone_id: UUID, draft: 
     if await connection.fetchval(_COUNT, account_id) >= MAX_ZONES:
         raise LimitReached(Limit.LIST, f"An account can have {MAX_ZONES} zones; delete one first.")
     insert = _INSERT if caller.actor is Actor.OPERATOR else _INSERT_FOR_TENANT
-    zone = _zone(await connection.fetchrow(insert, zone_id, account_id, draft.name.lower(), draft.type))
+    sent_name = None if draft.name.isascii() else draft.name
+    values = (lookup_name(draft.name), sent_name, draft.type, draft.paused, list(draft.vanity_name_servers))
+    zone = _zone(await connection.fetchrow(insert, zone_id, account_id, *values))
     await changes.record(connection, caller, _entry(audit.Action.CREATE, zone))
     return zone
 
@@ -152,7 +188,7 @@ ORDER BY id = $1 DESC NULLS LAST
 async def find(db: Database, word: str, account: Account | None = None) -> Zone:
     """A zone by id or name, for the operator; raises NotFound, and Conflict if several accounts have the name."""
     zone_id = any_uuid(word)
-    rows = await db.fetch(_FIND, zone_id, word.lower(), account.id if account else None)
+    rows = await db.fetch(_FIND, zone_id, lookup_name(word), account.id if account else None)
     if not rows:
         where = f" in the account {account.slug}" if account else ""
         raise NotFound(f"there is no zone {quoted(word)}{where}")
@@ -223,7 +259,10 @@ def _statement(query: Query) -> tuple[str, list[object]]:
     for column, wanted in (("name", query.name), ("account_name", query.account_name)):
         if wanted is not None:
             values.append(wanted.value)
-            conditions.append(wanted.condition(column, len(values) + 3))
+            condition = wanted.condition(column, number := len(values) + 3)
+            if column == "name" and wanted.part is not Part.EQUAL:
+                condition = f"({condition} OR {wanted.condition('sent_name', number)})"
+            conditions.append(condition)
     if query.any_of:
         inside, outside = [], [" OR ".join(conditions)] if conditions else []
     else:
@@ -263,18 +302,24 @@ class Settings(msgspec.Struct, frozen=True):
 
     type: ZoneType | None = None
     paused: bool | None = None
+    vanity_name_servers: tuple[str, ...] | None = None
 
 
 _EDIT = f"""
-UPDATE zones SET type = coalesce($3, type), paused = coalesce($4, paused), modified_at = now()
+UPDATE zones SET type = coalesce($3, type), paused = coalesce($4, paused),
+    vanity_name_servers = coalesce($5, vanity_name_servers), modified_at = now()
 WHERE account_id = $1 AND id = $2 AND deleted_at IS NULL
-    AND (type <> coalesce($3, type) OR paused <> coalesce($4, paused))
+    AND (type <> coalesce($3, type) OR paused <> coalesce($4, paused)
+        OR vanity_name_servers <> coalesce($5, vanity_name_servers))
 RETURNING {_ZONE}
 """
 
 
-async def edit(db: Database, caller: Caller, scope: Scope, settings: Settings) -> Zone:
-    """Change a zone's settings; raises NotFound if it was deleted."""
+async def edit(
+    db: Database, caller: Caller, scope: Scope, settings: Settings, malformed: tuple[Problem, ...] = ()
+) -> Zone:
+    """Change a zone's settings; raises Invalid, and NotFound if it was deleted. `malformed` as in Draft."""
+    changes.require_valid(name_server_problems(settings.vanity_name_servers or ()), malformed)
     entry = Entry(audit.Action.UPDATE, audit.Resource.ZONE, scope.account_id, scope.id, scope.id)
     values = msgspec.structs.astuple(settings)
     row = await changes.change(db, caller, entry, _EDIT, scope.account_id, scope.id, *values)

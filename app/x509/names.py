@@ -5,6 +5,7 @@ Sources: RFC 952, RFC 1123 section 2.1, RFC 5890, RFC 6761, publicsuffix.org.
 """
 
 import re
+import unicodedata
 from enum import StrEnum
 from functools import cache
 
@@ -66,6 +67,20 @@ def broken(name: str, policy: NamePolicy, *, suggest: bool = True) -> tuple[Rule
             f"{quoted(name)} is a wildcard directly on a public suffix; put a label of your own between them.",
         )
     return None
+
+
+def a_label(name: str) -> str | None:
+    """A name of at most DNS_MAX_NAME characters with its labels as A-labels (UTS 46); None if that cannot be."""
+    try:
+        return idna.encode(name, uts46=True).decode("ascii")
+    except (idna.IDNAError, UnicodeError):
+        return None
+
+
+def exact_a_label(name: str) -> str | None:
+    """As `a_label`; None also if that spells another name, as with characters that are invisible or fold to others."""
+    labels = a_label(name)
+    return labels if labels and idna.decode(labels) == unicodedata.normalize("NFC", name.lower()) else None
 
 
 def doubts(name: str, policy: NamePolicy) -> str | None:
@@ -149,9 +164,7 @@ def _is_a_label(encoded: str) -> bool:
 def _not_ascii(name: str, *, suggest: bool) -> str:
     if not suggest:
         return f"{quoted(name)} has non-ASCII characters; write it in its A-label form (xn--…)."
-    try:
-        wildcard = "*." if name.startswith("*.") else ""
-        a_label = wildcard + idna.encode(name.removeprefix("*."), uts46=True).decode("ascii")
-    except (idna.IDNAError, UnicodeError):
+    bare = a_label(name.removeprefix("*."))
+    if bare is None:
         return f"{quoted(name)} has non-ASCII characters, and is not a valid internationalized name."
-    return f"{quoted(name)} has non-ASCII characters; write it as {quoted(a_label)}."
+    return f"{quoted(name)} has non-ASCII characters; write it as {quoted('*.' * name.startswith('*.') + bare)}."

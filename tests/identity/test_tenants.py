@@ -148,7 +148,7 @@ NO_OBJECTS = (b"", b"{", b"[]", b"null", b"5", b'"x"', b"\xff", b'{"name": NaN}'
 
 async def test_bad_accounts_are_refused(still: World) -> None:
     """Each wrong body of a create or an update has its codes and places, and leaves every row as it was."""
-    before, mine = await stored(still), account_of(still.a)
+    before, mine, email = await stored(still), account_of(still.a), "abuse_contact_email"
     both: list[tuple[object, Told]] = [
         *((body, (400, [(1453, "/name")])) for body in NO_NAMES),
         *((body, (400, [(1400, "")])) for body in NO_OBJECTS),
@@ -156,6 +156,19 @@ async def test_bad_accounts_are_refused(still: World) -> None:
         *(({"name": "a", "type": kind}, (400, [(1453, "/type")])) for kind in mixed(5, True, ["standard"], {})),
         ({"name": "", "type": "enterprise"}, (400, [(1434, "/type"), (1453, "/name")])),
         ({"type": "enterprise"}, (400, [(1434, "/type"), (1453, "/name")])),
+        *(({"name": "a", "unit": unit}, (400, [(1453, "/unit")])) for unit in ({"id": "x"}, {}, "x")),
+        *(({"name": "a", "settings": value}, (400, [(1453, "/settings")])) for value in mixed(5, [], "x")),
+        *(
+            ({"name": "a", "settings": {"enforce_twofactor": value}}, (400, [(1453, "/settings/enforce_twofactor")]))
+            for value in mixed("true", 1, [])
+        ),
+        *(
+            (
+                {"name": "a", "settings": {email: value}},
+                (400, [(1453, f"/settings/{email}")]),
+            )
+            for value in mixed("x", "a@b\nc", "ü@example.com", f"a@{'b' * 250}", 5, {})
+        ),
         (b" " * (LIMIT - 1) + b"{}", (413, [(1454, None)])),
         (b'{"name": "a"' + b" " * LIMIT + b"}", (413, [(1454, None)])),
     ]
@@ -209,8 +222,9 @@ async def test_an_account_is_what_the_contract_says(world: World) -> None:
     made = await new_account(world, "Example, Inc.")
     assert re.fullmatch("[0-9a-f]{32}", made.pop("id"))
     assert datetime.fromisoformat(made.pop("created_on")).tzinfo is not None
+    settings = {"enforce_twofactor": False, "abuse_contact_email": None}
     named = {"name": "Example, Inc.", "type": "standard", "slug": "example-inc", "name_policy": "private"}
-    assert made == named
+    assert made == {**named, "settings": settings}
     mine = result(await world.http.get(account_of(world.a), headers=key_of(world.a)))
     answer = await send(
         world, "PUT", account_of(world.a), {"id": mine["id"], "name": "New", "type": None}, world.a.bearer
@@ -224,10 +238,10 @@ async def test_unknown_fields_are_ignored_and_told(world: World) -> None:
     """Message 1480 has the place of each field that nobody knows, and there are at most twenty of them."""
     strange: Json = {"colour": 1, "a/b~c": None, "ID": "x", " ": {}}
     calls: list[tuple[str, str, Json, frozenset[str]]] = [
-        ("POST", ACCOUNTS, {"name": "a", "type": "standard", "standalone": True}, frozenset({"unit"})),
-        ("PUT", account_of(world.a), {"name": "a", "type": "standard"}, frozenset({"settings", "managed_by"})),
+        ("POST", ACCOUNTS, {"name": "a", "type": "standard", "standalone": True}, frozenset({"size"})),
+        ("PUT", account_of(world.a), {"name": "a", "type": "standard"}, frozenset({"managed_by"})),
         ("POST", ZONES, zone_body(world.a.account.id.hex, "new.example"), frozenset({"jump_start"})),
-        ("PATCH", zone_of(world.a), {"paused": False}, frozenset({"name", "plan", "vanity_name_servers"})),
+        ("PATCH", zone_of(world.a), {"paused": False}, frozenset({"name", "plan"})),
     ]
     for method, path, body, more in calls:
         unknown = {**strange, **dict.fromkeys(more, "x")}
@@ -239,6 +253,33 @@ async def test_unknown_fields_are_ignored_and_told(world: World) -> None:
     answer = await send(world, "PATCH", zone_of(world.a), many, key_of(world.a))
     assert [message["code"] for message in answer.json()["messages"]] == 20 * [1480]
     assert result(answer)["name"] == world.a.zone.name
+
+
+async def test_settings_of_an_account_come_back(world: World) -> None:
+    """Both are kept at once as they were sent, replaced as a whole, and stay when only the name is sent."""
+    full = {"enforce_twofactor": True, "abuse_contact_email": "Abuse@example.com"}
+    answer = await send(world, "POST", ACCOUNTS, {"name": "x", "settings": full}, key_of(world.a))
+    made = result(answer)
+    assert made["settings"] == full
+    # Nothing is enforced, which must not go unsaid.
+    assert [(m["code"], m["source"]["pointer"]) for m in answer.json()["messages"]] == [(1486, "/settings")]
+    url = f"{ACCOUNTS}/{made['id']}"
+    none = {"enforce_twofactor": False, "abuse_contact_email": None}
+    of_email = {**none, "abuse_contact_email": "a@b"}
+    steps: list[tuple[Json, Json]] = [
+        ({}, full),
+        ({"settings": None}, full),
+        ({"settings": {"enforce_twofactor": True}}, {**none, "enforce_twofactor": True}),
+        ({"settings": {"abuse_contact_email": "a@b", "enforce_twofactor": None}}, of_email),
+        ({"settings": {"abuse_contact_email": ""}}, none),
+        ({"settings": full}, full),
+        ({"settings": {}}, none),
+    ]
+    for sent, expected in steps:
+        assert result(await send(world, "PUT", url, {"name": "x", **sent}, key_of(world.a)))["settings"] == expected
+        assert result(await world.http.get(url, headers=key_of(world.a)))["settings"] == expected
+    strange = await send(world, "PUT", url, {"name": "x", "settings": {"a/b": 1}}, key_of(world.a))
+    assert [(m["code"], m["source"]["pointer"]) for m in strange.json()["messages"]] == [(1480, "/settings/a~1b")]
 
 
 async def test_a_field_without_a_name_has_its_place(world: World) -> None:
@@ -286,7 +327,9 @@ NO_HOSTS = [
     *("a b.example", " a.example", "a.example ", "\ta.example", "a.example\n", "a\x00.example", "a.example\x7f"),
     *("a.example.", ".a.example", "a..example", ".", "..", "*", "*.a.example", "a.*.example", "a*.example"),
     *("127.0.0.1", "1.2.3.4", "a.0", "0x7f", "a.0x1f", "::1", "[::1]", "10.0.0.0/8"),
-    *("münchen.example", "例.example", "a\u202e.example", "\u200ba.example", "\ud800.example", "a\uff0eexample"),
+    # Their A-labels would spell other names, or there are none.
+    *("ü\u202e.example", "\u200ba.example", "\ud800.example", "a\uff0eexample", "ü。example", "ﬁn.example"),
+    *("ü_.example", "-ü.example", "ü.example.", "*.ü.example", "ü" * 60 + ".example", "ü." * 126 + "ab", "☃ .example"),
     *("-a.example", "a-.example", "a" * 64 + ".example", "xn--.example", "xn--zz--.example"),
     *("http://a.example", "a.example:443", "a.example/", "a@b.example", "a.example?", "a,b.example", "'", '"', "%61"),
     # Three labels of 63 and one of 62 with their dots are 254 characters.
@@ -368,23 +411,66 @@ async def test_good_zones_are_what_the_contract_says(world: World) -> None:
         "type": "full",
         "paused": False,
         "development_mode": 0,
-        "meta": {},
+        "meta": {
+            **dict.fromkeys(("cdn_only", "dns_only", "foundation_dns", "phishing_detected"), False),
+            "page_rule_quota": 0,
+        },
         "name_servers": [],
-        "owner": {},
+        "owner": {"id": world.a.account.id.hex, "name": "Account a", "type": "organization"},
         "plan": {},
+        "vanity_name_servers": [],
     }
+    servers = ["ns2.X", "ns1.x", "ns2.X"]
+    sent = zone_body(world.a.account.id.hex, "vain.example", paused=True, vanity_name_servers=servers)
+    made = result(await send(world, "POST", ZONES, sent, world.a.bearer))
+    assert (made["paused"], made["vanity_name_servers"]) == (True, servers)
+    await world.database.execute("UPDATE zones SET certificate_quota = 7 WHERE id = $1", UUID(made["id"]))
+    found = result(await world.http.get(f"{ZONES}/{made['id']}", headers=world.a.bearer))
+    assert found == {**made, "meta": {**made["meta"], "custom_certificate_quota": 7}}
     for kind in ("full", "partial", "secondary", "internal"):
         body = zone_body(world.a.account.id.hex, f"{kind}.example", type=kind)
         assert result(await send(world, "POST", ZONES, body, world.a.bearer))["type"] == kind
 
 
+async def test_a_zone_in_unicode_is_looked_up_by_its_a_labels_and_told_as_it_was_sent(world: World) -> None:
+    """However it is written it is there once, is found, and comes back byte for byte; the operator finds it too."""
+    names = {
+        "münchen.example": "xn--mnchen-3ya.example",
+        "MÜNCHEN.Test": "xn--mnchen-3ya.test",
+        "bu\u0308cher.example": "xn--bcher-kva.example",
+        "例え.テスト": "xn--r8jz45g.xn--zckzah",
+        "straße.example": "xn--strae-oqa.example",
+    }
+    for sent, labels in names.items():
+        zone = await new_zone(world, sent)
+        assert zone["name"] == sent
+        assert result(await world.http.get(f"{ZONES}/{zone['id']}", headers=world.a.bearer)) == zone
+        assert await count(world, "zones", "name = $1", labels) == 1
+        for again in (sent, sent.title(), labels, labels.upper()):
+            answer = await send(world, "POST", ZONES, zone_body(world.a.account.id.hex, again), world.a.bearer)
+            assert told(answer) == (400, [(1061, None)]), again
+        for text in (sent, labels, f"equal:{sent}", f"contains:{sent[1:5]}", f"starts_with:{labels[:8]}"):
+            listed = result(await world.http.get(ZONES, params={"name": text}, headers=world.a.bearer))
+            assert zone["id"] in [each["id"] for each in listed], text
+        for word in (sent, labels):
+            assert (await zones.find(world.database, word)).id.hex == zone["id"]
+        changed = await send(world, "PATCH", f"{ZONES}/{zone['id']}", {"paused": True}, world.a.bearer)
+        assert result(changed)["name"] == sent
+
+
 async def test_bad_changes_of_a_zone_are_refused(still: World) -> None:
     """PATCH with wrong types or values, or no object, has its codes and places and changes nothing."""
-    before, path = await stored(still), zone_of(still.a)
+    before, path, vain = await stored(still), zone_of(still.a), "vanity_name_servers"
     table: list[tuple[object, Told]] = [
         *(({"paused": value}, (400, [(1453, "/paused")])) for value in mixed("true", "", 0, 1, [], {}, 1.0)),
         *(({"type": value}, (400, [(1453, "/type")])) for value in mixed(0, True, [], {})),
         *(({"type": value}, (400, [(1434, "/type")])) for value in ("FULL", "x", "full ")),
+        *(({vain: value}, (400, [(1453, f"/{vain}")])) for value in mixed("a.b", {}, 1, ["a.b"] * 21)),
+        *(
+            ({vain: ["ns.example", value]}, (400, [(1453, f"/{vain}/1")]))
+            for value in mixed("", "a b", "*.a.b", "a.", "ü.example", 1, None, "a." * 127 + "ab")
+        ),
+        ({"paused": True, vain: ["-"]}, (400, [(1453, f"/{vain}/0")])),
         ({"paused": "no", "type": "x"}, (400, [(1434, "/type"), (1453, "/paused")])),
         # What is right in it is not done either.
         ({"paused": True, "type": "x"}, (400, [(1434, "/type")])),
@@ -403,6 +489,7 @@ async def test_a_zone_is_changed_by_what_is_given(world: World) -> None:
         assert result(await send(world, "PATCH", path, nothing, world.a.bearer)) == first
     zone: Json = first
     changes: list[Json] = [{"paused": True}, {"type": "partial"}, {"paused": False, "type": "secondary"}]
+    changes += [{"vanity_name_servers": ["ns1.example", "ns2.example"]}, {"vanity_name_servers": []}]
     for change in changes:
         changed = result(await send(world, "PATCH", path, change, world.a.bearer))
         assert datetime.fromisoformat(changed["modified_on"]) > datetime.fromisoformat(zone["modified_on"])

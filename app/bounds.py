@@ -35,9 +35,8 @@ FEW_WAITING = 64
 OLDEST_SECONDS = 0.5
 # Delay before that response: clients that retry at once would otherwise use up the worker.
 TURNED_AWAY_SECONDS = 0.1
-# Creates of one list that share a transaction, and how many such transactions a worker has on their way for it.
-BUNDLE = 16
-BUNDLES_AT_ONCE = 2
+# Creates of one list that share a transaction.
+BUNDLE = 32
 WAIT_SECONDS = 5.0
 CONNECT_SECONDS = 5.0
 STATEMENT_SECONDS = 10.0

@@ -39,24 +39,18 @@ class _Place:
             self.made.set_exception(error)
 
 
-class _Queue:
-    def __init__(self) -> None:
-        self.places: deque[_Place] = deque()
-        # How many transactions are on their way.
-        self.inserting = 0
-
-
 class Bundles:
-    """For each key one queue: rows that come while two transactions are on their way wait, and go on together."""
+    """For each key one transaction at a time: rows that come meanwhile wait, and go on together."""
 
     def __init__(self) -> None:
-        self._queues: dict[Hashable, _Queue] = {}
+        # Of each key that has a transaction on its way, who waits for its end.
+        self._queues: dict[Hashable, deque[_Place]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.waiting = 0
 
     def oldest(self) -> float:
         """When the row that has waited longest came."""
-        return min((queue.places[0].since for queue in self._queues.values() if queue.places), default=time.monotonic())
+        return min((queue[0].since for queue in self._queues.values() if queue), default=time.monotonic())
 
     async def insert(self, key: Hashable, row: Row, work: Work) -> Made:
         """What `work` made of the row, alone or with others of this key, for which it is the same.
@@ -64,26 +58,25 @@ class Bundles:
         If a bundle fails, each of its rows is tried alone, unless it is not known whether the bundle was written: then
         each is told so. Raises what `work` raises, and Unavailable.
         """
-        queue = self._queues.get(key) or self._queues.setdefault(key, _Queue())
-        if queue.inserting >= bounds.BUNDLES_AT_ONCE:
+        if (queue := self._queues.get(key)) is not None:
             return await self._wait(queue, row, work)
-        queue.inserting += 1
+        self._queues[key] = deque()
         try:
             [made] = await work([row])
             return made
         finally:
-            self._go_on(key, queue, work)
+            self._go_on(key, work)
 
     async def finish(self) -> None:
         """Wait for all that is on its way; everything has its time limits."""
         while self._queues:  # noqa: ASYNC110 - at the end of a process
             await asyncio.sleep(0.01)
 
-    async def _wait(self, queue: _Queue, row: Row, work: Work) -> Made:
+    async def _wait(self, queue: deque[_Place], row: Row, work: Work) -> Made:
         if self.waiting >= bounds.WAITING:
             raise Unavailable(CROWDED)
         place = _Place(row)
-        queue.places.append(place)
+        queue.append(place)
         self.waiting += 1
         try:
             return await place.made
@@ -93,31 +86,29 @@ class Bundles:
         finally:
             place.timer.cancel()
             if place.waits:
-                queue.places.remove(place)
+                queue.remove(place)
                 self.waiting -= 1
 
-    def _go_on(self, key: Hashable, queue: _Queue, work: Work) -> None:
-        """One transaction is over: begin the next with those who wait."""
-        if places := self._take(queue):
+    def _go_on(self, key: Hashable, work: Work) -> None:
+        """A transaction is over: begin the next with those who wait."""
+        if places := self._take(self._queues[key]):
             # Of no single request, which may be cancelled, and not in its context.
-            task = asyncio.create_task(self._insert(key, queue, places, work), context=contextvars.Context())
+            task = asyncio.create_task(self._insert(key, places, work), context=contextvars.Context())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-            return
-        queue.inserting -= 1
-        if not queue.inserting:
+        else:
             del self._queues[key]
 
-    async def _insert(self, key: Hashable, queue: _Queue, places: list[_Place], work: Work) -> None:
+    async def _insert(self, key: Hashable, places: list[_Place], work: Work) -> None:
         try:
-            await _insert(places, work)
+            await _settle(places, work)
         finally:
-            self._go_on(key, queue, work)
+            self._go_on(key, work)
 
-    def _take(self, queue: _Queue) -> list[_Place]:
+    def _take(self, queue: deque[_Place]) -> list[_Place]:
         places: list[_Place] = []
-        while queue.places and len(places) < bounds.BUNDLE:
-            place = queue.places.popleft()
+        while queue and len(places) < bounds.BUNDLE:
+            place = queue.popleft()
             self.waiting -= 1
             place.waits = False
             if not place.made.done():
@@ -126,7 +117,7 @@ class Bundles:
         return places
 
 
-async def _insert(places: list[_Place], work: Work) -> None:
+async def _settle(places: list[_Place], work: Work) -> None:
     try:
         made = await work([place.row for place in places])
     except Exception as error:  # noqa: BLE001 - it is for those who wait

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from uuid import UUID
 import asyncpg
 import httpx
 import pytest
+from support.waiting import comes_about
 from support.world import BODY, World, new_world
 
 from app import bounds
@@ -22,7 +23,6 @@ from app.server import postgres
 from app.store import schema
 from app.store.database import Connection
 
-SECONDS = 30.0
 Post = Coroutine[Any, Any, httpx.Response]
 
 
@@ -44,7 +44,7 @@ def told(answer: httpx.Response) -> tuple[int, int]:
 
 
 class Bundle:
-    """Requests that wait for the two bundles before them."""
+    """Requests that wait for the one before them."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -54,7 +54,7 @@ class Bundle:
         """Return when the request waits."""
         before = self._waiting()
         self.tasks.append(asyncio.create_task(work))
-        await until(lambda: self._waiting() > before)
+        await comes_about(lambda: self._waiting() > before)
 
     def _waiting(self) -> int:
         return self.world.state.services.db._bundles.waiting
@@ -63,35 +63,35 @@ class Bundle:
         return await asyncio.gather(*self.tasks)
 
 
-async def on_their_way(connection: Connection, count: int) -> list[int]:
-    """The processes of so many bundles that wait for a lock."""
+async def on_their_way(connection: Connection) -> list[int]:
+    """The processes that wait for a lock."""
     sql = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     pids: list[int] = []
-    async with asyncio.timeout(SECONDS):
-        while len(pids) < count:
-            await asyncio.sleep(0.005)
-            # A transaction would see the sessions of its first look again.
-            await connection.execute("SELECT pg_stat_clear_snapshot()")
-            pids = [row["pid"] for row in await connection.fetch(sql)]
+
+    async def some() -> bool:
+        # A transaction would see the sessions of its first look again.
+        await connection.execute("SELECT pg_stat_clear_snapshot()")
+        pids[:] = [row["pid"] for row in await connection.fetch(sql)]
+        return bool(pids)
+
+    await comes_about(some)
     return pids
 
 
 @contextlib.asynccontextmanager
 async def bundle(world: World) -> AsyncIterator[Bundle]:
-    """Hold up two creates, so that what is added meanwhile is one bundle, which starts at the end."""
+    """Hold up a create, so that what is added meanwhile is one bundle, which starts at the end."""
     holder: Connection = await asyncpg.connect(world.settings.database_url)
     try:
         transaction = holder.transaction()
         await transaction.start()
         await holder.execute("SELECT FROM accounts WHERE id = $1 FOR UPDATE", world.a.account.id)
         made = Bundle(world)
-        before = []
-        for number in (1, 2):
-            before.append(asyncio.create_task(post(world, f"before {number}")))
-            await on_their_way(holder, number)
+        before = asyncio.create_task(post(world, "before"))
+        await on_their_way(holder)
         yield made
         await transaction.rollback()
-        assert [told(answer) for answer in await asyncio.gather(*before)] == [(201, 0)] * 2
+        assert told(await before) == (201, 0)
     finally:
         await holder.close()
 
@@ -129,7 +129,7 @@ async def test_creates_that_come_together_are_one_transaction(world: World) -> N
         assert shown.json()["result"] == result
         [entry] = await world.database.fetch("SELECT * FROM audit_log WHERE resource_id = $1", UUID(result["id"]))
         assert (entry["request_id"], entry["status"]) == (answer.headers["x-request-id"], 201)
-    await nothing_is_odd(world, 7)
+    await nothing_is_odd(world, 6)
 
 
 async def test_one_idempotency_key_twice_in_a_bundle_is_one_csr(world: World) -> None:
@@ -145,12 +145,12 @@ async def test_one_idempotency_key_twice_in_a_bundle_is_one_csr(world: World) ->
     assert (outcomes, told(answers[3])) in [({(201, 0)}, (409, 1456)), ({(409, 1456)}, (201, 0))]
     assert told(answers[1]) == (201, 0)
     assert len({answer.json()["result"]["id"] for answer in of_one if answer.status_code == 201}) <= 1
-    await nothing_is_odd(world, 4)
+    await nothing_is_odd(world, 3)
 
 
 async def test_the_quota_is_reached_inside_a_bundle(world: World) -> None:
     """Of five with room for two, two are made and three are told so, and a repeat needs no room."""
-    await world.database.execute("UPDATE accounts SET csr_quota = 4 WHERE id = $1", world.a.account.id)
+    await world.database.execute("UPDATE accounts SET csr_quota = 3 WHERE id = $1", world.a.account.id)
     async with bundle(world) as made:
         for number in range(5):
             await made.add(post(world, f"x {number}", f"key {number}"))
@@ -158,12 +158,12 @@ async def test_the_quota_is_reached_inside_a_bundle(world: World) -> None:
     assert sorted(told(answer) for answer in answers) == [(201, 0)] * 2 + [(403, 1403)] * 3
     good = next(number for number, answer in enumerate(answers) if answer.status_code == 201)
     assert (await post(world, f"x {good}", f"key {good}")).json() == answers[good].json()
-    await nothing_is_odd(world, 4)
+    await nothing_is_odd(world, 3)
 
 
 async def test_a_bundle_within_the_quota_is_one_transaction(world: World) -> None:
     """A quota with room for all costs no bundle."""
-    await world.database.execute("UPDATE accounts SET csr_quota = 5 WHERE id = $1", world.a.account.id)
+    await world.database.execute("UPDATE accounts SET csr_quota = 4 WHERE id = $1", world.a.account.id)
     async with bundle(world) as made:
         for number in range(3):
             await made.add(post(world, f"x {number}"))
@@ -186,7 +186,7 @@ async def test_a_kek_that_was_retired_in_between_refuses_what_it_sealed(world: W
         await world.database.execute("UPDATE keks SET retired_at = now() WHERE id = $1", old)
     assert [told(answer) for answer in await made.answers()] == [(503, 1501)] * 2 + [(201, 0)] * 2
     assert len(await rows(world, "new")) == 2
-    await nothing_is_odd(world, 4)
+    await nothing_is_odd(world, 3)
 
 
 async def test_a_connection_that_is_lost_puts_each_of_a_bundle_in_doubt(world: World) -> None:
@@ -202,7 +202,7 @@ async def test_a_connection_that_is_lost_puts_each_of_a_bundle_in_doubt(world: W
         async with bundle(world) as made:
             for number in range(3):
                 await made.add(post(world, f"x {number}", f"key {number}"))
-        [pid] = await on_their_way(other, 1)
+        [pid] = await on_their_way(other)
         await other.execute("SELECT pg_terminate_backend($1)", pid)
         answers = await made.answers()
         await transaction.rollback()
@@ -210,11 +210,11 @@ async def test_a_connection_that_is_lost_puts_each_of_a_bundle_in_doubt(world: W
         await other.close()
     assert [told(answer) for answer in answers] == [(503, 1501)] * 3
     assert all("not known whether" in answer.text for answer in answers)
-    await nothing_is_odd(world, 3)
+    await nothing_is_odd(world, 2)
     for number in range(3):
         again = [await post(world, f"x {number}", f"key {number}") for _ in range(2)]
         assert {told(answer) for answer in again} == {(201, 0)}
-    await nothing_is_odd(world, 6)
+    await nothing_is_odd(world, 5)
 
 
 async def test_what_the_database_refuses_harms_no_neighbour(world: World) -> None:
@@ -224,7 +224,7 @@ async def test_what_the_database_refuses_harms_no_neighbour(world: World) -> Non
         for number in range(3):
             await made.add(post(world, f"x {number}"))
     assert [answer.status_code for answer in await made.answers()] == [201, 500, 201]
-    await nothing_is_odd(world, 4)
+    await nothing_is_odd(world, 3)
 
 
 async def test_a_zone_that_is_deleted_in_between_gets_none(world: World) -> None:
@@ -236,7 +236,7 @@ async def test_a_zone_that_is_deleted_in_between_gets_none(world: World) -> None
             await holder.execute("SELECT FROM zones WHERE id = $1 FOR UPDATE", zone)
             posts = (world.http.post(world.a.zone_path, json=BODY, headers=world.a.bearer) for _ in range(5))
             tasks = [asyncio.create_task(each) for each in posts]
-            await on_their_way(holder, 1)
+            await on_their_way(holder)
             await holder.execute("UPDATE zones SET deleted_at = now() WHERE id = $1", zone)
         answers = await asyncio.gather(*tasks)
     finally:
@@ -265,12 +265,12 @@ async def test_nothing_acknowledged_is_lost_when_postgresql_is_killed(tmp_path: 
 
             clients = [asyncio.create_task(client(number)) for number in range(16)]
             for times in range(1, 4):
-                await until(partial(are_good, answers, times * 60))
+                await comes_about(partial(are_good, answers, times * 60))
                 connection: Connection = await asyncpg.connect(cluster.dsn)
                 postmaster = Path(await connection.fetchval("SHOW data_directory")) / "postmaster.pid"
                 await connection.close()
                 os.kill(int(postmaster.read_text().split()[0]), signal.SIGKILL)
-                await until(lambda: not cluster.alive())
+                await comes_about(lambda: not cluster.alive())
                 await asyncio.to_thread(cluster.ensure)
             enough.set()
             await asyncio.gather(*clients)
@@ -286,9 +286,3 @@ async def test_nothing_acknowledged_is_lost_when_postgresql_is_killed(tmp_path: 
 
 def are_good(answers: dict[str, httpx.Response], count: int) -> bool:
     return sum(answer.status_code == 201 for answer in answers.values()) >= count
-
-
-async def until(reached: Callable[[], bool]) -> None:
-    async with asyncio.timeout(2 * SECONDS):
-        while not reached():  # noqa: ASYNC110 - nothing tells it
-            await asyncio.sleep(0.005)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 import asyncpg
 import msgspec
 import pytest
+from support.waiting import comes_about
 
 from app import bounds
 from app.errors import Conflict, Unavailable
@@ -44,15 +45,11 @@ class Table(msgspec.Struct):
 
     async def tried(self, times: int) -> None:
         """Return once work was begun so many times."""
-        async with asyncio.timeout(30):
-            while len(self.tries) < times:  # noqa: ASYNC110 - nothing tells it
-                await asyncio.sleep(0.005)
+        await comes_about(lambda: len(self.tries) >= times)
 
-    async def two_on_their_way(self) -> list[asyncio.Task[asyncpg.Record | None]]:
-        tasks = []
-        for n in (1, 2):
-            tasks.append(self.put(n))
-            await self.tried(n)
+    async def one_on_its_way(self) -> list[asyncio.Task[asyncpg.Record | None]]:
+        tasks = [self.put(1)]
+        await self.tried(1)
         return tasks
 
     async def numbers(self) -> set[int]:
@@ -70,107 +67,108 @@ async def table(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
     await database.close()
 
 
-async def on_their_way(connection: Connection, count: int, gone: int = 0) -> list[int]:
-    """The processes of so many bundles that wait for the lock."""
+async def on_their_way(connection: Connection, gone: int = 0) -> list[int]:
+    """The processes that wait for the lock."""
     sql = (
-        "SELECT pid FROM pg_stat_activity "
-        "WHERE datname = current_database() AND wait_event_type = 'Lock' AND pid <> $1 ORDER BY query_start"
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' AND pid <> $1"
     )
     pids: list[int] = []
-    async with asyncio.timeout(30):
-        while len(pids) < count:
-            await asyncio.sleep(0.005)
-            # A transaction would see the sessions of its first look again.
-            await connection.execute("SELECT pg_stat_clear_snapshot()")
-            pids = [row["pid"] for row in await connection.fetch(sql, gone)]
+
+    async def some() -> bool:
+        # A transaction would see the sessions of its first look again.
+        await connection.execute("SELECT pg_stat_clear_snapshot()")
+        pids[:] = [row["pid"] for row in await connection.fetch(sql, gone)]
+        return bool(pids)
+
+    await comes_about(some)
     return pids
 
 
 async def test_who_comes_alone_waits_for_nobody(table: Table) -> None:
-    """One row is inserted at once and by itself, and so is the next, while the first is on its way."""
+    """A row is inserted at once and by itself while no other of its list is on its way."""
     async with table.locked():
-        tasks = await table.two_on_their_way()
-        assert table.tries == [[1], [2]]
-    assert [row and row["n"] for row in await asyncio.gather(*tasks)] == [1, 2]
+        tasks = await table.one_on_its_way()
+        assert table.tries == [[1]]
+    assert [row and row["n"] for row in await asyncio.gather(*tasks)] == [1]
+    assert not table.bundles._queues
 
 
-async def test_who_comes_while_two_are_on_their_way_goes_with_others(
+async def test_who_comes_while_one_is_on_its_way_goes_with_others(
     table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows that wait go together, in the order in which they came and as many as a bundle takes."""
     monkeypatch.setattr(bounds, "BUNDLE", 4)
     async with table.locked():
-        tasks = [*await table.two_on_their_way(), *(table.put(n) for n in range(3, 10))]
+        tasks = [*await table.one_on_its_way(), *(table.put(n) for n in range(2, 9))]
         await asyncio.sleep(0)
         assert table.bundles.waiting == 7
     rows = await asyncio.gather(*tasks)
-    assert sorted(table.tries[2:]) == [[3, 4, 5, 6], [7, 8, 9]]
-    assert len({row["bundle"] for row in rows if row}) == 4
+    assert table.tries == [[1], [2, 3, 4, 5], [6, 7, 8]]
+    assert len({row["bundle"] for row in rows if row}) == 3
     assert table.bundles.waiting == 0
     assert not table.bundles._queues
 
 
 async def test_lists_do_not_wait_for_each_other(table: Table) -> None:
-    """While the two bundles of one list are held up, a row of another one starts at once, and alone."""
+    """While the transaction of one list is held up, a row of another one starts at once, and alone."""
     async with table.locked():
-        tasks = [*await table.two_on_their_way(), table.put(3), table.put(4, "another")]
-        await table.tried(3)
-        assert table.tries[2] == [4]
+        tasks = [*await table.one_on_its_way(), table.put(2), table.put(3, "another")]
+        await table.tried(2)
+        assert table.tries[1] == [3]
     await asyncio.gather(*tasks)
 
 
 async def test_what_fails_harms_no_neighbour(table: Table) -> None:
     """A row that the database refuses is refused alone: the others of its bundle are inserted, each by itself."""
     async with table.locked():
-        tasks = [*await table.two_on_their_way(), *(table.put(n) for n in (12, 13, 14))]
+        tasks = [*await table.one_on_its_way(), *(table.put(n) for n in (12, 13, 14))]
         await asyncio.sleep(0)
     found = await asyncio.gather(*tasks, return_exceptions=True)
-    assert isinstance(found[3], asyncpg.CheckViolationError)
-    assert not any(isinstance(each, BaseException) for each in found[:3] + found[4:])
-    assert table.tries[2] == [12, 13, 14]
-    assert sorted(table.tries[3:], key=str) == [[12], [13], [14]]
-    assert await table.numbers() == {1, 2, 12, 14}
+    assert isinstance(found[2], asyncpg.CheckViolationError)
+    assert not any(isinstance(each, BaseException) for each in found[:2] + found[3:])
+    assert table.tries[1] == [12, 13, 14]
+    assert sorted(table.tries[2:], key=str) == [[12], [13], [14]]
+    assert await table.numbers() == {1, 12, 14}
 
 
 async def test_in_doubt_is_told_to_each(table: Table) -> None:
     """When the connection is lost under a bundle, each of its rows is in doubt, and none is tried again."""
     async with table.locked() as holder:
-        tasks = [*await table.two_on_their_way(), *(table.put(n) for n in (3, 4, 5))]
+        tasks = [*await table.one_on_its_way(), *(table.put(n) for n in (3, 4, 5))]
         await asyncio.sleep(0)
-        first = (await on_their_way(holder, 2))[0]
+        [first] = await on_their_way(holder)
         await holder.execute("SELECT pg_terminate_backend($1)", first)
-        await table.tried(3)
-        for pid in await on_their_way(holder, 2, gone=first):
-            await holder.execute("SELECT pg_terminate_backend($1)", pid)
+        await table.tried(2)
+        [second] = await on_their_way(holder, gone=first)
+        await holder.execute("SELECT pg_terminate_backend($1)", second)
         found = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(each, Unavailable) and each.in_doubt for each in found)
-    assert len({id(each) for each in found}) == 5
-    assert table.tries == [[1], [2], [3, 4, 5]]
+    assert len({id(each) for each in found}) == 4
+    assert table.tries == [[1], [3, 4, 5]]
     assert await table.numbers() == set()
 
 
 async def test_who_gives_up_while_it_waits_is_not_inserted(table: Table) -> None:
     """A request that is cancelled in the queue leaves it, and its neighbours go on."""
     async with table.locked():
-        tasks = [*await table.two_on_their_way(), *(table.put(n) for n in (3, 4, 5))]
+        tasks = [*await table.one_on_its_way(), *(table.put(n) for n in (3, 4, 5))]
         await asyncio.sleep(0)
-        tasks[3].cancel()
-        await asyncio.wait([tasks[3]])
+        tasks[2].cancel()
+        await asyncio.wait([tasks[2]])
         assert table.bundles.waiting == 2
     await asyncio.gather(*tasks, return_exceptions=True)
-    assert await table.numbers() == {1, 2, 3, 5}
+    assert await table.numbers() == {1, 3, 5}
 
 
 @pytest.mark.parametrize("gone", [3, 4, 5])
 async def test_who_gives_up_on_the_way_does_not_take_the_others_along(table: Table, gone: int) -> None:
     """A request that is cancelled while its bundle is being inserted leaves the bundle as it is."""
     async with table.locked() as holder:
-        tasks = dict(zip((1, 2), await table.two_on_their_way(), strict=True))
-        tasks |= {n: table.put(n) for n in (3, 4, 5)}
+        tasks = dict(zip((1, 3, 4, 5), (*await table.one_on_its_way(), *map(table.put, (3, 4, 5))), strict=True))
         await asyncio.sleep(0)
-        for pid in await on_their_way(holder, 2):
-            await holder.execute("SELECT pg_cancel_backend($1)", pid)
-        await table.tried(3)
+        [first] = await on_their_way(holder)
+        await holder.execute("SELECT pg_cancel_backend($1)", first)
+        await table.tried(2)
         tasks[gone].cancel()
         await asyncio.wait([tasks[gone]])
     found = dict(zip(tasks, await asyncio.gather(*tasks.values(), return_exceptions=True), strict=True))
@@ -183,7 +181,7 @@ async def test_waiting_is_bounded(table: Table, monkeypatch: pytest.MonkeyPatch)
     """More than so many rows are not taken, and who has waited too long is told to come back."""
     monkeypatch.setattr(bounds, "WAITING", 2)
     async with table.locked():
-        tasks = await table.two_on_their_way()
+        tasks = await table.one_on_its_way()
         monkeypatch.setattr(bounds, "WAIT_SECONDS", 0.05)
         late = [table.put(3), table.put(4)]
         await asyncio.sleep(0)
@@ -194,7 +192,7 @@ async def test_waiting_is_bounded(table: Table, monkeypatch: pytest.MonkeyPatch)
                 await task
         assert table.bundles.waiting == 0
     await asyncio.gather(*tasks)
-    assert await table.numbers() == {1, 2}
+    assert await table.numbers() == {1}
 
 
 async def test_a_database_is_closed_after_the_bundles_on_their_way(table: Table) -> None:
@@ -227,7 +225,7 @@ async def test_rows_that_wait_count_at_the_door(table: Table, monkeypatch: pytes
 
     async with table.locked():
         tasks = []
-        for n in range(4):
+        for n in range(3):
             tasks.append(asyncio.create_task(table.db.insert_bundled("list", (n,), conflict)))
             await asyncio.sleep(0.01)
         assert not table.db.has_room()

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import asyncpg
 import httpx
+from bench import signing
 from bench.gets import reference
 from bench.measuring import FULL, Bench, Row, Side, script, spread, wrk
 
@@ -102,18 +103,22 @@ def lists(bench: Bench) -> None:
 
 def memory(bench: Bench) -> None:
     """Resident memory of the largest worker before and after so many mixed requests; not for longer than a while."""
-    one = bench.new_csr()
+    ca, one = signing.new_ca(bench), bench.new_csr().removeprefix(bench.live.url)
+    leaf = f"{ca.certificates}/{ca.leaf()['serialNumber']}".removeprefix(bench.live.url)
+    sign = f"{ca.url}/sign-certificate".removeprefix(bench.live.url)
     before = _largest_worker(bench.live.pid)
-    lua = bench.folder / "mixed.lua"
-    path, token = bench.live.account_path, f'{{["Authorization"]="{bench.auth[15:]}"}}'
+    lua, path = bench.folder / "mixed.lua", bench.live.account_path
+    mine, cas = (f'{{["Authorization"]="{auth.partition(": ")[2]}"}}' for auth in (bench.auth, ca.auth))
     lua.write_text(
         f"""
 local n = 0
 request = function()
   n = n + 1
-  if n % 20 == 0 then return wrk.format("POST", "{path}", {token}, [=[{json.dumps(FULL)}]=]) end
-  if n % 20 == 10 then return wrk.format("GET", "{path}?per_page=5", {token}) end
-  return wrk.format("GET", "{path}/{one.rpartition("/")[2]}", {token})
+  if n % 100 == 1 then return wrk.format("POST", "{sign}", {cas}, [=[{json.dumps(signing.sign_request())}]=]) end
+  if n % 20 == 0 then return wrk.format("POST", "{path}", {mine}, [=[{json.dumps(FULL)}]=]) end
+  if n % 20 == 5 then return wrk.format("GET", "{leaf}", {cas}) end
+  if n % 20 == 10 then return wrk.format("GET", "{path}?per_page=5", {mine}) end
+  return wrk.format("GET", "{one}", {mine})
 end
 """
     )

@@ -56,27 +56,33 @@ def _token(bench: Bench) -> str:
     return f"Authorization: Bearer {made.json()['result']['value']}"
 
 
-def _new_ca(bench: Bench, auth: str) -> Ca:
+def new_ca(bench: Bench, auth: str = "") -> Ca:
+    """A root, of a new token unless there is one."""
+    auth = auth or _token(bench)
     pki = f"{bench.live.url}/api/v1/pki"
     body = {"projectSlug": "default", "type": "root", "commonName": "Bench CA", "keyAlgorithm": "EC_prime256v1"}
     ca_id = _post(f"{pki}/ca", auth, body)["ca"]["id"]
     return Ca(ca_id, f"{pki}/ca/{ca_id}", f"{pki}/certificates", auth)
 
 
+def sign_request() -> Json:
+    return {"csr": csr_of(ec.generate_private_key(ec.SECP256R1()), HOST), "ttl": "90d"}
+
+
 def sign(bench: Bench) -> None:
     """A CSR with a P-256 key."""
-    ca, csr = _new_ca(bench, _token(bench)), csr_of(ec.generate_private_key(ec.SECP256R1()), HOST)
-    lua = script(bench.folder, "sign", {"csr": csr, "ttl": "90d"}, ca.auth)
+    ca, asked = new_ca(bench), sign_request()
+    lua = script(bench.folder, "sign", asked, ca.auth)
     ours = bench.ours(lambda: bench.wrk(f"{ca.url}/sign-certificate", script=lua))
     ours.load()
-    body = cfssl.signed({"certificate_request": csr, "hosts": [HOST]})
+    body = cfssl.signed({"certificate_request": asked["csr"], "hosts": [HOST]})
     cfssl.duel(bench, "sign a P-256 CSR", ours, "authsign", body, "≥ 0.18, aim 0.25; CPU ≤ 2,000 µs, aim 1,350")
     bench.peers("sign", "sign a P-256 CSR", ours)
 
 
 def issue(bench: Bench) -> None:
     """A certificate with a new P-256 key, which is given away."""
-    ca = _new_ca(bench, _token(bench))
+    ca = new_ca(bench)
     lua = script(bench.folder, "issue", {"commonName": HOST, "ttl": "90d"}, ca.auth)
     ours = bench.ours(lambda: bench.wrk(f"{ca.url}/issue-certificate", script=lua))
     ours.load()
@@ -86,7 +92,7 @@ def issue(bench: Bench) -> None:
 
 
 def serial(bench: Bench) -> None:
-    ca, csr = _new_ca(bench, _token(bench)), bench.new_csr()
+    ca, csr = new_ca(bench), bench.new_csr()
     one = f"{ca.certificates}/{ca.leaf()['serialNumber']}"
     ours = bench.ours(lambda: bench.wrk(one, ca.auth))
     beside = bench.ours(lambda: bench.wrk(csr, ca.auth))
@@ -109,7 +115,7 @@ async def _write(bench: Bench, ca: Ca) -> list[str]:
 
 def _full_ca(bench: Bench, auth: str) -> tuple[Ca, list[str]]:
     """A CA with a thousand certificates on its CRL, which is signed already, and others of its serials."""
-    ca = _new_ca(bench, auth)
+    ca = new_ca(bench, auth)
     first, *serials = asyncio.run(_write(bench, ca))
     _post(f"{ca.certificates}/{first}/revoke", auth, {"revocationReason": "SUPERSEDED"})
     return ca, serials

@@ -71,9 +71,9 @@ def main() -> None:
     scenes = asked.only.split(",")
     if unknown := sorted({*scenes} - {*SCENES}):
         parser.error(f"there is no scene {unknown[0]}; there are {', '.join(SCENES)}")
+    peers = tuple(_peer(parser, words) for words in asked.peer)
     if shutil.which("wrk") is None:
         raise SystemExit("make bench needs wrk: on Debian, `apt-get install wrk`; elsewhere, github.com/wg/wrk")
-    peers = tuple(_peer(parser, words) for words in asked.peer)
     numbers = (asked.seconds, asked.rounds, asked.workers, asked.pool, asked.many, asked.requests)
     options, began = Options(*numbers, peers), time.monotonic()
     with tempfile.TemporaryDirectory() as folder:

@@ -83,12 +83,66 @@ def test_all_processes_share_one_limit(tmp_path: Path) -> None:
 def test_a_count_waits_for_the_one_of_another_process(tmp_path: Path) -> None:
     """While another process has the table, nothing is read from it or written into it."""
     limiter, other = Limiter(tmp_path / "limits"), os.open(tmp_path / "limits", os.O_RDWR)
+    limiter._patience = 60
     fcntl.flock(other, fcntl.LOCK_EX)
     with ThreadPoolExecutor(1) as pool:
         counted = pool.submit(limiter.hit, b"a", RateLimit(1, 60))
         assert not wait([counted], 0.2).done
         os.close(other)
         assert counted.result(10).allowed
+
+
+def test_workers_that_count_ahead_let_no_more_pass(tmp_path: Path, clock: list[float]) -> None:
+    """Three workers by turns let exactly the quota pass, once those that count ahead have spent or returned it."""
+    workers, limit = [Limiter(tmp_path / "limits") for _ in range(3)], RateLimit(1200, 300)
+    allowed = 0
+    for number in range(1500):
+        # Each of them gets some requests in a row.
+        allowed += workers[number // 5 % 3].hit(b"a", limit).allowed
+        clock[0] += 0.0001
+    assert allowed == 1200
+    for worker in workers:
+        worker.close()
+
+
+def test_what_was_counted_ahead_is_given_back(tmp_path: Path, clock: list[float]) -> None:
+    """A worker that ends, and one that is asked again later, has counted only what it let pass."""
+    limit = RateLimit(1200, 300)
+    first, second = Limiter(tmp_path / "limits"), Limiter(tmp_path / "limits")
+    assert [first.hit(b"a", limit).remaining for _ in range(3)] == [1199, 1198, 1197]
+    clock[0] += 0.02
+    assert first.hit(b"a", limit).remaining == 1196
+    first.close()
+    assert second.hit(b"a", limit).remaining == 1195
+    second.close()
+
+
+@pytest.mark.parametrize("steps", [(0.001,), (0.001, 0.3), (0.3, 0.001, 0.9), (0.9, 0.001, 0.001, 2.5)])
+def test_two_workers_count_no_less_than_one(tmp_path: Path, clock: list[float], steps: tuple[float, ...]) -> None:
+    """However late what was counted ahead is returned: what time has refilled meanwhile is not given back again."""
+    limit, alone = RateLimit(1200, 300), Limiter(tmp_path / "alone")
+    for number in range(30):
+        first, second = Limiter(tmp_path / "limits"), Limiter(tmp_path / "limits")
+        for step in steps * 3:
+            clock[0] += step
+            for worker in (first, second, second)[number % 3 :]:
+                alone.hit(b"a", limit)
+                worker.hit(b"a", limit)
+        for worker in (first, second):
+            worker.close()
+        both = Limiter(tmp_path / "limits")
+        assert both.hit(b"a", limit).remaining <= alone.hit(b"a", limit).remaining
+        both.close()
+    alone.close()
+
+
+def test_a_worker_that_is_stopped_with_the_lock_stops_no_other(tmp_path: Path) -> None:
+    """While somebody else keeps the table locked, requests are counted after one short wait for all of them."""
+    limiter, limit = Limiter(tmp_path / "limits"), RateLimit(5, 3600)
+    with (tmp_path / "limits").open("r+b") as stopped:
+        fcntl.flock(stopped, fcntl.LOCK_EX)
+        assert [limiter.hit(b"a", limit).allowed for _ in range(6)] == [True] * 5 + [False]
+    assert not limiter.hit(b"a", limit).allowed
     limiter.close()
 
 

@@ -3,7 +3,11 @@
 `keystead serve` sets FOLDER before it starts the workers, because prometheus_client reads it at import.
 """
 
+import asyncio
 import os
+from bisect import bisect_left
+from collections import Counter as Tally
+from collections import defaultdict
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +16,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import REGISTRY, Collector
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+# A worker that is killed loses the requests of this time.
+FLUSH_SECONDS = 1.0
 # The framework adds the charset.
 CONTENT_TYPE = "text/plain; version=0.0.4"
 _HEADER_BYTES = 8
@@ -28,6 +34,8 @@ _pool = Gauge("keystead_key_pool_keys", "RSA-2048 keys that are ready.", multipr
 _generation = Histogram(
     "keystead_key_generation_seconds", "Making an RSA key on demand.", ["key_type"], buckets=_BUCKETS
 )
+# Seconds of the requests since the last flush, by the labels of the counter.
+_unwritten: defaultdict[tuple[str, str, str, int], list[float]] = defaultdict(list)
 _connections = Gauge(
     "keystead_database_connections", "Places for connections that workers have.", ["state"], multiprocess_mode="livesum"
 )
@@ -35,9 +43,25 @@ _connections = Gauge(
 
 def answered(dialect: str, method: str, route: str, status: int, seconds: float) -> None:
     """Record a request. `route` is the path template, which keeps the number of label values small."""
-    counter, histogram = _labelled(dialect, method if method in _METHODS else "other", route, status)
-    counter.inc()
-    histogram.observe(seconds)
+    if not _unwritten:
+        asyncio.get_running_loop().call_later(FLUSH_SECONDS, flush)
+    _unwritten[dialect, method, route, status].append(seconds)
+
+
+def flush() -> None:
+    """Write the requests since the last flush where the other workers see them.
+
+    Three increments for each request cost more than the rest of recording it; those of a second are one for each value.
+    """
+    unwritten = dict(_unwritten)
+    _unwritten.clear()
+    for (dialect, method, route, status), seconds in unwritten.items():
+        counter, histogram = _labelled(dialect, method if method in _METHODS else "other", route, status)
+        counter.inc(len(seconds))
+        # The library's own fields, since it has no call for several observations.
+        histogram._sum.inc(sum(seconds))  # noqa: SLF001
+        for bucket, count in Tally(bisect_left(_BUCKETS, each) for each in seconds).items():
+            histogram._buckets[bucket].inc(count)  # noqa: SLF001
 
 
 # `labels()` costs more than the increment.
@@ -61,6 +85,7 @@ def connections(in_use: int, idle: int) -> None:
 
 def text(*more: Collector) -> bytes:
     """The metrics of all workers, and those of the collectors `more`, in Prometheus text format."""
+    flush()
     folder = os.environ.get(FOLDER)
     registry = CollectorRegistry()
     if folder:

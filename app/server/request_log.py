@@ -5,17 +5,25 @@ This takes a tenth of the general logger's time per line; a killed worker loses 
 
 import asyncio
 import sys
+import time
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TextIO
 from uuid import UUID
 
 import msgspec
 
-from app import times
+_encoder = msgspec.json.Encoder()
 
 
 def _now() -> str:
-    return times.instant(datetime.now(UTC))
+    seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+    return f"{_second(seconds)}.{nanoseconds // 1000:06}Z"
+
+
+@lru_cache(maxsize=2)
+def _second(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -58,13 +66,13 @@ class RequestLog:
     def __init__(self, *, as_json: bool, stream: TextIO | None = None) -> None:
         self._as_json = as_json
         self.stream = stream
-        self._lines: list[str] = []
+        self._lines: list[Line | Rejections] = []
         self._rejected = 0
 
     def write(self, line: Line | Rejections) -> None:
         if not self._lines:
             asyncio.get_running_loop().call_soon(self.flush)
-        self._lines.append(msgspec.json.encode(line).decode() if self._as_json else line.text())
+        self._lines.append(line)
 
     def count_rejected(self) -> None:
         """Count a request that was rejected; they are logged together, once a second."""
@@ -78,7 +86,10 @@ class RequestLog:
 
     def flush(self) -> None:
         if self._lines:
-            text, self._lines = "\n".join(self._lines) + "\n", []
+            lines, self._lines = self._lines, []
             stream = self.stream or sys.stderr
-            stream.write(text)
+            if self._as_json:
+                stream.write(_encoder.encode_lines(lines).decode())
+            else:
+                stream.write("".join(f"{line.text()}\n" for line in lines))
             stream.flush()

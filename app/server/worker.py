@@ -141,6 +141,7 @@ async def _open(app: Litestar) -> AsyncIterator[None]:
         services.pool.close()
         state.limiter.close()
         await db.close()
+        metrics.flush()
 
 
 async def _wait_for(work: Callable[[], Awaitable[T]]) -> T:

@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
@@ -191,6 +191,16 @@ async def test_one_that_is_refused_or_gives_up_does_not_spoil_the_others(pki: Pk
     assert {*serials_of(await pki.crl(root))} >= {made[n] for n in (0, 1, 2, 4, 5)}
 
 
+async def pending(database: db.Database, ca_id: str, state: Callable[[crls._Queue], bool]) -> None:
+    """Wait until the queue of a CA is in this state."""
+    for _ in range(1000):
+        queue = crls._queues.get((database, UUID(ca_id)))
+        if queue and state(queue):
+            return
+        await asyncio.sleep(0.01)
+    raise TimeoutError
+
+
 async def test_who_gives_up_while_working_for_others_leaves_them_their_turn(pki: Pki, world: World) -> None:
     """What waited while one was at work is done together by the next; if that one is cancelled, by another."""
     root = await pki.root()
@@ -200,13 +210,14 @@ async def test_who_gives_up_while_working_for_others_leaves_them_their_turn(pki:
         again = locked_crl(world, root)
         async with locked_crl(world, root):
             tasks = [asyncio.create_task(revoke(world, database, made[0]))]
-            await asyncio.sleep(0.3)
+            await pending(database, root, lambda queue: queue.lock.locked() and not queue.pending)
             tasks += [asyncio.create_task(revoke(world, database, serial)) for serial in made[1:]]
+            await pending(database, root, lambda queue: len(queue.pending) == 4)
             locking = asyncio.create_task(again.__aenter__())
             await asyncio.sleep(0.3)
         await asyncio.gather(tasks[0], locking)
         # The second has the turn, for all others.
-        await asyncio.sleep(0.3)
+        await pending(database, root, lambda queue: not queue.pending)
         tasks[1].cancel()
         await asyncio.sleep(0.1)
         await again.__aexit__(None, None, None)

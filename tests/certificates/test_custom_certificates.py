@@ -855,6 +855,24 @@ async def test_other_tenants_reach_nothing(world: World, ca: Authority, csr: Jso
     assert (await world.http.get(path(world, one), headers=world.a.bearer)).json()["result"] == made
 
 
+async def test_another_zone_of_the_account_reaches_nothing(world: World, ca: Authority, csr: Json) -> None:
+    """Through its path the certificate is 404 and not in the list, though the same token may do all in both zones."""
+    made = await uploaded(world, certificate=pem(ca.of_csr(csr["csr"])), custom_csr_id=csr["id"])
+    other = await zones.create_in(world.database, first_start.operator(), world.a.account, "other.example.com")
+    there, before = f"/client/v4/zones/{other.id.hex}/custom_certificates", await stored(world)
+    order = {"certificates": [{"id": made["id"], "priority": 5}]}
+    for method, tail, body in (
+        ("GET", f"/{made['id']}", None),
+        ("PATCH", f"/{made['id']}", {"policy": "x"}),
+        ("DELETE", f"/{made['id']}", None),
+        ("PUT", "/prioritize", order),
+    ):
+        answer = await world.http.request(method, there + tail, json=body, headers=world.a.bearer)
+        assert refusal(answer) == (404, [(1002, None)]), method
+    assert (await world.http.get(there, headers=world.a.bearer)).json()["result"] == []
+    assert await stored(world) == before
+
+
 async def test_a_token_that_reads_does_not_write(world: World, ca: Authority, csr: Json) -> None:
     """A read-only token lists and gets, and every other call is 403/9109."""
     made = await uploaded(world, certificate=pem(ca.of_csr(csr["csr"])), custom_csr_id=csr["id"])

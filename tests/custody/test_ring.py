@@ -270,6 +270,13 @@ async def test_what_is_sealed_while_a_rotation_runs_is_rewrapped_by_it(site: Pla
     assert set((await site.under()).values()) == {new}
 
 
+async def test_a_ring_without_the_kek_of_a_pepper_is_refused(site: Place) -> None:
+    """Also where no private key needs it."""
+    other = Ring((seal.Kek("another", bytes(32)),))
+    with pytest.raises(Misconfigured, match=f"lacks the KEK {site.ring.keks[0].id}"):
+        await keyring.require_all_keks(site.db, other)
+
+
 async def test_a_kek_that_only_a_pepper_needs_is_not_retired(site: Place) -> None:
     """Without it no token could be verified any more."""
     old, new = await site.rotate()

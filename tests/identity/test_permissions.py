@@ -702,3 +702,9 @@ def test_deny_beats_allow_whatever_the_order(said: list[Said], data: st.DataObje
         spoken = {each.effect for each in said if each.speaks(*question)}
         reached = not place.startswith("their") and (role is Role.ADMINISTRATOR or access is Access.READ)
         assert before(*question) == after(*question) == (reached and spoken == {"allow"}), question
+
+
+def test_a_token_of_the_operator_has_neither_keys_nor_tokens_of_users_unless_asked() -> None:
+    """What `keystead token create` gives where no group is named."""
+    left_out = {group.name for group in GROUPS} - {group.name for group in policies.default_groups()}
+    assert left_out == {"API Tokens Read", "API Tokens Write", "Private CA Issue Key"}

@@ -168,6 +168,13 @@ def test_bytes_behind_the_end_are_refused() -> None:
         pkix.read_csr(pem.encoded("CERTIFICATE REQUEST", request() + b"\x00"))
 
 
+def test_a_subject_of_a_request_is_bounded() -> None:
+    """A CA would write it into a certificate, and the server into its lists."""
+    long = request(subject=name(*((O, UTF8, b"a" * 64) for _ in range(60))))
+    with pytest.raises(pkix.BadCsr, match="more than 4096 bytes"):
+        pkix.read_csr(pem.encoded("CERTIFICATE REQUEST", long))
+
+
 def test_an_oid_of_any_length_makes_no_long_text() -> None:
     """One of more than 64 bytes is not written out."""
     assert der.dotted(b"\x2a" + b"\x03" * 63) == "1.2" + ".3" * 63

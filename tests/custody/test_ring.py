@@ -259,7 +259,7 @@ async def test_a_key_that_is_on_its_way_is_waited_for(site: Place) -> None:
 async def test_what_is_sealed_while_a_rotation_runs_is_rewrapped_by_it(site: Place) -> None:
     """A machine that is behind seals under the earlier KEK, also rows that the rotation has passed already."""
     behind = as_before(site)
-    await site.make(behind)
+    _ = [await site.make(behind) for _ in range(8)]
     _, new = await site.rotate()
     batches = rotation.rewrap(site.db, site.ring)
     # The peppers, and the first pass.

@@ -211,9 +211,9 @@ async def test_who_gives_up_while_working_for_others_leaves_them_their_turn(pki:
         async with locked_crl(world, root):
             tasks = [asyncio.create_task(revoke(world, database, made[0]))]
             await pending(database, root, lambda queue: queue.lock.locked() and not queue.pending)
-            for waiting, serial in enumerate(made[1:], 1):
+            for serial in made[1:]:
                 tasks.append(asyncio.create_task(revoke(world, database, serial)))
-                await pending(database, root, lambda queue, so_many=waiting: len(queue.pending) == so_many)
+                await pending(database, root, lambda queue: len(queue.pending) == len(tasks) - 1)
             locking = asyncio.create_task(again.__aenter__())
             await asyncio.sleep(0.3)
         await asyncio.gather(tasks[0], locking)

@@ -1,8 +1,9 @@
 """Custom CSRs: their rules and their SQL (contract-cloudflare sections 2 and 3)."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
+from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -137,8 +138,8 @@ def _subject_doubts(request: CsrRequest) -> list[Advice]:
 
 
 _COLUMNS = (
-    "account_id, id, key_type, name, description, country, state, locality, organization, organizational_unit, "
-    "common_name, sans, csr, created_at"
+    "id, account_id, created_at, key_type, name, description, sans, csr, country, state, locality, organization, "
+    "common_name, organizational_unit"
 )
 _INPUTS = {
     "id": "uuid",
@@ -283,7 +284,9 @@ _FILTERS = {
     "name": 'name COLLATE "C" = ${}',
     "key_type": "key_type = ${}",
 }
+# The total comes with the page in one statement; past the end it comes with a row of NULLs.
 _TOTAL = "SELECT coalesce(sum(count), 0)::bigint AS total FROM csr_counts WHERE account_id = $1 AND scope_id = $2"
+_WITH_TOTAL = f"SELECT total, {_COLUMNS} FROM ({_TOTAL}) AS counted LEFT JOIN ({{listed}}) AS listed ON true {{order}}"
 # All rows of a list have the same account_tag, so that order is by id.
 _ORDERS = {
     (Order.NAME, Direction.ASC): 'name COLLATE "C" ASC NULLS LAST, id ASC',
@@ -305,14 +308,16 @@ async def list_(db: Database, scope: Scope, query: CsrQuery, per_page: int) -> P
     order = f"ORDER BY {_ORDERS[query.order, query.direction]}"
     # The subquery skips rows in the index, which is much smaller than the table.
     ids = f"SELECT id {found} {order} LIMIT ${len(values) + 1} OFFSET ${len(values) + 2}"
-    listed = f"SELECT {_COLUMNS} FROM custom_csrs WHERE account_id = $1 AND id = ANY(ARRAY({ids})) {order}"
+    listed = f"SELECT {_COLUMNS} FROM custom_csrs WHERE account_id = $1 AND id = ANY(ARRAY({ids}))"
     async with db.search(scope.account_id) if wanted or offset > bounds.NEAR else contextlib.nullcontext():
-        row = await db.fetchrow(f"SELECT count(*) AS total {found}" if wanted else _TOTAL, *values)
+        if not wanted:
+            rows = await db.fetch(_WITH_TOTAL.format(listed=listed, order=order), *values, per_page, offset)
+            return Page(tuple(_csr(row[1:]) for row in rows if row["id"]), rows[0]["total"])
+        row = await db.fetchrow(f"SELECT count(*) AS total {found}", *values)
         total = row["total"] if row else 0
-        # Past the end of a filtered list the query would scan the whole list again.
-        empty = wanted and offset >= total
-        rows = [] if empty else await db.fetch(listed, *values, per_page, offset)
-    return Page(tuple(_csr(row) for row in rows), total)
+        # Past the end the query would scan the whole list again.
+        rows = [] if offset >= total else await db.fetch(f"{listed} {order}", *values, per_page, offset)
+    return Page(tuple(map(_csr, rows)), total)
 
 
 _DELETE = f"""
@@ -375,7 +380,9 @@ async def recount(db: Database) -> None:
     await db.transaction(work)
 
 
-def _csr(row: asyncpg.Record) -> Csr:
-    subject = Subject(*(row[field] for field in Subject.__struct_fields__))
-    request = CsrRequest(subject, tuple(row["sans"]), row["key_type"], row["name"], row["description"])
-    return Csr(row["id"], row["account_id"], row["created_at"], request, row["csr"])
+def _csr(row: Iterable[Any]) -> Csr:
+    # Not by name, which takes three times as long for each of a page.
+    csr_id, account_id, created_at, key_type, name, description, sans, pem, *subject = row
+    return Csr(
+        csr_id, account_id, created_at, CsrRequest(Subject(*subject), tuple(sans), key_type, name, description), pem
+    )

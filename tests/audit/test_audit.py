@@ -630,7 +630,6 @@ IDLE = {
     "a CSR whose key is in use": ("token", "DELETE", f"{_Z}/custom_csrs/{{zone_csr_1}}", None, 409),
     "a CSR that is not there": ("token", "DELETE", f"{_Z}/custom_csrs/{{csr_2}}", None, 404),
     "a CSR of nothing": ("token", "POST", f"{_A}/custom_csrs", {}, 400),
-    "the same certificate": ("token", "POST", f"{_Z}/custom_certificates", "certificate_1", 400),
     "nothing of a certificate": ("token", "PATCH", f"{_Z}/custom_certificates/{{certificate_1}}", {}, 200),
     "the same priorities": ("token", "PUT", f"{_Z}/custom_certificates/prioritize", "priorities", 200),
     "a zone that holds something": ("token", "DELETE", _Z, None, 409),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support.world import BODY, World, make_token
 
 from app.caller import GROUPS, Access, Actor, Area, Caller, Effect, Group, Level, Policy, Role, Scope, Target
-from app.identity import accounts, policies, tokens, zones
+from app.identity import tokens
 from app.server import first_start
 
 MISSING = "Missing X-Auth-Key, X-Auth-Email or Authorization headers"
@@ -140,39 +140,6 @@ async def _ids(world: World, path: str) -> list[dict[str, Any]]:
     return items
 
 
-async def test_a_deleted_zone_is_404_for_its_account_and_403_for_others(world: World) -> None:
-    """Callers of the zone's account get 404/7003, everybody else what they got before."""
-    await zones.delete(world.database, first_start.operator(), Scope(world.a.zone.account_id, world.a.zone.id))
-    assert error(await world.http.get(world.a.zone_path, headers=world.a.bearer))[:2] == (404, 7003)
-    assert error(await world.http.get(world.a.zone_path, headers=world.b.bearer))[:2] == (403, 9109)
-
-
-async def test_a_token_ends_begins_and_is_switched_off(world: World) -> None:
-    """An expired, a not yet valid, a disabled and a revoked token are 403/9109 Invalid access token."""
-    now = datetime.now(UTC)
-    hour = timedelta(hours=1)
-    cases: list[tuple[dict[str, Any], int]] = [
-        ({"expires_on": now + hour}, 200),
-        ({"expires_on": now - hour}, 403),
-        ({"not_before": now - hour}, 200),
-        ({"not_before": now + hour}, 403),
-    ]
-    for fields, status in cases:
-        value = await make_token(world.services, world.a.account, **fields)
-        answer = await get(world, {"Authorization": f"Bearer {value}"})
-        assert answer.status_code == status
-        if status == 403:
-            assert error(answer) == (403, 9109, "Invalid access token")
-    value = await make_token(world.services, world.a.account)
-    headers = {"Authorization": f"Bearer {value}"}
-    token = (await tokens.list_(world.database))[-1]
-    for active, status in ((False, 403), (True, 200)):
-        await tokens.set_status(world.database, first_start.operator(), token, active=active)
-        assert (await get(world, headers)).status_code == status
-    await tokens.revoke(world.database, first_start.operator(), token)
-    assert error(await get(world, headers)) == (403, 9109, "Invalid access token")
-
-
 @pytest.mark.parametrize(
     ("allowed", "refused", "status"),
     [
@@ -195,32 +162,6 @@ async def test_a_token_is_bound_to_addresses(world: World, allowed: list[str], r
         assert error(answer) == (403, 9109, "Cannot use the access token from location: 127.0.0.1")
 
 
-async def test_policies_decide_by_group_and_resource(world: World) -> None:
-    """A token for one zone reaches that zone alone; deny wins; the account's groups reach all of its zones."""
-    other = await zones.create_in(world.database, first_start.operator(), world.a.account, "other.example.com")
-    other_path = f"/client/v4/zones/{other.id.hex}/custom_csrs"
-    write, read = "SSL and Certificates Write", "SSL and Certificates Read"
-    account_write = f"Account: {write}"
-    paths = (world.a.account_path, world.a.zone_path, other_path)
-
-    async def statuses(method: str, **fields: Any) -> list[int]:
-        value = await make_token(world.services, world.a.account, **fields)
-        headers = {"Authorization": f"Bearer {value}"}
-        return [(await world.http.request(method, p, json=BODY, headers=headers)).status_code for p in paths]
-
-    assert await statuses("GET", groups=(write,), zones=(world.a.zone,)) == [403, 200, 403]
-    assert await statuses("POST", groups=(write,), zones=(world.a.zone,)) == [403, 201, 403]
-    assert await statuses("POST", groups=(read,), zones=(world.a.zone,)) == [403, 403, 403]
-    assert await statuses("GET", groups=(write,)) == [403, 200, 200]
-    assert await statuses("POST", groups=(account_write,)) == [201, 201, 201]
-    assert await statuses("GET", groups=("Zone Write", "Account Settings Write")) == [403, 403, 403]
-    allow = json.loads(policies.write(world.a.account, (policies.find_group(account_write),)))
-    deny = json.loads(policies.write(world.a.account, (policies.find_group(read),), (other,)))
-    deny[0]["effect"] = "deny"
-    assert await statuses("GET", policies=json.dumps([*allow, *deny])) == [200, 200, 403]
-    assert await statuses("POST", policies=json.dumps([*deny, *allow])) == [201, 201, 403]
-
-
 async def test_a_wildcard_ends_at_the_owners_accounts(world: World) -> None:
     """Policies on all accounts and all zones reach only the tenant that owns the token."""
     groups = [{"id": group.id.hex, "name": group.name} for group in GROUPS]
@@ -230,28 +171,6 @@ async def test_a_wildcard_ends_at_the_owners_accounts(world: World) -> None:
     headers = {"Authorization": f"Bearer {value}"}
     for path, status in [*((p, 200) for p in world.a.paths), *((p, 403) for p in world.b.paths)]:
         assert (await world.http.get(path, headers=headers)).status_code == status
-
-
-async def test_a_global_key_acts_by_membership(world: World) -> None:
-    """An administrator may everything in that account, a reader may read, and others nothing."""
-    operator, headers = first_start.operator(), {"X-Auth-Email": world.a.email, "X-Auth-Key": world.a.key}
-    user = await accounts.find_user(world.database, world.a.email)
-
-    async def statuses() -> list[int]:
-        methods = ("GET", "POST")
-        return [
-            (await world.http.request(m, world.b.zone_path, json=BODY, headers=headers)).status_code for m in methods
-        ]
-
-    assert await statuses() == [403, 403]
-    await accounts.set_membership(world.database, operator, user, world.b.account, Role.READ)
-    assert await statuses() == [200, 403]
-    await accounts.set_membership(world.database, operator, user, world.b.account, Role.ADMINISTRATOR)
-    assert await statuses() == [200, 201]
-    await accounts.set_membership(world.database, operator, user, world.b.account, None)
-    assert await statuses() == [403, 403]
-    await tokens.roll_global_key(world.services, operator, user)
-    assert error(await world.http.get(world.a.account_path, headers=headers))[:2] == (400, 9103)
 
 
 async def test_a_token_says_what_it_is(world: World) -> None:

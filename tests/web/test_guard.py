@@ -3,8 +3,7 @@
 import asyncio
 import json
 import re
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,9 @@ from support.world import BODY, Judge, Tenant, World, make_token, new_database, 
 from app.caller import Caller, Role, Scope
 from app.config import RateLimit
 from app.identity import accounts, policies, tokens, zones
-from app.identity.accounts import Account, User
+from app.identity.accounts import Account
 from app.identity.memory import Memory
 from app.identity.tokens import Token
-from app.identity.zones import Zone
 from app.server import first_start, postgres
 
 Headers = list[tuple[bytes, bytes]]
@@ -790,166 +788,10 @@ async def test_a_deleted_zone_is_gone(database_url: str, tmp_path: Path) -> None
 # --- who is let through ---
 
 
-class Changed(msgspec.Struct):
-    """The CSR that a caller reads, the change, and the answers to reading it and making one a second later at most."""
-
-    name: str
-    target: str
-    headers: Headers
-    change: Callable[[], Awaitable[Any]]
-    after: Outcome = INVALID
-    after_post: Outcome = INVALID
-
-
 async def new_token(world: World, account: Account | None = None, **fields: Any) -> tuple[Token, str]:
     account = account or world.a.account
     text = fields.pop("policies", policies.write(account, policies.default_groups()))
     return await tokens.create(world.services, OPERATOR, tokens.NewToken(account, "a token", text, **fields))
-
-
-async def _over_the_api(world: World, method: str, tail: str, body: Any = None) -> None:
-    headers = {"X-Auth-Email": world.a.email, "X-Auth-Key": world.a.key}
-    url = f"/client/v4/accounts/{world.a.account.id.hex}/tokens/{tail}"
-    answer = await world.http.request(method, url, json=body, headers=headers)
-    assert answer.status_code == 200, answer.text
-
-
-async def _changes(world: World) -> list[Changed]:
-    database, account = world.database, world.a.account
-    made = await world.create()
-    here = f"{world.a.account_path}/{made['id']}"
-
-    def changing(token: Token, **fields: Any) -> Callable[[], Awaitable[Any]]:
-        body = {"name": token.name, "policies": json.loads(token.policies), **fields}
-        return lambda: _over_the_api(world, "PUT", token.id.hex, body)
-
-    def end(token: Token) -> Awaitable[Any]:
-        sql = "UPDATE tokens SET expires_on = now() - interval '1 hour' WHERE id = $1"
-        return database.execute(sql, token.id)
-
-    made_tokens = [await new_token(world) for _ in range(11)]
-    (rolled, off, gone, revoked, narrowed, denied, elsewhere, ended, late, reads, not_write) = made_tokens
-    other = json.loads(policies.write(account, (policies.find_group("Account Settings Read"),)))
-    read = json.loads(policies.write(account, (policies.find_group(READ[1]),)))
-    deny = [*json.loads(denied[0].policies), {**read[0], "effect": "deny"}]
-    tomorrow = (datetime.now(UTC) + timedelta(days=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    member, membership, user_token = await _user_token(world, "member")
-    reader, _, reader_token = await _user_token(world, "reader")
-    zone, zone_target = await _new_zone(world)
-    shut, shut_target = await _new_zone(world)
-    full, full_target = await _new_zone(world)
-    _, of_full = await new_token(world)
-    _, of_shut = await new_token(world)
-    _, of_zone = await new_token(world)
-    strangers, strangers_token, strangers_target = await _new_account(world)
-
-    def without_csrs() -> Awaitable[Any]:
-        return zones.set_(database, OPERATOR, shut, zones.Changes(csrs_enabled=False))
-
-    def without_room() -> Awaitable[Any]:
-        return zones.set_(database, OPERATOR, full, zones.Changes(csr_quota=1))
-
-    async def delete_zone() -> None:
-        await _delete_all(world, zone_target, world.a.token)
-        await zones.delete(database, OPERATOR, Scope(account.id, zone.id))
-
-    async def delete_account() -> None:
-        await _delete_all(world, strangers_target, strangers_token)
-        await accounts.delete(database, OPERATOR, Scope(strangers.id))
-
-    return [
-        Changed("rolled", here, bearer(rolled[1]), lambda: _over_the_api(world, "PUT", f"{rolled[0].id.hex}/value")),
-        Changed("disabled", here, bearer(off[1]), changing(off[0], status="disabled")),
-        Changed("deleted", here, bearer(gone[1]), lambda: _over_the_api(world, "DELETE", gone[0].id.hex)),
-        Changed("revoked", here, bearer(revoked[1]), lambda: tokens.revoke(database, OPERATOR, revoked[0])),
-        Changed("other policies", here, bearer(narrowed[1]), changing(narrowed[0], policies=other)),
-        Changed("denied", here, bearer(denied[1]), changing(denied[0], policies=deny)),
-        Changed(
-            "bound to an address",
-            here,
-            bearer(elsewhere[1]),
-            changing(elsewhere[0], condition={"request_ip": {"not_in": ["127.0.0.0/8"]}}),
-        ),
-        Changed("ended", here, bearer(ended[1]), lambda: end(ended[0])),
-        Changed("not yet begun", here, bearer(late[1]), changing(late[0], not_before=tomorrow)),
-        Changed("may only read", here, bearer(reads[1]), changing(reads[0], policies=read), OK),
-        Changed(
-            "may not write",
-            here,
-            bearer(not_write[1]),
-            changing(not_write[0], policies=json.loads(_denied(world.a, WRITE))),
-            OK,
-        ),
-        Changed("no member any more", here, bearer(user_token), lambda: membership(member, None)),
-        Changed("a member who reads", here, bearer(reader_token), lambda: membership(reader, Role.READ), OK),
-        Changed("the zone is deleted", zone_target, bearer(of_zone), delete_zone, NOWHERE, NOWHERE),
-        Changed("CSRs are switched off", shut_target, bearer(of_shut), without_csrs, OFF, OFF),
-        Changed("the quota is used up", full_target, bearer(of_full), without_room, OK, FULL),
-        Changed("the account is deleted", strangers_target, bearer(strangers_token), delete_account),
-    ]
-
-
-async def _delete_all(world: World, target: str, token: str) -> None:
-    headers = {"Authorization": f"Bearer {token}"}
-    path = target.rpartition("/")[0]
-    for each in (await world.http.get(path, headers=headers)).json()["result"]:
-        assert (await world.http.delete(f"{path}/{each['id']}", headers=headers)).status_code == 200
-
-
-async def _user_token(world: World, name: str) -> tuple[User, Callable[[User, Role | None], Awaitable[Any]], str]:
-    account = world.a.account
-    user = await accounts.create_user(world.database, OPERATOR, f"{name}@example.com")
-
-    def membership(of: User, role: Role | None) -> Awaitable[Any]:
-        return accounts.set_membership(world.database, OPERATOR, of, account, role)
-
-    await membership(user, Role.ADMINISTRATOR)
-    return user, membership, (await new_token(world, user=user))[1]
-
-
-async def _new_zone(world: World) -> tuple[Zone, str]:
-    zone = await zones.create_in(world.database, OPERATOR, world.a.account, f"z{uuid4().hex}.example.com")
-    path = f"/client/v4/zones/{zone.id.hex}/custom_csrs"
-    return zone, f"{path}/{(await world.create(path=path))['id']}"
-
-
-async def _new_account(world: World) -> tuple[Account, str, str]:
-    account = await accounts.create_account(world.database, OPERATOR, "doomed", "Doomed")
-    _, value = await new_token(world, account)
-    path = f"/client/v4/accounts/{account.id.hex}/custom_csrs"
-    tenant = msgspec.structs.replace(world.a, account=account, token=value)
-    return account, value, f"{path}/{(await world.create(tenant, path))['id']}"
-
-
-async def test_what_is_taken_away_is_refused_within_a_second(database_url: str, tmp_path: Path) -> None:
-    """Whoever was remembered is refused a second after the change, though they never stopped asking."""
-    async with new_world(database_url, tmp_path, remembered=1.0) as world:
-        asking = Asking(world)
-        await asyncio.gather(*(_closes(asking, case) for case in await _changes(world)))
-
-
-async def _closes(asking: Asking, case: Changed) -> None:
-    calls: list[tuple[str, str, bytes, Outcome]] = [
-        ("GET", case.target, b"", case.after),
-        ("POST", case.target.rpartition("/")[0], wanted(), case.after_post),
-    ]
-    for method, target, body, _ in calls:
-        assert (await asking.until_remembered(target, case.headers, method, body)).outcome in (OK, CREATED), case.name
-    await case.change()
-    changed = time.monotonic()
-    while (begun := time.monotonic()) <= changed + 1.0:
-        # Judging them anew by the rows that were remembered before the change must not make it longer.
-        for anew in (False, True):
-            for method, target, body, after in calls:
-                heard = await asking.ask(target, case.headers, method, anew=anew, body=body)
-                # A list that is deleted is an empty one while it is remembered.
-                assert heard.outcome in (OK, CREATED, after, UNKNOWN), case.name
-        await asyncio.sleep(0.1)
-    for _ in range(3):
-        for method, target, body, after in calls:
-            heard = await asking.both(target, case.headers, method, body=body)
-            assert heard.outcome == after, (case.name, method, begun - changed)
-            assert after in (OK, FULL, OFF) or not heard.remembered, (case.name, method)
 
 
 async def test_a_deleted_csr_is_gone_at_once(database_url: str, tmp_path: Path) -> None:
@@ -1035,26 +877,6 @@ async def test_nobody_gets_by_on_what_is_remembered_of_somebody_else(asking: Ask
             for _ in range(2):
                 heard = await asking.post_both(target.rpartition("/")[0], headers)
                 assert (heard.outcome, heard.remembered) == (CREATED if made else INVALID, made), (name, target)
-
-
-async def test_a_token_of_the_other_dialect_is_none_here(asking: Asking, ids: dict[str, str]) -> None:
-    """An access token, good over there, never reads or makes a CSR here."""
-    world = asking.world
-    token, value = await new_token(world)
-    body = {"clientId": str(token.id), "clientSecret": value}
-    made = (await world.http.post("/api/v1/auth/universal-auth/login", json=body)).json()["accessToken"]
-    here = f"{world.a.account_path}/{ids['account']}"
-    assert (await asking.ask(here, bearer(value))).status == 200
-    assert (await asking.post(world.a.account_path, bearer(value))).status == 201
-    for _ in range(3):
-        answer = await world.http.get(f"/api/v1/pki/ca/{uuid4()}", headers={"Authorization": f"Bearer {made}"})
-        assert answer.status_code == 404
-        for heard in (
-            await asking.both(here, bearer(made)),
-            await asking.post_both(world.a.account_path, bearer(made)),
-        ):
-            assert heard.status in (400, 403)
-            assert not heard.remembered
 
 
 async def test_many_at_once_each_get_their_own(asking: Asking, ids: dict[str, str]) -> None:

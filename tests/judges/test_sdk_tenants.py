@@ -13,6 +13,7 @@ from support.world import BODY
 
 Json = dict[str, Any]
 SINCE = "2026-01-01"
+SETTINGS_READ = "c1fde68c7bcc44588cbb6ddbc16d6480"
 Make = Callable[..., Any]
 T = TypeVar("T")
 
@@ -127,6 +128,46 @@ async def test_a_zone_lives_and_dies(either: Any) -> None:
     with pytest.raises(cloudflare.NotFoundError) as raised:
         await done(either.zones.get(zone_id=made.id))
     assert codes(raised) == [7003]
+
+
+async def test_what_is_sent_comes_back(either: Any, live: Live) -> None:
+    """Settings, name servers, a name in Unicode, a status and an offset, under strict types."""
+    account = await done(either.accounts.create(name=unique()))
+    settings = {"abuse_contact_email": "abuse@example.com", "enforce_twofactor": True}
+    fields = {"account_id": account.id, "id": account.id, "name": "n", "type": "standard"}
+    changed = await done(either.accounts.update(**fields, settings=settings))
+    assert changed.settings.to_dict() == settings
+    zone = await done(either.zones.create(account={"id": account.id}, name="münchen.example"))
+    assert (zone.name, zone.owner.id, zone.owner.type) == ("münchen.example", account.id, "organization")
+    assert zone.meta.phishing_detected is False
+    edited = await done(either.zones.edit(zone_id=zone.id, vanity_name_servers=["ns1.example.com"]))
+    assert edited.vanity_name_servers == ["ns1.example.com"]
+    for text in ("xn--mnchen-3ya.example", "contains:nchen.ex"):
+        found = await everything(either.zones.list(name=text, account={"id": account.id}))
+        assert [each.id for each in found] == [zone.id]
+    end = datetime.now(timezone(timedelta(hours=2))).replace(microsecond=0) + timedelta(days=1)
+    resources = {f"com.cloudflare.api.account.{account.id}": "*"}
+    rule = {"effect": "allow", "resources": resources, "permission_groups": [{"id": SETTINGS_READ}]}
+    sent = {"account_id": account.id, "name": "n", "policies": [rule], "expires_on": end}
+    token = await done(either.accounts.tokens.create(**sent, extra_body={"status": "disabled"}))
+    assert (token.status, token.expires_on.utcoffset()) == ("disabled", timedelta(hours=2))
+    assert (await done(either.user.get())).email == live.older["CLOUDFLARE_EMAIL"]
+
+
+async def test_the_history_of_a_resource_is_read(either: Any) -> None:
+    """An entry leads to all that happened to its zone, and a category of products to its entries."""
+    account = await done(either.accounts.create(name=unique()))
+    zone = await done(either.zones.create(account={"id": account.id}, name="a.example"))
+    await done(either.zones.edit(zone_id=zone.id, paused=True))
+    audit, period = either.accounts.logs.audit, {"account_id": account.id, "since": SINCE, "before": tomorrow()}
+    newest, made, *_ = await everything(audit.list(**period))
+    found = await done(audit.history(newest.id, **period, action_time=newest.action.time))
+    assert [each.id for each in found] == [newest.id, made.id]
+    categories = {each.value for each in await everything(audit.product_categories(account_id=account.id))}
+    assert categories == {"accounts", "ssl_tls", "private_ca"}
+    of_accounts = await everything(audit.list(**period, product_category=["accounts"]))
+    assert len(of_accounts) == 3
+    assert await everything(audit.list(**period, product_category=["ssl_tls"])) == []
 
 
 async def test_pages_are_read_to_the_end(either: Any) -> None:

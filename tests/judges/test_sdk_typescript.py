@@ -174,6 +174,27 @@ def test_the_older_scheme_works_alone(fact: Callable[[str], Any]) -> None:
     assert fact("older_scheme")["deleted"] == {"id": fact("older_scheme")["id"]}
 
 
+def test_a_tenant_gets_back_what_was_sent(fact: Callable[[str], Any], live: Live) -> None:
+    """Settings, name servers, a name in Unicode, a token's status and offset; then account and zone are 404/7003."""
+    told = fact("tenant")
+    assert told["changed"]["settings"] == {"abuse_contact_email": "abuse@example.com", "enforce_twofactor": True}
+    zone = told["zone"]
+    assert (zone["name"], zone["owner"]["id"], zone["owner"]["type"]) == ("münchen.example", told["id"], "organization")
+    assert told["edited"]["vanity_name_servers"] == ["ns1.example.com"]
+    assert told["listed"] == [zone["id"]]
+    assert (told["token"]["status"], told["token"]["expires_on"]) == ("disabled", "2090-01-02T03:04:05+02:00")
+    assert told["email"] == live.older["CLOUDFLARE_EMAIL"]
+    for gone in ("account_gone", "zone_gone"):
+        assert (refusal(told[gone]), told[gone]["requests"]) == (("NotFoundError", [7003]), 1)
+
+
+def test_an_entry_of_the_log_has_a_history(fact: Callable[[str], Any]) -> None:
+    """The newest entry is in that of its own resource, and the categories are those of what is here."""
+    told = fact("tenant")
+    assert told["log"][0]["id"] in [each["id"] for each in told["history"]]
+    assert told["categories"] == ["accounts", "ssl_tls", "private_ca"]
+
+
 def test_both_schemes_at_once_work(fact: Callable[[str], Any]) -> None:
     """This SDK sends all three headers when all three variables are set, and is served."""
     assert fact("both_schemes")["key_type"] == "p256v1"

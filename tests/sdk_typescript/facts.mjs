@@ -131,6 +131,39 @@ const FACTS = {
     return { id, deleted: await older.customCsrs.delete(id, where) };
   },
 
+  async tenant() {
+    delete process.env.CLOUDFLARE_API_TOKEN;
+    process.env.CLOUDFLARE_EMAIL = OLDER_EMAIL;
+    process.env.CLOUDFLARE_API_KEY = OLDER_KEY;
+    const user = new Cloudflare();
+    const { id } = await user.accounts.create({ name: randomUUID() });
+    const account = { account_id: id };
+    const settings = { abuse_contact_email: "abuse@example.com", enforce_twofactor: true };
+    const changed = await user.accounts.update({ ...account, id, name: "n", type: "standard", settings });
+    const zone = await user.zones.create({ account: { id }, name: "münchen.example" });
+    const edited = await user.zones.edit({ zone_id: zone.id, vanity_name_servers: ["ns1.example.com"] });
+    const listed = [];
+    for await (const each of user.zones.list({ name: "contains:nchen", account: { id } })) listed.push(each.id);
+    const permission_groups = [{ id: "c1fde68c7bcc44588cbb6ddbc16d6480" }];
+    const policies = [{ effect: "allow", permission_groups, resources: { [`com.cloudflare.api.account.${id}`]: "*" } }];
+    const expires_on = "2090-01-02T03:04:05+02:00";
+    const token = await user.accounts.tokens.create({ ...account, name: "n", status: "disabled", policies, expires_on });
+    const period = { ...account, since: "2026-01-01", before: "2126-01-01" };
+    const log = [];
+    for await (const each of user.accounts.logs.audit.list(period)) log.push(each);
+    const source = { ...period, action_time: log[0].action.time };
+    const history = await user.accounts.logs.audit.history(log[0].id, source);
+    const categories = [];
+    for await (const each of user.accounts.logs.audit.productCategories(account)) categories.push(each.value);
+    await user.accounts.tokens.delete(token.id, account);
+    await user.zones.delete({ zone_id: zone.id });
+    await user.accounts.delete(account);
+    const account_gone = await refusal(() => user.accounts.get(account));
+    const zone_gone = await refusal(() => user.zones.get({ zone_id: zone.id }));
+    const { email } = await user.user.get();
+    return { id, changed, zone, edited, listed, token, history, log, categories, account_gone, zone_gone, email };
+  },
+
   async both_schemes(where) {
     process.env.CLOUDFLARE_EMAIL = OLDER_EMAIL;
     process.env.CLOUDFLARE_API_KEY = OLDER_KEY;

@@ -343,6 +343,8 @@ CREATE TABLE certificate_authorities (
     spki_sha256 bytea NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
     modified_at timestamptz NOT NULL DEFAULT now(),
+    name text,
+    not_after_policy text NOT NULL DEFAULT 'refuse',
     CONSTRAINT certificate_authorities_pkey PRIMARY KEY (account_id, id),
     CONSTRAINT certificate_authorities_key_fkey FOREIGN KEY (account_id, key_id) REFERENCES private_keys (account_id, id),
     CONSTRAINT certificate_authorities_parent_fkey FOREIGN KEY (account_id, parent_id)
@@ -358,8 +360,11 @@ CREATE TABLE certificate_authorities (
     CONSTRAINT certificate_authorities_max_path_length_check CHECK (max_path_length >= -1),
     CONSTRAINT certificate_authorities_key_type_check
         CHECK (key_type IN ('rsa2048', 'rsa3072', 'rsa4096', 'p256v1', 'p384', 'p521')),
-    CONSTRAINT certificate_authorities_spki_sha256_check CHECK (length(spki_sha256) = 32)
+    CONSTRAINT certificate_authorities_spki_sha256_check CHECK (length(spki_sha256) = 32),
+    CONSTRAINT certificate_authorities_name_check CHECK (name ~ '^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$'),
+    CONSTRAINT certificate_authorities_not_after_policy_check CHECK (not_after_policy IN ('refuse', 'truncate'))
 );
+CREATE UNIQUE INDEX certificate_authorities_name_key ON certificate_authorities (account_id, name);
 CREATE UNIQUE INDEX certificate_authorities_key_id_key ON certificate_authorities (account_id, key_id);
 CREATE INDEX certificate_authorities_parent_id_idx ON certificate_authorities (account_id, parent_id);
 CREATE INDEX certificate_authorities_created_at_idx ON certificate_authorities (account_id, created_at, id);
@@ -369,6 +374,8 @@ COMMENT ON TABLE certificate_authorities IS 'CAs of accounts. Without a certific
 COMMENT ON COLUMN certificate_authorities.parent_id IS 'The CA here that signed it; NULL for roots, and for what was signed outside.';
 COMMENT ON COLUMN certificate_authorities.max_path_length IS 'What was asked for; -1 is no bound. What holds is in the certificate.';
 COMMENT ON COLUMN certificate_authorities.spki_sha256 IS 'SHA-256 of the DER SubjectPublicKeyInfo; whose key may be opened for it.';
+COMMENT ON COLUMN certificate_authorities.name IS 'For people and for the newer calls of Infisical''s API; NULL until one was given.';
+COMMENT ON COLUMN certificate_authorities.not_after_policy IS 'Whether a leaf that would outlive the CA is refused, or ends with it.';
 
 CREATE TABLE ca_certificates (
     account_id uuid NOT NULL,
@@ -426,6 +433,9 @@ CREATE TABLE issued_certificates (
     revocation_reason smallint,
     created_at timestamptz NOT NULL DEFAULT now(),
     modified_at timestamptz NOT NULL DEFAULT now(),
+    profile_id uuid,
+    application_id uuid,
+    key_made_here boolean NOT NULL DEFAULT false,
     CONSTRAINT issued_certificates_pkey PRIMARY KEY (account_id, id),
     CONSTRAINT issued_certificates_ca_fkey FOREIGN KEY (account_id, ca_id)
         REFERENCES certificate_authorities (account_id, id) ON DELETE CASCADE,
@@ -440,10 +450,14 @@ CREATE UNIQUE INDEX issued_certificates_serial_key ON issued_certificates (accou
 CREATE INDEX issued_certificates_not_after_idx ON issued_certificates (account_id, ca_id, not_after);
 CREATE INDEX issued_certificates_revoked_idx ON issued_certificates (account_id, ca_id, not_after)
     WHERE revoked_at IS NOT NULL;
+CREATE INDEX issued_certificates_created_at_idx ON issued_certificates (account_id, created_at, id);
+CREATE INDEX issued_certificates_id_idx ON issued_certificates (id);
 COMMENT ON TABLE issued_certificates IS 'What CAs sign, written down before they sign it: a row without pem says what was meant.';
 COMMENT ON COLUMN issued_certificates.issuer_id IS 'The version of the CA''s certificate it was signed under; NULL for a root''s first.';
 COMMENT ON COLUMN issued_certificates.serial IS '20 octets in hex, the top two bits 01; unique in the account, and so in the CA.';
 COMMENT ON COLUMN issued_certificates.subject IS 'The distinguished name as RFC 4514 writes it.';
+COMMENT ON COLUMN issued_certificates.profile_id IS 'The profile it was issued by, which may have been deleted since; NULL for a request to the CA itself.';
+COMMENT ON COLUMN issued_certificates.key_made_here IS 'The key was made here and handed out once: a renewal makes another one.';
 COMMENT ON COLUMN issued_certificates.revocation_reason IS 'CRLReason of RFC 5280 section 5.3.1; 0 is unspecified.';
 
 CREATE TABLE crls (
@@ -462,6 +476,88 @@ CREATE TABLE crls (
 ALTER TABLE crls ALTER COLUMN der SET STORAGE EXTERNAL;
 COMMENT ON TABLE crls IS 'The CRL of each CA as it was signed last; a row without der has not been signed yet.';
 COMMENT ON COLUMN crls.number IS 'CRLNumber (RFC 5280 section 5.2.3): each signing takes the next.';
+
+CREATE TABLE last_crls (
+    account_id uuid NOT NULL,
+    ca_id uuid NOT NULL,
+    der bytea NOT NULL,
+    next_update timestamptz NOT NULL,
+    CONSTRAINT last_crls_pkey PRIMARY KEY (account_id, ca_id)
+);
+CREATE INDEX last_crls_ca_id_idx ON last_crls (ca_id);
+COMMENT ON TABLE last_crls IS 'What CAs that were deleted by force have said last: that all they signed is revoked.';
+
+CREATE TABLE certificate_policies (
+    account_id uuid NOT NULL,
+    id uuid NOT NULL,
+    name text NOT NULL,
+    description text,
+    rules json NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    modified_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT certificate_policies_pkey PRIMARY KEY (account_id, id),
+    CONSTRAINT certificate_policies_account_id_fkey FOREIGN KEY (account_id) REFERENCES accounts (id) ON DELETE CASCADE,
+    CONSTRAINT certificate_policies_name_key UNIQUE (account_id, name)
+);
+CREATE INDEX certificate_policies_id_idx ON certificate_policies (id);
+COMMENT ON TABLE certificate_policies IS 'What a certificate may say that is issued by a profile.';
+COMMENT ON COLUMN certificate_policies.rules IS 'As they were sent; json, not jsonb, because clients compare what comes back.';
+
+CREATE TABLE certificate_profiles (
+    account_id uuid NOT NULL,
+    id uuid NOT NULL,
+    slug text NOT NULL,
+    description text,
+    ca_id uuid NOT NULL,
+    policy_id uuid NOT NULL,
+    defaults json NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    modified_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT certificate_profiles_pkey PRIMARY KEY (account_id, id),
+    CONSTRAINT certificate_profiles_ca_fkey FOREIGN KEY (account_id, ca_id)
+        REFERENCES certificate_authorities (account_id, id),
+    CONSTRAINT certificate_profiles_policy_fkey FOREIGN KEY (account_id, policy_id)
+        REFERENCES certificate_policies (account_id, id),
+    CONSTRAINT certificate_profiles_slug_key UNIQUE (account_id, slug)
+);
+CREATE INDEX certificate_profiles_id_idx ON certificate_profiles (id);
+CREATE INDEX certificate_profiles_ca_id_idx ON certificate_profiles (account_id, ca_id);
+CREATE INDEX certificate_profiles_policy_id_idx ON certificate_profiles (account_id, policy_id);
+COMMENT ON TABLE certificate_profiles IS 'A CA, what it may sign, and what a request need not say: the roles by which certificates are issued.';
+
+CREATE TABLE applications (
+    account_id uuid NOT NULL,
+    id uuid NOT NULL,
+    name text NOT NULL,
+    description text,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    modified_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT applications_pkey PRIMARY KEY (account_id, id),
+    CONSTRAINT applications_account_id_fkey FOREIGN KEY (account_id) REFERENCES accounts (id) ON DELETE CASCADE,
+    CONSTRAINT applications_name_key UNIQUE (account_id, name)
+);
+CREATE INDEX applications_id_idx ON applications (id);
+COMMENT ON TABLE applications IS 'What certificates are for; each has the profiles that it may use.';
+
+CREATE TABLE application_profiles (
+    account_id uuid NOT NULL,
+    application_id uuid NOT NULL,
+    profile_id uuid NOT NULL,
+    enrollment_id uuid,
+    auto_renew boolean NOT NULL DEFAULT false,
+    renew_before_days integer,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    modified_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT application_profiles_pkey PRIMARY KEY (account_id, application_id, profile_id),
+    CONSTRAINT application_profiles_application_fkey FOREIGN KEY (account_id, application_id)
+        REFERENCES applications (account_id, id),
+    CONSTRAINT application_profiles_profile_fkey FOREIGN KEY (account_id, profile_id)
+        REFERENCES certificate_profiles (account_id, id),
+    CONSTRAINT application_profiles_renew_before_days_check CHECK (renew_before_days BETWEEN 1 AND 3650)
+);
+CREATE INDEX application_profiles_profile_id_idx ON application_profiles (account_id, profile_id);
+COMMENT ON TABLE application_profiles IS 'Which profiles an application may use, and how its clients renew.';
+COMMENT ON COLUMN application_profiles.enrollment_id IS 'NULL where the API does not issue for this pair.';
 
 CREATE TABLE idempotency_keys (
     account_id uuid NOT NULL,
@@ -511,4 +607,4 @@ COMMENT ON COLUMN audit_log.result IS 'success, or failure for what was denied.'
 COMMENT ON COLUMN audit_log.status IS 'The HTTP status of the answer; NULL for the command line.';
 COMMENT ON COLUMN audit_log.count IS 'How many attempts the row stands for: failed authentications are one row an address and minute.';
 
-INSERT INTO schema_version (version) VALUES (8);
+INSERT INTO schema_version (version) VALUES (12);

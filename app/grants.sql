@@ -38,12 +38,21 @@ GRANT SELECT, INSERT, DELETE, UPDATE (key_id, custom_csr_id, type, bundle_method
 -- The versions before a renewal; only the operator reads them, and they are deleted with the certificate.
 GRANT INSERT ON certificate_history TO keystead_api;
 -- A CA keeps its key and its name.
-GRANT SELECT, INSERT, DELETE, UPDATE (parent_id, disabled, requires_template, modified_at)
+GRANT SELECT, INSERT, DELETE, UPDATE (parent_id, disabled, requires_template, name, not_after_policy, modified_at)
     ON certificate_authorities TO keystead_api;
 -- The certificates of a CA are versions, never changed; they are deleted with the CA.
 GRANT SELECT, INSERT ON ca_certificates TO keystead_api;
 -- An issued certificate is recorded, then signed, and may be revoked; it is deleted with the CA.
 GRANT SELECT, INSERT, UPDATE (pem, revoked_at, revocation_reason, modified_at) ON issued_certificates TO keystead_api;
+-- What a CA that was deleted by force has said last; it is never changed.
+GRANT SELECT, INSERT ON last_crls TO keystead_api;
+-- What may be issued, by which CA and for what; a policy keeps its account, a profile its CA.
+GRANT SELECT, INSERT, DELETE, UPDATE (name, description, rules, modified_at) ON certificate_policies TO keystead_api;
+GRANT SELECT, INSERT, DELETE, UPDATE (slug, description, policy_id, defaults, modified_at)
+    ON certificate_profiles TO keystead_api;
+GRANT SELECT, INSERT, DELETE, UPDATE (name, description, modified_at) ON applications TO keystead_api;
+GRANT SELECT, INSERT, DELETE, UPDATE (enrollment_id, auto_renew, renew_before_days, modified_at)
+    ON application_profiles TO keystead_api;
 -- One CRL for each CA, replaced by the next; it is deleted with the CA.
 GRANT SELECT, INSERT, UPDATE (number, der, this_update, next_update) ON crls TO keystead_api;
 -- The resource that a request with this key created, for 24 hours.

@@ -1,5 +1,6 @@
 """Certificate authorities: create, read, change and delete (contract-infisical, "CAs")."""
 
+import re
 from datetime import datetime
 from uuid import UUID, uuid4
 
@@ -9,10 +10,10 @@ from cryptography import x509
 
 from app.audit import record as audit
 from app.ca import issuing
-from app.ca.model import Authority, CaType
+from app.ca.model import Authority, CaType, NotAfterPolicy
 from app.caller import Caller, Level, Scope
 from app.custody import keyring
-from app.errors import NotFound, Problem, Refusal, Rule, quoted
+from app.errors import Invalid, NotFound, Problem, Refusal, Rule, quoted
 from app.services import Services
 from app.store import scopes
 from app.store.database import Connection, Database, parameters
@@ -37,30 +38,51 @@ class NewAuthority(msgspec.Struct, frozen=True):
     not_before: datetime | None = None
     not_after: datetime | None = None
     requires_template: bool = False
+    name: str | None = None
+    not_after_policy: NotAfterPolicy = NotAfterPolicy.REFUSE
+    disabled: bool = False
 
 
-def problems(new: NewAuthority) -> tuple[Problem, ...]:
-    """The problems of single fields; pure."""
-    values = msgspec.structs.asdict(new.subject)
+def subject_problems(subject: CaSubject) -> list[Problem]:
+    """The problems of the fields that are not empty; pure."""
     found: list[Problem] = []
-    if not any(values.values()):
-        text = "common_name is empty, as is all of the name; at least one of its fields is required."
-        found.append(Problem(Rule.MISSING, "common_name", text))
-    for field, value in values.items():
+    for field, value in msgspec.structs.asdict(subject).items():
         if value and field == "country":
             found += subjects.country(field, value)
         elif value:
             found += subjects.text(field, value, subjects.UPPER_BOUNDS[field])
+    return found
+
+
+def problems(new: NewAuthority) -> tuple[Problem, ...]:
+    """The problems of single fields; pure."""
+    found: list[Problem] = []
+    if not any(msgspec.structs.astuple(new.subject)):
+        text = "common_name is empty, as is all of the name; at least one of its fields is required."
+        found.append(Problem(Rule.MISSING, "common_name", text))
+    found += subject_problems(new.subject)
+    found += name_problems("name", new.name)
     if new.friendly_name:
         found += subjects.text("friendly_name", new.friendly_name, MAX_FRIENDLY_NAME)
     return tuple(found)
 
 
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
+
+
+def name_problems(field: str, name: str | None) -> tuple[Problem, ...]:
+    """For names that stand in URLs and configuration: CAs, policies, profiles, applications."""
+    if name is None or _NAME.fullmatch(name):
+        return ()
+    text = f"{field} is {quoted(name)}; it must have 1 to 64 of a-z, 0-9 and '-', and no '-' at its ends."
+    return (Problem(Rule.TEXT, field, text),)
+
+
 _CA = (
     "account_id, id, type, friendly_name, country, organization, organizational_unit, state, common_name, locality, "
-    "max_path_length, requires_template, key_type, spki_sha256"
+    "max_path_length, requires_template, key_type, spki_sha256, name, not_after_policy, disabled"
 )
-_CA_PARAMETERS = 14
+_CA_PARAMETERS = 17
 _INSERT = f"""
 WITH key AS ({keyring.insert_key(1)} RETURNING id),
 ca AS (
@@ -84,6 +106,7 @@ async def insert(services: Services, caller: Caller, scope: Scope, new: NewAutho
         *key.row,
         *(scope.account_id, ca_id, new.type.value, new.friendly_name or None, *msgspec.structs.astuple(new.subject)),
         *(new.max_path_length, new.requires_template, new.key_type.value, pair.spki_sha256),
+        *(new.name, new.not_after_policy.value, new.disabled),
         *audit.values(caller, audit.Action.CREATE, audit.Resource.CERTIFICATE_AUTHORITY),
     )
 
@@ -116,7 +139,7 @@ SELECT v.id AS certificate_id, v.version, v.serial, v.path_length, v.not_before,
 FROM ca_certificates v WHERE v.account_id = c.account_id AND v.ca_id = c.id ORDER BY v.version DESC LIMIT 1
 """
 _SELECT = f"""
-SELECT {", ".join(f"c.{name}" for name in _CA.split(", "))}, c.parent_id, c.disabled, c.key_id, c.created_at,
+SELECT {", ".join(f"c.{name}" for name in _CA.split(", "))}, c.parent_id, c.key_id, c.created_at,
        c.modified_at, v.*
 FROM certificate_authorities c LEFT JOIN LATERAL ({_LATEST}) v ON true
 """
@@ -162,6 +185,9 @@ _OF_CA = (
 _OF_SERIAL = (
     f"{_SCOPE} JOIN issued_certificates i ON i.account_id = a.id WHERE i.account_id = ANY($1::uuid[]) AND i.serial = $2"
 )
+_OF_ID = (
+    f"{_SCOPE} JOIN issued_certificates i ON i.account_id = a.id WHERE i.account_id = ANY($1::uuid[]) AND i.id = $2"
+)
 _OF_PROJECT = f"{_SCOPE} WHERE a.id = ANY($1::uuid[]) AND (a.slug = $2 OR a.id = $3)"
 
 
@@ -177,18 +203,38 @@ async def scope_of_ca(db: Database, caller: Caller, ca_id: UUID) -> Scope:
     return await _scope(db, issuing.no_ca(ca_id), _OF_CA, list(caller.reach), ca_id)
 
 
+async def scope_of_certificate(db: Database, caller: Caller, certificate_id: UUID) -> Scope:
+    """The scope of the account whose CA issued this certificate, if the caller reaches it; raises NotFound."""
+    return await _scope(db, issuing.no_certificate(certificate_id), _OF_ID, list(caller.reach), certificate_id)
+
+
 async def scope_of_serial(db: Database, caller: Caller, serial: str) -> Scope:
     """The scope of the account whose CA issued this certificate, if the caller reaches it; raises NotFound."""
     return await _scope(db, issuing.not_found(serial), _OF_SERIAL, list(caller.reach), serial)
 
 
+def text_or_none(name: str) -> str | None:
+    """A name to look up; None, which equals nothing, for one that PostgreSQL rejects in a parameter, as with NUL."""
+    return name if name.isascii() and name.isprintable() else None
+
+
 async def scope_of_slug(db: Database, caller: Caller, slug: str) -> Scope:
     """The account with this slug, if the caller reaches it; raises NotFound."""
     missing = NotFound(f"Project with slug '{slug}' not found")
-    # PostgreSQL rejects some other characters, such as NUL, in a parameter.
-    if not (slug.isascii() and slug.isprintable()):
-        raise missing
-    return await _scope(db, missing, _OF_PROJECT, list(caller.reach), slug, None)
+    return await _scope(db, missing, _OF_PROJECT, list(caller.reach), text_or_none(slug), None)
+
+
+async def scope_of_only(db: Database, caller: Caller) -> Scope | None:
+    """The account of a caller who reaches one alone; None for others."""
+    return await scope_of_account(db, caller, next(iter(caller.reach))) if len(caller.reach) == 1 else None
+
+
+async def name_of_account(db: Database, scope: Scope) -> tuple[str, str]:
+    """The name and slug of an account; raises NotFound."""
+    row = await db.fetchrow("SELECT name, slug FROM accounts WHERE id = $1", scope.account_id)
+    if row is None:
+        raise NotFound(f"Project with ID '{scope.account_id}' not found")
+    return row["name"], row["slug"]
 
 
 async def scope_of_account(db: Database, caller: Caller, account_id: UUID) -> Scope:
@@ -203,31 +249,37 @@ async def scope_for_operator(db: Database, account_id: UUID) -> Scope:
 
 
 class Changes(msgspec.Struct, frozen=True):
-    """Changes to a CA; None leaves a field as it is."""
+    """Changes to a CA; None leaves a field as it is. `may_be_pending` lets one without certificate be enabled."""
 
     disabled: bool | None = None
     requires_template: bool | None = None
+    name: str | None = None
+    not_after_policy: NotAfterPolicy | None = None
+    may_be_pending: bool = False
 
 
 _UPDATE = f"""
 WITH ca AS (
     UPDATE certificate_authorities SET disabled = coalesce($3, disabled),
-        requires_template = coalesce($4, requires_template), modified_at = now()
-    WHERE account_id = $1 AND id = $2 AND ($3::boolean IS DISTINCT FROM false OR EXISTS (
+        requires_template = coalesce($4, requires_template), name = coalesce($5, name),
+        not_after_policy = coalesce($6, not_after_policy), modified_at = now()
+    WHERE account_id = $1 AND id = $2 AND ($3::boolean IS DISTINCT FROM false OR $7 OR EXISTS (
         SELECT FROM ca_certificates v WHERE v.account_id = $1 AND v.ca_id = $2
     ))
     RETURNING account_id, id, NULL::uuid AS zone_id
 ),
-audit AS ({audit.insert(5, "ca")})
+audit AS ({audit.insert(8, "ca")})
 SELECT id FROM ca
 """
 
 
 async def change(db: Database, caller: Caller, scope: Scope, ca_id: UUID, changes: Changes) -> Authority:
-    """Disable or enable a CA, or change its rules; raises NotFound, and Refusal to enable one without a certificate."""
+    """Change a CA; raises NotFound, Invalid, Conflict, and Refusal to enable one without a certificate."""
+    found = name_problems("name", changes.name)
+    if found:
+        raise Invalid(found)
     audited = audit.values(caller, audit.Action.UPDATE, audit.Resource.CERTIFICATE_AUTHORITY)
-    values = (scope.account_id, ca_id, changes.disabled, changes.requires_template, *audited)
-    changed = await db.fetchrow(_UPDATE, *values)
+    changed = await db.fetchrow(_UPDATE, scope.account_id, ca_id, *msgspec.structs.astuple(changes), *audited)
     authority = await get(db, scope, ca_id)
     if changed is None:
         raise Refusal("CA does not have a certificate installed, so it cannot be active")
@@ -250,20 +302,41 @@ SELECT id FROM ca
 """
 
 
+class Held(msgspec.Struct, frozen=True):
+    """How many CAs are below a CA, and how many certificates of it have not expired."""
+
+    authorities: int
+    certificates: int
+
+
+async def lock(connection: Connection, scope: Scope, ca_id: UUID) -> None:
+    """Before a deletion: concurrent issuance waits for this lock, and then finds no CA."""
+    sql = "SELECT FROM certificate_authorities WHERE account_id = $1 AND id = $2 FOR UPDATE"
+    await connection.execute(sql, scope.account_id, ca_id)
+
+
+async def held(connection: Connection, authority: Authority) -> Held:
+    row = await connection.fetchrow(_HELD, authority.account_id, authority.id)
+    return msgspec.convert(dict(row or {}), Held)
+
+
+async def destroy(connection: Connection, caller: Caller, authority: Authority) -> None:
+    """Delete a CA and its key, audited, whatever depends on it."""
+    await connection.execute(_DELETE, authority.account_id, authority.id)
+    await note(connection, caller, authority, audit.Action.DELETE)
+
+
 async def delete(db: Database, caller: Caller, scope: Scope, ca_id: UUID) -> Authority:
     """Delete a CA and destroy its key; raises NotFound, and Refusal while it has sub-CAs or unexpired certificates."""
 
     async def work(connection: Connection) -> Authority:
-        # Concurrent issuance waits for this lock, and then finds no CA.
-        lock = "SELECT FROM certificate_authorities WHERE account_id = $1 AND id = $2 FOR UPDATE"
-        await connection.execute(lock, scope.account_id, ca_id)
+        await lock(connection, scope, ca_id)
         found = await get(connection, scope, ca_id)
-        held = await connection.fetchrow(_HELD, scope.account_id, ca_id)
-        if held and any(held.values()):
-            counts = f"{held['authorities']} sub-CAs and {held['certificates']} certificates that have not expired"
+        keeps = await held(connection, found)
+        if keeps.authorities or keeps.certificates:
+            counts = f"{keeps.authorities} sub-CAs and {keeps.certificates} certificates that have not expired"
             raise Refusal(f"CA cannot be deleted: it has {counts}")
-        await connection.execute(_DELETE, scope.account_id, ca_id)
-        await note(connection, caller, found, audit.Action.DELETE)
+        await destroy(connection, caller, found)
         return found
 
     return await db.transaction(work)

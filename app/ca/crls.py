@@ -276,14 +276,24 @@ async def _sign(
     return der
 
 
+async def all_entries(connection: Connection, authority: Authority) -> tuple[int, bytes]:
+    """The number of the last CRL, locked, and the entries of all revoked certificates that a CRL must still have."""
+    state = await _state(connection, _LOCK, authority)
+    return state["number"], await _read(connection, authority, state)
+
+
+_LAST = "SELECT der FROM last_crls WHERE ca_id = $1"
 _ACCOUNT = "SELECT account_id FROM certificate_authorities WHERE id = $1"
 
 
 async def published(services: Services, ca_id: UUID) -> bytes:
-    """The CRL of any CA, in DER, without authentication: certificates name its URL. Raises NotFound."""
+    """The CRL of any CA, also the last one of a deleted CA, in DER, for anybody. Raises NotFound."""
     db = services.db
     row = await db.fetchrow(_ACCOUNT, ca_id)
     authority = await authorities.get(db, Scope(row["account_id"]), ca_id) if row else None
+    last = None if authority else await db.fetchrow(_LAST, ca_id)
+    if last:
+        return bytes(last["der"])
     if authority is None or authority.certificate is None:
         raise NotFound(f"CRL with ID '{ca_id}' not found")
     return await current(services, authority)

@@ -25,6 +25,8 @@ from app.x509.keys import PrivateKey
 
 BACKDATED = timedelta(minutes=5)
 MAX_BACKDATED = timedelta(hours=48)
+# A CA may be as old as the plans that describe it; what it signs for others still begins now.
+MAX_CA_BACKDATED = timedelta(days=3653)
 
 
 class Signed(msgspec.Struct, frozen=True):
@@ -47,7 +49,7 @@ def now() -> datetime:
 
 
 def validity(
-    issuer: CaCertificate | None, not_before: datetime | None, not_after: datetime
+    issuer: CaCertificate | None, not_before: datetime | None, not_after: datetime, *, ca: bool = False
 ) -> tuple[datetime, datetime]:
     """Both dates in whole seconds, within the issuer's; raises Refusal (contract-infisical, sign-intermediate)."""
     today = now()
@@ -63,8 +65,8 @@ def validity(
         raise Refusal(f"notBefore date is after notAfter date: they are {shown(begins)} and {shown(ends)}")
     if issuer and ends > issuer.not_after:
         raise Refusal(f"notAfter date is after CA certificate's notAfter date: that is {shown(issuer.not_after)}")
-    if not_before and begins < today - MAX_BACKDATED:
-        raise Refusal("notBefore date is more than 48 hours in the past")
+    if not_before and begins < today - (MAX_CA_BACKDATED if ca else MAX_BACKDATED):
+        raise Refusal(f"notBefore date is more than {'ten years' if ca else '48 hours'} in the past")
     if ends <= today:
         raise Refusal("notAfter date is in the past")
     return begins, ends
@@ -191,9 +193,9 @@ def no_ca(ca_id: UUID | str) -> NotFound:
 
 _COLUMNS = (
     "id, issuer_id, profile, serial, spki_sha256, subject, common_name, alt_names, key_usages, extended_key_usages, "
-    "path_length, friendly_name, not_before, not_after"
+    "path_length, friendly_name, not_before, not_after, profile_id, application_id, key_made_here"
 )
-_PARAMETERS = 14
+_PARAMETERS = 17
 # Inserts nothing if the CA was disabled or deleted meanwhile; FOR KEY SHARE serialises this with a deletion.
 _INSERT = f"""
 WITH ca AS (
@@ -220,6 +222,8 @@ class Entry(msgspec.Struct, frozen=True):
     action: audit.Action
     common_name: str = ""
     friendly_name: str | None = None
+    profile_id: UUID | None = None
+    application_id: UUID | None = None
 
 
 async def sign(
@@ -236,7 +240,8 @@ async def sign(
         *(row_id, issuer_id, profile, f"{to_sign.serial:040x}", keys.spki_sha256(to_sign.public_key)),
         *(to_sign.subject.rfc4514_string(), entry.common_name, [str(name.value) for name in to_sign.sans]),
         *(list(to_sign.key_usages), list(to_sign.extended_key_usages), to_sign.path_length, entry.friendly_name),
-        *(to_sign.not_before, to_sign.not_after),
+        *(to_sign.not_before, to_sign.not_after, entry.profile_id, entry.application_id),
+        entry.action is audit.Action.ISSUE_KEY,
     )
     audited = audit.values(caller, entry.action, audit.Resource.ISSUED_CERTIFICATE)
     if await db.fetchrow(_INSERT, authority.account_id, authority.id, *row, *audited) is None:
@@ -259,6 +264,21 @@ async def get(db: Database, account_id: UUID, serial: str) -> Issued:
     if row is None:
         raise not_found(serial)
     return issued(row)
+
+
+_BY_ID = f"SELECT {ISSUED} FROM issued_certificates WHERE account_id = $1 AND id = $2"
+
+
+async def by_id(db: Database, scope: Scope, certificate_id: UUID) -> Issued:
+    """A certificate of this account, also a pending one; raises NotFound."""
+    row = await db.fetchrow(_BY_ID, scope.account_id, certificate_id)
+    if row is None:
+        raise no_certificate(certificate_id)
+    return issued(row)
+
+
+def no_certificate(certificate_id: object) -> NotFound:
+    return NotFound(f"Certificate with ID '{certificate_id}' not found")
 
 
 async def viewed(db: Database, caller: Caller, scope: Scope, serial: str) -> Issued:

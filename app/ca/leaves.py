@@ -10,15 +10,18 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from app.audit import record as audit
-from app.ca import authorities, issuing
+from app.ca import authorities, issuing, policies
 from app.ca.issuing import Entry, Signed
-from app.ca.model import Authority, CaCertificate
+from app.ca.model import Authority, CaCertificate, NotAfterPolicy
+from app.ca.policies import Rules
 from app.caller import Caller, Scope
 from app.errors import Invalid, Problem, Refusal, Rule, quoted
 from app.services import Services
 from app.store.database import Database
 from app.x509 import chains, keys, names, pkix, subjects
+from app.x509.keys import CaKeyType
 from app.x509.names import NamePolicy
+from app.x509.subjects import CaSubject
 
 MAX_NAMES = 150
 MAX_URI = 2048
@@ -50,6 +53,21 @@ class LeafRequest(msgspec.Struct, frozen=True):
     not_after: datetime | None = None
     key_usages: tuple[str, ...] = ()
     extended_key_usages: tuple[str, ...] = ()
+    by: "ByProfile | None" = None
+
+
+class ByProfile(msgspec.Struct, frozen=True):
+    """What a request by a profile has besides: its rules hold for whatever is signed.
+
+    `names` are single alternative names, `subject` and `key_type` those of a key that is made here.
+    """
+
+    rules: Rules
+    profile_id: UUID
+    application_id: UUID | None = None
+    names: tuple[str, ...] = ()
+    subject: CaSubject | None = None
+    key_type: CaKeyType | None = None
 
 
 class WithKey(msgspec.Struct, frozen=True):
@@ -67,6 +85,9 @@ def problems(request: LeafRequest) -> tuple[Problem, ...]:
     found: list[Problem] = []
     if request.common_name:
         found += subjects.text("common_name", request.common_name, subjects.UPPER_BOUNDS["common_name"])
+    if request.by and request.by.subject:
+        others = msgspec.structs.replace(request.by.subject, common_name="")
+        found += authorities.subject_problems(others)
     if request.friendly_name:
         found += subjects.text("friendly_name", request.friendly_name, authorities.MAX_FRIENDLY_NAME)
     if request.ttl is None and request.not_after is None:
@@ -78,36 +99,83 @@ async def sign(services: Services, caller: Caller, scope: Scope, ca_id: UUID, re
     """Sign a CSR with its subject and key, and with its names and usages unless the request has others."""
     authority, issuer = await _signer(services.db, scope, ca_id, request)
     csr = issuing.read_csr(request.csr)
+    return await _sign_csr(services, caller, (scope, authority, issuer), request, csr)
+
+
+async def sign_again(
+    services: Services, caller: Caller, scope: Scope, request: LeafRequest, old: tuple[UUID, x509.Certificate]
+) -> Signed:
+    """A new certificate for the subject, the key and the names of an old one."""
+    ca_id, certificate = old
+    authority, issuer = await _signer(services.db, scope, ca_id, request)
+    extensions = certificate.extensions
+    sans = tuple(extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+    csr = pkix.Request(certificate.subject, issuing.ca_public_key(certificate), sans)
+    return await _sign_csr(services, caller, (scope, authority, issuer), request, csr)
+
+
+async def _sign_csr(
+    services: Services,
+    caller: Caller,
+    signer: tuple[Scope, Authority, CaCertificate],
+    request: LeafRequest,
+    csr: pkix.Request,
+) -> Signed:
+    scope, authority, issuer = signer
     public_key = issuing.key_of(csr, *chains.stored(issuer.pem))
     rsa_key = isinstance(public_key, rsa.RSAPublicKey)
     common_name = request.common_name or csr.common_name
-    sans = _given(request.alt_names) or tuple(dict.fromkeys(csr.sans))
+    sans = _wanted(request) or tuple(dict.fromkeys(csr.sans))
     request = _with_usages(request, csr, rsa_key=rsa_key)
-    dates = issuing.validity(issuer, request.not_before, _ends(request))
+    dates = issuing.validity(issuer, request.not_before, _ends_under(authority, issuer, request))
     draft = issuing.draft(authority, csr.subject, public_key, dates, services.pki_url)
     draft = _with_extensions(draft, request, rsa_key=rsa_key)
     to_sign = msgspec.structs.replace(draft, sans=_checked(sans or _from(common_name), scope.name_policy))
-    entry = Entry(audit.Action.SIGN, common_name, request.friendly_name or None)
+    _require_rules(request, to_sign)
+    entry = _entry(audit.Action.SIGN, common_name, request)
     return issuing.with_chain(await issuing.sign(services, caller, authority, to_sign, entry), issuer)
 
 
 async def issue(services: Services, caller: Caller, scope: Scope, ca_id: UUID, request: LeafRequest) -> WithKey:
     """Create a key of the CA's key type and a certificate for it; the key is returned and not stored."""
     authority, issuer = await _signer(services.db, scope, ca_id, request)
-    sans = _checked(_given(request.alt_names) or _from(request.common_name), scope.name_policy)
-    subject = pkix.common_name(request.common_name)
+    sans = _checked(_wanted(request) or _from(request.common_name), scope.name_policy)
+    by = request.by
+    subject = pkix.ca_name(by.subject) if by and by.subject else pkix.common_name(request.common_name)
+    key_type = (by.key_type if by else None) or authority.key_type
     # Validate everything, with the CA's own key in place of the new one, before generating a key.
     (issuer_certificate,) = chains.stored(issuer.pem)
     issuing.require_other(subject, None, issuer_certificate)
     ca_key = issuing.ca_public_key(issuer_certificate)
-    dates = issuing.validity(issuer, request.not_before, _ends(request))
+    dates = issuing.validity(issuer, request.not_before, _ends_under(authority, issuer, request))
     draft = issuing.draft(authority, subject, ca_key, dates, services.pki_url)
-    draft = _with_extensions(draft, request, rsa_key=isinstance(ca_key, rsa.RSAPublicKey))
-    pair = await services.pool.take(authority.key_type)
+    draft = _with_extensions(draft, request, rsa_key=key_type.value.startswith("rsa"))
+    _require_rules(request, msgspec.structs.replace(draft, sans=sans), key_type)
+    pair = await services.pool.take(key_type)
     to_sign = msgspec.structs.replace(draft, public_key=pair.private_key.public_key(), sans=sans)
-    entry = Entry(audit.Action.ISSUE_KEY, request.common_name, request.friendly_name or None)
+    entry = _entry(audit.Action.ISSUE_KEY, request.common_name, request)
     certificate = await issuing.sign(services, caller, authority, to_sign, entry)
     return WithKey(issuing.with_chain(certificate, issuer), keys.pem(pair.private_key))
+
+
+def _wanted(request: LeafRequest) -> tuple[x509.GeneralName, ...]:
+    if request.by and request.by.names:
+        if len(request.by.names) > MAX_NAMES:
+            raise _too_many(len(request.by.names))
+        return tuple(dict.fromkeys(map(general_name, request.by.names)))
+    return _given(request.alt_names)
+
+
+def _entry(action: audit.Action, common_name: str, request: LeafRequest) -> Entry:
+    by = request.by
+    ids = (by.profile_id, by.application_id) if by else (None, None)
+    return Entry(action, common_name, request.friendly_name or None, *ids)
+
+
+def _require_rules(request: LeafRequest, to_sign: pkix.ToSign, key_type: CaKeyType | None = None) -> None:
+    """Hold what is to be signed against the rules; `key_type` is that of a key that is not made yet."""
+    if request.by:
+        policies.require(request.by.rules, to_sign, key_type)
 
 
 async def _signer(db: Database, scope: Scope, ca_id: UUID, request: LeafRequest) -> tuple[Authority, CaCertificate]:
@@ -118,7 +186,7 @@ async def _signer(db: Database, scope: Scope, ca_id: UUID, request: LeafRequest)
     if authority.disabled or authority.certificate is None:
         raise Refusal(f"CA is not active: {'it is disabled' if authority.disabled else 'it has no certificate yet'}")
     issuer = await issuing.installed(db, authority)
-    if authority.requires_template:
+    if authority.requires_template and not request.by:
         raise Refusal("Certificate template or subscriber is required for issuance")
     return authority, issuer
 
@@ -130,6 +198,11 @@ def _with_extensions(draft: pkix.ToSign, request: LeafRequest, *, rsa_key: bool)
     usages = _usages(requested, rsa_key=rsa_key)
     extended = _extended(extended, request.key_usages)
     return msgspec.structs.replace(draft, key_usages=usages, extended_key_usages=extended)
+
+
+def _ends_under(authority: Authority, issuer: CaCertificate, request: LeafRequest) -> datetime:
+    ends = _ends(request)
+    return min(ends, issuer.not_after) if authority.not_after_policy is NotAfterPolicy.TRUNCATE else ends
 
 
 def _ends(request: LeafRequest) -> datetime:
@@ -185,10 +258,10 @@ def _given(alt_names: str) -> tuple[x509.GeneralName, ...]:
     if alt_names.count(",") >= 2 * MAX_NAMES:
         raise _too_many(alt_names.count(",") + 1)
     words = (word.strip() for word in alt_names.split(","))
-    return tuple(dict.fromkeys(_general_name(word) for word in words if word))
+    return tuple(dict.fromkeys(general_name(word) for word in words if word))
 
 
-def _general_name(word: str) -> x509.GeneralName:
+def general_name(word: str) -> x509.GeneralName:
     invalid = f"altNames has {quoted(word)}, which is no name that can be written; write a host in its A-label form"
     is_email, address = "@" in word and "://" not in word, _address(word)
     # Before cryptography's email parser, which recurses and takes seconds on hostile input.

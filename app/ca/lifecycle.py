@@ -33,7 +33,7 @@ async def create(services: Services, caller: Caller, scope: Scope, new: NewAutho
     found = authorities.problems(new)
     if found:
         raise Invalid(found)
-    dates = issuing.validity(None, new.not_before, new.not_after or _ends(new))
+    dates = issuing.validity(None, new.not_before, new.not_after or _ends(new), ca=True)
     authority = await authorities.insert(services, caller, scope, new)
     if new.type is CaType.INTERMEDIATE:
         return authority
@@ -243,6 +243,70 @@ def _mismatch(authority: Authority, certificate: x509.Certificate) -> str:
     if certificate.not_valid_after_utc <= issuing.now():
         return f"it expired on {issuing.shown(certificate.not_valid_after_utc)}"
     return ""
+
+
+class OwnCertificate(msgspec.Struct, frozen=True):
+    """A request for a CA's own certificate; a root needs no parent, and an intermediate keeps the one it has."""
+
+    not_before: datetime | None
+    not_after: datetime
+    max_path_length: int = -1
+    parent_id: UUID | None = None
+
+
+async def certify(services: Services, caller: Caller, scope: Scope, ca_id: UUID, wanted: OwnCertificate) -> Authority:
+    """Give a CA a certificate in one step: a root signs itself, an intermediate is signed by a CA of its account."""
+    authority = await authorities.get(services.db, scope, ca_id)
+    if authority.disabled:
+        raise Refusal("CA is disabled")
+    _require_version_left(authority)
+    key = (await issuing.ca_key(services, caller, authority)).public_key()
+    length = wanted.max_path_length if wanted.max_path_length >= 0 else authority.max_path_length
+    if authority.type is CaType.ROOT:
+        dates = issuing.validity(None, wanted.not_before, wanted.not_after, ca=True)
+        to_sign = _root(pkix.ca_name(authority.subject), key, dates, length if length >= 0 else None)
+        signer, action, above = authority, audit.Action.SIGN, tuple[x509.Certificate, ...]()
+    else:
+        signer, to_sign, above = await _below(services, scope, authority, key, (wanted, length))
+        action = audit.Action.SIGN_INTERMEDIATE
+    certificate = await _sign_ca(services, caller, signer, to_sign, action)
+    parent_id = None if signer is authority else signer.id
+    await _install(services.db, caller, authority, _Version((certificate, *above), parent_id), audit.Action.IMPORT)
+    return await authorities.get(services.db, scope, ca_id)
+
+
+async def _below(
+    services: Services,
+    scope: Scope,
+    authority: Authority,
+    key: pkix.PublicKey,
+    wanted: tuple[OwnCertificate, int],
+) -> tuple[Authority, pkix.ToSign, tuple[x509.Certificate, ...]]:
+    """The CA that signs an intermediate, what it signs, and the certificates above."""
+    request, length = wanted
+    parent_id = request.parent_id or authority.parent_id
+    if parent_id is None:
+        raise Refusal("Parent CA ID is required: an intermediate is signed by another CA")
+    parent = await authorities.get(services.db, scope, parent_id)
+    if parent.disabled:
+        raise Refusal("Parent CA is disabled")
+    issuer = await issuing.installed(services.db, parent)
+    above = chains.stored(issuer.pem + issuer.chain)
+    if authority.spki_sha256 in map(chains.spki_digest, above):
+        raise Refusal("The chain comes back to this CA itself")
+    subject = pkix.ca_name(authority.subject)
+    issuing.require_other(subject, key, above[0])
+    dates = issuing.validity(issuer, request.not_before, request.not_after, ca=True)
+    draft = issuing.draft(parent, subject, key, dates, services.pki_url)
+    return parent, _intermediate(draft, _path_length(above, length)), above
+
+
+async def version(db: Database, authority: Authority, certificate_id: UUID) -> CaCertificate:
+    """One of a CA's certificates; raises NotFound."""
+    found = next((each for each in await versions(db, authority) if each.id == certificate_id), None)
+    if found is None:
+        raise NotFound(f"CA certificate with ID '{certificate_id}' not found")
+    return found
 
 
 _IS_BELOW = """

@@ -23,6 +23,13 @@ class CaStatus(StrEnum):
     PENDING = "pending-certificate"
 
 
+class NotAfterPolicy(StrEnum):
+    """What becomes of a leaf that would outlive its CA: it is refused, or ends with the CA."""
+
+    REFUSE = "refuse"
+    TRUNCATE = "truncate"
+
+
 class CaCertificate(msgspec.Struct, frozen=True):
     """One version of a CA's certificate. `pem` and `chain` end with a newline; `chain` ends in the root."""
 
@@ -55,6 +62,8 @@ class Authority(msgspec.Struct, frozen=True):
     created_at: datetime
     modified_at: datetime
     certificate: CaCertificate | None
+    name: str | None
+    not_after_policy: NotAfterPolicy
 
     @property
     def path_length(self) -> int | None:
@@ -104,6 +113,11 @@ class Issued(msgspec.Struct, frozen=True):
     revocation_reason: int | None
     created_at: datetime
     modified_at: datetime
+    key_usages: tuple[str, ...]
+    extended_key_usages: tuple[str, ...]
+    profile_id: UUID | None
+    application_id: UUID | None
+    key_made_here: bool
 
     def status(self, now: datetime) -> IssuedStatus:
         if self.revoked_at:

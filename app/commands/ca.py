@@ -7,15 +7,17 @@ from pathlib import Path
 import click
 import msgspec
 
-from app.ca import authorities, crls, issuing, leaves, lifecycle
+from app.ca import authorities, crls, ending, issuing, leaves, lifecycle, search
 from app.ca.authorities import Changes, NewAuthority
 from app.ca.crls import Reason
 from app.ca.leaves import LeafRequest
 from app.ca.lifecycle import IntermediateRequest, SignedElsewhere
-from app.ca.model import Authority, CaType, Issued
+from app.ca.model import Authority, CaType, Issued, IssuedStatus, NotAfterPolicy
+from app.ca.search import Search
 from app.commands import terminal
 from app.commands.terminal import Row
 from app.identity import accounts
+from app.server import first_start
 from app.services import Services
 from app.x509 import crl as crl_bytes
 from app.x509 import pem, pkix
@@ -104,6 +106,34 @@ async def show(services: Services, ca: str, out: Path | None, **flags: bool) -> 
     return {**_row(found), **_more(found)}
 
 
+@terminal.command(ca, "certificates")
+@click.argument("ca", required=False)
+@click.option("--account", help="Account id or slug; default: that of the CA, or the first one.")
+@click.option("--name", "common_name", help="Common name.")
+@click.option("--san", help="One of the alternative names.")
+@click.option("--serial", help="Serial number in hex.")
+@click.option("--status", type=terminal.choice(IssuedStatus), help="State.")
+@click.option("--expires-before", type=terminal.any_time, help="A date, such as 2029-06-12.")
+@click.option("--expires-after", type=terminal.any_time, help="A date, such as 2029-06-12.")
+@click.option(
+    "--limit", type=click.IntRange(1, search.MAX_LIMIT), default=100, show_default=True, help="At most so many."
+)
+@click.option("--offset", type=click.IntRange(0), default=0, help="After so many.")
+async def certificates(services: Services, ca: str | None, account: str | None, **options: object) -> Sequence[Row]:
+    """Search the certificates that CAs have issued, the newest first; without CA, those of all CAs of an account."""
+    if ca:
+        scope, found = await authorities.find(services.db, ca)
+        options["ca_id"] = found.id
+    else:
+        owner = await accounts.find_account(services.db, account or first_start.FIRST_SLUG)
+        scope = await authorities.scope_for_operator(services.db, owner.id)
+    wanted = msgspec.convert(options, Search)
+    if wanted.serial:
+        wanted = msgspec.structs.replace(wanted, serial=wanted.serial.replace(":", "").lower())
+    listed = await search.find(services.db, terminal.operator(), scope, wanted)
+    return [_issued(each) for each in listed.certificates]
+
+
 @terminal.command(ca, "csr", json=False)
 @click.argument("ca")
 @terminal.out_option
@@ -186,22 +216,41 @@ async def renew(services: Services, ca: str, ttl: timedelta | None, not_after: d
 
 @terminal.command(ca, "set")
 @click.argument("ca")
+@click.option("--status", type=click.Choice(["active", "disabled"]), help="A disabled CA issues no certificates.")
 @click.option(
-    "--status", type=click.Choice(["active", "disabled"]), required=True, help="A disabled CA issues no certificates."
+    "--not-after-policy",
+    "not_after_policy",
+    type=terminal.choice(NotAfterPolicy),
+    help="Whether a certificate that would outlive the CA is refused, or ends with it.",
 )
-async def set_(services: Services, ca: str, status: str) -> Row:
-    """Disable or enable a CA; its CRL is published either way."""
+@click.option(
+    "--direct/--no-direct", "direct", default=None, help="Whether it signs what is asked of it without a profile."
+)
+async def set_(
+    services: Services, ca: str, status: str | None, not_after_policy: str | None, direct: bool | None
+) -> Row:
+    """Disable or enable a CA, or change its rules; its CRL is published either way."""
+    if (status, not_after_policy, direct) == (None, None, None):
+        raise click.UsageError("give --status, --not-after-policy, --direct or --no-direct")
     scope, found = await authorities.find(services.db, ca)
-    changes = Changes(disabled=status == "disabled")
+    changes = Changes(
+        disabled=status == "disabled" if status else None,
+        requires_template=None if direct is None else not direct,
+        not_after_policy=NotAfterPolicy(not_after_policy) if not_after_policy else None,
+    )
     return _row(await authorities.change(services.db, terminal.operator(), scope, found.id, changes))
 
 
 @terminal.command(ca, "delete", json=False)
 @click.argument("ca")
-async def delete(services: Services, ca: str) -> str:
+@click.option("--force", is_flag=True, help="First revoke all that it signed, in a last CRL that stays published.")
+async def delete(services: Services, ca: str, force: bool) -> str:
     """Delete a CA and destroy its key; refused while sub-CAs or unexpired certificates depend on it."""
     scope, found = await authorities.find(services.db, ca)
-    await authorities.delete(services.db, terminal.operator(), scope, found.id)
+    if force:
+        await ending.force(services, terminal.operator(), scope, found.id)
+    else:
+        await authorities.delete(services.db, terminal.operator(), scope, found.id)
     return f"deleted CA {ca}"
 
 

@@ -16,6 +16,7 @@ from app.commands import certificate as certificate_commands
 from app.commands import csr as csr_commands
 from app.commands import doctor, terminal
 from app.commands import keys as keys_commands
+from app.commands import profile as profile_commands
 from app.commands import tenants as tenant_commands
 from app.commands import tokens as token_commands
 from app.errors import KeysteadError, Unavailable
@@ -120,7 +121,7 @@ def migrate() -> None:
 for group in (
     *(csr_commands.csr, certificate_commands.certificate),
     *(tenant_commands.account, tenant_commands.zone, tenant_commands.user, token_commands.token),
-    *(ca_commands.ca, keys_commands.keys, audit_commands.audit_group),
+    *(ca_commands.ca, profile_commands.profile, keys_commands.keys, audit_commands.audit_group),
 ):
     cli.add_command(group)
 

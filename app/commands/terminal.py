@@ -211,11 +211,17 @@ def shown(time: datetime | None) -> str | None:
 
 def time(text: str) -> datetime:
     """Parse an option's time, which must be in the future."""
+    found = any_time(text)
+    if found <= datetime.now(UTC):
+        raise click.BadParameter("it is in the past")
+    return found
+
+
+def any_time(text: str) -> datetime:
+    """Parse an option's time, past or future."""
     found = times.date(text)
     if found is None or found.year > LAST_YEAR:
         raise click.BadParameter("it takes a date such as 2029-06-12, or a time in ISO 8601")
-    if found <= datetime.now(UTC):
-        raise click.BadParameter("it is in the past")
     return found
 
 

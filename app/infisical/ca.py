@@ -1,4 +1,4 @@
-"""`/pki/ca` and `/cert-manager/ca/internal`: CAs and issuance (contract-infisical, "CAs" and "Leaves")."""
+"""`/pki/ca`, and what CAs do under either path (contract-infisical, "CAs" and "Leaves")."""
 
 import re
 from datetime import datetime
@@ -10,10 +10,10 @@ from litestar import Controller, Response
 from msgspec import UNSET, Meta, UnsetType
 
 from app import times
-from app.ca import authorities, issuing, leaves, lifecycle
+from app.ca import authorities, ending, issuing, leaves, lifecycle
 from app.ca.authorities import Changes, NewAuthority
 from app.ca.lifecycle import IntermediateRequest, SignedElsewhere
-from app.ca.model import Authority, CaType
+from app.ca.model import Authority, CaType, NotAfterPolicy
 from app.caller import Caller, Scope
 from app.errors import NotFound
 from app.ids import canonical_uuid
@@ -26,6 +26,7 @@ from app.infisical.leaves import (
     IssueRequest,
     SignedCertificate,
     SignRequest,
+    issued_object,
     leaf_request,
     signed_object,
 )
@@ -76,45 +77,13 @@ class Ca(msgspec.Struct, frozen=True, rename="camel"):
     active_ca_cert_id: Uuid | None
     enable_direct_issuance: bool
     require_template_for_issuance: bool
+    not_after_policy: NotAfterPolicy
     not_before: Instant | UnsetType = UNSET
     not_after: Instant | UnsetType = UNSET
 
 
 class CaAnswer(msgspec.Struct, frozen=True):
     ca: Ca
-
-
-class Configuration(msgspec.Struct, frozen=True, rename="camel"):
-    """The part of a CA that the newer API nests."""
-
-    type: str
-    friendly_name: str
-    organization: str
-    ou: str
-    country: str
-    province: str
-    locality: str
-    common_name: str
-    dn: str
-    parent_ca_id: Uuid | None
-    serial_number: str | None
-    max_path_length: int
-    key_algorithm: str
-    active_ca_cert_id: Uuid | None
-    not_before: Instant | UnsetType = UNSET
-    not_after: Instant | UnsetType = UNSET
-
-
-class InternalCa(msgspec.Struct, frozen=True, rename="camel"):
-    """A CA as the newer API lists it."""
-
-    id: Uuid
-    name: str
-    project_id: Uuid
-    status: str
-    type: str
-    enable_direct_issuance: bool
-    configuration: Configuration
 
 
 class Csr(msgspec.Struct, frozen=True):
@@ -127,7 +96,11 @@ class CertificateWithChain(msgspec.Struct, frozen=True, rename="camel"):
     serial_number: str
 
 
-class CaVersion(CertificateWithChain, frozen=True, rename="camel"):
+class CaCertificate(CertificateWithChain, frozen=True, rename="camel"):
+    cert_id: Uuid
+
+
+class CaVersion(CaCertificate, frozen=True, rename="camel"):
     version: int
 
 
@@ -137,7 +110,7 @@ class Imported(msgspec.Struct, frozen=True, rename="camel"):
 
 
 _MOST = subjects.UPPER_BOUNDS
-_PathLength: TypeAlias = Annotated[int, Meta(ge=-1, le=authorities.MAX_PATH_LENGTH)]
+PathLength: TypeAlias = Annotated[int, Meta(ge=-1, le=authorities.MAX_PATH_LENGTH)]
 
 
 class CaRequest(msgspec.Struct, frozen=True, rename="camel"):
@@ -153,14 +126,11 @@ class CaRequest(msgspec.Struct, frozen=True, rename="camel"):
     locality: Annotated[str, Meta(max_length=_MOST["locality"])] | None = None
     key_algorithm: KeyAlgorithm | None = "RSA_2048"
     friendly_name: FriendlyName | None = None
-    max_path_length: _PathLength | None = -1
+    max_path_length: PathLength | None = -1
     not_before: Date | None = None
     not_after: Date | None = None
     require_template_for_issuance: bool | None = False
-
-
-class CaFilters(msgspec.Struct, frozen=True, rename="camel"):
-    project_id: Uuid
+    not_after_policy: NotAfterPolicy | None = None
 
 
 class CaChange(msgspec.Struct, frozen=True, rename="camel"):
@@ -168,6 +138,13 @@ class CaChange(msgspec.Struct, frozen=True, rename="camel"):
 
     status: Literal["active", "disabled"] | None = None
     require_template_for_issuance: bool | None = None
+    not_after_policy: NotAfterPolicy | None = None
+
+
+class Deletion(msgspec.Struct, frozen=True):
+    """With `force`, what the CA signed is revoked in a last CRL."""
+
+    force: Literal["true", "false"] | None = None
 
 
 class IntermediateCsr(msgspec.Struct, frozen=True, rename="camel"):
@@ -176,7 +153,7 @@ class IntermediateCsr(msgspec.Struct, frozen=True, rename="camel"):
     csr: CsrText
     not_after: RequiredDate
     not_before: Date | None = None
-    max_path_length: _PathLength | None = -1
+    max_path_length: PathLength | None = -1
 
 
 class ImportRequest(msgspec.Struct, frozen=True, rename="camel"):
@@ -206,48 +183,39 @@ class NewCa(Controller):
         return CaAnswer(ca_object(await lifecycle.create(services, caller, scope, new_authority(data))))
 
 
-class Cas(Controller):
-    path = "/cert-manager/ca/internal"
-    tags = TAGS
+class OlderCa(Controller):
+    """One CA under its older path."""
 
-    @get()
-    async def list_(self, context: CallerContext, filters: Query[CaFilters]) -> list[InternalCa]:
-        """List the CAs of an account."""
-        db, caller = context.services.db, context.caller
-        project_id = guard.account_id_of(filters.project_id)
-        if project_id is None:
-            raise NotFound(f"Project with ID '{filters.project_id}' not found")
-        scope = await authorities.scope_of_account(db, caller, project_id)
-        await guard.require(context.state, caller, scope, Action.READ)
-        return [_internal(authority) for authority in await authorities.list_(db, caller, scope)]
-
-
-class OneCa(Controller):
-    """One CA, mounted under both of its paths."""
-
+    path = "/pki/ca/{ca_id:str}"
     tags = TAGS
 
     @get(action=Action.READ)
     async def get_one(self, context: ScopeContext, ca_id: str) -> CaAnswer:
         """Get a CA."""
-        return CaAnswer(ca_object(await authorities.viewed(context.services.db, *_ca(context, ca_id))))
+        return CaAnswer(ca_object(await authorities.viewed(context.services.db, *one(context, ca_id))))
 
     @patch(action=Action.EDIT)
     async def edit(self, context: ScopeContext, data: Body[CaChange], ca_id: str) -> CaAnswer:
         """Enable or disable a CA, or require a template for issuance."""
         disabled = data.status == "disabled" if data.status else None
-        changes = Changes(disabled, data.require_template_for_issuance)
-        return CaAnswer(ca_object(await authorities.change(context.services.db, *_ca(context, ca_id), changes)))
+        changes = Changes(disabled, data.require_template_for_issuance, not_after_policy=data.not_after_policy)
+        return CaAnswer(ca_object(await authorities.change(context.services.db, *one(context, ca_id), changes)))
 
     @delete(action=Action.DELETE)
-    async def delete_one(self, context: ScopeContext, ca_id: str) -> CaAnswer:
-        """Delete a CA and destroy its key."""
-        return CaAnswer(ca_object(await authorities.delete(context.services.db, *_ca(context, ca_id))))
+    async def delete_one(self, context: ScopeContext, query: Query[Deletion], ca_id: str) -> CaAnswer:
+        """Delete a CA and destroy its key, by force after revoking what it signed."""
+        return CaAnswer(ca_object(await deleted(context, query, ca_id)))
+
+
+class OneCa(Controller):
+    """What one CA does, mounted under both of its paths."""
+
+    tags = TAGS
 
     @get("/csr", action=Action.CREATE)
     async def csr(self, context: ScopeContext, ca_id: str) -> Csr:
         """Get the CSR of an intermediate."""
-        return Csr(wire.shown(await lifecycle.csr(context.services, *_ca(context, ca_id))))
+        return Csr(wire.shown(await lifecycle.csr(context.services, *one(context, ca_id))))
 
     @post("/sign-intermediate", action=Action.SIGN_INTERMEDIATE)
     async def sign_intermediate(
@@ -257,46 +225,44 @@ class OneCa(Controller):
         length = -1 if data.max_path_length is None else data.max_path_length
         not_before = times.date(data.not_before or "")
         wanted = IntermediateRequest(data.csr, required_date(data.not_after), not_before, length)
-        return signed_object(await lifecycle.sign_intermediate(context.services, *_ca(context, ca_id), wanted))
+        return signed_object(await lifecycle.sign_intermediate(context.services, *one(context, ca_id), wanted))
 
     @post("/import-certificate", action=Action.CREATE)
     async def import_certificate(self, context: ScopeContext, data: Body[ImportRequest], ca_id: str) -> Imported:
         """Install the certificate of an intermediate."""
         certificate = SignedElsewhere(data.certificate, data.certificate_chain)
-        imported = await lifecycle.import_certificate(context.services.db, *_ca(context, ca_id), certificate)
+        imported = await lifecycle.import_certificate(context.services.db, *one(context, ca_id), certificate)
         return Imported("Successfully imported certificate to CA", str(imported.id))
 
     @get("/certificate", action=Action.READ)
-    async def certificate(self, context: ScopeContext, ca_id: str) -> CertificateWithChain:
+    async def certificate(self, context: ScopeContext, ca_id: str) -> CaCertificate:
         """Get the certificate of a CA."""
-        return _with_chain(await authorities.viewed(context.services.db, *_ca(context, ca_id)))
+        return own_certificate(await authorities.viewed(context.services.db, *one(context, ca_id)))
 
     @get("/ca-certificates", action=Action.READ)
     async def versions(self, context: ScopeContext, ca_id: str) -> list[CaVersion]:
         """List the certificates that a CA has had."""
-        authority = await authorities.viewed(context.services.db, *_ca(context, ca_id))
+        authority = await authorities.viewed(context.services.db, *one(context, ca_id))
         found = await lifecycle.versions(context.services.db, authority)
-        return [CaVersion(wire.shown(v.pem), wire.shown(v.chain), v.serial, v.version) for v in found]
+        return [CaVersion(wire.shown(v.pem), wire.shown(v.chain), v.serial, str(v.id), v.version) for v in found]
 
     @post("/renew", action=Action.RENEW)
-    async def renew(self, context: ScopeContext, data: Body[Renewal], ca_id: str) -> CertificateWithChain:
+    async def renew(self, context: ScopeContext, data: Body[Renewal], ca_id: str) -> CaCertificate:
         """Renew the certificate of a CA for the same key."""
         not_after = required_date(data.not_after)
-        return _with_chain(await lifecycle.renew(context.services, *_ca(context, ca_id), not_after))
+        return own_certificate(await lifecycle.renew(context.services, *one(context, ca_id), not_after))
 
     @post("/sign-certificate", action=Action.ISSUE)
     async def sign_certificate(self, context: ScopeContext, data: Body[SignRequest], ca_id: str) -> SignedCertificate:
         """Sign the CSR of a server or client."""
         wanted = leaf_request(data, data.common_name, data.csr)
-        return signed_object(await leaves.sign(context.services, *_ca(context, ca_id), wanted))
+        return signed_object(await leaves.sign(context.services, *one(context, ca_id), wanted))
 
     @post("/issue-certificate", action=Action.ISSUE_KEY)
     async def issue_certificate(self, context: ScopeContext, data: Body[IssueRequest], ca_id: str) -> IssuedCertificate:
         """Create a key and a certificate for it; the key is returned once and not stored."""
-        issued = await leaves.issue(context.services, *_ca(context, ca_id), leaf_request(data, data.common_name))
-        signed = signed_object(issued.signed)
-        values = (signed.certificate, signed.certificate_chain, signed.issuing_ca_certificate, signed.serial_number)
-        return IssuedCertificate(*values, private_key=wire.shown(issued.private_key))
+        issued = await leaves.issue(context.services, *one(context, ca_id), leaf_request(data, data.common_name))
+        return issued_object(issued)
 
 
 class CaCertificates(Controller):
@@ -331,12 +297,19 @@ def new_authority(data: CaRequest) -> NewAuthority:
         not_before=times.date(data.not_before or ""),
         not_after=times.date(data.not_after or ""),
         requires_template=data.require_template_for_issuance or False,
+        not_after_policy=data.not_after_policy or NotAfterPolicy.REFUSE,
     )
 
 
-def _ca(context: ScopeContext, ca_id: str) -> tuple[Caller, Scope, UUID]:
+def one(context: ScopeContext, ca_id: str) -> tuple[Caller, Scope, UUID]:
     """The caller, the scope and the CA of the path; the guard has validated the id."""
     return context.caller, context.scope, UUID(ca_id)
+
+
+async def deleted(context: ScopeContext, query: Deletion, ca_id: str) -> Authority:
+    if query.force == "true":
+        return await ending.force(context.services, *one(context, ca_id))
+    return await authorities.delete(context.services.db, *one(context, ca_id))
 
 
 def required_date(text: str) -> datetime:
@@ -366,7 +339,7 @@ def _escaped(value: str) -> str:
 def _name(authority: Authority) -> str:
     """A unique name of lower-case letters, digits and hyphens, as the newer API requires."""
     words = re.sub(r"[^a-z0-9]+", "-", (authority.friendly_name or authority.subject.common_name).lower()).strip("-")
-    return f"{words[:48].rstrip('-')}-{authority.id.hex[:8]}".lstrip("-")
+    return authority.name or f"{words[:48].rstrip('-')}-{authority.id.hex[:8]}".lstrip("-")
 
 
 def ca_object(authority: Authority) -> Ca:
@@ -394,6 +367,7 @@ def ca_object(authority: Authority) -> Ca:
         active_ca_cert_id=str(current.id) if current else None,
         enable_direct_issuance=not authority.requires_template,
         require_template_for_issuance=authority.requires_template,
+        not_after_policy=authority.not_after_policy,
         not_before=wire.instant(current.not_before) if current else UNSET,
         not_after=wire.instant(current.not_after) if current else UNSET,
     )
@@ -406,20 +380,6 @@ def _max_path_length(authority: Authority) -> int:
     return -1 if authority.certificate.path_length is None else authority.certificate.path_length
 
 
-def _internal(authority: Authority) -> InternalCa:
-    ca = ca_object(authority)
-    shared = {name: getattr(ca, name) for name in Configuration.__struct_fields__}
-    return InternalCa(
-        id=ca.id,
-        name=ca.name,
-        project_id=ca.project_id,
-        status=ca.status,
-        type="internal",
-        enable_direct_issuance=ca.enable_direct_issuance,
-        configuration=Configuration(**shared),
-    )
-
-
-def _with_chain(authority: Authority) -> CertificateWithChain:
+def own_certificate(authority: Authority) -> CaCertificate:
     current = issuing.latest(authority)
-    return CertificateWithChain(wire.shown(current.pem), wire.shown(current.chain), current.serial)
+    return CaCertificate(wire.shown(current.pem), wire.shown(current.chain), current.serial, str(current.id))

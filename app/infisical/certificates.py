@@ -12,7 +12,15 @@ from app.ca.model import Issued
 from app.infisical import ca, guard, wire
 from app.infisical.ca import CertificateWithChain
 from app.infisical.guard import Action
-from app.infisical.leaves import SignedCertificate, SignRequestWithCa, leaf_request, signed_object
+from app.infisical.leaves import (
+    IssuedCertificate,
+    IssueRequestWithCa,
+    SignedCertificate,
+    SignRequestWithCa,
+    issued_object,
+    leaf_request,
+    signed_object,
+)
 from app.infisical.reading import Body
 from app.infisical.wire import Instant, Uuid
 from app.web.context import CallerContext, ScopeContext
@@ -36,6 +44,10 @@ class Certificate(msgspec.Struct, frozen=True, rename="camel"):
     revoked_at: Instant | None
     revocation_reason: int | None
     alt_names: str
+
+
+class Bundle(CertificateWithChain, frozen=True, rename="camel"):
+    private_key: None = None
 
 
 class CertificateAnswer(msgspec.Struct, frozen=True):
@@ -66,12 +78,19 @@ class Certificates(Controller):
         signed = await leaves.sign(context.services, context.caller, scope, ca_id, wanted)
         return signed_object(signed)
 
+    @post("/issue-certificate")
+    async def issue_certificate(self, context: CallerContext, data: Body[IssueRequestWithCa]) -> IssuedCertificate:
+        """Create a key and a certificate for it with the CA that the body names; the key is not stored."""
+        scope, ca_id = await guard.scope_of_ca(context.state, context.caller, data.ca_id, Action.ISSUE_KEY)
+        wanted = leaf_request(data, data.common_name)
+        return issued_object(await leaves.issue(context.services, context.caller, scope, ca_id, wanted))
+
     @get("/{serial_number:str}", action=Action.READ)
     async def get_one(self, context: ScopeContext, serial_number: str) -> CertificateAnswer:
         """Get a certificate."""
         serial = wire.serial_of(serial_number)
         return CertificateAnswer(
-            _object(await issuing.viewed(context.services.db, context.caller, context.scope, serial))
+            certificate_object(await issuing.viewed(context.services.db, context.caller, context.scope, serial))
         )
 
     @get("/{serial_number:str}/certificate", action=Action.READ)
@@ -82,6 +101,14 @@ class Certificates(Controller):
         signed = await issuing.signed(context.services.db, found)
         return CertificateWithChain(wire.shown(signed.pem), wire.shown(signed.chain), signed.serial)
 
+    @get("/{serial_number:str}/bundle", action=Action.READ)
+    async def bundle(self, context: ScopeContext, serial_number: str) -> Bundle:
+        """Get a certificate with its chain; keys are not stored."""
+        serial = wire.serial_of(serial_number)
+        found = await issuing.viewed(context.services.db, context.caller, context.scope, serial)
+        signed = await issuing.signed(context.services.db, found)
+        return Bundle(wire.shown(signed.pem), wire.shown(signed.chain), signed.serial)
+
     @post("/{serial_number:str}/revoke", action=Action.REVOKE)
     async def revoke(self, context: ScopeContext, data: Body[Revocation], serial_number: str) -> Revoked:
         """Revoke a certificate."""
@@ -91,7 +118,7 @@ class Certificates(Controller):
         return Revoked("Successfully revoked certificate", revoked.serial, at)
 
 
-def _object(issued: Issued) -> Certificate:
+def certificate_object(issued: Issued) -> Certificate:
     return Certificate(
         id=str(issued.id),
         created_at=wire.instant(issued.created_at),

@@ -46,7 +46,8 @@ class CaCrls(Controller):
 
 
 class PublicCrl(Controller):
-    path = "/pki/crl"
+    """Mounted under both paths of CRLs."""
+
     tags = TAGS
 
     @get("/{crl_id:str}/der", file="application/pkix-crl")

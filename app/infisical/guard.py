@@ -1,5 +1,6 @@
 """The guard of Infisical's dialect: who asks, how often, and whether they may (contract-infisical, "Common")."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 from uuid import UUID
 
@@ -7,14 +8,14 @@ import msgspec
 from litestar.handlers import BaseRouteHandler
 
 from app.audit import record as audit
-from app.ca import authorities, issuing
+from app.ca import authorities, issuing, profiles
 from app.caller import Access, Area, Caller, RequestInfo, Scope
-from app.errors import Forbidden, Unauthenticated
+from app.errors import Forbidden, NotFound, Unauthenticated
 from app.identity import admission, tokens
 from app.identity.memory import TokenCredential
 from app.ids import canonical_uuid, hex32
 from app.infisical import wire
-from app.infisical.wire import ApiError, Detail
+from app.infisical.wire import ApiError, Detail, Issue, ValidationFailure
 from app.web.asgi import header
 from app.web.context import CallerContext, ScopeContext
 from app.web.handling import AnyConnection
@@ -64,10 +65,12 @@ async def guard(connection: AnyConnection, handler: BaseRouteHandler) -> None:
     count(connection, caller)
     params = connection.path_params
     if "ca_id" in params:
-        scope = await _of_ca(state, caller, params["ca_id"])
+        scope: Scope | None = await _of_ca(state, caller, params["ca_id"])
     elif "serial_number" in params:
         scope = await authorities.scope_of_serial(state.services.db, caller, wire.serial_of(params["serial_number"]))
     else:
+        scope = await _named(state, caller, params)
+    if scope is None:
         found["context"] = CallerContext(state, request_info, caller)
         return
     await require(state, caller, scope, handler.opt["action"])
@@ -90,6 +93,24 @@ async def _authenticated(connection: AnyConnection, state: State, request_info: 
         raise
 
 
+# What a path may name besides a CA or a serial number; the first of them decides the account.
+_NOUNS = {"application_id": profiles.APPLICATION, "profile_id": profiles.PROFILE, "policy_id": profiles.POLICY}
+
+
+async def _named(state: State, caller: Caller, params: Mapping[str, str]) -> Scope | None:
+    db = state.services.db
+    for name in ("certificate_id", *_NOUNS):
+        if name in params:
+            found = canonical_uuid(params[name])
+            if found is None:
+                of_noun = name in _NOUNS
+                raise profiles.missing(_NOUNS[name], params[name]) if of_noun else issuing.no_certificate(params[name])
+            if name == "certificate_id":
+                return await authorities.scope_of_certificate(db, caller, found)
+            return await profiles.scope_of(db, caller, _NOUNS[name], found)
+    return None
+
+
 async def _of_ca(state: State, caller: Caller, text: str) -> Scope:
     ca_id = canonical_uuid(text)
     if ca_id is None:
@@ -102,6 +123,22 @@ async def scope_of_ca(state: State, caller: Caller, text: str, action: Action) -
     scope = await _of_ca(state, caller, text)
     await require(state, caller, scope, action)
     return scope, UUID(text)
+
+
+async def project(state: State, caller: Caller, text: str | None, action: Action) -> Scope:
+    """The account that a request names, or the only one of the caller, once the caller may do this in it."""
+    db = state.services.db
+    if text is None:
+        scope = await authorities.scope_of_only(db, caller)
+        if scope is None:
+            raise ValidationFailure([Issue("invalid_type", ["projectId"], "Required", "string", "undefined")])
+    else:
+        account_id = account_id_of(text)
+        if account_id is None:
+            raise NotFound(f"Project with ID '{text}' not found")
+        scope = await authorities.scope_of_account(db, caller, account_id)
+    await require(state, caller, scope, action)
+    return scope
 
 
 def account_id_of(text: str) -> UUID | None:

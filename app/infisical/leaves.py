@@ -8,7 +8,7 @@ from msgspec import Meta
 from app import times
 from app.ca import authorities
 from app.ca.issuing import Signed
-from app.ca.leaves import LeafRequest
+from app.ca.leaves import LeafRequest, WithKey
 from app.infisical import wire
 from app.infisical.reading import Date, Ttl
 from app.infisical.wire import Uuid
@@ -57,6 +57,12 @@ class IssueRequest(LeafOptions, frozen=True, rename="camel", kw_only=True):
     common_name: Annotated[CommonName, Meta(min_length=1)]
 
 
+class IssueRequestWithCa(IssueRequest, frozen=True, rename="camel", kw_only=True):
+    """The names of a server or client whose key is made here, and the CA that shall sign."""
+
+    ca_id: Uuid
+
+
 class SignedCertificate(msgspec.Struct, frozen=True, rename="camel"):
     """A new certificate; the chain begins with the issuing CA and ends with the root."""
 
@@ -71,6 +77,12 @@ class IssuedCertificate(SignedCertificate, frozen=True, rename="camel"):
 
     def __repr__(self) -> str:
         return f"IssuedCertificate({self.serial_number})"
+
+
+def issued_object(issued: WithKey) -> IssuedCertificate:
+    signed = signed_object(issued.signed)
+    values = (signed.certificate, signed.certificate_chain, signed.issuing_ca_certificate, signed.serial_number)
+    return IssuedCertificate(*values, private_key=wire.shown(issued.private_key))
 
 
 def leaf_request(data: LeafOptions, common_name: str | None = None, csr: str = "") -> LeafRequest:

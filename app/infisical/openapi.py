@@ -11,9 +11,12 @@ from app.web import openapi
 from app.web.openapi import Json, Operation, Schemas
 
 _UUID = {"type": "string", "format": "uuid"}
-_IN_PATH = {
+_IN_PATH: Json = {
     "caId": _UUID,
     "caCertId": _UUID,
+    "certId": _UUID,
+    **dict.fromkeys(("policyId", "profileId", "applicationId", "certificateId"), _UUID),
+    **{name: {"type": "string", "minLength": 1} for name in ("slug", "name")},
     "crlId": _UUID,
     "serialNumber": {"type": "string", "pattern": "^[4-7][0-9a-f]{39}$"},
 }

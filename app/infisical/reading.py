@@ -96,14 +96,18 @@ def _issue(wrong: Wrong) -> Issue:
         case Fault.CHOICE:
             text = f"Invalid enum value. Expected {' | '.join(map(repr, kind.choices))}, received {quoted(str(value))}"
             return Issue("invalid_enum_value", path, text)
-        case Fault.LOW:
-            return Issue("too_small", path, f"Number must be greater than or equal to {kind.low}")
-        case Fault.HIGH:
-            return Issue("too_big", path, f"Number must be less than or equal to {kind.high}")
+        case Fault.LOW | Fault.HIGH:
+            code, words, bound = {
+                Fault.LOW: ("too_small", "greater", kind.low),
+                Fault.HIGH: ("too_big", "less", kind.high),
+            }[wrong.fault]
+            return Issue(code, path, f"Number must be {words} than or equal to {bound}")
         case Fault.FRACTION:
             return Issue("invalid_type", path, "Expected integer, received float", "integer", "float")
         case Fault.TOO_MANY:
             return Issue("too_big", path, f"Array must contain at most {kind.high} element(s)")
+        case Fault.UNKNOWN:
+            return Issue("unrecognized_keys", path, f"Unrecognized key in object: {quoted(str(path[-1]))}")
         case Fault.FORMAT:
             return Issue("custom", path, kind.expected.format(quoted(str(value))))
 
@@ -128,7 +132,7 @@ async def _query(request: AnyRequest, struct: type[T]) -> T:
     pairs = parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
     names = [name for name, _ in pairs]
     for field in reading.type_of(struct).fields:
-        if names.count(field.wire) != 1:
+        if names.count(field.wire) > 1 or (field.required and field.wire not in names):
             raise ValidationFailure([Issue("invalid_type", [field.wire], "Required once", "string", "undefined")])
     return _fields(dict(pairs), struct)
 

@@ -7,11 +7,16 @@ from litestar import Response, Router
 from litestar.exceptions import HTTPException
 
 from app.infisical import wire
+from app.infisical.applications import Applications
 from app.infisical.auth import AccessTokens, Login
-from app.infisical.ca import CaCertificates, Cas, NewCa, OneCa
+from app.infisical.ca import CaCertificates, NewCa, OlderCa, OneCa
 from app.infisical.certificates import Certificates
 from app.infisical.crl import CaCrls, PublicCrl
 from app.infisical.guard import guard
+from app.infisical.internal_ca import AllCas, Cas, NewerCa
+from app.infisical.issued import ProfileCertificates
+from app.infisical.policies import Policies
+from app.infisical.profiles import Profiles, Projects
 from app.infisical.status import ServerStatus
 from app.infisical.wire import ApiError
 from app.web.handling import AnyRequest
@@ -19,6 +24,7 @@ from app.web.handling import AnyRequest
 PREFIX = "/api/"
 # The older and the newer path of a CA.
 _CA = ("/pki/ca/{ca_id:str}", "/cert-manager/ca/internal/{ca_id:str}")
+_CRL = ("/pki/crl", "/cert-manager/crl")
 _log = structlog.get_logger("keystead.infisical")
 
 
@@ -43,14 +49,18 @@ def router() -> Router:
     guarded = Router(
         path="/v1",
         guards=[guard],
-        route_handlers=[NewCa, Cas, Certificates, *(Router(path=path, route_handlers=[OneCa, CaCrls]) for path in _CA)],
+        route_handlers=[
+            *(NewCa, OlderCa, AllCas, Cas, NewerCa, Certificates),
+            *(ProfileCertificates, Policies, Profiles, Projects, Applications),
+            *(Router(path=path, route_handlers=[OneCa, CaCrls]) for path in _CA),
+        ],
     )
     public = Router(
         path="/v1",
         route_handlers=[
             Login,
             AccessTokens,
-            PublicCrl,
+            *(Router(path=path, route_handlers=[PublicCrl]) for path in _CRL),
             *(Router(path=path, route_handlers=[CaCertificates]) for path in _CA),
         ],
     )

@@ -29,6 +29,7 @@ class Fault(Enum):
     FRACTION = auto()
     TOO_MANY = auto()
     FORMAT = auto()
+    UNKNOWN = auto()
 
 
 class Wrong(msgspec.Struct, frozen=True):
@@ -46,7 +47,7 @@ class Type(msgspec.Struct, frozen=True):
     `low` of a text is its least length, `high` of a list its greatest.
 
     `check` and `expected` come from Meta(extra={…}): a function that is false for a bad value, and words for good ones.
-    With `blank`, an empty string counts as not sent.
+    With `blank`, an empty string counts as not sent; with `strict`, a member that is not known is a fault.
     """
 
     json: type
@@ -57,6 +58,7 @@ class Type(msgspec.Struct, frozen=True):
     fields: tuple["Field", ...] = ()
     make: Callable[..., Any] | None = None
     blank: bool = False
+    strict: bool = False
     check: Callable[[Any], Any] | None = None
     expected: str = ""
 
@@ -102,7 +104,8 @@ def _type(info: inspect.Type) -> Type:
         case inspect.VarTupleType(item_type=item, max_length=most):
             return Type(list, item=_type(item), high=most)
         case inspect.StructType(cls=cls, fields=fields):
-            return Type(dict, make=cls, fields=tuple(map(_field, fields)))
+            strict = cls.__struct_config__.forbid_unknown_fields
+            return Type(dict, make=cls, fields=tuple(map(_field, fields)), strict=strict)
     return Type(object)
 
 
@@ -142,6 +145,10 @@ class _Reader:
 
     def struct(self, kind: Type, values: Mapping[str, Any], path: tuple[str | int, ...]) -> Any:  # noqa: ANN401
         fields = {}
+        if kind.strict:
+            known = {field.wire for field in kind.fields}
+            for name in values.keys() - known:
+                self._wrong(Fault.UNKNOWN, (*path, name), values[name], kind)
         for field in kind.fields:
             value = values.get(field.wire, UNSET)
             if value is None and field.keeps_null:

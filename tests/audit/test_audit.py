@@ -259,6 +259,9 @@ async def _authorities(site: Site) -> None:
     chain = {"certificate": signed["certificate"], "certificateChain": signed["certificateChain"]}
     site.bodies["import_pending_1"] = chain
     site.bodies["leaf"] = {"csr": csr_of(KEY, "www.a.example.com"), "ttl": "1d"}
+    listed = await site.good("token", "GET", f"{V1}/pki/ca/{{ca}}")
+    site.ids["of_ca"] = listed["ca"]["activeCaCertId"]
+    site.bodies["key_of_ca"] = {"caId": site.ids["ca"], "commonName": "www.a.example.com", "ttl": "1d"}
     site.bodies["leaf_of_ca"] = {**site.bodies["leaf"], "caId": site.ids["ca"]}
     for name in ("serial_1", "serial_2"):
         signed = await site.good("token", "POST", f"{V1}/pki/ca/{{ca}}/sign-certificate", "leaf")
@@ -268,6 +271,11 @@ async def _authorities(site: Site) -> None:
         site.ids[f"of_{name}"] = found["id"].hex
 
 
+INTERNAL = {
+    "name": "named",
+    "status": "active",
+    "configuration": {"type": "root", "commonName": "Named", "keyAlgorithm": "EC_prime256v1"},
+}
 _A, _Z = f"{V4}/accounts/{{a}}", f"{V4}/zones/{{zone}}"
 _CA, _SIGNED = f"{V1}/pki/ca", "issued_certificate"
 
@@ -362,6 +370,24 @@ ACTS = {
     "make an intermediate": Act("POST", _CA, {**CA, "type": "intermediate"}, _ca("create"), "access"),
     # A root is two things: the CA, and the certificate that it signs for itself.
     "make a root": Act("POST", _CA, CA, (*_ca("create"), *_signed("sign", "@ca.serialNumber"))),
+    "make a root by the newer call": Act(
+        "POST",
+        f"{V1}/cert-manager/ca/internal",
+        INTERNAL,
+        (*_ca("create", "@id"), *_signed("sign", "@configuration.serialNumber")),
+    ),
+    "certify a CA": Act(
+        "POST",
+        f"{V1}/cert-manager/ca/internal/{{ca_3}}/certificate",
+        {"notAfter": "2060"},
+        (*_ca("import", "ca_3"), *_signed("sign")),
+    ),
+    "issue for a CA in the body": Act(
+        "POST",
+        f"{V1}/pki/certificates/issue-certificate",
+        "key_of_ca",
+        _signed("issue-key"),
+    ),
     "edit a CA": Act("PATCH", f"{_CA}/{{ca_1}}", {"status": "disabled"}, _ca("update", "ca_1")),
     "delete a CA": Act("DELETE", f"{_CA}/{{ca_2}}", None, _ca("delete", "ca_2")),
     # The certificate that is signed, and the CA that has it from then on.
@@ -415,6 +441,9 @@ TOLD = {
     f"{_CA}/{{pending_2}}/csr": Row("get-certificate-authority-csr", "certificate_authority", "pending_2"),
     _ONE_SIGNED: _SIGNED_VIEWED,
     f"{_ONE_SIGNED}/certificate": _SIGNED_VIEWED,
+    f"{_ONE_SIGNED}/bundle": _SIGNED_VIEWED,
+    f"{V1}/cert-manager/ca/internal/{{ca}}/certificate/{{of_ca}}": _VIEWED,
+    f"{V1}/cert-manager/ca?projectId={{a}}": Row("read", "certificate_authority", "a"),
 }
 _B, _B_ZONE = f"{V4}/accounts/{{b}}", f"{V4}/zones/{{b_zone}}"
 _NO_ACCOUNT, _NO_ZONE = f"{V4}/accounts/{{unknown}}", f"{V4}/zones/{{unknown}}"

@@ -56,6 +56,8 @@ class Route(NamedTuple):
     on_zone: tuple[str, ...] = ()
     body: Mapping[str, Any] = MappingProxyType({})
     query: str = ""
+    # The name in the path of which another thing of the place is taken.
+    instead: tuple[str, str] | None = None
 
     @property
     def of_infisical(self) -> bool:
@@ -87,7 +89,53 @@ _CA: tuple[Route, ...] = (
     Route("GET", "/crl", ANY_CA),
     Route("GET", "/crls", ANY_CA),
 )
+_INTERNAL = {"name": "x", "status": "active", "configuration": {"type": "root", "commonName": "Root"}}
 _OLDER, _NEWER, _SERIAL = "/api/v1/pki/ca", "/api/v1/cert-manager/ca/internal", "/api/v1/pki/certificates"
+_API = "/api/v1/cert-manager"
+_ONE_PAIR = f"{_API}/applications/{{applicationId}}/profiles/{{profileId}}"
+_HERE = "?projectId={account_id}"
+# Names with a space, and what is used, are refused after the permission.
+_OF_PROFILES: tuple[Route, ...] = (
+    Route("GET", f"{_API}/certificates", ANY_CA, query=_HERE),
+    Route("POST", f"{_API}/certificates", (CA_SIGN,), body={"profileId": "{profileId}", "csr": "x"}),
+    Route("GET", f"{_API}/certificates/{{certificateId}}", ANY_CA),
+    Route("GET", f"{_API}/certificates/{{certificateId}}/bundle", ANY_CA),
+    Route("POST", f"{_API}/certificates/{{certificateId}}/renew", (CA_SIGN,)),
+    Route("POST", f"{_API}/certificates/{{certificateId}}/revoke", (CA_WRITE,), body={"revocationReason": "WHIM"}),
+    Route("GET", f"{_API}/certificates/certificate-requests/{{certificateId}}", ANY_CA),
+    *(
+        route
+        for noun, id_, body in (
+            ("certificate-policies", "policyId", {"name": "a b"}),
+            (
+                "certificate-profiles",
+                "profileId",
+                {"slug": "a b", "caId": "{caId}", "certificatePolicyId": "{policyId}"},
+            ),
+            ("applications", "applicationId", {"name": "a b"}),
+        )
+        for route in (
+            Route("POST", f"{_API}/{noun}", (CA_WRITE,), body={**body, "projectId": "{account_id}"}),
+            Route("GET", f"{_API}/{noun}", ANY_CA, query=_HERE),
+            Route("GET", f"{_API}/{noun}/{{{id_}}}", ANY_CA),
+            Route("PATCH", f"{_API}/{noun}/{{{id_}}}", (CA_WRITE,), body={"description": 7}),
+        )
+    ),
+    # A profile keeps it, and an application keeps that, and is kept by it.
+    Route("DELETE", f"{_API}/certificate-policies/{{policyId}}", (CA_WRITE,)),
+    Route("DELETE", f"{_API}/certificate-profiles/{{profileId}}", (CA_WRITE,)),
+    Route("DELETE", f"{_API}/applications/{{applicationId}}", (CA_WRITE,)),
+    # These are done as often as they are asked for.
+    Route("DELETE", _ONE_PAIR, (CA_WRITE,), instead=("profileId", "otherProfileId")),
+    Route("DELETE", f"{_ONE_PAIR}/enrollment/api", (CA_WRITE,)),
+    Route("GET", f"{_API}/certificate-profiles/slug/{{slug}}", ANY_CA, query=_HERE),
+    Route("GET", f"{_API}/applications/by-name/{{name}}", ANY_CA, query=_HERE),
+    Route("GET", f"{_API}/applications/{{applicationId}}/profiles", ANY_CA),
+    Route("POST", f"{_API}/applications/{{applicationId}}/profiles", (CA_WRITE,), body={"profileIds": 7}),
+    Route("GET", f"{_ONE_PAIR}/enrollment", ANY_CA),
+    Route("PUT", f"{_ONE_PAIR}/enrollment/api", (CA_WRITE,), body={"autoRenew": 7}),
+    Route("GET", "/api/v1/projects/slug/{slug}", ANY_CA),
+)
 ROUTES = (
     Route("POST", "/accounts/{account_id}/custom_csrs", (SSL_WRITE,)),
     Route("GET", "/accounts/{account_id}/custom_csrs", (SSL_READ, SSL_WRITE)),
@@ -140,6 +188,18 @@ ROUTES = (
     # The quota is used up.
     Route("POST", _OLDER, (CA_WRITE,), body={"projectSlug": "{slug}", "type": "root", "commonName": "Root"}),
     Route("GET", _NEWER, ANY_CA, query="?projectId={account_id}"),
+    Route("GET", "/api/v1/cert-manager/ca", ANY_CA, query="?projectId={account_id}"),
+    # The quota is used up.
+    Route("POST", _NEWER, (CA_WRITE,), body={**_INTERNAL, "projectId": "{account_id}"}),
+    # A root that would end before it begins.
+    Route("POST", f"{_NEWER}/{{caId}}/certificate", (CA_WRITE_AND_SIGN,), body={"notAfter": "2001"}),
+    Route("GET", f"{_NEWER}/{{caId}}/certificate/{{certId}}", ANY_CA),
+    Route(
+        *("POST", f"{_SERIAL}/issue-certificate", (CA_ISSUE_KEY,)),
+        body={"caId": "{caId}", "commonName": "no host", "ttl": "1d"},
+    ),
+    Route("GET", f"{_SERIAL}/{{serialNumber}}/bundle", ANY_CA),
+    *_OF_PROFILES,
     Route("POST", f"{_SERIAL}/sign-certificate", (CA_SIGN,), body={"caId": "{caId}", "csr": "x", "ttl": "1d"}),
     Route("GET", f"{_SERIAL}/{{serialNumber}}", ANY_CA),
     Route("GET", f"{_SERIAL}/{{serialNumber}}/certificate", ANY_CA),
@@ -189,6 +249,7 @@ NO_PERMISSION = {
     "POST /api/v1/auth/token/renew": "likewise",
     "POST /api/v1/auth/token/revoke": "likewise",
     "GET /api/v1/pki/crl/{crlId}/der": "whoever checks a certificate fetches it",
+    "GET /api/v1/cert-manager/crl/{crlId}/der": "likewise",
     f"GET {_OLDER}/{{caId}}/certificates/{{caCertId}}/der": "likewise",
     f"GET {_NEWER}/{{caId}}/certificates/{{caCertId}}/der": "likewise",
 }
@@ -223,6 +284,8 @@ class Ground(NamedTuple):
     async def ask(self, route: Route, place: dict[str, str], headers: dict[str, str]) -> httpx.Response:
         url = route.path if route.of_infisical else f"/client/v4{route.path}"
         content = "" if route.method in {"GET", "DELETE"} else json.dumps(dict(route.body))
+        if route.instead:
+            place = {**place, route.instead[0]: place[route.instead[1]]}
         for name, value in place.items():
             url, content = (text.replace(f"{{{name}}}", value) for text in (url, content))
         query = route.query.format(**place)
@@ -361,9 +424,13 @@ async def _place(world: World, tenant: Tenant) -> dict[str, str]:
     made = await world.create(tenant, tenant.zone_path, key_type="p256v1")
     body = {"projectSlug": tenant.account.slug, "type": "root", "commonName": "Root", "keyAlgorithm": "EC_prime256v1"}
     answer = await world.http.post(_OLDER, json=body, headers=tenant.bearer)
-    ca_id = answer.json()["ca"]["id"]
+    answer_of_ca = answer.json()["ca"]
+    ca_id = answer_of_ca["id"]
     leaf = {"csr": made["csr"], "ttl": "1d"}
     answer = await world.http.post(f"{_OLDER}/{ca_id}/sign-certificate", json=leaf, headers=tenant.bearer)
+    serial = answer.json()["serialNumber"]
+    profiles = await _profiles(world, tenant, ca_id)
+    listed = await world.http.get(f"{_API}/certificates?serialNumber={serial}", headers=tenant.bearer)
     await world.database.execute("UPDATE accounts SET ca_quota = 0 WHERE id = $1", tenant.account.id)
     return {
         **UNKNOWN,
@@ -372,7 +439,32 @@ async def _place(world: World, tenant: Tenant) -> dict[str, str]:
         "zone_name": tenant.zone.name,
         "slug": tenant.account.slug,
         "caId": ca_id,
-        "serialNumber": answer.json()["serialNumber"],
+        "certId": answer_of_ca["activeCaCertId"],
+        "serialNumber": serial,
+        "certificateId": listed.json()["certificates"][0]["id"],
+        **profiles,
+    }
+
+
+async def _profiles(world: World, tenant: Tenant, ca_id: str) -> dict[str, str]:
+    """A policy, two profiles of it, and an application with both, whose names are the account's slug."""
+    slug = tenant.account.slug
+
+    async def made(noun: str, body: Json) -> str:
+        answer = await world.http.post(f"{_API}/{noun}", json=body, headers=tenant.bearer)
+        (found,) = answer.json().values()
+        return str(found["id"])
+
+    policy_id = await made("certificate-policies", {"name": slug})
+    ids = {"caId": ca_id, "certificatePolicyId": policy_id}
+    profile_id, other = [await made("certificate-profiles", {"slug": each, **ids}) for each in (slug, "other")]
+    application_id = await made("applications", {"name": slug, "profileIds": [profile_id, other]})
+    return {
+        "policyId": policy_id,
+        "profileId": profile_id,
+        "otherProfileId": other,
+        "applicationId": application_id,
+        "name": slug,
     }
 
 

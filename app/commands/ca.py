@@ -224,18 +224,20 @@ async def renew(services: Services, ca: str, ttl: timedelta | None, not_after: d
     help="Whether a certificate that would outlive the CA is refused, or ends with it.",
 )
 @click.option(
-    "--direct/--no-direct", "direct", default=None, help="Whether it signs what is asked of it without a profile."
+    "--issuance",
+    type=click.Choice(["direct", "profiles"]),
+    help="Whether it signs what is asked of it directly, or by profiles alone.",
 )
 async def set_(
-    services: Services, ca: str, status: str | None, not_after_policy: str | None, direct: bool | None
+    services: Services, ca: str, status: str | None, not_after_policy: str | None, issuance: str | None
 ) -> Row:
     """Disable or enable a CA, or change its rules; its CRL is published either way."""
-    if (status, not_after_policy, direct) == (None, None, None):
-        raise click.UsageError("give --status, --not-after-policy, --direct or --no-direct")
+    if (status, not_after_policy, issuance) == (None, None, None):
+        raise click.UsageError("give --status, --not-after-policy or --issuance")
     scope, found = await authorities.find(services.db, ca)
     changes = Changes(
         disabled=status == "disabled" if status else None,
-        requires_template=None if direct is None else not direct,
+        requires_template=issuance == "profiles" if issuance else None,
         not_after_policy=NotAfterPolicy(not_after_policy) if not_after_policy else None,
     )
     return _row(await authorities.change(services.db, terminal.operator(), scope, found.id, changes))

@@ -105,6 +105,7 @@ class InternalCaChange(msgspec.Struct, frozen=True, rename="camel"):
     name: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
     status: Literal["active", "disabled"] | None = None
     enable_direct_issuance: bool | None = None
+    require_template_for_issuance: bool | None = None
     not_after_policy: NotAfterPolicy | None = None
 
 
@@ -165,7 +166,9 @@ class NewerCa(Controller):
     @patch(action=Action.EDIT)
     async def edit(self, context: ScopeContext, data: Body[InternalCaChange], ca_id: str) -> InternalCa:
         """Rename a CA, enable or disable it, or change its rules."""
-        template = None if data.enable_direct_issuance is None else not data.enable_direct_issuance
+        template = data.require_template_for_issuance
+        if template is None and data.enable_direct_issuance is not None:
+            template = not data.enable_direct_issuance
         disabled = data.status == "disabled" if data.status else None
         changes = Changes(disabled, template, data.name, data.not_after_policy, may_be_pending=True)
         return _flat(await authorities.change(context.services.db, *ca.one(context, ca_id), changes))

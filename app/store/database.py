@@ -362,7 +362,7 @@ def parameters(first: int, count: int) -> str:
 def rows(parameter: str, columns: Mapping[str, str]) -> str:
     """A FROM item with the rows of `encoded`; `columns` are the names and types.
 
-    One parameter, because asyncpg takes longer to encode an array for each column than a statement of one row takes.
+    One parameter, because an array for each column costs more where a row comes alone.
     """
     return f"json_to_recordset({parameter}::json) AS new ({', '.join(f'{k} {v}' for k, v in columns.items())})"
 

@@ -185,6 +185,7 @@ def tenants(served: Served, client: Client) -> None:
     admin.ask("GET", "/client/v4/zones?name=role.example")
     admin.ask("GET", "/client/v4/accounts")
     admin.ask("PUT", account, {"name": "Role renamed"})
+    admin.ask("PUT", account, {"name": "Role renamed", "settings": {"abuse_contact_email": "abuse@example.com"}})
     admin.ask("GET", account)
     group = next(each.id.hex for each in GROUPS if each.name == "Zone Read")
     policies = [
@@ -206,6 +207,7 @@ def tenants(served: Served, client: Client) -> None:
     admin.ask("GET", f"{account}/logs/audit?since=2026-01-01&before=2099-01-01")
     admin.ask("DELETE", one_)
     admin.ask("DELETE", account)
+    admin.ask("GET", account, status=404)
     client.ask("GET", account, status=403)
     assert httpx.get(live.url + account, headers={"Authorization": f"Bearer {'x' * 40}"}).status_code == 403
     counted = "SELECT count(*) FROM failed_authentications"

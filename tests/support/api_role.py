@@ -208,6 +208,8 @@ def tenants(served: Served, client: Client) -> None:
     admin.ask("DELETE", one_)
     admin.ask("DELETE", account)
     admin.ask("GET", account, status=404)
+    # The deleted one may still be remembered.
+    admin.ask("GET", f"/client/v4/accounts/{uuid4().hex}", status=403)
     client.ask("GET", account, status=403)
     assert httpx.get(live.url + account, headers={"Authorization": f"Bearer {'x' * 40}"}).status_code == 403
     counted = "SELECT count(*) FROM failed_authentications"

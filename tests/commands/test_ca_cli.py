@@ -331,6 +331,40 @@ def test_a_ca_is_switched_off_and_on_renewed_and_deleted(keystead: Run) -> None:
     assert first["id"] not in keystead("ca", "list")
 
 
+def test_certificates_are_searched_and_a_ca_goes_by_force(keystead: Run, road: Road) -> None:
+    """What it signed is found by name and state; with --force it is revoked, and the CA is gone."""
+    made = fields(keystead("ca", "create", "Doomed"))
+    keystead("ca", "sign", "Doomed", road.folder / "leaf.csr", "--ttl", "30d")
+    (leaf,) = json.loads(
+        keystead("ca", "certificates", "Doomed", "--san", "WWW.example.com", "--status", "active", "--json")
+    )
+    assert leaf["profile"] == "leaf"
+    (same,) = json.loads(keystead("ca", "certificates", "--serial", leaf["serial"].upper(), "--json"))
+    assert same == leaf
+    assert keystead("ca", "certificates", "Doomed", "--expires-before", "2020-01-01") == "none\n"
+    assert keystead("ca", "delete", "Doomed", "--force") == "deleted CA Doomed\n"
+    assert made["id"] not in keystead("ca", "list")
+
+
+def test_a_profile_is_made_shown_and_deleted_with_its_rules(keystead: Run, refusal: Run, tmp_path: Path) -> None:
+    """Rules that nobody would keep are refused with the file's name, and make neither a profile nor a policy."""
+    keystead("ca", "create", "By Profile")
+    file = tmp_path / "rules.json"
+    unkept = ('{"validity": {"most": "1d"}}', '{"validity": {"max": "soon"}}', '{"basicConstraints": {"isCA": true}}')
+    for text in (*unkept, "["):
+        file.write_text(text)
+        refusal(1, "profile", "create", "web", "--ca", "By Profile", "--rules", file)
+    file.write_text('{"validity": {"max": "30d"}}')
+    made = fields(keystead("profile", "create", "web", "--ca", "By Profile", "--rules", file))
+    shown = json.loads(keystead("profile", "show", "web", "--json"))
+    found = shown if isinstance(shown, dict) else shown[0]
+    assert (found["id"], json.loads(found["rules"])) == (made["id"], {"validity": {"max": "30d"}})
+    assert made["id"] in keystead("profile", "list")
+    assert "profile" in refusal(1, "ca", "delete", "By Profile")
+    assert keystead("profile", "delete", "web") == "deleted profile web\n"
+    assert keystead("ca", "set", "By Profile", "--issuance", "profiles")
+
+
 def test_the_command_writes_and_reads_in_any_encoding(keystead: Run, live: Live, road: Road, tmp_path: Path) -> None:
     """A name that the terminal's encoding has not is escaped, and a CSR in UTF-16 with a mark is read."""
     keystead("ca", "create", "Журавль", "--account", "road")

@@ -51,7 +51,7 @@ YEARS = f"{datetime.now(UTC).year + 3}"
 CA: Json = {"projectSlug": "a", "commonName": "Root CA", "keyAlgorithm": "EC_prime256v1", "type": "root"}
 EVERYTHING = tuple(group.name for group in GROUPS if group.area is not Area.USER_TOKENS)
 READER = ("SSL and Certificates Read", "Account: SSL and Certificates Read")
-ISSUED = "issue a leaf with its key"
+ISSUED = ("issue a leaf with its key", "issue for a CA in the body")
 # Written down before it is done, so that nothing is done unseen: how it was answered was not known then.
 BEFOREHAND = {"read", "get-certificate-authority-csr", "sign", "sign-intermediate", "issue-key", "renew"}
 LAST_ID = "SELECT id FROM issued_certificates WHERE serial = $1"
@@ -126,7 +126,7 @@ class Site(msgspec.Struct):
     async def perform(self, name: str) -> httpx.Response:
         act = ACTS[name]
         self.done[name] = answer = await self.call(act.by, act.method, act.path, act.body)
-        if name == ISSUED:
+        if name in ISSUED:
             # The one answer that has a private key in it.
             self.world.seen.pop()
         return answer
@@ -262,6 +262,18 @@ async def _authorities(site: Site) -> None:
     listed = await site.good("token", "GET", f"{V1}/pki/ca/{{ca}}")
     site.ids["of_ca"] = listed["ca"]["activeCaCertId"]
     site.bodies["key_of_ca"] = {"caId": site.ids["ca"], "commonName": "www.a.example.com", "ttl": "1d"}
+    for name in ("policy", "policy_1"):
+        made = await site.good("token", "POST", f"{_API}/certificate-policies", {"name": name.replace("_", "-")})
+        site.ids[name] = made["certificatePolicy"]["id"]
+    new = {"slug": "profile", "caId": site.ids["ca"], "certificatePolicyId": site.ids["policy"]}
+    made = await site.good("token", "POST", f"{_API}/certificate-profiles", new)
+    site.ids["profile"] = made["certificateProfile"]["id"]
+    site.bodies["new_profile"] = {**new, "slug": "new"}
+    made = await site.good("token", "POST", f"{_API}/applications", {"name": "application"})
+    site.ids["application"] = made["application"]["id"]
+    site.bodies["attach"] = {"profileIds": [site.ids["profile"]]}
+    csr = csr_of(KEY, "www.a.example.com")
+    site.bodies["by_profile"] = {"profileId": site.ids["profile"], "csr": csr, "attributes": {"ttl": "1d"}}
     site.bodies["leaf_of_ca"] = {**site.bodies["leaf"], "caId": site.ids["ca"]}
     for name in ("serial_1", "serial_2"):
         signed = await site.good("token", "POST", f"{V1}/pki/ca/{{ca}}/sign-certificate", "leaf")
@@ -294,6 +306,14 @@ def _user_token(action: str, thing: str = "@result.id") -> tuple[Row, ...]:
 
 def _ca(action: str, thing: str = "@ca.id") -> tuple[Row, ...]:
     return (Row(action, "certificate_authority", thing),)
+
+
+_API = f"{V1}/cert-manager"
+_PAIR = f"{_API}/applications/{{application}}/profiles/{{profile}}"
+
+
+def _of(noun: str, action: str, thing: str) -> tuple[Row, ...]:
+    return (Row(action, f"certificate_{noun}" if noun else "application", thing),)
 
 
 def _signed(action: str, thing: str = "@serialNumber") -> tuple[Row, ...]:
@@ -378,9 +398,9 @@ ACTS = {
     ),
     "certify a CA": Act(
         "POST",
-        f"{V1}/cert-manager/ca/internal/{{ca_3}}/certificate",
+        f"{V1}/cert-manager/ca/internal/{{ca_1}}/certificate",
         {"notAfter": "2060"},
-        (*_ca("import", "ca_3"), *_signed("sign")),
+        (*_ca("import", "ca_1"), *_signed("sign")),
     ),
     "issue for a CA in the body": Act(
         "POST",
@@ -407,11 +427,44 @@ ACTS = {
     "sign a leaf for a CA in the body": Act(
         "POST", f"{V1}/pki/certificates/sign-certificate", "leaf_of_ca", _signed("sign")
     ),
-    ISSUED: Act(
+    ISSUED[0]: Act(
         "POST",
         f"{_CA}/{{ca}}/issue-certificate",
         {"commonName": "www.a.example.com", "ttl": "1d"},
         _signed("issue-key"),
+    ),
+    "make a policy": Act(
+        "POST", f"{_API}/certificate-policies", {"name": "new"}, _of("policy", "create", "@certificatePolicy.id")
+    ),
+    "change a policy": Act(
+        "PATCH", f"{_API}/certificate-policies/{{policy}}", {"description": "x"}, _of("policy", "update", "policy")
+    ),
+    "delete a policy": Act(
+        "DELETE", f"{_API}/certificate-policies/{{policy_1}}", None, _of("policy", "delete", "policy_1")
+    ),
+    "make a profile": Act(
+        "POST", f"{_API}/certificate-profiles", "new_profile", _of("profile", "create", "@certificateProfile.id")
+    ),
+    "change a profile": Act(
+        "PATCH", f"{_API}/certificate-profiles/{{profile}}", {"description": "x"}, _of("profile", "update", "profile")
+    ),
+    "make an application": Act("POST", f"{_API}/applications", {"name": "new"}, _of("", "create", "@application.id")),
+    "attach a profile": Act(
+        "POST", f"{_API}/applications/{{application}}/profiles", "attach", _of("", "update", "application")
+    ),
+    "enroll an application": Act(
+        "PUT", f"{_PAIR}/enrollment/api", {"autoRenew": True}, _of("", "update", "application")
+    ),
+    "withdraw an enrollment": Act("DELETE", f"{_PAIR}/enrollment/api", None, _of("", "update", "application")),
+    "detach a profile": Act("DELETE", _PAIR, None, _of("", "update", "application")),
+    "delete an application": Act(
+        "DELETE", f"{_API}/applications/{{application}}", None, _of("", "delete", "application")
+    ),
+    "issue by a profile": Act(
+        "POST", f"{_API}/certificates", "by_profile", _signed("sign", "@certificate.serialNumber")
+    ),
+    "delete a profile": Act(
+        "DELETE", f"{_API}/certificate-profiles/{{profile}}", None, _of("profile", "delete", "profile")
     ),
     "revoke a leaf": Act(
         "POST",

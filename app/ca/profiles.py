@@ -174,6 +174,11 @@ def _made(noun: Noun, row: Any) -> Any:  # noqa: ANN401 - a record, and one of _
     return msgspec.convert(values, _STRUCTS[noun])
 
 
+async def note(db: Database, caller: Caller, scope: Scope, noun: Noun, id_: UUID | None = None) -> None:
+    """Write an audit entry for a read of one of them, or of a list, which is one of the account."""
+    await audit.record(db, caller, audit.Action.READ, noun.resource, (scope.account_id, id_ or scope.account_id, None))
+
+
 async def _one(db: Database, scope: Scope, noun: Noun, sql: str, word: object) -> Any:  # noqa: ANN401
     row = await db.fetchrow(sql, scope.account_id, word)
     if row is None:

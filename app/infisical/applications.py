@@ -122,18 +122,24 @@ class Applications(Controller):
         """List the applications of an account."""
         scope = await guard.project(context.state, context.caller, filters.project_id, Action.READ)
         found = await profiles.list_applications(context.services.db, scope)
+        await profiles.note(context.services.db, context.caller, scope, profiles.APPLICATION)
         return ApplicationList([_object(each) for each in found], len(found))
 
     @get("/by-name/{name:str}")
     async def by_name(self, context: CallerContext, filters: Query[ProjectFilter], name: str) -> ApplicationAnswer:
         """Get an application by its name."""
         scope = await guard.project(context.state, context.caller, filters.project_id, Action.READ)
-        return _answer(await profiles.application_by_name(context.services.db, scope, name))
+        found = await profiles.application_by_name(context.services.db, scope, name)
+        await profiles.note(context.services.db, context.caller, scope, profiles.APPLICATION, found.id)
+        return _answer(found)
 
     @get("/{application_id:str}", action=Action.READ)
     async def get_one(self, context: ScopeContext, application_id: str) -> ApplicationAnswer:
         """Get an application."""
-        return _answer(await profiles.application(context.services.db, context.scope, UUID(application_id)))
+        db, scope = context.services.db, context.scope
+        found = await profiles.application(db, scope, UUID(application_id))
+        await profiles.note(db, context.caller, scope, profiles.APPLICATION, found.id)
+        return _answer(found)
 
     @patch("/{application_id:str}", action=Action.EDIT)
     async def edit(

@@ -101,12 +101,16 @@ class Policies(Controller):
         """List the policies of an account."""
         scope = await guard.project(context.state, context.caller, filters.project_id, Action.READ)
         found = await profiles.list_policies(context.services.db, scope)
+        await profiles.note(context.services.db, context.caller, scope, profiles.POLICY)
         return PolicyList([_object(each) for each in found], len(found))
 
     @get("/{policy_id:str}", action=Action.READ)
     async def get_one(self, context: ScopeContext, policy_id: str) -> PolicyAnswer:
         """Get a policy."""
-        return _answer(await profiles.policy(context.services.db, context.scope, UUID(policy_id)))
+        db, scope = context.services.db, context.scope
+        found = await profiles.policy(db, scope, UUID(policy_id))
+        await profiles.note(db, context.caller, scope, profiles.POLICY, found.id)
+        return _answer(found)
 
     @patch("/{policy_id:str}", action=Action.EDIT)
     async def edit(self, context: ScopeContext, data: Body[PolicyChange], policy_id: str) -> PolicyAnswer:

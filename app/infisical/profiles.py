@@ -112,18 +112,24 @@ class Profiles(Controller):
         """List the profiles of an account."""
         scope = await guard.project(context.state, context.caller, filters.project_id, Action.READ)
         found = await profiles.list_profiles(context.services.db, scope)
+        await profiles.note(context.services.db, context.caller, scope, profiles.PROFILE)
         return ProfileList([_object(each) for each in found], len(found))
 
     @get("/slug/{slug:str}")
     async def by_slug(self, context: CallerContext, filters: Query[ProjectFilter], slug: str) -> ProfileAnswer:
         """Get a profile by its slug."""
         scope = await guard.project(context.state, context.caller, filters.project_id, Action.READ)
-        return _answer(await profiles.profile_by_slug(context.services.db, scope, slug))
+        found = await profiles.profile_by_slug(context.services.db, scope, slug)
+        await profiles.note(context.services.db, context.caller, scope, profiles.PROFILE, found.id)
+        return _answer(found)
 
     @get("/{profile_id:str}", action=Action.READ)
     async def get_one(self, context: ScopeContext, query: Query[ProfileQuery], profile_id: str) -> ProfileAnswer:  # noqa: ARG002 - clients send it
         """Get a profile."""
-        return _answer(await profiles.profile(context.services.db, context.scope, UUID(profile_id)))
+        db, scope = context.services.db, context.scope
+        found = await profiles.profile(db, scope, UUID(profile_id))
+        await profiles.note(db, context.caller, scope, profiles.PROFILE, found.id)
+        return _answer(found)
 
     @patch("/{profile_id:str}", action=Action.EDIT)
     async def edit(self, context: ScopeContext, data: Body[ProfileChange], profile_id: str) -> ProfileAnswer:

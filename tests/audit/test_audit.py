@@ -495,6 +495,10 @@ TOLD = {
     _ONE_SIGNED: _SIGNED_VIEWED,
     f"{_ONE_SIGNED}/certificate": _SIGNED_VIEWED,
     f"{_ONE_SIGNED}/bundle": _SIGNED_VIEWED,
+    f"{_API}/certificate-policies/{{policy}}": Row("read", "certificate_policy", "policy"),
+    f"{_API}/certificate-profiles?projectId={{a}}": Row("read", "certificate_profile", "a"),
+    f"{_API}/applications?projectId={{a}}": Row("read", "application", "a"),
+    f"{_API}/certificates?serialNumber={{serial_2}}": Row("read", _SIGNED, "a"),
     f"{V1}/cert-manager/ca/internal/{{ca}}/certificate/{{of_ca}}": _VIEWED,
     f"{V1}/cert-manager/ca?projectId={{a}}": Row("read", "certificate_authority", "a"),
 }

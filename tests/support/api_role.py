@@ -163,10 +163,42 @@ def infisical(client: Client, live: Live) -> None:
     client.ask("GET", f"{one_}/certificate")
     client.ask("POST", f"{one_}/revoke", {"revocationReason": "SUPERSEDED"})
     client.ask("GET", f"{at_under}/crl")
+    profiles(client, under["id"], leaf)
     lone = client.ask("POST", ca, {**new, "type": "root", "commonName": "Lone Root"})["ca"]
     client.ask("DELETE", f"{ca}/{lone['id']}")
+    doomed = client.ask("POST", ca, {**new, "type": "root", "commonName": "Doomed Root"})["ca"]
+    client.ask("DELETE", f"{ca}/{doomed['id']}?force=true")
+    client.ask("GET", f"/api/v1/pki/crl/{doomed['id']}/der")
     client.ask("POST", "/api/v1/auth/token/revoke", {"accessToken": access})
     client.http.close()
+
+
+def profiles(client: Client, ca_id: str, leaf: Json) -> None:
+    """Policies, profiles and applications: made, changed, used and deleted."""
+    api = "/api/v1/cert-manager"
+    policies, profiles, applications = (
+        f"{api}/{noun}" for noun in ("certificate-policies", "certificate-profiles", "applications")
+    )
+    client.ask("PATCH", f"{api}/ca/internal/{ca_id}", {"name": "role-ca", "notAfterPolicy": "truncate"})
+    policy = client.ask("POST", policies, {"name": "role"})["certificatePolicy"]["id"]
+    client.ask("PATCH", f"{policies}/{policy}", {"name": "role-2", "description": "x", "validity": {"max": "90d"}})
+    body = {"slug": "role", "caId": ca_id, "certificatePolicyId": policy}
+    profile = client.ask("POST", profiles, body)["certificateProfile"]["id"]
+    change = {"slug": "role-2", "certificatePolicyId": policy, "description": "x", "defaults": {"ttlDays": 7}}
+    client.ask("PATCH", f"{profiles}/{profile}", change)
+    application = client.ask("POST", applications, {"name": "role"})["application"]["id"]
+    one_ = f"{applications}/{application}"
+    client.ask("PATCH", one_, {"name": "role-2", "description": "x"})
+    client.ask("POST", f"{one_}/profiles", {"profileIds": [profile]})
+    client.ask("PUT", f"{one_}/profiles/{profile}/enrollment/api", {"autoRenew": True, "renewBeforeDays": 3})
+    wanted = {"profileId": profile, "applicationId": application, "csr": leaf["csr"]}
+    issued = client.ask("POST", f"{api}/certificates", wanted)["certificate"]["certificateId"]
+    client.ask("GET", f"{api}/certificates/{issued}")
+    client.ask("GET", f"{api}/certificates?status=active")
+    client.ask("POST", f"{api}/certificates/{issued}/renew", {})
+    client.ask("DELETE", f"{one_}/profiles/{profile}")
+    for path in (one_, f"{profiles}/{profile}", f"{policies}/{policy}"):
+        client.ask("DELETE", path)
 
 
 def tenants(served: Served, client: Client) -> None:

@@ -24,6 +24,9 @@ async def _use_everything(world: World) -> tuple[httpx.Response, dict[str, list[
     authority = f"/api/v1/pki/ca/{made.json()['ca']['id']}"
     leaf = {"csr": csr_of(ec.generate_private_key(ec.SECP256R1()), "a.example.com"), "ttl": "1d"}
     await world.http.post(f"{authority}/sign-certificate", json=leaf, headers=a.bearer)
+    await _use_profiles(world, made.json()["ca"]["id"])
+    doomed = await world.http.post("/api/v1/pki/ca", json={**new, "commonName": "Doomed"}, headers=a.bearer)
+    await world.http.delete(f"/api/v1/pki/ca/{doomed.json()['ca']['id']}?force=true", headers=a.bearer)
     await world.http.get(a.account_path, headers={"Authorization": f"Bearer {40 * 'a'}"})
     await world.state.failures.flush(world.database)
     key = {"X-Auth-Email": a.email, "X-Auth-Key": a.key}
@@ -41,3 +44,16 @@ async def _use_everything(world: World) -> tuple[httpx.Response, dict[str, list[
         "certificate_authorities": [authority, f"{authority}/certificate"],
     }
     return repeat, paths, {"Authorization": f"Bearer {access}"}
+
+
+async def _use_profiles(world: World, ca_id: str) -> None:
+    """A policy, a profile of it, and an application that uses it."""
+
+    async def made(noun: str, **body: object) -> str:
+        answer = await world.http.post(f"/api/v1/cert-manager/{noun}", json=body, headers=world.a.bearer)
+        (found,) = answer.json().values()
+        return str(found["id"])
+
+    policy_id = await made("certificate-policies", name="web")
+    profile_id = await made("certificate-profiles", slug="web", caId=ca_id, certificatePolicyId=policy_id)
+    await made("applications", name="shop", profileIds=[profile_id])

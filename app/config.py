@@ -50,6 +50,7 @@ class Settings(msgspec.Struct, frozen=True):
     public_url: str = "http://127.0.0.1:8787"
     pki_url: str | None = None
     trusted_proxies: tuple[Network, ...] = ()
+    remember_cas: bool = True
     trust_dir: Path | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
@@ -88,6 +89,7 @@ def load(environ: Mapping[str, str]) -> Settings:
         # Only an address that was configured: it goes into certificates that are valid for years.
         pki_url=read("PKI_URL", _url, None, _URL) or public_url,
         trusted_proxies=read("TRUSTED_PROXIES", _networks, (), "networks such as 10.0.0.0/8,fd00::/8"),
+        remember_cas=read("REMEMBER_CAS", _switch, True, "on or off"),
         trust_dir=read("TRUST_DIR", _folder, None, "a folder with PEM certificates of trusted roots"),
         tls_cert=tls_cert,
         tls_key=tls_key,
@@ -132,6 +134,12 @@ def _between(low: int, high: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def _switch(text: str) -> bool:
+    if text not in {"on", "off"}:
+        raise ValueError(text)
+    return text == "on"
 
 
 def _address(text: str) -> str:

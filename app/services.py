@@ -10,7 +10,10 @@ from app.x509.chains import Anchors
 
 
 class Services(msgspec.Struct, frozen=True):
-    """Opened once by a process. `pki_url` is the address that issued certificates name for CRLs; None for none."""
+    """Opened once by a process. `pki_url` is the address that issued certificates name for CRLs; None for none.
+
+    CAs and their opened keys are remembered for `cas_remembered` seconds (docs/decisions/0040-opened-for-a-second.md).
+    """
 
     db: Database
     ring: Ring
@@ -18,6 +21,7 @@ class Services(msgspec.Struct, frozen=True):
     pool: KeyPool
     trusted: Anchors
     pki_url: str | None = None
+    cas_remembered: float = 0
 
     def __repr__(self) -> str:
         return "Services()"

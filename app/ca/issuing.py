@@ -1,7 +1,7 @@
-"""Issuing certificates: insert the row, sign, then store the certificate (contract-infisical, "X.509 rules").
+"""Issuing certificates: what a CA signs is stored before anybody sees it (contract-infisical, "X.509 rules").
 
-A crash in between leaves a row without a certificate, which records what was intended; its serial can be revoked like
-any other.
+A crash before that leaves neither row nor certificate (docs/decisions/0040-opened-for-a-second.md). Rows of earlier
+releases may have no certificate: they record what was intended, and their serials can be revoked like any other.
 """
 
 import secrets
@@ -27,6 +27,8 @@ BACKDATED = timedelta(minutes=5)
 MAX_BACKDATED = timedelta(hours=48)
 # A CA may be as old as the plans that describe it; what it signs for others still begins now.
 MAX_CA_BACKDATED = timedelta(days=3653)
+# How long a worker remembers a CA that signs leaves, and its opened key.
+REMEMBERED_SECONDS = 1.0
 
 
 class Signed(msgspec.Struct, frozen=True):
@@ -83,8 +85,16 @@ def latest(authority: Authority) -> CaCertificate:
     return authority.certificate
 
 
-async def installed(db: Database, authority: Authority) -> CaCertificate:
-    """The certificate under which a CA signs; raises Refusal if it is missing, expired, or it or one above revoked."""
+class Signer(msgspec.Struct, frozen=True):
+    """A CA that may sign, its certificate, and that certificate read, with those above it up to the root."""
+
+    authority: Authority
+    issuer: CaCertificate
+    path: tuple[x509.Certificate, ...]
+
+
+async def installed(db: Database, authority: Authority) -> Signer:
+    """A CA with the certificate under which it signs; raises Refusal if that is missing, expired or revoked."""
     certificate = latest(authority)
     if certificate.not_after <= now():
         raise Refusal(f"CA is expired: its certificate ended on {shown(certificate.not_after)}")
@@ -93,7 +103,7 @@ async def installed(db: Database, authority: Authority) -> CaCertificate:
     if revoked:
         text = "by the CA above it" if revoked == path[0] else f"{chains.named(revoked.subject)} above it"
         raise Refusal(f"CA certificate is revoked: {text}")
-    return certificate
+    return Signer(authority, certificate, path)
 
 
 # Across accounts, because a parent CA may be in another one. Fetches unrevoked rows too: with a filter on revoked_at,
@@ -117,11 +127,11 @@ async def revoked_among(db: Database, path: Sequence[x509.Certificate]) -> x509.
     return next((path[row["position"]] for row in rows if row["revoked_at"]), None)
 
 
-def require_other(subject: x509.Name, public_key: pkix.PublicKey | None, issuer: x509.Certificate) -> None:
+def require_other(subject: x509.Name, public_key: pkix.PublicKey | None, by: Signer) -> None:
     """Raises Refusal for the issuer's own name or key: verifiers could not tell the two apart."""
-    if subject.public_bytes() == issuer.subject.public_bytes():
+    if subject.public_bytes() == by.path[0].subject.public_bytes():
         raise Refusal("The subject is that of this CA itself.")
-    if public_key and keys.spki_sha256(public_key) == chains.spki_digest(issuer):
+    if public_key and keys.spki_sha256(public_key) == by.authority.spki_sha256:
         raise Refusal("The CSR's key is that of this CA itself.")
 
 
@@ -140,9 +150,9 @@ def read_csr(text: str) -> pkix.Request:
         raise Refusal(str(error)) from None
 
 
-def key_of(csr: pkix.Request, issuer: x509.Certificate) -> pkix.PublicKey:
-    """The key of a CSR; raises Refusal if this issuer may not sign it."""
-    require_other(csr.subject, csr.public_key, issuer)
+def key_of(csr: pkix.Request, by: Signer) -> pkix.PublicKey:
+    """The key of a CSR; raises Refusal if this CA may not sign it."""
+    require_other(csr.subject, csr.public_key, by)
     weakness = pkix.weakness(csr.public_key)
     if weakness or csr.public_key is None:
         raise Refusal(weakness)
@@ -158,14 +168,14 @@ def ca_public_key(certificate: x509.Certificate) -> pkix.PublicKey:
 
 
 def draft(
-    by: Authority, subject: x509.Name, public_key: pkix.PublicKey, dates: tuple[datetime, datetime], pki_url: str | None
+    by: Signer, subject: x509.Name, public_key: pkix.PublicKey, dates: tuple[datetime, datetime], pki_url: str | None
 ) -> pkix.ToSign:
     """A leaf certificate by this CA, without usages and SANs; it has no URLs without KEYSTEAD_PKI_URL."""
-    issuer = latest(by)
-    crl_url = f"{pki_url}/api/v1/pki/crl/{by.id}/der" if pki_url else None
-    issuer_url = f"{pki_url}/api/v1/pki/ca/{by.id}/certificates/{issuer.id}/der" if pki_url else None
+    ca_id = by.authority.id
+    crl_url = f"{pki_url}/api/v1/pki/crl/{ca_id}/der" if pki_url else None
+    issuer_url = f"{pki_url}/api/v1/pki/ca/{ca_id}/certificates/{by.issuer.id}/der" if pki_url else None
     return pkix.ToSign(
-        issuer=chains.stored(issuer.pem)[0],
+        issuer=by.path[0],
         subject=subject,
         public_key=public_key,
         serial=new_serial(),
@@ -181,7 +191,7 @@ async def ca_key(services: Services, caller: Caller, authority: Authority) -> Pr
     """The CA's private key, checked against its public key; raises NotFound and KeyDamaged."""
     try:
         key = (authority.account_id, authority.key_id, authority.spki_sha256)
-        return await keyring.open_key(services.db, services.ring, caller, key)
+        return await keyring.open_for(services.cas_remembered, services.db, services.ring, caller, key)
     except NotFound:
         # The CA and its key were deleted after it was read.
         raise no_ca(authority.id) from None
@@ -193,9 +203,9 @@ def no_ca(ca_id: UUID | str) -> NotFound:
 
 _COLUMNS = (
     "id, issuer_id, profile, serial, spki_sha256, subject, common_name, alt_names, key_usages, extended_key_usages, "
-    "path_length, friendly_name, not_before, not_after, profile_id, application_id, key_made_here"
+    "path_length, friendly_name, not_before, not_after, profile_id, application_id, key_made_here, pem"
 )
-_PARAMETERS = 17
+_PARAMETERS = 18
 # Inserts nothing if the CA was disabled or deleted meanwhile; FOR KEY SHARE serialises this with a deletion.
 _INSERT = f"""
 WITH ca AS (
@@ -209,9 +219,6 @@ issued AS (
 ),
 audit AS ({audit.insert(3 + _PARAMETERS, "issued")})
 SELECT id FROM issued
-"""
-_STORE = """
-UPDATE issued_certificates SET pem = $3, modified_at = now() WHERE account_id = $1 AND id = $2 AND pem IS NULL
 """
 _EXISTS = "SELECT id FROM certificate_authorities WHERE account_id = $1 AND id = $2"
 
@@ -229,32 +236,30 @@ class Entry(msgspec.Struct, frozen=True):
 async def sign(
     services: Services, caller: Caller, authority: Authority, to_sign: pkix.ToSign, entry: Entry
 ) -> x509.Certificate:
-    """Sign a certificate with the CA's key; raises NotFound or Refusal if it was deleted or disabled meanwhile."""
+    """Sign a certificate with the CA's key, and store it; raises NotFound or Refusal if it was deleted or disabled."""
     db = services.db
-    private_key = await ca_key(services, caller, authority)
-    row_id = uuid4()
+    certificate = pkix.certificate(to_sign, await ca_key(services, caller, authority))
     issuer_id = authority.certificate.id if authority.certificate else None
     ca_profile = Profile.INTERMEDIATE if to_sign.issuer else Profile.ROOT
     profile = ca_profile if to_sign.ca else Profile.LEAF
     row = (
-        *(row_id, issuer_id, profile, f"{to_sign.serial:040x}", keys.spki_sha256(to_sign.public_key)),
+        *(uuid4(), issuer_id, profile, f"{to_sign.serial:040x}", keys.spki_sha256(to_sign.public_key)),
         *(to_sign.subject.rfc4514_string(), entry.common_name, [str(name.value) for name in to_sign.sans]),
         *(list(to_sign.key_usages), list(to_sign.extended_key_usages), to_sign.path_length, entry.friendly_name),
         *(to_sign.not_before, to_sign.not_after, entry.profile_id, entry.application_id),
-        entry.action is audit.Action.ISSUE_KEY,
+        *(entry.action is audit.Action.ISSUE_KEY, chains.pem([certificate])),
     )
     audited = audit.values(caller, entry.action, audit.Resource.ISSUED_CERTIFICATE)
+    # Nobody has seen the certificate until this has committed.
     if await db.fetchrow(_INSERT, authority.account_id, authority.id, *row, *audited) is None:
         if await db.fetchrow(_EXISTS, authority.account_id, authority.id) is None:
             raise no_ca(authority.id)
         raise Refusal("CA is disabled" if to_sign.ca else "CA is not active: it is disabled")
-    certificate = pkix.certificate(to_sign, private_key)
-    await db.execute(_STORE, authority.account_id, row_id, chains.pem([certificate]))
     return certificate
 
 
 # The columns that `issued` takes.
-ISSUED = f"account_id, ca_id, {_COLUMNS}, pem, revoked_at, revocation_reason, created_at, modified_at"
+ISSUED = f"account_id, ca_id, {_COLUMNS}, revoked_at, revocation_reason, created_at, modified_at"
 _GET = f"SELECT {ISSUED} FROM issued_certificates WHERE account_id = $1 AND serial = $2"
 
 

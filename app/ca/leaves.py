@@ -11,14 +11,15 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from app.audit import record as audit
 from app.ca import authorities, issuing, policies
-from app.ca.issuing import Entry, Signed
-from app.ca.model import Authority, CaCertificate, NotAfterPolicy
+from app.ca.issuing import Entry, Signed, Signer
+from app.ca.model import NotAfterPolicy
 from app.ca.policies import Rules
 from app.caller import Caller, Scope
 from app.errors import Invalid, Problem, Refusal, Rule, quoted
+from app.remembered import Remembered
 from app.services import Services
 from app.store.database import Database
-from app.x509 import chains, keys, names, pkix, subjects
+from app.x509 import keys, names, pkix, subjects
 from app.x509.keys import CaKeyType
 from app.x509.names import NamePolicy
 from app.x509.subjects import CaSubject
@@ -97,9 +98,9 @@ def problems(request: LeafRequest) -> tuple[Problem, ...]:
 
 async def sign(services: Services, caller: Caller, scope: Scope, ca_id: UUID, request: LeafRequest) -> Signed:
     """Sign a CSR with its subject and key, and with its names and usages unless the request has others."""
-    authority, issuer = await _signer(services.db, scope, ca_id, request)
+    signer = await _signer(services, scope, ca_id, request)
     csr = issuing.read_csr(request.csr)
-    return await _sign_csr(services, caller, (scope, authority, issuer), request, csr)
+    return await _sign_csr(services, caller, (scope, signer), request, csr)
 
 
 async def sign_again(
@@ -107,55 +108,50 @@ async def sign_again(
 ) -> Signed:
     """A new certificate for the subject, the key and the names of an old one."""
     ca_id, certificate = old
-    authority, issuer = await _signer(services.db, scope, ca_id, request)
+    signer = await _signer(services, scope, ca_id, request)
     extensions = certificate.extensions
     sans = tuple(extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
     csr = pkix.Request(certificate.subject, issuing.ca_public_key(certificate), sans)
-    return await _sign_csr(services, caller, (scope, authority, issuer), request, csr)
+    return await _sign_csr(services, caller, (scope, signer), request, csr)
 
 
 async def _sign_csr(
-    services: Services,
-    caller: Caller,
-    signer: tuple[Scope, Authority, CaCertificate],
-    request: LeafRequest,
-    csr: pkix.Request,
+    services: Services, caller: Caller, by: tuple[Scope, Signer], request: LeafRequest, csr: pkix.Request
 ) -> Signed:
-    scope, authority, issuer = signer
-    public_key = issuing.key_of(csr, *chains.stored(issuer.pem))
+    scope, signer = by
+    public_key = issuing.key_of(csr, signer)
     rsa_key = isinstance(public_key, rsa.RSAPublicKey)
     common_name = request.common_name or csr.common_name
     sans = _wanted(request) or tuple(dict.fromkeys(csr.sans))
     request = _with_usages(request, csr, rsa_key=rsa_key)
-    dates = issuing.validity(issuer, request.not_before, _ends_under(authority, issuer, request))
-    draft = issuing.draft(authority, csr.subject, public_key, dates, services.pki_url)
-    draft = _with_extensions(draft, request, rsa_key=rsa_key)
-    to_sign = msgspec.structs.replace(draft, sans=_checked(sans or _from(common_name), scope.name_policy))
+    dates = issuing.validity(signer.issuer, request.not_before, _ends_under(signer, request))
+    draft = issuing.draft(signer, csr.subject, public_key, dates, services.pki_url)
+    usages = _all_usages(request, rsa_key=rsa_key)
+    to_sign = msgspec.structs.replace(draft, sans=_checked(sans or _from(common_name), scope.name_policy), **usages)
     _require_rules(request, to_sign)
     entry = _entry(audit.Action.SIGN, common_name, request)
-    return issuing.with_chain(await issuing.sign(services, caller, authority, to_sign, entry), issuer)
+    return issuing.with_chain(await issuing.sign(services, caller, signer.authority, to_sign, entry), signer.issuer)
 
 
 async def issue(services: Services, caller: Caller, scope: Scope, ca_id: UUID, request: LeafRequest) -> WithKey:
     """Create a key of the CA's key type and a certificate for it; the key is returned and not stored."""
-    authority, issuer = await _signer(services.db, scope, ca_id, request)
+    signer = await _signer(services, scope, ca_id, request)
     sans = _checked(_wanted(request) or _from(request.common_name), scope.name_policy)
     by = request.by
     subject = pkix.ca_name(by.subject) if by and by.subject else pkix.common_name(request.common_name)
-    key_type = (by.key_type if by else None) or authority.key_type
+    key_type = (by.key_type if by else None) or signer.authority.key_type
     # Validate everything, with the CA's own key in place of the new one, before generating a key.
-    (issuer_certificate,) = chains.stored(issuer.pem)
-    issuing.require_other(subject, None, issuer_certificate)
-    ca_key = issuing.ca_public_key(issuer_certificate)
-    dates = issuing.validity(issuer, request.not_before, _ends_under(authority, issuer, request))
-    draft = issuing.draft(authority, subject, ca_key, dates, services.pki_url)
-    draft = _with_extensions(draft, request, rsa_key=key_type.value.startswith("rsa"))
-    _require_rules(request, msgspec.structs.replace(draft, sans=sans), key_type)
+    issuing.require_other(subject, None, signer)
+    dates = issuing.validity(signer.issuer, request.not_before, _ends_under(signer, request))
+    draft = issuing.draft(signer, subject, issuing.ca_public_key(signer.path[0]), dates, services.pki_url)
+    usages = _all_usages(request, rsa_key=key_type.value.startswith("rsa"))
+    draft = msgspec.structs.replace(draft, sans=sans, **usages)
+    _require_rules(request, draft, key_type)
     pair = await services.pool.take(key_type)
-    to_sign = msgspec.structs.replace(draft, public_key=pair.private_key.public_key(), sans=sans)
+    to_sign = msgspec.structs.replace(draft, public_key=pair.private_key.public_key())
     entry = _entry(audit.Action.ISSUE_KEY, request.common_name, request)
-    certificate = await issuing.sign(services, caller, authority, to_sign, entry)
-    return WithKey(issuing.with_chain(certificate, issuer), keys.pem(pair.private_key))
+    certificate = await issuing.sign(services, caller, signer.authority, to_sign, entry)
+    return WithKey(issuing.with_chain(certificate, signer.issuer), keys.pem(pair.private_key))
 
 
 def _wanted(request: LeafRequest) -> tuple[x509.GeneralName, ...]:
@@ -178,31 +174,39 @@ def _require_rules(request: LeafRequest, to_sign: pkix.ToSign, key_type: CaKeyTy
         policies.require(request.by.rules, to_sign, key_type)
 
 
-async def _signer(db: Database, scope: Scope, ca_id: UUID, request: LeafRequest) -> tuple[Authority, CaCertificate]:
+# What may sign is remembered, what may not is looked up each time (docs/decisions/0040-opened-for-a-second.md).
+_signers: Remembered[tuple[Database, UUID, UUID], Signer] = Remembered()
+
+
+async def _signer(services: Services, scope: Scope, ca_id: UUID, request: LeafRequest) -> Signer:
     found = problems(request)
     if found:
         raise Invalid(found)
+    db, seconds = services.db, services.cas_remembered
+    signer = await _signers.get((db, scope.account_id, ca_id), seconds, lambda: _find_signer(db, scope, ca_id))
+    if signer.authority.requires_template and not request.by:
+        raise Refusal("Certificate template or subscriber is required for issuance")
+    return signer
+
+
+async def _find_signer(db: Database, scope: Scope, ca_id: UUID) -> Signer:
     authority = await authorities.get(db, scope, ca_id)
     if authority.disabled or authority.certificate is None:
         raise Refusal(f"CA is not active: {'it is disabled' if authority.disabled else 'it has no certificate yet'}")
-    issuer = await issuing.installed(db, authority)
-    if authority.requires_template and not request.by:
-        raise Refusal("Certificate template or subscriber is required for issuance")
-    return authority, issuer
+    return await issuing.installed(db, authority)
 
 
-def _with_extensions(draft: pkix.ToSign, request: LeafRequest, *, rsa_key: bool) -> pkix.ToSign:
+def _all_usages(request: LeafRequest, *, rsa_key: bool) -> dict[str, tuple[str, ...]]:
     requested, extended = request.key_usages, request.extended_key_usages
     if not requested and "timeStamping" in extended:
         requested = ("digitalSignature",)
     usages = _usages(requested, rsa_key=rsa_key)
-    extended = _extended(extended, request.key_usages)
-    return msgspec.structs.replace(draft, key_usages=usages, extended_key_usages=extended)
+    return {"key_usages": usages, "extended_key_usages": _extended(extended, request.key_usages)}
 
 
-def _ends_under(authority: Authority, issuer: CaCertificate, request: LeafRequest) -> datetime:
+def _ends_under(by: Signer, request: LeafRequest) -> datetime:
     ends = _ends(request)
-    return min(ends, issuer.not_after) if authority.not_after_policy is NotAfterPolicy.TRUNCATE else ends
+    return min(ends, by.issuer.not_after) if by.authority.not_after_policy is NotAfterPolicy.TRUNCATE else ends
 
 
 def _ends(request: LeafRequest) -> datetime:

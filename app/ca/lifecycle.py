@@ -106,16 +106,15 @@ async def sign_intermediate(
     authority = await authorities.get(services.db, scope, ca_id)
     if authority.disabled:
         raise Refusal("CA is disabled")
-    issuer = await issuing.installed(services.db, authority)
-    issuers = chains.stored(issuer.pem + issuer.chain)
+    signer = await issuing.installed(services.db, authority)
     csr = _ca_csr(request.csr)
-    public_key = issuing.key_of(csr, issuers[0])
-    path_length = _path_length(issuers, request.max_path_length)
-    dates = issuing.validity(issuer, request.not_before, request.not_after)
-    draft = issuing.draft(authority, csr.subject, public_key, dates, services.pki_url)
+    public_key = issuing.key_of(csr, signer)
+    path_length = _path_length(signer.path, request.max_path_length)
+    dates = issuing.validity(signer.issuer, request.not_before, request.not_after)
+    draft = issuing.draft(signer, csr.subject, public_key, dates, services.pki_url)
     to_sign = _intermediate(draft, path_length)
     certificate = await _sign_ca(services, caller, authority, to_sign, audit.Action.SIGN_INTERMEDIATE)
-    return issuing.with_chain(certificate, issuer)
+    return issuing.with_chain(certificate, signer.issuer)
 
 
 def _ca_csr(text: str) -> pkix.Request:
@@ -290,15 +289,14 @@ async def _below(
     parent = await authorities.get(services.db, scope, parent_id)
     if parent.disabled:
         raise Refusal("Parent CA is disabled")
-    issuer = await issuing.installed(services.db, parent)
-    above = chains.stored(issuer.pem + issuer.chain)
-    if authority.spki_sha256 in map(chains.spki_digest, above):
+    signer = await issuing.installed(services.db, parent)
+    if authority.spki_sha256 in map(chains.spki_digest, signer.path):
         raise Refusal("The chain comes back to this CA itself")
     subject = pkix.ca_name(authority.subject)
-    issuing.require_other(subject, key, above[0])
-    dates = issuing.validity(issuer, request.not_before, request.not_after, ca=True)
-    draft = issuing.draft(parent, subject, key, dates, services.pki_url)
-    return parent, _intermediate(draft, _path_length(above, length)), above
+    issuing.require_other(subject, key, signer)
+    dates = issuing.validity(signer.issuer, request.not_before, request.not_after, ca=True)
+    draft = issuing.draft(signer, subject, key, dates, services.pki_url)
+    return parent, _intermediate(draft, _path_length(signer.path, length)), signer.path
 
 
 async def version(db: Database, authority: Authority, certificate_id: UUID) -> CaCertificate:
@@ -426,8 +424,8 @@ async def _renewal(
     parent = await authorities.get(services.db, scope, authority.parent_id)
     if parent.disabled:
         raise Refusal("Parent CA is disabled")
-    issuer = await issuing.installed(services.db, parent)
-    dates = issuing.validity(issuer, None, not_after)
-    above = chains.stored(issuer.pem + issuer.chain)
-    draft = issuing.draft(parent, old.subject, public_key, dates, services.pki_url)
-    return parent, _intermediate(draft, _path_length(above, -1 if path_length is None else path_length)), above
+    signer = await issuing.installed(services.db, parent)
+    dates = issuing.validity(signer.issuer, None, not_after)
+    draft = issuing.draft(signer, old.subject, public_key, dates, services.pki_url)
+    path_length = _path_length(signer.path, -1 if path_length is None else path_length)
+    return parent, _intermediate(draft, path_length), signer.path

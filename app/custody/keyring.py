@@ -12,6 +12,7 @@ from app.caller import Actor, Caller
 from app.custody import seal
 from app.custody.ring import Ring
 from app.errors import KeyDamaged, Misconfigured, NotFound
+from app.remembered import Remembered
 from app.store.database import Connection, Database, parameters
 from app.x509 import keys
 
@@ -153,6 +154,17 @@ async def open_key(db: Database, ring: Ring, caller: Caller, key: tuple[UUID, UU
     except KeyDamaged:
         await note_damage(db, caller, account_id, key_id)
         raise
+
+
+# Keys of CAs that this worker opened just now (docs/decisions/0040-opened-for-a-second.md).
+_opened: Remembered[tuple[Database, tuple[UUID, UUID, bytes]], keys.PrivateKey] = Remembered()
+
+
+async def open_for(
+    seconds: float, db: Database, ring: Ring, caller: Caller, key: tuple[UUID, UUID, bytes]
+) -> keys.PrivateKey:
+    """As `open_key`, for one that is used again soon: it stays open for `seconds`."""
+    return await _opened.get((db, key), seconds, lambda: open_key(db, ring, caller, key))
 
 
 # Unauthenticated requests can cause entries of SYSTEM (a CRL is public): at most one per row and AUDIT_SECONDS.

@@ -15,6 +15,7 @@ from litestar.exceptions import HTTPException, NotFoundException
 
 from app import bounds, config, metrics
 from app.audit import failures
+from app.ca import issuing
 from app.caller import RequestInfo
 from app.certificates import trust
 from app.cloudflare import router as cloudflare
@@ -110,6 +111,7 @@ async def _open(app: Litestar) -> AsyncIterator[None]:
         pool=KeyPool(settings.key_pool, settings.data_dir / "keymaker.lock"),
         trusted=trust.load(settings.trust_dir),
         pki_url=settings.pki_url,
+        cas_remembered=issuing.REMEMBERED_SECONDS if settings.remember_cas else 0,
     )
     state = State(
         services=services,

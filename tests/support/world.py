@@ -224,10 +224,14 @@ _ROUTES: list[Litestar] = []
 async def new_world(
     database_url: str, folder: Path, rate_limit: RateLimit | None = None, remembered: float = 0, **changes: Any
 ) -> AsyncIterator[World]:
-    """A world; callers are looked up for each request unless they are `remembered` for some seconds."""
+    """A world; callers and CAs are looked up for each request unless they are `remembered` for some seconds."""
     settings = msgspec.structs.replace(
         config.Settings(
-            data_dir=folder, database_url=database_url, keyring=folder / "keyring.json", rate_limit=rate_limit
+            data_dir=folder,
+            database_url=database_url,
+            keyring=folder / "keyring.json",
+            rate_limit=rate_limit,
+            remember_cas=remembered > 0,
         ),
         **changes,
     )

@@ -538,7 +538,7 @@ def _of_token(folder: Path, account: str, foreign: str, zones: dict[str, str]) -
         ("neither allow nor deny", [{**good, "effect": "Allow"}]),
         ("no permission group", [unknown]),
         ("no permission group", [good, unknown]),
-        ("group of zones", [of_zones]),
+        ("group of zones", [{**of_zones, "effect": "deny"}]),
         ("group of accounts", [of_account]),
         ("no resource", [policy({f"{ZONE}{zones['two']}": "*"}, "Zone Read")]),
         ("no resource", [policy({f"{ZONE}{'0' * 32}": "*"}, "Zone Read")]),

@@ -80,6 +80,9 @@ class Page(msgspec.Struct, frozen=True):
 _PRODUCTS = {
     Resource.CERTIFICATE_AUTHORITY: "private_ca",
     Resource.ISSUED_CERTIFICATE: "private_ca",
+    Resource.CERTIFICATE_POLICY: "private_ca",
+    Resource.CERTIFICATE_PROFILE: "private_ca",
+    Resource.APPLICATION: "private_ca",
     Resource.PRIVATE_KEY: "custody",
     Resource.RING: "custody",
     Resource.PEPPER: "custody",

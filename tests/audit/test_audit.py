@@ -801,6 +801,9 @@ async def everything(world: World) -> dict[str, list[str]]:
     return found
 
 
+AFTER_OTHERS = ("enroll an application", "withdraw an enrollment", "detach a profile")
+
+
 async def test_what_cannot_be_written_down_does_not_happen(world: World) -> None:
     """While the log takes no row, every change is a 5xx that leaves all as it was, and no denial is a success."""
     site = await new_site(world)
@@ -808,7 +811,8 @@ async def test_what_cannot_be_written_down_does_not_happen(world: World) -> None
     await world.database.execute(NO_MORE)
     for name, act in ACTS.items():
         answer = await site.call(act.by, act.method, act.path, act.body)
-        assert answer.status_code >= 500, name
+        # What an earlier act would have made is not there.
+        assert answer.status_code >= 500 or (answer.status_code == 404 and name in AFTER_OTHERS), name
         assert await everything(world) == before, name
     for path in TOLD:
         assert (await site.call("token", "GET", path)).status_code >= 500, path

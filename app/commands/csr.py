@@ -70,13 +70,11 @@ async def list_(access: Access, account: str | None, zone: str | None, **filters
 @click.option("--zone", help="Zone id or name; default: the account's own list, then its zones.")
 @click.option("--pem", is_flag=True, help="Print the CSR in PEM.")
 @terminal.out_option
-async def show(
-    access: Access, csr: str, account: str | None, zone: str | None, out: Path | None, *, pem: bool
-) -> Row | None:
+async def show(access: Access, csr: str, out: Path | None, *, pem: bool, **where: str | None) -> Row | None:
     """Show a CSR, named by its id."""
-    _, found = await access_.find_csr(access, await access_.places(access, account, zone), csr)
+    _, found = await access_.find_csr(access, await access_.places(access, where["account"], where["zone"]), csr)
     if not pem and out is None:
-        return _row(found)
+        return {name: value for name, value in _row(found).items() if name != "csr"}
     terminal.write(out, found.csr)
     return None
 

@@ -263,9 +263,7 @@ def show(rows: Sequence[Row], as_json: bool) -> None:
         return
     if len(rows) == 1:
         width = max(map(len, rows[0]))
-        # Lines of a PEM stay lines; indented, they cannot imitate a line of ours.
-        indent = " " * (width + 2)
-        print("\n".join(f"{name:<{width}}  {_cell(value, indent)}" for name, value in rows[0].items()))
+        print("\n".join(f"{name:<{width}}  {_cell(value)}" for name, value in rows[0].items()))
         return
     table = Table(box=None, pad_edge=False)
     for name in rows[0]:
@@ -277,7 +275,7 @@ def show(rows: Sequence[Row], as_json: bool) -> None:
     Console(width=None if sys.stdout.isatty() else 20_000, highlight=False).print(table)
 
 
-def _cell(value: object, indent: str | None = None) -> str:
+def _cell(value: object) -> str:
     match value:
         case None:
             return "-"
@@ -286,5 +284,4 @@ def _cell(value: object, indent: str | None = None) -> str:
         case list():
             return ", ".join(_cell(each) for each in value)
         case _:
-            text = str(value)
-            return visible.text(text) if indent is None else visible.lines(text.removesuffix("\n"), indent)
+            return visible.text(str(value))

@@ -25,7 +25,7 @@ _Subject = Annotated[tuple[SubjectRule, ...], Meta(max_length=len(policies.Subje
 _Sans = Annotated[tuple[SanRule, ...], Meta(max_length=len(policies.SanType))]
 
 
-class PolicyRequest(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+class CertificatePolicyRequest(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     """A new policy. What is not ruled is free; a member that is not known is refused."""
 
     name: Name
@@ -89,7 +89,7 @@ class Policies(Controller):
     tags = TAGS
 
     @post()
-    async def create(self, context: CallerContext, data: Body[PolicyRequest]) -> PolicyAnswer:
+    async def create(self, context: CallerContext, data: Body[CertificatePolicyRequest]) -> PolicyAnswer:
         """Make a policy."""
         scope = await guard.project(context.state, context.caller, data.project_id, Action.CREATE)
         rules = Rules(**{name: getattr(data, name) for name in _RULES})

@@ -37,6 +37,8 @@ COLUMNS = {
     "certificate_history": ["issuer"],
     "certificate_authorities": ["common_name", "friendly_name", "organization"],
     "issued_certificates": ["subject"],
+    "custom_csrs": ["name", "description"],
+    "certificate_profiles": ["description"],
     "audit_log": ["actor_name", "path", "method", "request_id"],
 }
 Said = tuple[int, str, str]
@@ -86,10 +88,15 @@ async def hostile(world: World) -> dict[str, list[str]]:
     one = "SELECT id FROM {} WHERE account_id = $1 LIMIT 1"
     found = {
         table: str((await world.database.fetch(one.format(table), world.a.account.id))[0]["id"])
-        for table in ("zones", "tokens", "custom_certificates", "certificate_authorities")
+        for table in (
+            *("zones", "tokens", "custom_csrs", "custom_certificates", "certificate_authorities"),
+            "certificate_profiles",
+        )
     }
     account = world.a.account.slug
     return {
+        # First, because some of the others are in it.
+        "audit list": ["--account", account],
         "account list": [],
         "account show": [account],
         "zone list": [],
@@ -101,15 +108,19 @@ async def hostile(world: World) -> dict[str, list[str]]:
         "certificate expiring": ["--within", "36500d"],
         "certificate show": [found["custom_certificates"]],
         "certificate history": [found["custom_certificates"]],
+        "csr list": ["--account", account],
+        "csr show": [found["custom_csrs"], "--account", account],
+        "profile list": ["--account", account],
+        "profile show": [found["certificate_profiles"], "--account", account],
+        "ca certificates": ["--account", account],
         "ca list": [],
         "ca show": [found["certificate_authorities"]],
         "ca show --issued": [found["certificate_authorities"]],
-        "audit list": ["--account", account],
     }
 
 
 # They show nothing that anybody wrote, or what was just given to them.
-NOT_LISTS = {"token groups", "keys status", "doctor"}
+NOT_LISTS = {"token groups", "keys status", "doctor", "certificate match"}
 
 
 def listing_commands() -> set[str]:
@@ -124,7 +135,7 @@ def listing_commands() -> set[str]:
             found.add(path)
 
     walk(cli.cli, "")
-    verbs = {"create", "set", "roll", "import", "renew"}
+    verbs = {"create", "set", "roll", "import", "renew", "upload"}
     return {path for path in found if path.split()[-1] not in verbs}
 
 

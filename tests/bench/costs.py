@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import base64
 import contextlib
+import itertools
 import json
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import msgspec
 import uvloop
+from bench import profile_cases
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -638,7 +640,11 @@ def pages(_: Ground) -> Iterator[Case]:
     yield Case("GET /docs/{name}", "the largest", places=lambda _: {"name": "swagger-ui-bundle.js"}, asker="nobody")
 
 
-OWN = (csrs, uploads, tenants, of_tokens, logs, authorities, pages)
+def newer(_: Ground) -> Iterator[Case]:
+    yield from itertools.starmap(Case, profile_cases.cases())
+
+
+OWN = (csrs, uploads, tenants, of_tokens, logs, authorities, newer, pages)
 
 
 # Measuring.

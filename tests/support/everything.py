@@ -1,5 +1,7 @@
 """A world in which every table has rows."""
 
+from uuid import uuid4
+
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
 from support.authority import csr_of, pem, root
@@ -54,6 +56,7 @@ async def _use_profiles(world: World, ca_id: str) -> None:
         (found,) = answer.json().values()
         return str(found["id"])
 
-    policy_id = await made("certificate-policies", name="web")
-    profile_id = await made("certificate-profiles", slug="web", caId=ca_id, certificatePolicyId=policy_id)
-    await made("applications", name="shop", profileIds=[profile_id])
+    name = f"web-{uuid4().hex[:8]}"
+    policy_id = await made("certificate-policies", name=name)
+    profile_id = await made("certificate-profiles", slug=name, caId=ca_id, certificatePolicyId=policy_id)
+    await made("applications", name=name, profileIds=[profile_id])

@@ -355,8 +355,10 @@ async def test_the_default_limit_over_two_workers(limited: Live) -> None:
     refused = [answer for answer in asked.answers if answer.status_code != 200]
     assert LIMIT <= len(passed) <= LIMIT + LIMIT / WINDOW * asked.seconds + 1
     left = {figures(answer)[0] for answer in passed}
-    # It falls by one at a time, whatever is refilled in between, so no number is left out.
-    assert left == set(range(min(left), LIMIT))
+    # It falls by one at a time, whatever is refilled in between; while more than 64 are left, workers count some ahead
+    # (docs/decisions/0036-counted-ahead.md).
+    assert max(left) == LIMIT - 1
+    assert {each for each in left if each < 64} == set(range(min(left), 64))
     assert all(0 < figures(answer)[1] <= WINDOW for answer in asked.answers)
     assert not refused or min(left) == 0
     for answer in refused:

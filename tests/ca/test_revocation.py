@@ -178,6 +178,7 @@ async def test_one_that_is_refused_or_gives_up_does_not_spoil_the_others(pki: Pk
         await revoke(world, database, made[0])
         async with locked_crl(world, root):
             tasks = [asyncio.create_task(revoke(world, database, s)) for s in (*made[1:], made[0], made[1])]
+            # Long enough for all to queue up; nothing tells of it.
             await asyncio.sleep(0.3)
             # The first has the turn, the third waits.
             tasks[0].cancel()

@@ -46,6 +46,7 @@ def status(live: Live, path: str, headers: dict[str, str], method: str = "GET") 
 
 def later(ask: Callable[[], int]) -> int:
     """What is answered once nothing is remembered of what was before."""
+    # The second is what is tested.
     time.sleep(1.1)
     return ask()
 

@@ -128,6 +128,7 @@ async def test_it_fills_up_and_no_further(pool: KeyPool) -> None:
     """There are as many keys as were asked for, also after a while, and the maker rests."""
     held = await full(pool)
     assert len(set(held)) == 2
+    # That nothing comes is seen by waiting alone, here and below.
     await asyncio.sleep(0.5)
     assert ready(pool) == held
 

@@ -134,6 +134,7 @@ async def test_a_postgresql_that_ends_is_away_and_comes_back(scene: Scene, how: 
 async def test_a_failover_that_refuses_connections_is_waited_out(scene: Scene) -> None:
     """While connections are refused, as for a second here, every request gets a clear 503."""
     async with trouble(scene, refusing(scene.place)) as told:
+        # The time without connections is what is borne.
         await asyncio.sleep(1)
         await comes_about(lambda: refused(told) == set(KINDS))
     # What was not even sent is in no doubt.

@@ -153,6 +153,7 @@ async def test_a_cancelled_call_gives_its_connection_back_usable(database_url: s
     database = db.Database(database_url, 1)
     for _ in range(5):
         slow = asyncio.create_task(database.fetchrow("SELECT pg_sleep(30), 'slow' AS answer"))
+        # At some moment of the query.
         await asyncio.sleep(0.05)
         slow.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -244,12 +244,16 @@ async def _insert_one(db: Database, caller: Caller, scope: Scope, noun: Noun, *v
     return id_
 
 
-async def create_policy(
-    db: Database, caller: Caller, scope: Scope, name: str, description: str | None, rules: Rules
-) -> Policy:
+class NewPolicy(msgspec.Struct, frozen=True):
+    name: str
+    description: str | None = None
+    rules: Rules = Rules()
+
+
+async def create_policy(db: Database, caller: Caller, scope: Scope, new: NewPolicy) -> Policy:
     """Raises Invalid, Conflict for a name that is taken, and Refusal above the quota."""
-    _require(POLICY, name, description, policies.problems(rules))
-    id_ = await _insert_one(db, caller, scope, POLICY, name, description, _json(rules))
+    _require(POLICY, new.name, new.description, policies.problems(new.rules))
+    id_ = await _insert_one(db, caller, scope, POLICY, new.name, new.description, _json(new.rules))
     return await policy(db, scope, id_)
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 from app.ca import authorities, profiles
 from app.ca.policies import Rules
-from app.ca.profiles import NewProfile, Profile
+from app.ca.profiles import NewPolicy, NewProfile, Profile
 from app.caller import Scope
 from app.commands import terminal
 from app.commands.terminal import Row
@@ -36,7 +36,7 @@ async def create(services: Services, slug: str, ca: str, rules: Path | None, des
     found = _rules(rules) if rules else Rules()
     scope, authority = await authorities.find(services.db, ca)
     caller, db = terminal.operator(), services.db
-    policy = await profiles.create_policy(db, caller, scope, slug, description, found)
+    policy = await profiles.create_policy(db, caller, scope, NewPolicy(slug, description, found))
     new = NewProfile(slug, authority.id, policy.id, description)
     return _row(await profiles.create_profile(db, caller, scope, new))
 

@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from app.ca import policies, profiles
 from app.ca.policies import Algorithms, BasicConstraints, ExtendedKeyUsages, KeyUsages, Rules, SanRule, SubjectRule
-from app.ca.profiles import Policy
+from app.ca.profiles import NewPolicy, Policy
 from app.infisical import guard, wire
 from app.infisical.ca import TAGS
 from app.infisical.guard import Action
@@ -93,8 +93,8 @@ class Policies(Controller):
         """Make a policy."""
         scope = await guard.project(context.state, context.caller, data.project_id, Action.CREATE)
         rules = Rules(**{name: getattr(data, name) for name in _RULES})
-        values = (context.services.db, context.caller, scope, data.name, data.description or None, rules)
-        return _answer(await profiles.create_policy(*values))
+        new = NewPolicy(data.name, data.description or None, rules)
+        return _answer(await profiles.create_policy(context.services.db, context.caller, scope, new))
 
     @get()
     async def list_(self, context: CallerContext, filters: Query[ProjectFilter]) -> PolicyList:

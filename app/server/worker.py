@@ -103,16 +103,7 @@ async def _open(app: Litestar) -> AsyncIterator[None]:
     if settings.database_url is None:
         raise ValueError("the address of the database is not set")
     db = Database(settings.database_url, bounds.DATABASE_CONNECTIONS, settings.statement_cache_size)
-    ring = ringfile.load(settings.keyring)
-    services = Services(
-        db=db,
-        ring=ring,
-        peppers=await _wait_for(lambda: load_peppers(db, ring)),
-        pool=KeyPool(settings.key_pool, settings.data_dir / "keymaker.lock"),
-        trusted=trust.load(settings.trust_dir),
-        pki_url=settings.pki_url,
-        cas_remembered=issuing.REMEMBERED_SECONDS if settings.remember_cas else 0,
-    )
+    services = await _services(settings, db)
     state = State(
         services=services,
         limiter=Limiter(settings.data_dir / "limits"),
@@ -144,6 +135,19 @@ async def _open(app: Litestar) -> AsyncIterator[None]:
         state.limiter.close()
         await db.close()
         metrics.flush()
+
+
+async def _services(settings: config.Settings, db: Database) -> Services:
+    ring = ringfile.load(settings.keyring)
+    return Services(
+        db=db,
+        ring=ring,
+        peppers=await _wait_for(lambda: load_peppers(db, ring)),
+        pool=KeyPool(settings.key_pool, settings.data_dir / "keymaker.lock"),
+        trusted=trust.load(settings.trust_dir),
+        pki_url=settings.pki_url,
+        cas_remembered=issuing.REMEMBERED_SECONDS if settings.remember_cas else 0,
+    )
 
 
 async def _wait_for(work: Callable[[], Awaitable[T]]) -> T:

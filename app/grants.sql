@@ -43,7 +43,7 @@ GRANT SELECT, INSERT, DELETE, UPDATE (parent_id, disabled, requires_template, na
 -- The certificates of a CA are versions, never changed; they are deleted with the CA.
 GRANT SELECT, INSERT ON ca_certificates TO keystead_api;
 -- An issued certificate is recorded, then signed, and may be revoked; it is deleted with the CA.
-GRANT SELECT, INSERT, UPDATE (pem, revoked_at, revocation_reason, modified_at) ON issued_certificates TO keystead_api;
+GRANT SELECT, INSERT, UPDATE (revoked_at, revocation_reason, modified_at) ON issued_certificates TO keystead_api;
 -- What a CA that was deleted by force has said last; it is never changed.
 GRANT SELECT, INSERT ON last_crls TO keystead_api;
 -- What may be issued, by which CA and for what; a policy keeps its account, a profile its CA.

@@ -82,11 +82,16 @@ class Schemas:
         types = [*dict.fromkeys([*answers, *bodies, *others, *self._queries])]
         schemas, components = msgspec.json.schema_components(types, ref_template=_REF + "{name}")
         self._refs: dict[Any, Json] = {kind: _renamed(schema) for kind, schema in zip(types, schemas, strict=True)}
-        read = {_name(self._refs[kind]) for kind in (*bodies, *self._queries)}
         self.components: Json = {_readable(name): _renamed(schema) for name, schema in components.items()}
+        read = self._with_parts({_name(self._refs[kind]) for kind in (*bodies, *self._queries)})
         for name, schema in self.components.items():
             if "properties" in schema and name not in read and not name.endswith("Request"):
                 _close(schema)
+
+    def _with_parts(self, names: set[str]) -> set[str]:
+        """These schemas, and all that they refer to."""
+        parts = {part for name in names if name in self.components for part in _named_in(self.components[name])}
+        return names if parts <= names else self._with_parts(names | parts)
 
     def of(self, kind: Any) -> Json:  # noqa: ANN401 - a type
         return self._refs[kind]
@@ -103,6 +108,14 @@ class Schemas:
     def without_queries(self) -> Json:
         names = {_name(self._refs[query]) for query in self._queries}
         return {name: schema for name, schema in sorted(self.components.items()) if name not in names}
+
+
+def _named_in(schema: object) -> set[str]:
+    """The schemas that one refers to."""
+    if isinstance(schema, dict):
+        own = {_name(schema)} if "$ref" in schema else set()
+        return own.union(*map(_named_in, schema.values()))
+    return set[str]().union(*map(_named_in, schema)) if isinstance(schema, list) else set()
 
 
 def _name(ref: Json) -> str:

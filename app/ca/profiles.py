@@ -290,12 +290,21 @@ async def change_profile(db: Database, caller: Caller, scope: Scope, new: Profil
     return await profile(db, scope, new.id)
 
 
-async def create_application(
-    db: Database, caller: Caller, scope: Scope, name: str, description: str | None
-) -> Application:
-    """Raises Invalid, Conflict for a name that is taken, and Refusal above the quota."""
-    _require(APPLICATION, name, description)
-    return await application(db, scope, await _insert_one(db, caller, scope, APPLICATION, name, description))
+class NewApplication(msgspec.Struct, frozen=True):
+    name: str
+    description: str | None = None
+    profile_ids: tuple[UUID, ...] = ()
+
+
+async def create_application(db: Database, caller: Caller, scope: Scope, new: NewApplication) -> Application:
+    """Raises Invalid, NotFound for a profile, Conflict for a name that is taken, and Refusal above the quota."""
+    _require(APPLICATION, new.name, new.description)
+    for profile_id in new.profile_ids:
+        await profile(db, scope, profile_id)
+    id_ = await _insert_one(db, caller, scope, APPLICATION, new.name, new.description)
+    for profile_id in new.profile_ids:
+        await _relate(db, caller, scope, _ATTACH, id_, profile_id, uuid4())
+    return await application(db, scope, id_)
 
 
 async def change_application(db: Database, caller: Caller, scope: Scope, new: Application) -> Application:

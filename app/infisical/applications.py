@@ -8,7 +8,7 @@ from litestar import Controller
 from msgspec import UNSET, Meta, UnsetType
 
 from app.ca import profiles
-from app.ca.profiles import Application, Enrollment, Link
+from app.ca.profiles import Application, Enrollment, Link, NewApplication
 from app.ids import canonical_uuid
 from app.infisical import guard, wire
 from app.infisical.ca import TAGS
@@ -110,12 +110,8 @@ class Applications(Controller):
     async def create(self, context: CallerContext, data: Body[ApplicationRequest]) -> ApplicationAnswer:
         """Make an application."""
         scope = await guard.project(context.state, context.caller, data.project_id, Action.CREATE)
-        wanted = _profile_ids(data.profile_ids or ())
-        db, caller = context.services.db, context.caller
-        made = await profiles.create_application(db, caller, scope, data.name, data.description or None)
-        if wanted:
-            await profiles.attach(db, caller, scope, made.id, wanted)
-        return _answer(made)
+        new = NewApplication(data.name, data.description or None, _profile_ids(data.profile_ids or ()))
+        return _answer(await profiles.create_application(context.services.db, context.caller, scope, new))
 
     @get()
     async def list_(self, context: CallerContext, filters: Query[ProjectFilter]) -> ApplicationList:

@@ -394,3 +394,17 @@ async def test_a_ca_that_is_deleted_by_force_leaves_a_last_crl(world: World) -> 
     keys = await world.database.fetchrow("SELECT count(*) AS n FROM certificate_authorities WHERE id = $1", ca)
     assert keys
     assert keys["n"] == 0
+
+
+async def test_an_application_with_a_profile_that_is_not_there_is_not_made(world: World) -> None:
+    """The profiles are looked for before anything is stored."""
+    name = f"app-{uuid4().hex[:8]}"
+    body = {"name": name, "profileIds": [str(uuid4())]}
+    assert (await ask(world, "POST", f"{API}/applications", body)).status_code == 404
+    assert (await ask(world, "GET", f"{API}/applications/by-name/{name}")).status_code == 404
+    made = await profile(world, {})
+    application = (await told(world, "POST", f"{API}/applications", {**body, "profileIds": [made["id"]]}))[
+        "application"
+    ]
+    (link,) = (await told(world, "GET", f"{API}/applications/{application['id']}/profiles"))["profiles"]
+    assert link["profileSlug"] == made["slug"]

@@ -452,7 +452,7 @@ CREATE INDEX issued_certificates_revoked_idx ON issued_certificates (account_id,
     WHERE revoked_at IS NOT NULL;
 CREATE INDEX issued_certificates_created_at_idx ON issued_certificates (account_id, created_at, id);
 CREATE INDEX issued_certificates_id_idx ON issued_certificates (id);
-COMMENT ON TABLE issued_certificates IS 'What CAs sign, written down before they sign it: a row without pem says what was meant.';
+COMMENT ON TABLE issued_certificates IS 'What CAs signed, stored before anybody sees it; a row without pem is of an earlier release, and says what was meant.';
 COMMENT ON COLUMN issued_certificates.issuer_id IS 'The version of the CA''s certificate it was signed under; NULL for a root''s first.';
 COMMENT ON COLUMN issued_certificates.serial IS '20 octets in hex, the top two bits 01; unique in the account, and so in the CA.';
 COMMENT ON COLUMN issued_certificates.subject IS 'The distinguished name as RFC 4514 writes it.';

@@ -42,10 +42,10 @@ GRANT SELECT, INSERT, DELETE, UPDATE (parent_id, disabled, requires_template, na
     ON certificate_authorities TO keystead_api;
 -- The certificates of a CA are versions, never changed; they are deleted with the CA.
 GRANT SELECT, INSERT ON ca_certificates TO keystead_api;
--- An issued certificate is recorded, then signed, and may be revoked; it is deleted with the CA.
+-- An issued certificate is stored as it was signed, and may be revoked; it is deleted with the CA.
 GRANT SELECT, INSERT, UPDATE (revoked_at, revocation_reason, modified_at) ON issued_certificates TO keystead_api;
--- What a CA that was deleted by force has said last; it is never changed.
-GRANT SELECT, INSERT ON last_crls TO keystead_api;
+-- What a CA that was deleted by force has said last; it is never changed, and deleted when it is outlived.
+GRANT SELECT, INSERT, DELETE ON last_crls TO keystead_api;
 -- What may be issued, by which CA and for what; a policy keeps its account, a profile its CA.
 GRANT SELECT, INSERT, DELETE, UPDATE (name, description, rules, modified_at) ON certificate_policies TO keystead_api;
 GRANT SELECT, INSERT, DELETE, UPDATE (slug, description, policy_id, defaults, modified_at)

@@ -243,11 +243,6 @@ async def scope_of_account(db: Database, caller: Caller, account_id: UUID) -> Sc
     return await _scope(db, missing, _OF_PROJECT, list(caller.reach), None, account_id)
 
 
-async def scope_for_operator(db: Database, account_id: UUID) -> Scope:
-    """The scope of any account, for the operator; raises NotFound."""
-    return await _scope(db, NotFound(f"there is no account {account_id.hex}"), f"{_SCOPE} WHERE a.id = $1", account_id)
-
-
 class Changes(msgspec.Struct, frozen=True):
     """Changes to a CA; None leaves a field as it is. `may_be_pending` lets one without certificate be enabled."""
 
@@ -357,7 +352,7 @@ async def find(db: Database, word: str) -> tuple[Scope, Authority]:
         raise NotFound(f"there is no CA {quoted(word)}; `keystead ca list` shows their ids")
     if len(rows) > 1 and str(rows[0]["id"]) != word:
         raise Refusal(f"several CAs are named {quoted(word)}; use the id")
-    return await scope_for_operator(db, rows[0]["account_id"]), _authority(rows[0])
+    return await scopes.load(db, rows[0]["account_id"]), _authority(rows[0])
 
 
 _FIND = f"""

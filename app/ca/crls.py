@@ -283,6 +283,7 @@ async def all_entries(connection: Connection, authority: Authority) -> tuple[int
 
 
 _LAST = "SELECT der FROM last_crls WHERE ca_id = $1"
+_OUTLIVED = "DELETE FROM last_crls WHERE next_update <= $1"
 _ACCOUNT = "SELECT account_id FROM certificate_authorities WHERE id = $1"
 
 
@@ -297,3 +298,8 @@ async def published(services: Services, ca_id: UUID) -> bytes:
     if authority is None or authority.certificate is None:
         raise NotFound(f"CRL with ID '{ca_id}' not found")
     return await current(services, authority)
+
+
+async def prune(db: Database) -> None:
+    """Delete the last CRLs of deleted CAs once all that they revoke has expired."""
+    await db.execute(_OUTLIVED, issuing.now())

@@ -1,25 +1,25 @@
 """Policies, profiles and applications: what may be issued, by which CA, and for what (contract-infisical)."""
 
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, TypeAlias
 from uuid import UUID, uuid4
 
 import msgspec
 
 from app.audit import record as audit
 from app.ca import authorities, policies
-from app.ca.model import Authority
 from app.ca.policies import ExtendedKeyUsage, KeyAlgorithm, KeyUsage, Rules
 from app.caller import Caller, Level, Scope
 from app.errors import Invalid, NotFound, Problem, Refusal
 from app.store import scopes
-from app.store.database import Database, parameters
+from app.store.database import Connection, Database, parameters
 from app.x509 import subjects
 
 # Lists have no pages.
 MOST = 1000
 MAX_DESCRIPTION = 1000
-T = TypeVar("T")
+# A statement of its own, or one of a transaction.
+Source: TypeAlias = Database | Connection
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -179,19 +179,19 @@ async def note(db: Database, caller: Caller, scope: Scope, noun: Noun, id_: UUID
     await audit.record(db, caller, audit.Action.READ, noun.resource, (scope.account_id, id_ or scope.account_id, None))
 
 
-async def _one(db: Database, scope: Scope, noun: Noun, sql: str, word: object) -> Any:  # noqa: ANN401
+async def _one(db: Source, scope: Scope, noun: Noun, sql: str, word: object) -> Any:  # noqa: ANN401
     row = await db.fetchrow(sql, scope.account_id, word)
     if row is None:
         raise missing(noun, word)
     return _made(noun, row)
 
 
-async def policy(db: Database, scope: Scope, id_: UUID) -> Policy:
+async def policy(db: Source, scope: Scope, id_: UUID) -> Policy:
     found: Policy = await _one(db, scope, POLICY, _GET[POLICY], id_)
     return found
 
 
-async def profile(db: Database, scope: Scope, id_: UUID) -> Profile:
+async def profile(db: Source, scope: Scope, id_: UUID) -> Profile:
     found: Profile = await _one(db, scope, PROFILE, _GET[PROFILE], id_)
     return found
 
@@ -201,12 +201,7 @@ async def profile_by_slug(db: Database, scope: Scope, slug: str) -> Profile:
     return found
 
 
-async def authority(db: Database, scope: Scope, of: Profile) -> Authority:
-    """The CA of a profile."""
-    return await authorities.get(db, scope, of.ca_id)
-
-
-async def application(db: Database, scope: Scope, id_: UUID) -> Application:
+async def application(db: Source, scope: Scope, id_: UUID) -> Application:
     found: Application = await _one(db, scope, APPLICATION, _GET[APPLICATION], id_)
     return found
 
@@ -236,7 +231,7 @@ def _require(noun: Noun, name: str, description: str | None, more: tuple[Problem
         raise Invalid(tuple(found))
 
 
-async def _insert_one(db: Database, caller: Caller, scope: Scope, noun: Noun, *values: object) -> UUID:
+async def _insert_one(db: Source, caller: Caller, scope: Scope, noun: Noun, *values: object) -> UUID:
     id_ = uuid4()
     audited = audit.values(caller, audit.Action.CREATE, noun.resource)
     if await db.fetchrow(_INSERT[noun], scope.account_id, id_, *values, *audited) is None:
@@ -250,7 +245,7 @@ class NewPolicy(msgspec.Struct, frozen=True):
     rules: Rules = Rules()
 
 
-async def create_policy(db: Database, caller: Caller, scope: Scope, new: NewPolicy) -> Policy:
+async def create_policy(db: Source, caller: Caller, scope: Scope, new: NewPolicy) -> Policy:
     """Raises Invalid, Conflict for a name that is taken, and Refusal above the quota."""
     _require(POLICY, new.name, new.description, policies.problems(new.rules))
     id_ = await _insert_one(db, caller, scope, POLICY, new.name, new.description, _json(new.rules))
@@ -272,7 +267,7 @@ class NewProfile(msgspec.Struct, frozen=True):
     defaults: Defaults = Defaults()
 
 
-async def create_profile(db: Database, caller: Caller, scope: Scope, new: NewProfile) -> Profile:
+async def create_profile(db: Source, caller: Caller, scope: Scope, new: NewProfile) -> Profile:
     """Raises Invalid, NotFound for a CA or policy that is not of this account, Conflict, and Refusal."""
     _require(PROFILE, new.slug, new.description)
     await authorities.get(db, scope, new.ca_id)
@@ -299,12 +294,13 @@ class NewApplication(msgspec.Struct, frozen=True):
 async def create_application(db: Database, caller: Caller, scope: Scope, new: NewApplication) -> Application:
     """Raises Invalid, NotFound for a profile, Conflict for a name that is taken, and Refusal above the quota."""
     _require(APPLICATION, new.name, new.description)
-    for profile_id in new.profile_ids:
-        await profile(db, scope, profile_id)
-    id_ = await _insert_one(db, caller, scope, APPLICATION, new.name, new.description)
-    for profile_id in new.profile_ids:
-        await _relate(db, caller, scope, _ATTACH, id_, profile_id, uuid4())
-    return await application(db, scope, id_)
+
+    async def work(connection: Connection) -> Application:
+        id_ = await _insert_one(connection, caller, scope, APPLICATION, new.name, new.description)
+        await _attach(connection, caller, scope, id_, new.profile_ids)
+        return await application(connection, scope, id_)
+
+    return await db.transaction(work)
 
 
 async def change_application(db: Database, caller: Caller, scope: Scope, new: Application) -> Application:
@@ -366,19 +362,23 @@ async def link(db: Database, scope: Scope, application_id: UUID, profile_id: UUI
 async def attach(
     db: Database, caller: Caller, scope: Scope, application_id: UUID, profile_ids: tuple[UUID, ...]
 ) -> tuple[Link, ...]:
-    """Let an application use profiles; those that it has stay as they are. Raises NotFound."""
+    """Let an application use profiles, all or none; those that it has stay as they are. Raises NotFound."""
     await application(db, scope, application_id)
-    for profile_id in profile_ids:
-        await profile(db, scope, profile_id)
-    for profile_id in profile_ids:
-        ids = (application_id, profile_id, uuid4())
-        await _relate(db, caller, scope, _ATTACH, *ids)
+    await db.transaction(lambda connection: _attach(connection, caller, scope, application_id, profile_ids))
     return await links(db, scope, application_id)
+
+
+async def _attach(
+    connection: Connection, caller: Caller, scope: Scope, application_id: UUID, profile_ids: tuple[UUID, ...]
+) -> None:
+    for profile_id in profile_ids:
+        await profile(connection, scope, profile_id)
+        await _relate(connection, caller, scope, _ATTACH, application_id, profile_id, uuid4())
 
 
 async def detach(db: Database, caller: Caller, scope: Scope, application_id: UUID, profile_id: UUID) -> None:
     """Let an application no longer use a profile, if it did."""
-    await _relate(db, caller, scope, _DETACH, application_id, profile_id)
+    await db.transaction(lambda connection: _relate(connection, caller, scope, _DETACH, application_id, profile_id))
 
 
 class Enrollment(msgspec.Struct, frozen=True):
@@ -391,15 +391,12 @@ async def enroll(db: Database, caller: Caller, scope: Scope, ids: tuple[UUID, UU
     found = await link(db, scope, *ids)
     settings = wanted or Enrollment()
     id_ = (found.enrollment_id or uuid4()) if wanted else None
-    await _relate(db, caller, scope, _ENROLL, *ids, id_, settings.auto_renew, settings.renew_before_days)
+    values = (*ids, id_, settings.auto_renew, settings.renew_before_days)
+    await db.transaction(lambda connection: _relate(connection, caller, scope, _ENROLL, *values))
     return await link(db, scope, *ids)
 
 
-async def _relate(db: Database, caller: Caller, scope: Scope, sql: str, *values: Any) -> None:  # noqa: ANN401
+async def _relate(connection: Connection, caller: Caller, scope: Scope, sql: str, *values: Any) -> None:  # noqa: ANN401
+    await connection.execute(sql, scope.account_id, *values)
     ids = (scope.account_id, values[0], None)
-
-    async def work(connection: Any) -> None:  # noqa: ANN401 - asyncpg's
-        await connection.execute(sql, scope.account_id, *values)
-        await audit.record(connection, caller, audit.Action.UPDATE, audit.Resource.APPLICATION, ids)
-
-    await db.transaction(work)
+    await audit.record(connection, caller, audit.Action.UPDATE, audit.Resource.APPLICATION, ids)

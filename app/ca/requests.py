@@ -6,7 +6,7 @@ from uuid import UUID
 import msgspec
 from cryptography import x509
 
-from app.ca import issuing, leaves, policies, profiles
+from app.ca import authorities, issuing, leaves, policies, profiles
 from app.ca.issuing import Signed
 from app.ca.leaves import ByProfile, LeafRequest
 from app.ca.model import Issued
@@ -130,7 +130,7 @@ async def _require_signature(services: Services, scope: Scope, profile: Profile,
     """A CA signs in one way; another that was asked for is refused, not passed over."""
     if wanted is None:
         return
-    authority = await profiles.authority(services.db, scope, profile)
+    authority = await authorities.get(services.db, scope, profile.ca_id)
     signs = policies.signature_algorithm(issuing.ca_public_key(chains.stored(issuing.latest(authority).pem)[0]))
     if wanted != signs:
         raise Refusal(f"signatureAlgorithm is {wanted}, and the CA signs with {signs}")

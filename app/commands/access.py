@@ -5,11 +5,12 @@ them the database, as the operator. Both take the same bodies and answer with th
 """
 
 import asyncio
+import contextlib
 import functools
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Concatenate, Protocol
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import click
 import msgspec
@@ -62,8 +63,7 @@ class Direct:
         self._services, self._db, self._caller = services, services.db, terminal.operator()
 
     async def account(self, word: str | None) -> Scope:
-        found = await accounts.find_account(self._db, word or first_start.FIRST_SLUG)
-        return await scopes.load(self._db, found.id)
+        return Scope((await accounts.find_account(self._db, word or first_start.FIRST_SLUG)).id)
 
     async def zones(self, account: Scope) -> Mapping[str, Scope]:
         owner = await accounts.get(self._db, account)
@@ -71,7 +71,7 @@ class Direct:
 
     async def zone(self, word: str) -> Scope:
         found = await zones.find(self._db, word)
-        return await scopes.load(self._db, found.account_id, found.id)
+        return Scope(found.account_id, found.id)
 
     async def create_csr(self, scope: Scope, body: bytes) -> CustomCsr:
         data = reading.decode(body, CustomCsrRequest)
@@ -152,24 +152,20 @@ async def places(access: Access, account: str | None, zone: str | None) -> list[
 async def find_csr(access: Access, among: list[Scope], word: str) -> tuple[Scope, CustomCsr]:
     """The CSR with this id, and where it is; raises NotFound."""
     csr_id = canonical_uuid(word)
-    for scope in among if csr_id else ():
-        try:
-            return scope, await access.csr(scope, csr_id or uuid4())
-        except NotFound:
-            continue
+    if csr_id is not None:
+        for scope in among:
+            with contextlib.suppress(NotFound):
+                return scope, await access.csr(scope, csr_id)
     raise NotFound(f"there is no custom CSR {quoted(word)}; `keystead csr list` shows their ids")
 
 
 async def find_certificate(access: Access, among: list[Scope], word: str) -> tuple[Scope, CustomCertificate]:
     """The certificate with this id, and its zone; raises NotFound."""
     certificate_id = canonical_uuid(word)
-    for scope in among if certificate_id else ():
-        if scope.zone_id is None:
-            continue
-        try:
-            return scope, await access.certificate(scope, certificate_id or uuid4())
-        except NotFound:
-            continue
+    if certificate_id is not None:
+        for scope in (each for each in among if each.zone_id):
+            with contextlib.suppress(NotFound):
+                return scope, await access.certificate(scope, certificate_id)
     raise NotFound(f"there is no certificate {quoted(word)}; `keystead certificate list` shows their ids")
 
 

@@ -19,6 +19,7 @@ from app.commands.terminal import Row
 from app.identity import accounts
 from app.server import first_start
 from app.services import Services
+from app.store import scopes
 from app.x509 import crl as crl_bytes
 from app.x509 import pem, pkix
 from app.x509.keys import CaKeyType
@@ -76,7 +77,7 @@ async def create(services: Services, account: str, **options: object) -> Row:
             "--not-after is for a root; an intermediate expires with the certificate that you import"
         )
     owner = await accounts.find_account(services.db, account)
-    scope = await authorities.scope_for_operator(services.db, owner.id)
+    scope = await scopes.load(services.db, owner.id)
     return _row(await lifecycle.create(services, terminal.operator(), scope, new))
 
 
@@ -126,7 +127,7 @@ async def certificates(services: Services, ca: str | None, account: str | None, 
         options["ca_id"] = found.id
     else:
         owner = await accounts.find_account(services.db, account or first_start.FIRST_SLUG)
-        scope = await authorities.scope_for_operator(services.db, owner.id)
+        scope = await scopes.load(services.db, owner.id)
     wanted = msgspec.convert(options, Search)
     if wanted.serial:
         wanted = msgspec.structs.replace(wanted, serial=wanted.serial.replace(":", "").lower())

@@ -24,6 +24,7 @@ from app.errors import Misconfigured, NotFound
 from app.identity import zones
 from app.services import Services
 from app.x509 import chains, pem, pkix
+from app.x509.chains import Certificates
 
 # certbot's file names, which guides for web servers use.
 FULLCHAIN, PRIVATE_KEY = "fullchain.pem", "privkey.pem"
@@ -103,12 +104,13 @@ async def certificate_export(services: Services, certificate: str, out: Path) ->
 async def upload(access: Access, files: Sequence[str], csr: str | None, account: str | None, zone: str | None) -> Row:
     """Upload a certificate from PEM FILES, or - for standard input: its own, and those of the CAs above it."""
     text = _read(files)
-    scope = await access_.zone_of(access, account, zone, _hosts_of(text))
+    hosts = [host.removeprefix("*.") for host in _hosts(chains.read(text))]
+    scope = await access_.zone_of(access, account, zone, hosts)
     csr_id = csr or (await _csr_of(access, [scope, Scope(scope.account_id)], text)).id
     return _uploaded(await access.upload(scope, _body(text, csr_id)))
 
 
-@access_.command(certificate, "renew", json=True)
+@access_.command(certificate, "renew")
 @click.argument("certificate")
 @click.argument("files", nargs=-1, type=click.Path(dir_okay=False, allow_dash=True))
 @_csr
@@ -173,16 +175,16 @@ def _read(names: Sequence[str]) -> str:
     return "\n".join(terminal.read(name, pem.Kind.CERTIFICATE) for name in names)
 
 
-def _hosts_of(text: str) -> list[str]:
-    """The hosts of the certificates in the text; those of CAs have none."""
-    return [host.removeprefix("*.") for each in chains.read(text) for host in chains.facts(each).hosts]
+def _hosts(sent: Certificates) -> list[str]:
+    """The hosts of the certificates, each once; those of CAs have none."""
+    return [*dict.fromkeys(host for each in sent for host in chains.facts(each).hosts)]
 
 
 async def _csr_of(access: Access, among: Sequence[Scope], text: str) -> CustomCsr:
     """The CSR with the key of a certificate in the text, among those with one of its hosts; raises NotFound."""
-    wanted = {chains.spki_digest(each): chains.facts(each).hosts for each in chains.read(text)}
-    hosts = dict.fromkeys(host for names in wanted.values() for host in names)
-    for host in list(hosts)[:_HOSTS_TRIED]:
+    sent = chains.read(text)
+    wanted = set(map(chains.spki_digest, sent))
+    for host in _hosts(sent)[:_HOSTS_TRIED]:
         for scope in among:
             for csr in await access.csrs(scope, CsrQuery(san=host)):
                 if pkix.spki_sha256(csr.csr) in wanted:

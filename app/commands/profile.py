@@ -15,6 +15,8 @@ from app.commands.terminal import Row
 from app.errors import Misconfigured, NotFound, quoted
 from app.identity import accounts
 from app.services import Services
+from app.store import scopes
+from app.store.database import Connection
 
 
 @click.group()
@@ -35,10 +37,14 @@ async def create(services: Services, slug: str, ca: str, rules: Path | None, des
     """Create a profile SLUG of a CA, and a policy of the same name with the rules."""
     found = _rules(rules) if rules else Rules()
     scope, authority = await authorities.find(services.db, ca)
-    caller, db = terminal.operator(), services.db
-    policy = await profiles.create_policy(db, caller, scope, NewPolicy(slug, description, found))
-    new = NewProfile(slug, authority.id, policy.id, description)
-    return _row(await profiles.create_profile(db, caller, scope, new))
+    caller = terminal.operator()
+
+    async def work(connection: Connection) -> Profile:
+        policy = await profiles.create_policy(connection, caller, scope, NewPolicy(slug, description, found))
+        new = NewProfile(slug, authority.id, policy.id, description)
+        return await profiles.create_profile(connection, caller, scope, new)
+
+    return _row(await services.db.transaction(work))
 
 
 @terminal.command(profile, "list")
@@ -78,7 +84,7 @@ async def delete(services: Services, account: str, profile: str) -> str:
 
 async def _scope(services: Services, account: str) -> Scope:
     owner = await accounts.find_account(services.db, account)
-    return await authorities.scope_for_operator(services.db, owner.id)
+    return await scopes.load(services.db, owner.id)
 
 
 async def _find(services: Services, scope: Scope, word: str) -> Profile:

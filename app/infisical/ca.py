@@ -133,6 +133,23 @@ class CaRequest(msgspec.Struct, frozen=True, rename="camel"):
     not_after_policy: NotAfterPolicy | None = None
 
 
+class NewConfiguration(msgspec.Struct, frozen=True, rename="camel"):
+    """The subject and key of a new CA; `maxPathLength` -1 sets no limit."""
+
+    type: CaType
+    country: Annotated[str, Meta(pattern="^([A-Z]{2})?$")] | None = None
+    organization: Annotated[str, Meta(max_length=_MOST["organization"])] | None = None
+    ou: Annotated[str, Meta(max_length=_MOST["organizational_unit"])] | None = None
+    province: Annotated[str, Meta(max_length=_MOST["state"])] | None = None
+    common_name: Annotated[str, Meta(max_length=_MOST["common_name"])] | None = None
+    locality: Annotated[str, Meta(max_length=_MOST["locality"])] | None = None
+    key_algorithm: KeyAlgorithm | None = "RSA_2048"
+    friendly_name: FriendlyName | None = None
+    max_path_length: PathLength | None = -1
+    not_before: Date | None = None
+    not_after: Date | None = None
+
+
 class CaChange(msgspec.Struct, frozen=True, rename="camel"):
     """What is left out stays."""
 
@@ -180,7 +197,12 @@ class NewCa(Controller):
         services, caller = context.services, context.caller
         scope = await authorities.scope_of_slug(services.db, caller, data.project_slug)
         await guard.require(context.state, caller, scope, Action.CREATE)
-        return CaAnswer(ca_object(await lifecycle.create(services, caller, scope, new_authority(data))))
+        new = msgspec.structs.replace(
+            new_authority(data),
+            requires_template=data.require_template_for_issuance or False,
+            not_after_policy=data.not_after_policy or NotAfterPolicy.REFUSE,
+        )
+        return CaAnswer(ca_object(await lifecycle.create(services, caller, scope, new)))
 
 
 class OlderCa(Controller):
@@ -280,7 +302,8 @@ class CaCertificates(Controller):
         return wire.download(der, "application/pkix-cert")
 
 
-def new_authority(data: CaRequest) -> NewAuthority:
+def new_authority(data: CaRequest | NewConfiguration) -> NewAuthority:
+    """The CA that is wanted, with the rules that a CA has by default."""
     return NewAuthority(
         type=data.type,
         subject=CaSubject(
@@ -296,8 +319,6 @@ def new_authority(data: CaRequest) -> NewAuthority:
         max_path_length=-1 if data.max_path_length is None else data.max_path_length,
         not_before=times.date(data.not_before or ""),
         not_after=times.date(data.not_after or ""),
-        requires_template=data.require_template_for_issuance or False,
-        not_after_policy=data.not_after_policy or NotAfterPolicy.REFUSE,
     )
 
 

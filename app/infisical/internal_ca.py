@@ -10,21 +10,16 @@ from app import times
 from app.ca import authorities, lifecycle
 from app.ca.authorities import Changes, NewAuthority
 from app.ca.lifecycle import OwnCertificate
-from app.ca.model import Authority, CaType, NotAfterPolicy
+from app.ca.model import Authority, NotAfterPolicy
 from app.errors import NotFound
 from app.ids import canonical_uuid
 from app.infisical import ca, guard, wire
-from app.infisical.ca import KEY_ALGORITHMS, CaCertificate, Deletion, KeyAlgorithm, PathLength
+from app.infisical.ca import CaCertificate, Deletion, NewConfiguration, PathLength
 from app.infisical.guard import Action
-from app.infisical.leaves import FriendlyName
 from app.infisical.reading import Body, Date, Query, RequiredDate
 from app.infisical.wire import Instant, Uuid
 from app.web.context import CallerContext, ScopeContext
 from app.web.handling import delete, get, patch, post
-from app.x509 import subjects
-from app.x509.subjects import CaSubject
-
-_MOST = subjects.UPPER_BOUNDS
 
 
 class Configuration(msgspec.Struct, frozen=True, rename="camel"):
@@ -69,23 +64,6 @@ class ProjectFilter(msgspec.Struct, frozen=True, rename="camel"):
     """The project may be left out by a token that reaches one alone."""
 
     project_id: Uuid | None = None
-
-
-class NewConfiguration(msgspec.Struct, frozen=True, rename="camel"):
-    """The subject and key of a new CA; `maxPathLength` -1 sets no limit."""
-
-    type: CaType
-    country: Annotated[str, Meta(pattern="^([A-Z]{2})?$")] | None = None
-    organization: Annotated[str, Meta(max_length=_MOST["organization"])] | None = None
-    ou: Annotated[str, Meta(max_length=_MOST["organizational_unit"])] | None = None
-    province: Annotated[str, Meta(max_length=_MOST["state"])] | None = None
-    common_name: Annotated[str, Meta(max_length=_MOST["common_name"])] | None = None
-    locality: Annotated[str, Meta(max_length=_MOST["locality"])] | None = None
-    key_algorithm: KeyAlgorithm | None = "RSA_2048"
-    friendly_name: FriendlyName | None = None
-    max_path_length: PathLength | None = -1
-    not_before: Date | None = None
-    not_after: Date | None = None
 
 
 class InternalCaRequest(msgspec.Struct, frozen=True, rename="camel"):
@@ -216,22 +194,8 @@ async def _listed(context: CallerContext, filters: ProjectFilter) -> list[Intern
 
 
 def _new(data: InternalCaRequest) -> NewAuthority:
-    wanted = data.configuration
-    return NewAuthority(
-        type=wanted.type,
-        subject=CaSubject(
-            country=wanted.country or "",
-            organization=wanted.organization or "",
-            organizational_unit=wanted.ou or "",
-            state=wanted.province or "",
-            common_name=wanted.common_name or "",
-            locality=wanted.locality or "",
-        ),
-        key_type=KEY_ALGORITHMS[wanted.key_algorithm or "RSA_2048"],
-        friendly_name=wanted.friendly_name or None,
-        max_path_length=-1 if wanted.max_path_length is None else wanted.max_path_length,
-        not_before=times.date(wanted.not_before or ""),
-        not_after=times.date(wanted.not_after or ""),
+    return msgspec.structs.replace(
+        ca.new_authority(data.configuration),
         requires_template=data.enable_direct_issuance is False,
         name=data.name,
         not_after_policy=data.not_after_policy or NotAfterPolicy.REFUSE,

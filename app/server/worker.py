@@ -15,7 +15,7 @@ from litestar.exceptions import HTTPException, NotFoundException
 
 from app import bounds, config, metrics
 from app.audit import failures
-from app.ca import issuing
+from app.ca import crls, issuing
 from app.caller import RequestInfo
 from app.certificates import trust
 from app.cloudflare import router as cloudflare
@@ -182,6 +182,7 @@ async def _follow(services: Services) -> None:
 async def _prune(db: Database) -> None:
     await idempotency.prune(db)
     await tokens.prune(db)
+    await crls.prune(db)
     await csrs.recount(db)
 
 

@@ -147,8 +147,9 @@ class _Reader:
         fields = {}
         if kind.strict:
             known = {field.wire for field in kind.fields}
-            for name in values.keys() - known:
-                self._wrong(Fault.UNKNOWN, (*path, name), values[name], kind)
+            for name, value in values.items():
+                if name not in known:
+                    self._wrong(Fault.UNKNOWN, (*path, name), value, kind)
         for field in kind.fields:
             value = values.get(field.wire, UNSET)
             if value is None and field.keeps_null:

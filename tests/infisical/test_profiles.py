@@ -397,7 +397,7 @@ async def test_a_ca_that_is_deleted_by_force_leaves_a_last_crl(world: World) -> 
 
 
 async def test_an_application_with_a_profile_that_is_not_there_is_not_made(world: World) -> None:
-    """The profiles are looked for before anything is stored."""
+    """Nor is one that is attached to some of the profiles: it is one transaction."""
     name = f"app-{uuid4().hex[:8]}"
     body = {"name": name, "profileIds": [str(uuid4())]}
     assert (await ask(world, "POST", f"{API}/applications", body)).status_code == 404

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
@@ -32,6 +33,16 @@ async def test_what_has_been_over_for_a_day_is_deleted_and_nothing_else(world: W
     row = await world.database.fetchrow(_LEFT)
     assert row is not None
     assert (row["keys"], row["tokens"]) == (1, 1)
+
+
+async def test_the_last_crl_of_a_deleted_ca_goes_when_all_it_revokes_has_expired(world: World) -> None:
+    """One that is over is deleted, one that has a minute left is not."""
+    sql = "INSERT INTO last_crls (account_id, ca_id, der, next_update) VALUES ($1, $2, '', now() + $3::interval)"
+    over, left = uuid4(), uuid4()
+    for ca_id, age in ((over, timedelta(seconds=-1)), (left, timedelta(minutes=1))):
+        await world.database.execute(sql, world.a.account.id, ca_id, age)
+    await worker._prune(world.database)
+    assert [row["ca_id"] for row in await world.database.fetch("SELECT ca_id FROM last_crls")] == [left]
 
 
 async def test_a_worker_without_room_turns_away_requests_and_answers_probes(

@@ -134,3 +134,5 @@ CREATE INDEX issued_certificates_created_at_idx ON issued_certificates (account_
 CREATE INDEX issued_certificates_id_idx ON issued_certificates (id);
 COMMENT ON COLUMN issued_certificates.profile_id IS 'The profile it was issued by, which may have been deleted since; NULL for a request to the CA itself.';
 COMMENT ON COLUMN issued_certificates.key_made_here IS 'The key was made here and handed out once: a renewal makes another one.';
+
+COMMENT ON TABLE issued_certificates IS 'What CAs signed, stored before anybody sees it; a row without pem is of an earlier release, and says what was meant.';

@@ -73,7 +73,8 @@ class Remote:
         email, key = environ.get("CLOUDFLARE_EMAIL"), environ.get("CLOUDFLARE_API_KEY")
         if not base_url or not (token or (email and key)):
             return None
-        if urlsplit(base_url).scheme not in {"http", "https"}:
+        address = urlsplit(base_url)
+        if address.scheme not in {"http", "https"} or address.username is not None:
             raise Misconfigured("CLOUDFLARE_BASE_URL must be an address such as http://127.0.0.1:8787/client/v4")
         credential = {"Authorization": f"Bearer {token}"} if token else {"X-Auth-Email": email, "X-Auth-Key": key}
         headers = {name: value or "" for name, value in credential.items()}
@@ -180,7 +181,13 @@ class Remote:
         except urllib.error.HTTPError as refused:
             with refused:
                 return refused.code, refused.read(_MAX_ANSWER), refused.headers.get("Retry-After")
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except ValueError:
+            # Without its text, which quotes the header with the credential.
+            text = (
+                "CLOUDFLARE_BASE_URL or the credential has a character that a request cannot have, such as a line break"
+            )
+            raise Misconfigured(text) from None
+        except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error
             raise Unavailable(f"{self._base_url} does not answer ({reason})") from None
 

@@ -203,6 +203,21 @@ def test_a_token_without_rights_is_told_so(live: Live) -> None:
     assert said == "keystead: 9109: Invalid access token\n"
 
 
+@pytest.mark.parametrize("token", ["secret\nvalue", "secret\r", "secretü\u20ac"])
+def test_a_credential_that_no_header_can_have_is_not_shown(live: Live, token: str) -> None:
+    """A line break that was copied along is said, without the credential itself."""
+    said = refused(run_command({**live.env, "CLOUDFLARE_API_TOKEN": token}, "csr", "list"))
+    assert "secret" not in said
+    assert "such as a line break" in said
+
+
+def test_an_address_with_a_password_is_not_shown(live: Live) -> None:
+    """It would stand in every message that names the address."""
+    said = refused(run_command({**live.env, "CLOUDFLARE_BASE_URL": "http://me:secret@127.0.0.1/"}, "csr", "list"))
+    assert "secret" not in said
+    assert "CLOUDFLARE_BASE_URL must be an address" in said
+
+
 def test_a_server_that_is_not_there_is_one_line(live: Live) -> None:
     """The address is named, and nothing else is tried."""
     url = f"http://127.0.0.1:{free_port()}/client/v4"

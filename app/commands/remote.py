@@ -189,7 +189,9 @@ class Remote:
             raise Misconfigured(text) from None
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error
-            raise Unavailable(f"{self._base_url} does not answer ({reason})") from None
+            known = method == "GET" or isinstance(reason, ConnectionRefusedError)
+            doubt = "" if known else "; it may have done what was asked: look before you repeat it"
+            raise Unavailable(f"{self._base_url} does not answer ({reason}){doubt}") from None
 
 
 def _path(scope: Scope) -> str:

@@ -1,7 +1,9 @@
 """The `csr` commands and the uploads of `certificate`: the same over a server's API and in the database beside it."""
 
 import json
+import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -224,6 +226,24 @@ def test_a_server_that_is_not_there_is_one_line(live: Live) -> None:
     said = refused(run_command({**live.env, "CLOUDFLARE_BASE_URL": url}, "csr", "list"))
     assert said.startswith(f"keystead: {url} does not answer")
     assert len(said.splitlines()) == 1
+
+
+def test_a_change_whose_answer_is_lost_may_have_been_made(live: Live) -> None:
+    """The server took the request and was gone: a change is in doubt, and a list is not."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        listener.settimeout(60)
+
+        def take_and_close() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65_536)
+
+        environ = {**live.env, "CLOUDFLARE_BASE_URL": f"http://127.0.0.1:{listener.getsockname()[1]}"}
+        for words, in_doubt in ((("create", new_host(), *SUBJECT), True), (("list",), False)):
+            taken = pool.submit(take_and_close)
+            said = refused(run_command(environ, "csr", *words))
+            taken.result(60)
+            assert ("it may have done what was asked" in said) is in_doubt
 
 
 def test_an_address_that_is_none_is_refused(live: Live) -> None:

@@ -41,7 +41,7 @@ class Access(Protocol):
         """An account by id, or slug or name; None for the default one. Raises NotFound."""
 
     async def zones(self, account: Scope) -> Mapping[str, Scope]:
-        """The zones of an account by name."""
+        """The zones of an account by name, with A-labels as hosts have them."""
 
     async def zone(self, word: str) -> Scope:
         """A zone by id or name; raises NotFound, and Conflict if several have the name."""

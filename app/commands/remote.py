@@ -19,6 +19,7 @@ from app.cloudflare.envelope import Item, ResultInfo
 from app.commands import terminal
 from app.csrs.model import CsrQuery
 from app.errors import Conflict, KeysteadError, Misconfigured, NotFound, Unavailable, quoted
+from app.identity.zones import lookup_name
 from app.ids import hex32
 
 T = TypeVar("T")
@@ -90,7 +91,7 @@ class Remote:
 
     async def zones(self, account: Scope) -> Mapping[str, Scope]:
         found = await self._pages("/zones", {"account.id": account.account_id.hex}, list[_Zone])
-        return {zone.name: _scope(zone) for zone in found}
+        return {lookup_name(zone.name): _scope(zone) for zone in found}
 
     async def zone(self, word: str) -> Scope:
         if hex32(word) is not None:

@@ -123,6 +123,17 @@ def test_upload_finds_the_csr_by_its_key(keystead: Run, live: Live, tmp_path: Pa
     assert row["id"] in refused(keystead("csr", "delete", first["id"]))
 
 
+def test_a_zone_in_unicode_is_above_hosts_with_a_labels(keystead: Run, live: Live) -> None:
+    """Certificates have A-labels, and the zone is found without naming it."""
+    label = f"bücher{uuid4().hex[:8]}"
+    good(run_command(beside(live), "zone", "create", f"{label}.example"))
+    host = f"www.{label}.example".encode("idna").decode()
+    (csr,) = json.loads(good(keystead("csr", "create", host, *SUBJECT, "--json")))
+    (row,) = json.loads(good(keystead("certificate", "upload", "-", "--json", text=signed(live, csr))))
+    assert (row["hosts"], row["custom_csr_id"]) == (host, csr["id"])
+    assert row["zone_id"] != live.env["CLOUDFLARE_ZONE_ID"]
+
+
 def test_upload_reads_standard_input(keystead: Run, live: Live) -> None:
     """`-` is standard input, so that a CA's answer can be piped."""
     csr = made(keystead, new_host())

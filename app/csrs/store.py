@@ -158,13 +158,16 @@ _LIVE = {
 }
 
 
-# Counter rows per scope: concurrent writers of a single row would wait for each other's commit
-# (docs/decisions/0021-kept-counts.md).
-SLOTS = 16
-_ADD_TO_COUNT = f"""
+# A row of the count that no other writer holds, or else a new one: writers of a single row would wait for each other's
+# commit (docs/decisions/0021-kept-counts.md).
+_ADD_TO_COUNT = """
     INSERT INTO csr_counts AS known (account_id, scope_id, slot, count)
-    SELECT account_id, coalesce(zone_id, account_id), floor(random() * {SLOTS}), {{sign}}count(*) FROM csr
-    GROUP BY account_id, zone_id
+    SELECT account_id, scope_id, coalesce(
+        (SELECT slot FROM csr_counts AS free WHERE free.account_id = csr.account_id AND free.scope_id = csr.scope_id
+            LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED),
+        (SELECT coalesce(max(slot) + 1, 0) FROM csr_counts AS held
+            WHERE held.account_id = csr.account_id AND held.scope_id = csr.scope_id)
+    ), {sign}count(*) FROM csr GROUP BY account_id, scope_id
     ON CONFLICT (account_id, scope_id, slot) DO UPDATE SET count = known.count + excluded.count
 """
 
@@ -180,7 +183,7 @@ key AS ({keyring.insert_keys("made")}),
 csr AS (
     INSERT INTO custom_csrs (account_id, zone_id, key_id, key_type, {inputs})
     SELECT account_id, zone_id, key_id, key_type, {inputs} FROM made
-    RETURNING account_id, id, zone_id, created_at
+    RETURNING account_id, id, scope_id, created_at
 ),
 counted AS ({_ADD_TO_COUNT.format(sign="")}),
 audit AS ({audit.insert_each("made")})
@@ -323,7 +326,7 @@ async def list_(db: Database, scope: Scope, query: CsrQuery, per_page: int) -> P
 _DELETE = f"""
 WITH csr AS (
     DELETE FROM custom_csrs WHERE account_id = $1 AND scope_id = $2 AND id = $3
-    RETURNING account_id, id, zone_id, key_id
+    RETURNING account_id, id, scope_id, zone_id, key_id
 ),
 key AS ({keyring.delete_key("csr")}),
 counted AS ({_ADD_TO_COUNT.format(sign="-")}),

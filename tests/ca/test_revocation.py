@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from support.live import serving
 from support.pki import BASE, HALF_LIFE, SECONDS, Pki, days_pass, number_of, serials_of
 from support.pki_limits import _REVOKED, read_by_openssl
-from support.waiting import comes_about
+from support.waiting import at_locks, comes_about
 from support.world import World, new_database
 
 from app import bounds
@@ -45,6 +45,16 @@ def world(shared_world: World) -> World:
 @pytest.fixture
 def pki(world: World) -> Pki:
     return Pki(world.http, world.a.account.slug, world.a.bearer)
+
+
+async def pending(database: db.Database, ca_id: str, state: Callable[[crls._Queue], bool]) -> None:
+    """Wait until the queue of a CA is in this state."""
+
+    def so() -> bool:
+        queue = crls._queues.get((database, UUID(ca_id)))
+        return queue is not None and state(queue)
+
+    await comes_about(so)
 
 
 async def signed_by(world: World, ca_id: str, count: int) -> list[str]:
@@ -115,12 +125,13 @@ async def test_who_waits_for_a_crl_holds_no_connection(pki: Pki, world: World) -
     made = await signed_by(world, root, 20)
     async with worker(world) as database:
         async with locked_crl(world, root):
-            waiting = asyncio.gather(*(revoke(world, database, serial) for serial in made))
-            for _ in range(100):
-                await asyncio.sleep(0.01)
-                assert not waiting.done()
+            tasks = [asyncio.create_task(revoke(world, database, made[0]))]
+            await pending(database, root, lambda queue: queue.lock.locked() and not queue.pending)
+            tasks += [asyncio.create_task(revoke(world, database, serial)) for serial in made[1:]]
+            await pending(database, root, lambda queue: len(queue.pending) == 19)
+            await at_locks(world.database, 1)
             assert database.in_use == 1
-        outcomes = await waiting
+        outcomes = await asyncio.gather(*tasks)
     assert [each.serial for each in outcomes] == made
     assert all(each.revoked_at and each.revocation_reason == 4 for each in outcomes)
     crl = await pki.crl(root)
@@ -177,29 +188,20 @@ async def test_one_that_is_refused_or_gives_up_does_not_spoil_the_others(pki: Pk
     async with worker(world) as database:
         await revoke(world, database, made[0])
         async with locked_crl(world, root):
-            tasks = [asyncio.create_task(revoke(world, database, s)) for s in (*made[1:], made[0], made[1])]
-            # Long enough for all to queue up; nothing tells of it.
-            await asyncio.sleep(0.3)
+            tasks = [asyncio.create_task(revoke(world, database, made[1]))]
+            await pending(database, root, lambda queue: queue.lock.locked() and not queue.pending)
+            tasks += [asyncio.create_task(revoke(world, database, s)) for s in (*made[2:], made[0], made[1])]
+            await pending(database, root, lambda queue: len(queue.pending) == 6)
             # The first has the turn, the third waits.
             tasks[0].cancel()
             tasks[2].cancel()
-            await asyncio.sleep(0.1)
+            await asyncio.wait((tasks[0], tasks[2]))
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     kinds = [type(each) for each in outcomes]
     gone = asyncio.CancelledError
     # The last one asked for what the first did not come to do.
     assert kinds == [gone, Issued, gone, Issued, Issued, Refusal, Issued]
     assert {*serials_of(await pki.crl(root))} >= {made[n] for n in (0, 1, 2, 4, 5)}
-
-
-async def pending(database: db.Database, ca_id: str, state: Callable[[crls._Queue], bool]) -> None:
-    """Wait until the queue of a CA is in this state."""
-    for _ in range(1000):
-        queue = crls._queues.get((database, UUID(ca_id)))
-        if queue and state(queue):
-            return
-        await asyncio.sleep(0.01)
-    raise TimeoutError
 
 
 async def test_who_gives_up_while_working_for_others_leaves_them_their_turn(pki: Pki, world: World) -> None:
@@ -216,12 +218,13 @@ async def test_who_gives_up_while_working_for_others_leaves_them_their_turn(pki:
                 tasks.append(asyncio.create_task(revoke(world, database, serial)))
                 await pending(database, root, lambda queue: len(queue.pending) == len(tasks) - 1)
             locking = asyncio.create_task(again.__aenter__())
-            await asyncio.sleep(0.3)
+            # The first one, and ours behind it.
+            await at_locks(world.database, 2)
         await asyncio.gather(tasks[0], locking)
         # The second has the turn, for all others.
         await pending(database, root, lambda queue: not queue.pending)
         tasks[1].cancel()
-        await asyncio.sleep(0.1)
+        await asyncio.wait(tasks[1:2])
         await again.__aexit__(None, None, None)
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(each) for each in outcomes] == [Issued, asyncio.CancelledError, Issued, Issued, Issued]

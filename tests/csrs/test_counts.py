@@ -44,6 +44,7 @@ kept AS (SELECT account_id, scope_id, sum(count) AS told FROM csr_counts GROUP B
 SELECT scope_id, coalesce(told, 0) - coalesce(held, 0) AS off
 FROM actual FULL JOIN kept USING (account_id, scope_id) WHERE coalesce(held, 0) <> coalesce(told, 0)
 """
+HOLD = "SELECT slot FROM csr_counts WHERE scope_id = $1 FOR NO KEY UPDATE SKIP LOCKED"
 
 
 @pytest.fixture
@@ -364,33 +365,39 @@ async def test_a_deletion_amid_creators_leaves_no_counts(world: World) -> None:
 # The slots.
 
 
-async def test_writers_are_spread_over_the_slots(world: World) -> None:
-    """Twenty creates touch more than one row of their list, none outside of 0 to 15."""
-    shelf = Shelf(world, world.a)
-    await asyncio.gather(*(shelf.create() for _ in range(20)))
-    touched = await slots(world, shelf.id)
-    assert 1 < len(touched) <= 20
-    assert 0 <= touched[0] < touched[-1] < csrs.SLOTS
-    assert await shelf.total() == 20
-
-
-async def test_a_writer_does_not_wait_for_another_one(world: World) -> None:
-    """While a transaction holds one slot of a list, others write to the list; all are counted in the end."""
-    shelf = Shelf(world, world.a)
-    await shelf.create()
-    held = (await slots(world, shelf.id))[0]
+@contextlib.asynccontextmanager
+async def held_slots(world: World, scope_id: UUID) -> AsyncIterator[list[int]]:
+    """A transaction that holds all slots of a list, but those that others hold; yields their numbers."""
     other: db.Connection = await asyncpg.connect(world.settings.database_url)
     try:
         async with other.transaction():
-            await other.execute("UPDATE csr_counts SET count = count WHERE scope_id = $1 AND slot = $2", shelf.id, held)
-            # At most those that have chosen the very slot wait.
-            writers = [asyncio.create_task(shelf.create()) for _ in range(20)]
-            await asyncio.wait(writers, return_when=asyncio.FIRST_COMPLETED)
-            assert any(writer.done() for writer in writers)
-        await asyncio.gather(*writers)
+            rows = await other.fetch(HOLD, scope_id)
+            yield [row["slot"] for row in rows]
     finally:
         await other.close()
-    assert await shelf.total() == 21
+
+
+async def test_a_writer_does_not_wait_for_another_one(world: World) -> None:
+    """While transactions hold all slots of a list, others create and delete in it; all are counted in the end."""
+    for shelf in shelves(world):
+        made = [await shelf.create()]
+        async with held_slots(world, shelf.id) as held:
+            assert held == [0]
+            made += await asyncio.gather(*(shelf.create() for _ in range(5)))
+            async with held_slots(world, shelf.id) as more:
+                assert more
+                assert 0 not in more
+                made.append(await shelf.create())
+                assert await shelf.delete(made[0]) == DELETED
+        assert await shelf.total() == 6
+
+
+async def test_a_slot_that_is_free_is_used_again(world: World) -> None:
+    """Writers of whom none holds a slot while the next one writes leave a list with one slot."""
+    shelf = Shelf(world, world.a)
+    made = [await shelf.create() for _ in range(4)]
+    assert await shelf.delete(made[0]) == DELETED
+    assert await slots(world, shelf.id) == [0]
 
 
 # What a release wrote that did not keep the lengths.

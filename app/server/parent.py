@@ -34,6 +34,7 @@ from granian.server.mp import MPServer
 from app import bounds, child, config, metrics, process
 from app.errors import Misconfigured, Unavailable
 from app.server import logs, postgres, tls
+from app.server.interrupts import Interrupt
 from app.server.postgres import Cluster
 
 _log = logging.getLogger(__name__)
@@ -317,6 +318,7 @@ class _Server(MPServer):
             respawn_failed_workers=True,
             workers_kill_timeout=int(bounds.STOP_SECONDS),
         )
+        self.main_loop_interrupt = Interrupt()  # type: ignore[assignment] # it has what granian uses of an Event
         self.ends: dict[int, list[float]] = {}
         # Ends in a row before the worker listened, by index. Workers that listen send their pid through the pipe.
         self.failures: dict[int, int] = {}

@@ -381,7 +381,7 @@ def test_hangup_without_tls_changes_nothing(server: Server) -> None:
     # A reload would start a worker and would keep SIGTERM waiting.
     assert server.worker() == worker
     process.send_signal(signal.SIGTERM)
-    assert process.wait(15) == 0
+    assert process.wait(30) == 0
 
 
 # TLS.

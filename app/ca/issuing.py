@@ -7,6 +7,7 @@ releases may have no certificate: they record what was intended, and their seria
 import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -19,7 +20,8 @@ from app.caller import Caller, Scope
 from app.custody import keyring
 from app.errors import NotFound, Refusal
 from app.services import Services
-from app.store.database import Database, parameters
+from app.store.bundles import Made, Row
+from app.store.database import Database, encoded, rows
 from app.x509 import chains, keys, pkix
 from app.x509.keys import PrivateKey
 
@@ -201,23 +203,33 @@ def no_ca(ca_id: UUID | str) -> NotFound:
     return NotFound(f"CA with ID '{ca_id}' not found")
 
 
-_COLUMNS = (
-    "id, issuer_id, profile, serial, spki_sha256, subject, common_name, alt_names, key_usages, extended_key_usages, "
-    "path_length, friendly_name, not_before, not_after, profile_id, application_id, key_made_here, pem"
-)
-_PARAMETERS = 18
+_INPUTS = {
+    **dict.fromkeys(("id", "issuer_id"), "uuid"),
+    **dict.fromkeys(("profile", "serial"), "text"),
+    "spki_sha256": "bytea",
+    **dict.fromkeys(("subject", "common_name"), "text"),
+    **dict.fromkeys(("alt_names", "key_usages", "extended_key_usages"), "text[]"),
+    "path_length": "integer",
+    "friendly_name": "text",
+    **dict.fromkeys(("not_before", "not_after"), "timestamptz"),
+    **dict.fromkeys(("profile_id", "application_id"), "uuid"),
+    "key_made_here": "boolean",
+    "pem": "text",
+}
+_COLUMNS = ", ".join(_INPUTS)
+_NEW = {**_INPUTS, **audit.COLUMNS}
 # Inserts nothing if the CA was disabled or deleted meanwhile; FOR KEY SHARE serialises this with a deletion.
 _INSERT = f"""
 WITH ca AS (
     SELECT account_id, id FROM certificate_authorities
     WHERE account_id = $1 AND id = $2 AND NOT disabled FOR KEY SHARE
 ),
+new AS (SELECT ca.account_id, ca.id AS ca_id, NULL::uuid AS zone_id, new.* FROM ca, {rows("$3", _NEW)}),
 issued AS (
     INSERT INTO issued_certificates (account_id, ca_id, {_COLUMNS})
-    SELECT ca.account_id, ca.id, {parameters(3, _PARAMETERS)} FROM ca
-    RETURNING account_id, id, NULL::uuid AS zone_id
+    SELECT account_id, ca_id, {_COLUMNS} FROM new RETURNING id
 ),
-audit AS ({audit.insert(3 + _PARAMETERS, "issued")})
+audit AS ({audit.insert_each("new")})
 SELECT id FROM issued
 """
 _EXISTS = "SELECT id FROM certificate_authorities WHERE account_id = $1 AND id = $2"
@@ -251,11 +263,18 @@ async def sign(
     )
     audited = audit.values(caller, entry.action, audit.Resource.ISSUED_CERTIFICATE)
     # Nobody has seen the certificate until this has committed.
-    if await db.fetchrow(_INSERT, authority.account_id, authority.id, *row, *audited) is None:
-        if await db.fetchrow(_EXISTS, authority.account_id, authority.id) is None:
+    ca = (authority.account_id, authority.id)
+    if await db.insert_bundled(ca, (*row, *audited), partial(_insert, db, ca)) is None:
+        if await db.fetchrow(_EXISTS, *ca) is None:
             raise no_ca(authority.id)
         raise Refusal("CA is disabled" if to_sign.ca else "CA is not active: it is disabled")
     return certificate
+
+
+async def _insert(db: Database, ca: tuple[UUID, UUID], new: Sequence[Row]) -> list[Made]:
+    """Store certificates of one CA, in one transaction; None for each if the CA was disabled or deleted."""
+    stored = {row["id"]: row for row in await db.fetch(_INSERT, *ca, encoded(_NEW, new))}
+    return [stored.get(row[0]) for row in new]
 
 
 # The columns that `issued` takes.

@@ -1231,16 +1231,16 @@ async def test_a_certificate_whose_commit_is_not_known_is_in_doubt(
 ) -> None:
     """If the connection breaks after the row was written, the answer says so, and the certificate can be revoked."""
     root = await pki.root()
-    fetchrow = Database.fetchrow
+    fetch = Database.fetch
 
-    async def breaking(self: Database, sql: str, *args: object) -> asyncpg.Record | None:
-        row = await fetchrow(self, sql, *args)
+    async def breaking(self: Database, sql: str, *args: object) -> list[asyncpg.Record]:
+        rows = await fetch(self, sql, *args)
         if "INSERT INTO issued_certificates" in sql:
             raise Unavailable("the connection is lost", in_doubt=True)
-        return row
+        return rows
 
     with monkeypatch.context() as crashing:
-        crashing.setattr(Database, "fetchrow", breaking)
+        crashing.setattr(Database, "fetch", breaking)
         body = {"csr": request(EC_KEY, common_name(HOST)), "notAfter": in_days(30)}
         answer = await pki.ask("POST", f"/ca/{root}/sign-certificate", body)
     assert answer.status_code == 503
@@ -1354,7 +1354,7 @@ async def in_line(world: World, *work: Callable[[], Awaitable[httpx.Response]]) 
         tasks = []
         for number, each in enumerate(work, 1):
             tasks.append(asyncio.ensure_future(each()))
-            await at_locks(world.database, number)
+            await at_locks(world.database, number, world.state.services.db)
         await held.rollback()
         return await all_of(*tasks)
     finally:

@@ -2,38 +2,28 @@
 
 import asyncio
 import contextlib
-import os
-import signal
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import asyncpg
 import httpx
 import pytest
-from support.waiting import comes_about
+from support.bundling import Asked, Bundle, bundle_behind, killed_three_times, on_their_way, patient
 from support.world import BODY, World, new_world
 
-from app import bounds
 from app.custody import keyring
 from app.custody import ring as ringfile
 from app.server import postgres
 from app.store import schema
 from app.store.database import Connection
 
-Post = Coroutine[Any, Any, httpx.Response]
+pytestmark = pytest.mark.usefixtures("patient")
+__all__ = ["patient"]
 
 
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing that is held up on purpose runs into a time limit on a slow machine."""
-    for name in ("LOCK_SECONDS", "STATEMENT_SECONDS", "WAIT_SECONDS", "OLDEST_SECONDS"):
-        monkeypatch.setattr(bounds, name, 60.0)
-
-
-def post(world: World, name: str, key: str | None = None) -> Post:
+def post(world: World, name: str, key: str | None = None) -> Asked:
     headers = {**world.a.bearer, **({"Idempotency-Key": key} if key else {})}
     return world.http.post(world.a.account_path, json={**BODY, "name": name}, headers=headers)
 
@@ -43,57 +33,12 @@ def told(answer: httpx.Response) -> tuple[int, int]:
     return answer.status_code, errors[0]["code"] if errors else 0
 
 
-class Bundle:
-    """Requests that wait for the one before them."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.tasks: list[asyncio.Task[httpx.Response]] = []
-
-    async def add(self, work: Post) -> None:
-        """Return when the request waits."""
-        before = self._waiting()
-        self.tasks.append(asyncio.create_task(work))
-        await comes_about(lambda: self._waiting() > before)
-
-    def _waiting(self) -> int:
-        return self.world.state.services.db._bundles.waiting
-
-    async def answers(self) -> list[httpx.Response]:
-        return await asyncio.gather(*self.tasks)
-
-
-async def on_their_way(connection: Connection) -> list[int]:
-    """The processes that wait for a lock."""
-    sql = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    pids: list[int] = []
-
-    async def some() -> bool:
-        # A transaction would see the sessions of its first look again.
-        await connection.execute("SELECT pg_stat_clear_snapshot()")
-        pids[:] = [row["pid"] for row in await connection.fetch(sql)]
-        return bool(pids)
-
-    await comes_about(some)
-    return pids
-
-
 @contextlib.asynccontextmanager
 async def bundle(world: World) -> AsyncIterator[Bundle]:
     """Hold up a create, so that what is added meanwhile is one bundle, which starts at the end."""
-    holder: Connection = await asyncpg.connect(world.settings.database_url)
-    try:
-        transaction = holder.transaction()
-        await transaction.start()
-        await holder.execute("SELECT FROM accounts WHERE id = $1 FOR UPDATE", world.a.account.id)
-        made = Bundle(world)
-        before = asyncio.create_task(post(world, "before"))
-        await on_their_way(holder)
+    sql = "SELECT FROM accounts WHERE id = $1 FOR UPDATE"
+    async with bundle_behind(world, post(world, "before"), sql, world.a.account.id) as made:
         yield made
-        await transaction.rollback()
-        assert told(await before) == (201, 0)
-    finally:
-        await holder.close()
 
 
 async def rows(world: World, name: str) -> list[asyncpg.Record]:
@@ -251,29 +196,7 @@ async def test_nothing_acknowledged_is_lost_when_postgresql_is_killed(tmp_path: 
     with postgres.running(tmp_path / "cluster") as cluster:
         await schema.migrate(cluster.dsn)
         async with new_world(cluster.dsn, tmp_path) as world:
-            answers: dict[str, httpx.Response] = {}
-            enough = asyncio.Event()
-
-            async def client(number: int) -> None:
-                turn = 0
-                while not enough.is_set():
-                    turn += 1
-                    name = f"{number} {turn}"
-                    answers[name] = await post(world, name)
-                    if answers[name].status_code == 503:
-                        await asyncio.sleep(0.05)
-
-            clients = [asyncio.create_task(client(number)) for number in range(16)]
-            for times in range(1, 4):
-                await comes_about(partial(are_good, answers, times * 60))
-                connection: Connection = await asyncpg.connect(cluster.dsn)
-                postmaster = Path(await connection.fetchval("SHOW data_directory")) / "postmaster.pid"
-                await connection.close()
-                os.kill(int(postmaster.read_text().split()[0]), signal.SIGKILL)
-                await comes_about(lambda: not cluster.alive())
-                await asyncio.to_thread(cluster.ensure)
-            enough.set()
-            await asyncio.gather(*clients)
+            answers = await killed_three_times(cluster, partial(post, world))
             there = {row["name"] for row in await world.database.fetch("SELECT name FROM custom_csrs")}
             for name, answer in answers.items():
                 if answer.status_code == 201:
@@ -282,7 +205,3 @@ async def test_nothing_acknowledged_is_lost_when_postgresql_is_killed(tmp_path: 
                     assert told(answer) == (503, 1501)
                     assert name not in there or "not known whether" in answer.text
             await nothing_is_odd(world, len(there))
-
-
-def are_good(answers: dict[str, httpx.Response], count: int) -> bool:
-    return sum(answer.status_code == 201 for answer in answers.values()) >= count

@@ -37,11 +37,11 @@ async def comes_about(
         await asyncio.sleep(_PAUSE)
 
 
-async def at_locks(database: db.Database, count: int) -> None:
-    """Return once so many statements of this database wait for a lock."""
+async def at_locks(database: db.Database, count: int, server: db.Database | None = None) -> None:
+    """Return once so many statements of this database wait for a lock, or in this server for a transaction."""
 
     async def so_many() -> bool:
         (row,) = await database.fetch(_AT_LOCKS)
-        return bool(row["n"] >= count)
+        return bool(row["n"] + (server._bundles.waiting if server else 0) >= count)
 
     await comes_about(so_many)

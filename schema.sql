@@ -24,6 +24,7 @@ CREATE TABLE accounts (
     ca_quota integer,
     enforce_twofactor boolean NOT NULL DEFAULT false,
     abuse_contact_email text,
+    csr_subject jsonb NOT NULL DEFAULT '{}',
     CONSTRAINT accounts_pkey PRIMARY KEY (id),
     CONSTRAINT accounts_slug_key UNIQUE (slug),
     CONSTRAINT accounts_name_check CHECK (length(name) BETWEEN 1 AND 100),
@@ -32,7 +33,8 @@ CREATE TABLE accounts (
     CONSTRAINT accounts_csr_quota_check CHECK (csr_quota >= 0),
     CONSTRAINT accounts_key_max_age_days_check CHECK (key_max_age_days BETWEEN 1 AND 36500),
     CONSTRAINT accounts_ca_quota_check CHECK (ca_quota >= 0),
-    CONSTRAINT accounts_abuse_contact_email_check CHECK (length(abuse_contact_email) BETWEEN 3 AND 254)
+    CONSTRAINT accounts_abuse_contact_email_check CHECK (length(abuse_contact_email) BETWEEN 3 AND 254),
+    CONSTRAINT accounts_csr_subject_check CHECK (jsonb_typeof(csr_subject) = 'object' AND length(csr_subject::text) <= 2000)
 );
 COMMENT ON TABLE accounts IS 'The tenants: everything belongs to one account.';
 COMMENT ON COLUMN accounts.slug IS 'A short name for people and for Infisical''s projectSlug.';
@@ -41,6 +43,7 @@ COMMENT ON COLUMN accounts.csrs_enabled IS 'False answers 403/1404 to every cust
 COMMENT ON COLUMN accounts.csr_quota IS 'How many custom CSRs the account''s own list may hold; NULL is no bound.';
 COMMENT ON COLUMN accounts.key_max_age_days IS 'A key that is older, in days, is told in the messages of its CSR and certificate.';
 COMMENT ON COLUMN accounts.ca_quota IS 'How many CAs the account may hold; NULL is the bound of the list, 1000.';
+COMMENT ON COLUMN accounts.csr_subject IS 'What `keystead csr create` takes for the subject where it is not told: country, state, locality, organization.';
 COMMENT ON COLUMN accounts.enforce_twofactor IS 'Kept and given back for clients; there is no second factor here.';
 
 CREATE TABLE zones (

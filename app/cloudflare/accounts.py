@@ -18,6 +18,7 @@ from app.identity.accounts import Account
 from app.store.paging import Direction, PageNumber, PerPage
 from app.web.handling import delete, get, post, put
 from app.x509.names import NamePolicy
+from app.x509.subjects import SubjectDefaults
 
 _READ = Needs(Area.SETTINGS, Access.READ)
 _WRITE = Needs(Area.SETTINGS, Access.WRITE, fresh=True)
@@ -31,7 +32,7 @@ class AccountSettings(msgspec.Struct, frozen=True):
 
 
 class AccountObject(msgspec.Struct, frozen=True):
-    """An account as the SDKs read it; `slug` and `name_policy` are ours."""
+    """An account as the SDKs read it; `slug`, `name_policy` and `csr_subject` are ours."""
 
     id: Hex32
     name: str
@@ -40,6 +41,7 @@ class AccountObject(msgspec.Struct, frozen=True):
     slug: str
     name_policy: NamePolicy
     settings: AccountSettings
+    csr_subject: SubjectDefaults
 
 
 def _is_true(value: bool) -> bool:
@@ -152,6 +154,7 @@ def _object(account: Account) -> AccountObject:
         slug=account.slug,
         name_policy=account.name_policy,
         settings=AccountSettings(account.enforce_twofactor, account.abuse_contact_email),
+        csr_subject=account.csr_subject,
     )
 
 

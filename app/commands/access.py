@@ -32,6 +32,7 @@ from app.ids import canonical_uuid
 from app.server import first_start
 from app.services import Services
 from app.store import scopes
+from app.x509.subjects import SubjectDefaults
 
 
 class Access(Protocol):
@@ -45,6 +46,9 @@ class Access(Protocol):
 
     async def zone(self, word: str) -> Scope:
         """A zone by id or name; raises NotFound, and Conflict if several have the name."""
+
+    async def csr_subject(self, scope: Scope) -> SubjectDefaults:
+        """What the account sets for the subjects of CSRs; with a note, nothing if the credential may not read that."""
 
     async def create_csr(self, scope: Scope, body: bytes) -> CustomCsr: ...
     async def csrs(self, scope: Scope, query: CsrQuery) -> list[CustomCsr]: ...
@@ -72,6 +76,9 @@ class Direct:
     async def zone(self, word: str) -> Scope:
         found = await zones.find(self._db, word)
         return Scope(found.account_id, found.id)
+
+    async def csr_subject(self, scope: Scope) -> SubjectDefaults:
+        return (await accounts.get(self._db, scope)).csr_subject
 
     async def create_csr(self, scope: Scope, body: bytes) -> CustomCsr:
         data = reading.decode(body, CustomCsrRequest)

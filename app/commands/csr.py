@@ -14,6 +14,7 @@ from app.commands.access import Access
 from app.commands.terminal import Pem, Row
 from app.csrs.model import CsrQuery
 from app.x509.keys import KeyType
+from app.x509.subjects import SubjectDefaults
 
 account_option = click.option("--account", help="Account id, slug or name; default: that of the credentials.")
 zone_option = click.option("--zone", help="Zone id or name; default: the account's own list.")
@@ -30,11 +31,8 @@ def csr() -> None:
 @click.option(
     "--key", "key_type", type=terminal.choice(KeyType), default="p256v1", show_default=True, help="Kind of key pair."
 )
-@click.option("--org", "organization", default="", help="O of the subject.")
+@terminal.subject_options("the subject; default: the account's")
 @click.option("--unit", "organizational_unit", help="OU of the subject.")
-@click.option("--country", default="", help="C of the subject, two letters.")
-@click.option("--state", default="", help="ST of the subject.")
-@click.option("--locality", default="", help="L of the subject.")
 @click.option("--name", help="A name for people; not in the CSR.")
 @click.option("--description", help="A text for people; not in the CSR.")
 @account_option
@@ -44,7 +42,10 @@ async def create(access: Access, account: str | None, zone: str | None, out: Pat
     """Make a key pair and its CSR, and print the CSR in PEM."""
     scope = await access.zone(zone) if zone else await access.account(account)
     sans = msgspec.convert(fields.pop("sans"), tuple[str, ...])
-    body = {**fields, "sans": [*dict.fromkeys((str(fields["common_name"]), *sans))]}
+    body = {name: value for name, value in fields.items() if value is not None}
+    if any(name not in body for name in SubjectDefaults.__struct_fields__):
+        body = {**msgspec.structs.asdict(await access.csr_subject(scope)), **body}
+    body["sans"] = [*dict.fromkeys((str(fields["common_name"]), *sans))]
     made = await access.create_csr(scope, msgspec.json.encode(body))
     terminal.print_note(f"made the custom CSR {made.id}")
     return Pem(_row(made), made.csr, out)

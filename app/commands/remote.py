@@ -21,6 +21,7 @@ from app.csrs.model import CsrQuery
 from app.errors import Conflict, KeysteadError, Misconfigured, NotFound, Unavailable, quoted
 from app.identity.zones import lookup_name
 from app.ids import hex32
+from app.x509.subjects import SubjectDefaults
 
 T = TypeVar("T")
 # Longer than the server's own time-outs, so that its answer is waited for.
@@ -31,6 +32,14 @@ _PAGE = 50
 
 class ServerError(KeysteadError):
     """The server refused; the text has its sentences."""
+
+
+class ForbiddenError(ServerError):
+    """The credential may not do this, or it is not there."""
+
+
+class _Account(msgspec.Struct, frozen=True):
+    csr_subject: SubjectDefaults = SubjectDefaults()
 
 
 class _Owner(msgspec.Struct, frozen=True):
@@ -100,6 +109,14 @@ class Remote:
         wanted = _one([_Owner(zone.id) for zone in found], f"zone {quoted(word)}", "--zone")
         return next(_scope(zone) for zone in found if zone.id == wanted.hex)
 
+    async def csr_subject(self, scope: Scope) -> SubjectDefaults:
+        try:
+            return (await self._call("GET", f"/accounts/{scope.account_id.hex}", _Account)).csr_subject
+        except ForbiddenError:
+            text = "this credential may not read the account (Account Settings Read), nor what it sets for the subject"
+            terminal.print_note(text)
+            return SubjectDefaults()
+
     async def create_csr(self, scope: Scope, body: bytes) -> CustomCsr:
         return await self._call("POST", f"{_path(scope)}/custom_csrs", CustomCsr, body)
 
@@ -157,6 +174,8 @@ class Remote:
         text = "\n".join(_sentence(item) for item in answer.errors)
         if status == 404:
             raise NotFound(text)
+        if status == 403:
+            raise ForbiddenError(text)
         if status == 409:
             raise Conflict(text)
         raise ServerError(f"{text} Try again in {wait} seconds." if wait else text or f"status {status}")

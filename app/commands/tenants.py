@@ -14,6 +14,7 @@ from app.identity.accounts import Account, User
 from app.identity.zones import Zone, ZoneType
 from app.services import Services
 from app.x509.names import NamePolicy
+from app.x509.subjects import SubjectDefaults
 
 
 def _is_on(_: click.Context, __: click.Parameter, word: str | None) -> bool | None:
@@ -71,9 +72,12 @@ async def account_show(services: Services, account: str) -> Row:
 @click.option(
     "--key-max-age", "key_max_age_days", type=click.IntRange(1, 36_500), help="Days after which a key counts as old."
 )
+@terminal.subject_options("the subject if `csr create` is not told; an empty text removes it")
 async def account_set(services: Services, account: str, **changes: object) -> Row:
     """Change the settings of an account, named by id or slug."""
     found = await accounts.find_account(services.db, account)
+    subject = {name: changes.pop(name) for name in SubjectDefaults.__struct_fields__}
+    changes["csr_subject"] = {name: value for name, value in subject.items() if value is not None}
     wanted = msgspec.convert(changes, accounts.Changes)
     return _account(await accounts.set_account(services.db, terminal.operator(), found, wanted))
 
@@ -206,6 +210,7 @@ def _account(account: Account) -> Row:
         "csr_quota": account.csr_quota,
         "ca_quota": account.ca_quota,
         "key_max_age_days": account.key_max_age_days,
+        "csr_subject": account.csr_subject,
         "created_on": terminal.shown(account.created_at),
     }
 

@@ -30,6 +30,7 @@ from app.store.database import Database
 from app.x509 import pem
 
 T = TypeVar("T")
+Decorated = TypeVar("Decorated", bound=Callable[..., object])
 RingLoader: TypeAlias = Callable[[config.Settings, Database], Awaitable[Ring]]
 Row: TypeAlias = dict[str, object]
 # Rows of a list at most.
@@ -67,9 +68,26 @@ out_option = click.option(
     help="File to write to; - is standard output.",
 )
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_SUBJECT = (
+    ("--org", "organization", "O"),
+    ("--country", "country", "C, two letters,"),
+    ("--state", "state", "ST"),
+    ("--locality", "locality", "L"),
+)
 account_option = click.option(
     "--account", default=first_start.FIRST_SLUG, show_default=True, help="Account id or slug."
 )
+
+
+def subject_options(of: str) -> Callable[[Decorated], Decorated]:
+    """The options for the subject of a CSR, which are None if not given; `of` ends their help."""
+
+    def add(work: Decorated) -> Decorated:
+        for name, field, text in reversed(_SUBJECT):
+            work = click.option(name, field, help=f"{text} of {of}.")(work)
+        return work
+
+    return add
 
 
 def command(
@@ -284,4 +302,4 @@ def _cell(value: object) -> str:
         case list():
             return ", ".join(_cell(each) for each in value)
         case _:
-            return visible.text(str(value))
+            return visible.text(str(value)) or "-"

@@ -51,8 +51,7 @@ def problems(request: CsrRequest, policy: NamePolicy) -> tuple[Problem, ...]:
     """All problems of a request, including `malformed`; pure."""
     if any(problem.rule is Rule.BODY for problem in request.malformed):
         return request.malformed
-    fields = _fields(request)
-    found = (*_missing(fields, request.sans), *_sans(request.sans, policy), *_key_type(request), *_texts(fields))
+    found = (*_missing(request), *_sans(request.sans, policy), *_key_type(request), *_texts(request))
     too_many = len(request.sans) > MAX_SANS
     malformed = tuple(
         p for p in request.malformed if p.rule is not Rule.MISSING and not (too_many and p.field == "sans")
@@ -61,13 +60,10 @@ def problems(request: CsrRequest, policy: NamePolicy) -> tuple[Problem, ...]:
     return (*malformed, *(p for p in found if (p.field, p.index) not in unread and (p.field, None) not in unread))
 
 
-def _fields(request: CsrRequest) -> dict[str, str | None]:
-    return {**msgspec.structs.asdict(request.subject), "name": request.name, "description": request.description}
-
-
-def _missing(fields: dict[str, str | None], sans: tuple[str, ...]) -> list[Problem]:
+def _missing(request: CsrRequest) -> list[Problem]:
+    fields = msgspec.structs.asdict(request.subject)
     texts = {field: f"{field} is required and must not be empty." for field in _REQUIRED if not fields[field]}
-    if not sans:
+    if not request.sans:
         texts["sans"] = "sans is required: a list of at least one hostname, such as www.example.com."
     return [Problem(Rule.MISSING, field, text) for field, text in texts.items()]
 
@@ -91,13 +87,12 @@ def _key_type(request: CsrRequest) -> list[Problem]:
     return [Problem(Rule.KEY_TYPE, "key_type", text)]
 
 
-def _texts(fields: dict[str, str | None]) -> list[Problem]:
-    found = []
-    for field, value in fields.items():
-        if value and field == "country":
-            found += subjects.country(field, value)
-        elif value:
-            found += subjects.text(field, value, MAX_LENGTHS[field], line_breaks=field == "description")
+def _texts(request: CsrRequest) -> list[Problem]:
+    found = subjects.problems(msgspec.structs.asdict(request.subject))
+    if request.name:
+        found += subjects.text("name", request.name, MAX_LENGTHS["name"])
+    if request.description:
+        found += subjects.text("description", request.description, MAX_LENGTHS["description"], line_breaks=True)
     return found
 
 

@@ -12,7 +12,20 @@ import msgspec
 
 from app.audit import record as audit
 from app.caller import Access, Area, Caller, Role, Scope
-from app.errors import Clash, Conflict, Denial, Forbidden, Invalid, Limit, LimitReached, NotFound, Problem, Rule, quoted
+from app.errors import (
+    Clash,
+    Conflict,
+    Denial,
+    Forbidden,
+    Invalid,
+    Limit,
+    LimitReached,
+    NotFound,
+    Problem,
+    Rule,
+    Thing,
+    quoted,
+)
 from app.identity import changes, permissions, proof
 from app.identity.changes import Entry
 from app.ids import any_uuid
@@ -20,7 +33,9 @@ from app.store import idempotency, paging
 from app.store.database import Connection, Database
 from app.store.idempotency import Idempotency
 from app.store.paging import Direction, NameFilter, Page
+from app.x509 import subjects
 from app.x509.names import NamePolicy
+from app.x509.subjects import SubjectDefaults
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -35,6 +50,7 @@ class Account(msgspec.Struct, frozen=True):
     created_at: datetime
     enforce_twofactor: bool = False
     abuse_contact_email: str | None = None
+    csr_subject: SubjectDefaults = SubjectDefaults()
 
 
 class AccountSettings(msgspec.Struct, frozen=True):
@@ -71,7 +87,7 @@ MAX_MEMBERSHIPS = 200
 
 _ACCOUNT = (
     "id, name, slug, name_policy, csrs_enabled, csr_quota, key_max_age_days, ca_quota, created_at, enforce_twofactor, "
-    "abuse_contact_email"
+    "abuse_contact_email, csr_subject"
 )
 _INSERT_ACCOUNT = f"INSERT INTO accounts (id, name, slug) VALUES ($1, $2, $3) RETURNING {_ACCOUNT}"
 
@@ -105,7 +121,7 @@ async def find_account(db: Database, word: str) -> Account:
 
 
 class Changes(msgspec.Struct, frozen=True):
-    """An operator's changes to an account; None leaves a field as it is, a quota of -1 removes the limit."""
+    """An operator's changes: None, and what `csr_subject` lacks, stays; a quota of -1 and an empty text remove."""
 
     name: str | None = None
     name_policy: NamePolicy | None = None
@@ -113,23 +129,26 @@ class Changes(msgspec.Struct, frozen=True):
     csr_quota: int | None = None
     key_max_age_days: int | None = None
     ca_quota: int | None = None
+    csr_subject: Mapping[str, str] = {}
 
 
 _SET_ACCOUNT = f"""
 UPDATE accounts SET name = coalesce($2, name), name_policy = coalesce($3, name_policy),
     csrs_enabled = coalesce($4, csrs_enabled), key_max_age_days = coalesce($6, key_max_age_days),
     csr_quota = CASE WHEN $5::int IS NULL THEN csr_quota WHEN $5 < 0 THEN NULL ELSE $5 END,
-    ca_quota = CASE WHEN $7::int IS NULL THEN ca_quota WHEN $7 < 0 THEN NULL ELSE $7 END, modified_at = now()
+    ca_quota = CASE WHEN $7::int IS NULL THEN ca_quota WHEN $7 < 0 THEN NULL ELSE $7 END,
+    csr_subject = jsonb_strip_nulls(csr_subject || $8::jsonb), modified_at = now()
 WHERE id = $1 RETURNING {_ACCOUNT}
 """
 
 
 async def set_account(db: Database, caller: Caller, account: Account, wanted: Changes) -> Account:
-    """Change an account, for the operator; raises Invalid for a bad display name."""
-    if wanted.name is not None:
-        changes.require_valid(changes.name_problems(wanted.name, MAX_NAME))
-    entry, values = _entry(audit.Action.UPDATE, account.id), msgspec.structs.astuple(wanted)
-    return _account(await changes.change(db, caller, entry, _SET_ACCOUNT, account.id, *values))
+    """Change an account, for the operator; raises Invalid for a bad display name or subject."""
+    names = () if wanted.name is None else changes.name_problems(wanted.name, MAX_NAME)
+    changes.require_valid((*names, *subjects.problems(wanted.csr_subject)))
+    entry, values = _entry(audit.Action.UPDATE, account.id), msgspec.structs.astuple(wanted)[:-1]
+    merged = msgspec.json.encode({field: value or None for field, value in wanted.csr_subject.items()}).decode()
+    return _account(await changes.change(db, caller, entry, _SET_ACCOUNT, account.id, *values, merged))
 
 
 _IN_ACCOUNT = """
@@ -411,7 +430,10 @@ def _user_entry(action: audit.Action, user_id: UUID, account_id: UUID = audit.NO
 
 
 def _account(row: asyncpg.Record | None) -> Account:
-    return msgspec.convert(dict(row or ()), Account)
+    if row is None:
+        raise NotFound("the account was deleted meanwhile", Thing.SCOPE)
+    subject = msgspec.json.decode(row["csr_subject"], type=SubjectDefaults)
+    return msgspec.convert({**dict(row), "csr_subject": subject}, Account)
 
 
 def _users(rows: Sequence[asyncpg.Record]) -> tuple[User, ...]:

@@ -4,6 +4,7 @@ Lengths are in characters (code points), not bytes.
 """
 
 import re
+from collections.abc import Mapping
 
 import iso3166
 import msgspec
@@ -27,6 +28,19 @@ class Subject(msgspec.Struct, frozen=True):
     organizational_unit: str | None = None
 
 
+class SubjectDefaults(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a CSR's subject has where a request does not say it."""
+
+    country: str | None = None
+    state: str | None = None
+    locality: str | None = None
+    organization: str | None = None
+
+    def __str__(self) -> str:
+        values = zip(("C", "ST", "L", "O"), msgspec.structs.astuple(self), strict=True)
+        return ", ".join(f"{attribute}={value}" for attribute, value in values if value)
+
+
 class CaSubject(msgspec.Struct, frozen=True):
     """The distinguished name of a CA, in encoding order; empty attributes are omitted."""
 
@@ -47,6 +61,15 @@ UPPER_BOUNDS = {
 }
 # XX is ISO's user-assigned code for unknown countries. XK (Kosovo) is in iso3166, but not assigned by ISO.
 _COUNTRIES = (frozenset(iso3166.countries_by_alpha2) | {"XX"}) - {"XK"}
+
+
+def problems(fields: Mapping[str, str | None]) -> list[Problem]:
+    """Problems of the values that these fields of a subject have; empty if all are valid."""
+    found = []
+    for field, value in fields.items():
+        if value:
+            found += country(field, value) if field == "country" else text(field, value, UPPER_BOUNDS[field])
+    return found
 
 
 def country(field: str, value: str) -> list[Problem]:

@@ -2,7 +2,7 @@
 
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,45 @@ def test_every_problem_of_a_request_is_told(keystead: Run) -> None:
     for part in ("locality is required", "organization is required", "begins or ends with a hyphen", 'country "us"'):
         assert part in said
     assert json.loads(good(keystead("csr", "list", "--common-name", host, "--json"))) == []
+
+
+@pytest.fixture
+def defaults(live: Live) -> Iterator[dict[str, str]]:
+    """The account's subject, set for the time of a test."""
+    words = ("account", "set", "default", "--country", "DE", "--state", "Bavaria", "--locality", "Munich", "--org")
+    good(run_command(beside(live), *words, "Acme, Inc."))
+    yield {"country": "DE", "state": "Bavaria", "locality": "Munich", "organization": "Acme, Inc."}
+    good(
+        run_command(
+            beside(live), *(word if word.startswith("--") or n < 3 else "" for n, word in enumerate((*words, "")))
+        )
+    )
+
+
+@pytest.mark.parametrize("where", [(), ZONE])
+def test_what_is_not_given_is_the_accounts(keystead: Run, defaults: dict[str, str], where: tuple[str, ...]) -> None:
+    """Each part of the subject alone; what is given wins, and given as an empty text it is missing."""
+    (csr,) = json.loads(good(keystead("csr", "create", new_host(), *where, "--json")))
+    assert {name: csr[name] for name in defaults} == defaults
+    (csr,) = json.loads(good(keystead("csr", "create", new_host(), *where, "--state", "Hesse", "--json")))
+    assert {name: csr[name] for name in defaults} == {**defaults, "state": "Hesse"}
+    said = refused(keystead("csr", "create", new_host(), *where, "--org", ""))
+    assert "organization is required" in said
+    assert "country" not in said
+
+
+@pytest.mark.usefixtures("defaults")
+def test_a_token_that_may_not_read_the_account_has_no_defaults(live: Live) -> None:
+    """It is told so, and that the subject is missing; a whole subject needs no right on the account."""
+    group = "Account: SSL and Certificates Write"
+    made = good(run_command(beside(live), "token", "create", "narrow", "--group", group, "--json"))
+    narrow = {**live.env, "CLOUDFLARE_API_TOKEN": json.loads(made)[0]["token"]}
+    said = refused(run_command(narrow, "csr", "create", new_host(), "--country", "US"))
+    assert "note: this credential may not read the account (Account Settings Read)" in said
+    assert "organization is required" in said
+    ended = run_command(narrow, "csr", "create", new_host(), *SUBJECT)
+    assert good(ended)
+    assert "Account Settings Read" not in ended.err
 
 
 @pytest.mark.parametrize("word", ["nothing", "00000000-0000-4000-8000-000000000000"])

@@ -114,7 +114,7 @@ def fields(text: str) -> dict[str, str]:
 
 def shown(row: Json) -> dict[str, str]:
     """How people see a row that was given as JSON."""
-    return {name: "-" if value is None else str(value) for name, value in row.items()}
+    return {name: "-" if value in (None, {}, "") else str(value) for name, value in row.items()}
 
 
 def policy(resources: object, *groups: str, effect: str = "allow") -> Json:
@@ -142,6 +142,28 @@ def test_an_account_is_shown_and_renamed(keystead: Run, place: Place) -> None:
     for quota, kept in (("3", 3), ("0", 0), ("none", None)):
         words = ("account", "set", "shown", "--csr-quota", quota, "--ca-quota", quota, "--json")
         assert keystead(place, *words).row == {**renamed, "csr_quota": kept, "ca_quota": kept}
+
+
+def test_an_account_keeps_the_subject_of_its_csrs(keystead: Run, place: Place) -> None:
+    """What is set comes back for people and as JSON; each attribute is changed and removed alone, and all at last."""
+    keystead(place, "account", "create", "subject")
+
+    def kept(*words: str) -> Json:
+        row = keystead(place, "account", "set", "subject", *words, "--json").row
+        assert keystead(place, "account", "show", "subject", "--json").row == row
+        return dict(row["csr_subject"])
+
+    whole = {"country": "DE", "state": "Bavaria", "locality": "M\u00fcnchen", "organization": 'Acme "A", Inc.'}
+    words = ("--country", "DE", "--state", "Bavaria", "--locality", "M\u00fcnchen", "--org", 'Acme "A", Inc.')
+    assert kept(*words) == whole
+    assert kept("--name", "Another") == whole
+    assert kept("--country", "XX") == {**whole, "country": "XX"}
+    text = keystead(place, "account", "show", "subject").text
+    assert fields(text)["csr_subject"] == 'C=XX, ST=Bavaria, L=M\u00fcnchen, O=Acme "A", Inc.'
+    listed = keystead(place, "account", "list", "--json").rows
+    assert {**whole, "country": "XX"} in [row["csr_subject"] for row in listed]
+    assert kept("--country", "", "--org", "") == {"state": "Bavaria", "locality": "M\u00fcnchen"}
+    assert kept("--country", "", "--state", "", "--locality", "") == {}
 
 
 def test_a_zone_is_shown_and_paused(keystead: Run, place: Place) -> None:
@@ -379,6 +401,7 @@ async def test_every_act_is_written_down_as_the_operators(keystead: Run, place: 
     acts: list[tuple[str, list[str], list[tuple[str, str]]]] = [
         ("account create", ["acts"], [("create", "account")]),
         ("account set", ["acts", "--name", "Acts"], [("update", "account")]),
+        ("account set", ["acts", "--country", "DE"], [("update", "account")]),
         ("zone create", ["acts.example", "--account", "acts"], [("create", "zone")]),
         ("zone set", ["acts.example", "--paused", "on"], [("update", "zone")]),
         ("user create", ["acts@user.example", "--account", "acts"], [("create", "user"), *[("update", "user")] * 2]),
@@ -580,6 +603,10 @@ MISTAKES = [
     Mistake(1, "1 to 100 characters", ("account", "set", "one", "--name", "n" * 101)),
     Mistake(1, "control characters", ("account", "set", "one", "--name", "a\nb")),
     Mistake(1, "control characters", ("account", "set", "one", "--name", "a\x1b[31mb", "--csr-quota", "1")),
+    Mistake(1, 'country "de"', ("account", "set", "one", "--org", "One Ltd", "--country", "de")),
+    Mistake(1, "at most 64", ("account", "set", "one", "--country", "DE", "--org", "n" * 65)),
+    Mistake(1, "only white space", ("account", "set", "one", "--country", "DE", "--state", " ")),
+    Mistake(1, "control characters", ("account", "set", "one", "--country", "DE", "--locality", "a\x00b")),
     Mistake(2, "ACCOUNT", ("account", "show")),
     Mistake(1, 'no zone "nowhere.example"', ("zone", "show", "nowhere.example")),
     Mistake(1, 'no zone "nowhere.example"', ("zone", "set", "nowhere.example", "--paused", "on")),

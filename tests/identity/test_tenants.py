@@ -224,7 +224,7 @@ async def test_an_account_is_what_the_contract_says(world: World) -> None:
     assert datetime.fromisoformat(made.pop("created_on")).tzinfo is not None
     settings = {"enforce_twofactor": False, "abuse_contact_email": None}
     named = {"name": "Example, Inc.", "type": "standard", "slug": "example-inc", "name_policy": "private"}
-    assert made == {**named, "settings": settings}
+    assert made == {**named, "settings": settings, "csr_subject": {}}
     mine = result(await world.http.get(account_of(world.a), headers=key_of(world.a)))
     answer = await send(
         world, "PUT", account_of(world.a), {"id": mine["id"], "name": "New", "type": None}, world.a.bearer
@@ -232,6 +232,20 @@ async def test_an_account_is_what_the_contract_says(world: World) -> None:
     assert result(answer) == {**mine, "name": "New"}
     assert answer.json()["messages"] == []
     assert result(await world.http.get(account_of(world.a), headers=key_of(world.a))) == {**mine, "name": "New"}
+
+
+async def test_the_subject_of_an_account_is_shown_and_only_the_operator_sets_it(world: World) -> None:
+    """`csr_subject` has what was set, also in the list; a PUT with another one says that it is not known (1480)."""
+    kept = {"country": "DE", "organization": "Ex, Inc."}
+    await accounts.set_account(
+        world.database, first_start.operator(), world.a.account, accounts.Changes(csr_subject=kept)
+    )
+    mine = result(await world.http.get(account_of(world.a), headers=key_of(world.a)))
+    assert mine["csr_subject"] == kept
+    assert mine in result(await world.http.get(ACCOUNTS, headers=key_of(world.a)))
+    answer = await send(world, "PUT", account_of(world.a), {"name": "N", "csr_subject": {}}, world.a.bearer)
+    assert result(answer) == {**mine, "name": "N"}
+    assert [(each["code"], each["source"]["pointer"]) for each in answer.json()["messages"]] == [(1480, "/csr_subject")]
 
 
 async def test_unknown_fields_are_ignored_and_told(world: World) -> None:

@@ -6,6 +6,11 @@ ALTER TABLE accounts
     ADD CONSTRAINT accounts_abuse_contact_email_check CHECK (length(abuse_contact_email) BETWEEN 3 AND 254);
 COMMENT ON COLUMN accounts.enforce_twofactor IS 'Kept and given back for clients; there is no second factor here.';
 
+ALTER TABLE accounts ADD COLUMN csr_subject jsonb NOT NULL DEFAULT '{}';
+ALTER TABLE accounts ADD CONSTRAINT accounts_csr_subject_check
+    CHECK (jsonb_typeof(csr_subject) = 'object' AND length(csr_subject::text) <= 2000);
+COMMENT ON COLUMN accounts.csr_subject IS 'What `keystead csr create` takes for the subject where it is not told: country, state, locality, organization.';
+
 ALTER TABLE zones ADD COLUMN sent_name text;
 ALTER TABLE zones ADD COLUMN vanity_name_servers text[] NOT NULL DEFAULT '{}';
 ALTER TABLE zones ADD CONSTRAINT zones_sent_name_check CHECK (length(sent_name) BETWEEN 1 AND 253);

@@ -53,12 +53,10 @@ async def add(services: Services, pepper: bool) -> str:
     """Add a new KEK, not yet current, so that the ring can be copied to all machines first."""
     db, path = services.db, terminal.settings().keyring
     if pepper:
-        added = await add_pepper(db, services.ring, terminal.operator("keys add"))
-        return f"added pepper {added}: in some seconds new tokens use it, and existing ones from their next use"
-    entry = ringfile.add(path)
-    await keyring.register(db, ringfile.load(path))
-    await keyring.note(db, terminal.operator(f"keys add {entry.id}"), audit.Action.CREATE, audit.Resource.RING)
-    return f"added KEK {entry.id}, not yet current: {BACK_UP}, then run `keystead keys rotate`"
+        made = await add_pepper(db, services.ring, terminal.operator("keys add"))
+        return f"added pepper {made}: in some seconds new tokens use it, and existing ones from their next use"
+    added = await rotation.add(db, services.ring, lambda kek_id: terminal.operator(f"keys add {kek_id}"), path)
+    return f"added KEK {added}, not yet current: {BACK_UP}, then run `keystead keys rotate`"
 
 
 @terminal.command(keys, "status", ring_for=terminal.any_ring)
@@ -101,6 +99,7 @@ def rotate(dry_run: bool) -> None:
         if dry_run:
             print(f"would re-wrap {left} data keys under KEK {target}")
             return []
+        await rotation.require_rights(db, target)
         await keyring.note(db, terminal.operator(f"keys rotate {target}"), audit.Action.ROTATE, audit.Resource.RING)
         if ring.keks[0].id != target:
             ringfile.promote(path)

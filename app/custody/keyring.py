@@ -47,7 +47,7 @@ async def require_all_keks(db: Database, ring: Ring) -> None:
         )
 
 
-_REGISTER = "INSERT INTO keks (id) SELECT unnest($1::text[]) ON CONFLICT (id) DO NOTHING"
+REGISTER = "INSERT INTO keks (id) SELECT unnest($1::text[]) ON CONFLICT (id) DO NOTHING"
 
 
 async def register(db: Database, ring: Ring) -> None:
@@ -60,7 +60,7 @@ async def register(db: Database, ring: Ring) -> None:
         )
     if missing := [kek.id for kek in ring.keks if kek.id not in known]:
         try:
-            await db.execute(_REGISTER, missing)
+            await db.execute(REGISTER, missing)
         except asyncpg.InsufficientPrivilegeError:
             raise Misconfigured(
                 f"the database does not know the KEK {missing[0]}: run `keystead keys rotate --dry-run` as its owner"

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from uuid import UUID
 
@@ -32,6 +32,21 @@ async def counts(db: Database) -> dict[str, tuple[int, int]]:
 async def _count(db: Database | Connection, kek_id: str) -> tuple[int, int]:
     row = await db.fetchrow(_COUNT, kek_id)
     return (row["private_keys"], row["peppers"]) if row else (0, 0)
+
+
+async def add(db: Database, ring: Ring, caller_of: Callable[[str], Caller], path: Path) -> str:
+    """Add a KEK to the ring, not yet the current one, and make it known to the database; returns its id."""
+
+    async def work(connection: Connection) -> str:
+        # Before the file is changed, because a role that may not do this is refused here.
+        await connection.execute(keyring.REGISTER, [kek.id for kek in ring.keks])
+        kek_id = ringfile.add(path).id
+        await connection.execute(keyring.REGISTER, [kek_id])
+        row = (audit.NO_ACCOUNT, audit.NO_ACCOUNT, None)
+        await audit.record(connection, caller_of(kek_id), audit.Action.CREATE, audit.Resource.RING, row)
+        return kek_id
+
+    return await db.transaction(work)
 
 
 async def retire(db: Database, ring: Ring, caller: Caller, path: Path, kek_id: str) -> None:
@@ -101,6 +116,11 @@ FROM unnest($2::uuid[], $3::uuid[], $4::bytea[], $5::bytea[]) AS v (account_id, 
 WHERE k.account_id = v.account_id AND k.id = v.id AND k.wrapped_key = v.old
 """
 PASSES = 3
+
+
+async def require_rights(db: Database, kek_id: str) -> None:
+    """Have the database refuse a role that may not re-wrap, before the ring is changed."""
+    await db.execute(_REWRAP, kek_id, [], [], [], [])
 
 
 async def rewrap(db: Database, ring: Ring) -> AsyncIterator[Batch]:

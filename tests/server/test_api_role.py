@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 from collections.abc import AsyncIterator, Iterable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -230,6 +231,24 @@ async def test_the_role_starts_again(served: Served, tmp_path: Path, before: str
         served.owner.run("keys", *before.split())
     settings = Settings(database_url=served.url, data_dir=tmp_path, keyring=served.owner.path)
     assert "Keystead" in await first_start.prepare(settings)
+
+
+@pytest.mark.parametrize("words", [("add",), ("rotate",), ("add", "--pepper"), ("retire", "{earlier}")])
+async def test_a_command_under_the_role_changes_neither_ring_nor_database(
+    served: Served, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    """Whoever set KEYSTEAD_DATABASE_URL to the servers' role is refused, also where a new KEK waits to be current."""
+    monkeypatch.setattr(ringfile, "SETTLED", timedelta())
+    served.owner.run("keys", "add")
+    earlier = ringfile.read(served.owner.path).keks[-1].id
+    here = Place(served.url, served.owner.data_dir)
+    ring, keks = served.owner.path.read_bytes(), here.rows("SELECT id, retired_at FROM keks ORDER BY id")
+    noted = here.value("SELECT count(*) FROM audit_log")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        here.run("keys", *(word.format(earlier=earlier) for word in words))
+    assert served.owner.path.read_bytes() == ring
+    assert here.rows("SELECT id, retired_at FROM keks ORDER BY id") == keks
+    assert here.value("SELECT count(*) FROM audit_log") == noted
 
 
 async def test_the_role_starts_with_a_kek_of_which_the_database_has_not_heard(served: Served, tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ class Settings(msgspec.Struct, frozen=True):
     public_url: str = "http://127.0.0.1:8787"
     pki_url: str | None = None
     trusted_proxies: tuple[Network, ...] = ()
+    console: bool = True
     remember_cas: bool = True
     trust_dir: Path | None = None
     tls_cert: Path | None = None
@@ -89,6 +90,8 @@ def load(environ: Mapping[str, str]) -> Settings:
         # Only an address that was configured: it goes into certificates that are valid for years.
         pki_url=read("PKI_URL", _url, None, _URL) or public_url,
         trusted_proxies=read("TRUSTED_PROXIES", _networks, (), "networks such as 10.0.0.0/8,fd00::/8"),
+        # Beyond loopback in clear text nothing is served, as `_check_together` says.
+        console=read("CONSOLE", _switch, True, "on or off"),
         remember_cas=read("REMEMBER_CAS", _switch, True, "on or off"),
         trust_dir=read("TRUST_DIR", _folder, None, "a folder with PEM certificates of trusted roots"),
         tls_cert=tls_cert,

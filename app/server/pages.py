@@ -1,9 +1,7 @@
 """Pages for people: Swagger UI and the error reference. All assets are served from here."""
 
-import hashlib
 import html
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
 from importlib import resources
 from typing import Any
@@ -17,6 +15,8 @@ from app import __version__
 from app.cloudflare import openapi
 from app.cloudflare.errors import CODES
 from app.infisical import openapi as infisical_openapi
+from app.web import documents
+from app.web.documents import Document
 from app.web.handling import AnyRequest
 from app.web.state import state_of
 
@@ -54,40 +54,17 @@ _START = """window.addEventListener("load", () => {
 """
 
 
-class Page(msgspec.Struct, frozen=True):
-    """A document that does not change while the server runs, with a strong ETag (RFC 9110 section 8.8.3)."""
-
-    body: bytes
-    media_type: str
-    headers: dict[str, str]
-    file: str
-
-
-def _page(body: bytes, media_type: str, policy: dict[str, str] = _POLICY) -> Page:
-    etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-    file = os.memfd_create(media_type)
-    os.write(file, body)
-    # Clients may cache it but must revalidate: another release has other content.
-    headers = {"ETag": etag, "Cache-Control": "no-cache", **policy}
-    return Page(body, media_type, headers, f"/proc/{os.getpid()}/fd/{file}")
-
-
-def _answer(request: AnyRequest, page: Page) -> Response[bytes]:
-    """The page, or 304 if If-None-Match has its ETag (RFC 9110 section 13.1.2)."""
-    cached = ",".join(request.headers.getall("if-none-match", []))
-    if any(tag.strip().removeprefix("W/") in (page.headers["ETag"], "*") for tag in cached.split(",")):
-        return Response(b"", status_code=304, headers=page.headers)
-    request.scope["state"]["file"] = page.file
-    return Response(page.body, media_type=page.media_type, headers=page.headers)
+def _page(body: bytes, media_type: str, policy: Mapping[str, str] = _POLICY) -> Document:
+    return documents.document(body, media_type, policy)
 
 
 @get("/openapi.json")
 async def openapi_json(request: AnyRequest) -> Response[bytes]:
-    return _answer(request, _openapi(request.app, state_of(request).public_url))
+    return documents.answer(request, _openapi(request.app, state_of(request).public_url))
 
 
 @lru_cache(maxsize=1)
-def _openapi(app: Litestar, public_url: str) -> Page:
+def _openapi(app: Litestar, public_url: str) -> Document:
     return _page(msgspec.json.encode(document(app.routes, public_url)), "application/json", {})
 
 
@@ -116,11 +93,11 @@ def document(routes: Sequence[BaseRoute], public_url: str) -> dict[str, Any]:
 
 @get("/docs")
 async def docs(request: AnyRequest) -> Response[bytes]:
-    return _answer(request, _docs())
+    return documents.answer(request, _docs())
 
 
 @cache
-def _docs() -> Page:
+def _docs() -> Document:
     head = '<link rel="icon" href="/docs/favicon-32x32.png">\n<link rel="stylesheet" href="/docs/swagger-ui.css">'
     scripts = '<script src="/docs/swagger-ui-bundle.js"></script>\n<script src="/docs/start.js"></script>'
     return _html("Keystead API", f'<div id="api"></div>\n{scripts}', head)
@@ -131,11 +108,11 @@ async def asset(request: AnyRequest) -> Response[bytes]:
     name: str = request.path_params["name"]
     if name not in _ASSETS:
         raise NotFoundException
-    return _answer(request, _asset(name))
+    return documents.answer(request, _asset(name))
 
 
 @cache
-def _asset(name: str) -> Page:
+def _asset(name: str) -> Document:
     if name == "errors":
         return _errors()
     if name == "start.js":
@@ -145,7 +122,7 @@ def _asset(name: str) -> Page:
     return _page(folder.joinpath(name).read_bytes(), _ASSETS[name])
 
 
-def _errors() -> Page:
+def _errors() -> Document:
     rows = "\n".join(
         f'<tr id="{code}"><td><a href="#{code}">{code}</a></td><td>{status}</td><td>{html.escape(text)}</td></tr>'
         for code, (status, text) in sorted(CODES.items())
@@ -161,5 +138,5 @@ def _errors() -> Page:
 HANDLERS = [openapi_json, docs, asset]
 
 
-def _html(title: str, body: str, head: str) -> Page:
+def _html(title: str, body: str, head: str) -> Document:
     return _page(_PAGE.format(title=title, head=head, body=body).encode(), "text/html")

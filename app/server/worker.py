@@ -20,6 +20,7 @@ from app.caller import RequestInfo
 from app.certificates import trust
 from app.cloudflare import router as cloudflare
 from app.cloudflare.errors import Reference
+from app.console import files as console
 from app.csrs import store as csrs
 from app.custody import ring as ringfile
 from app.custody.keypool import KeyPool
@@ -53,7 +54,7 @@ def create_app(settings: config.Settings) -> asgi.App:
 def routes() -> Litestar:
     """All routes with their guards; preparing them takes long, and does not depend on the settings."""
     return Litestar(
-        route_handlers=[cloudflare.router(), infisical.router(), *health.HANDLERS, *pages.HANDLERS],
+        route_handlers=[cloudflare.router(), infisical.router(), *health.HANDLERS, *pages.HANDLERS, console.file],
         lifespan=[_open],
         exception_handlers={Exception: _on_error},
         openapi_config=None,
@@ -192,8 +193,8 @@ def _on_error(request: AnyRequest, error: Exception) -> Response[bytes]:
     if f"{path}/".startswith(infisical.PREFIX):
         return infisical.on_error(request, error)
     if isinstance(error, HTTPException) and not path.startswith(cloudflare.PREFIX):
-        if path == health.METRICS:
-            # As for a client that may not see it.
+        if path == health.METRICS or (path in console.PATHS and not console.is_on(request)):
+            # As for a client that may not see it, or as if it were not there.
             error = NotFoundException()
         body = f"{error.status_code}\n".encode()
         allow = (error.headers or {}).get("allow", "")

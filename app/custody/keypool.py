@@ -117,6 +117,7 @@ class KeyPool:
             self._filler.cancel()
         self._maker.close()
         self.forget()
+        metrics.pool_level(0)
         self._makers.close()
         self._checkers.close()
         self._judges.close()

@@ -23,7 +23,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from support.live import serving
-from support.processes import ROOT, is_gone
+from support.processes import ROOT, hurry, is_gone
 from support.secrets_search import ORDINARY, leaks, looks_into, of_key, waiting
 from support.waiting import comes_about, until
 from support.world import BODY, new_database, new_world
@@ -39,13 +39,6 @@ from app.x509.keys import CaKeyType, KeyType
 # Makers run when nothing else does, so on a busy machine that may be late.
 PATIENCE = 120.0
 DAY = 24 * 3600
-
-
-def hurry(pid: int) -> None:
-    """Let a maker run like any other process, so that the tests need not wait until the machine is idle."""
-    with contextlib.suppress(PermissionError, ProcessLookupError):
-        os.sched_setscheduler(pid, os.SCHED_OTHER, os.sched_param(0))
-        os.setpriority(os.PRIO_PROCESS, pid, 0)
 
 
 def has_stepped_back(pid: int) -> bool:

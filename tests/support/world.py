@@ -18,7 +18,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import httpx
-import jsonschema
+import jsonschema_rs
 import msgspec
 import structlog
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -301,7 +301,7 @@ def judged_client(
     app: Any, seen: list[str], public_url: str, statuses: dict[str, int] | None = None
 ) -> httpx.AsyncClient:
     """A client whose every answer is held to the contract; what it saw goes into `seen`, its status by request id."""
-    judge = Judge(public_url)
+    judge = _judge(public_url)
 
     async def on_answer(answer: httpx.Response) -> None:
         await answer.aread()
@@ -316,15 +316,17 @@ def judged_client(
     )
 
 
-_document = functools.cache(document)
-
-
 class Judge:
     """Holds an answer to section 1 of the contract, the envelope's schema and the served OpenAPI document."""
 
     def __init__(self, public_url: str) -> None:
-        self.document = _document(public_url)
-        self.envelope = jsonschema.Draft202012Validator(ENVELOPE, format_checker=jsonschema.FormatChecker())
+        served = document(public_url)
+        self.components = served["components"]
+        self.envelope = jsonschema_rs.Draft202012Validator(ENVELOPE, validate_formats=False)
+        # What is written out goes before what is in braces.
+        paths = sorted(served["paths"].items(), key=lambda item: item[0].count("{"))
+        self.paths = [(re.compile(re.sub(r"\{[A-Za-z_]+\}", "[^/]+", template)), each) for template, each in paths]
+        self.validators: dict[tuple[str, str, int], jsonschema_rs.Draft202012Validator] = {}
 
     def __call__(self, answer: httpx.Response) -> None:
         path = answer.request.url.path
@@ -351,16 +353,22 @@ class Judge:
         self._against_document(answer, path.removeprefix("/client/v4"), body)
 
     def _against_document(self, answer: httpx.Response, path: str, body: Any) -> None:
-        # What is written out goes before what is in braces.
-        for template, operations in sorted(self.document["paths"].items(), key=lambda item: item[0].count("{")):
-            operation = operations.get(answer.request.method.lower())
-            if operation and re.fullmatch(re.sub(r"\{[A-Za-z_]+\}", "[^/]+", template), path.removesuffix("/")):
-                responses = operation["responses"]
-                assert str(answer.status_code) in responses, f"{answer.status_code} is not documented for {template}"
-                schema = responses[str(answer.status_code)]["content"]["application/json"]["schema"]
-                rooted = {**schema, "components": self.document["components"]}
-                jsonschema.Draft202012Validator(rooted).validate(body)
+        method, status = answer.request.method.lower(), answer.status_code
+        for template, operations in self.paths:
+            if method in operations and template.fullmatch(path.removesuffix("/")):
+                key = template.pattern, method, status
+                if key not in self.validators:
+                    responses = operations[method]["responses"]
+                    assert str(status) in responses, f"{status} is not documented for {template.pattern}"
+                    schema = responses[str(status)]["content"]["application/json"]["schema"]
+                    rooted = {**schema, "components": self.components}
+                    self.validators[key] = jsonschema_rs.Draft202012Validator(rooted, validate_formats=False)
+                self.validators[key].validate(body)
                 return
+
+
+# Those of worlds, which have few addresses.
+_judge = functools.cache(Judge)
 
 
 async def _audited_as_answered(world: World, statuses: dict[str, int]) -> None:

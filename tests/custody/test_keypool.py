@@ -87,6 +87,12 @@ async def full(pool: KeyPool) -> list[bytes]:
     return ready(pool)
 
 
+async def ended(pool: KeyPool) -> None:
+    """Wait until the filler of a closed pool, which is cancelled, has ended."""
+    if filler := pool._filler:
+        await comes_about(filler.done)
+
+
 @contextlib.asynccontextmanager
 async def started(size: int) -> AsyncIterator[KeyPool]:
     pool = KeyPool(size)
@@ -95,8 +101,7 @@ async def started(size: int) -> AsyncIterator[KeyPool]:
         yield pool
     finally:
         pool.close()
-        # The cancelled filler ends in the next turns of the loop.
-        await asyncio.sleep(0.01)
+        await ended(pool)
 
 
 @pytest.fixture(scope="module")
@@ -316,15 +321,12 @@ async def test_close_right_after_a_key_was_taken_is_the_end_too() -> None:
     await asyncio.sleep(0.05)
     await pool.take(KeyType.RSA2048)
     pool.close()
-    await asyncio.sleep(0.2)
+    await ended(pool)
     try:
-        assert pool._filler
-        assert pool._filler.done()
         assert pool._maker._process is None
     finally:
         # Whatever was begun anew is not left to the tests after this.
         pool.close()
-        await asyncio.sleep(0.01)
 
 
 async def test_a_maker_that_is_killed_is_started_anew(monkeypatch: pytest.MonkeyPatch) -> None:

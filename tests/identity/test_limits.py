@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
+from support.waiting import SECONDS
 from support.world import World, new_world
 
 from app.config import RateLimit
@@ -89,7 +90,7 @@ def test_a_count_waits_for_the_one_of_another_process(tmp_path: Path) -> None:
         counted = pool.submit(limiter.hit, b"a", RateLimit(1, 60))
         assert not wait([counted], 0.2).done
         os.close(other)
-        assert counted.result(10).allowed
+        assert counted.result(SECONDS).allowed
 
 
 def test_workers_that_count_ahead_let_no_more_pass(tmp_path: Path, clock: list[float]) -> None:

@@ -207,4 +207,4 @@ def test_plain_http_is_the_default_only_on_loopback(live: Live) -> None:
     """The server of these tests answers no TLS handshake."""
     port = int(live.url.rpartition(":")[2])
     with pytest.raises((ssl.SSLError, ConnectionResetError)):
-        ssl.get_server_certificate(("127.0.0.1", port), timeout=5)
+        ssl.get_server_certificate(("127.0.0.1", port), timeout=30)

@@ -137,7 +137,7 @@ class Server:
         return (self.folder / "output").read_text() if (self.folder / "output").exists() else ""
 
     def get(self, path: str = "/") -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as response:
             assert response.status == 200
             body = response.read().decode()
             assert isinstance(body, str)
@@ -155,7 +155,7 @@ class Server:
         return int((self.data_dir / "postgres" / "data" / "postmaster.pid").read_text().split()[0])
 
     def certificate(self) -> str:
-        return ssl.get_server_certificate(("127.0.0.1", self.port), timeout=5)
+        return ssl.get_server_certificate(("127.0.0.1", self.port), timeout=30)
 
     def shows(self, certificate: bytes) -> bool:
         with contextlib.suppress(OSError):

@@ -6,6 +6,7 @@ from datetime import timedelta
 from uuid import uuid4
 
 import pytest
+from support.waiting import SECONDS
 from support.world import World
 
 from app import bounds
@@ -73,7 +74,7 @@ async def test_a_round_that_fails_is_followed_by_the_next() -> None:
         done.set()
 
     task = asyncio.create_task(worker._every(0, "this cannot be done", work))
-    await asyncio.wait_for(done.wait(), 10)
+    await asyncio.wait_for(done.wait(), SECONDS)
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task

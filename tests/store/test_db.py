@@ -6,6 +6,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 from support.pki import Pki
+from support.waiting import SECONDS
 from support.world import BODY, World, new_database
 
 from app import bounds
@@ -158,7 +159,7 @@ async def test_a_cancelled_call_gives_its_connection_back_usable(database_url: s
         slow.cancel()
         with pytest.raises(asyncio.CancelledError):
             await slow
-        row = await asyncio.wait_for(database.fetchrow("SELECT 'quick' AS answer"), 10)
+        row = await asyncio.wait_for(database.fetchrow("SELECT 'quick' AS answer"), SECONDS)
         assert row
         assert row["answer"] == "quick"
     await database.close()
@@ -170,6 +171,7 @@ async def test_a_statement_that_hangs_is_unavailable(database_url: str, monkeypa
     database = db.Database(database_url, 1)
     with pytest.raises(Unavailable):
         await database.fetchrow("SELECT pg_sleep(30)")
+    monkeypatch.undo()
     assert await database.fetchrow("SELECT 1")
     await database.close()
 
@@ -181,6 +183,7 @@ async def test_waiting_for_a_connection_is_bounded(database_url: str, monkeypatc
     async with database.connection():
         with pytest.raises(Unavailable, match="busy"):
             await database.fetchrow("SELECT 1")
+    monkeypatch.undo()
     assert await database.fetchrow("SELECT 1")
     await database.close()
 
@@ -195,7 +198,7 @@ async def test_who_gives_up_just_as_a_connection_comes_passes_it_on(database_url
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert database.in_use == 0
-    assert await asyncio.wait_for(database.fetchrow("SELECT 1"), 10)
+    assert await asyncio.wait_for(database.fetchrow("SELECT 1"), SECONDS)
     await database.close()
 
 

@@ -14,6 +14,7 @@ from app.ca.model import Authority, CaType, NotAfterPolicy
 from app.caller import Caller, Level, Scope
 from app.custody import keyring
 from app.errors import Invalid, NotFound, Problem, Refusal, Rule, quoted
+from app.remembered import Remembered
 from app.services import Services
 from app.store import scopes
 from app.store.database import Connection, Database, parameters
@@ -182,12 +183,6 @@ _SCOPE = f"SELECT {scopes.COLUMNS[Level.ACCOUNT]} FROM accounts a"
 _OF_CA = (
     f"{_SCOPE} JOIN certificate_authorities c ON c.account_id = a.id WHERE c.account_id = ANY($1::uuid[]) AND c.id = $2"
 )
-_OF_SERIAL = (
-    f"{_SCOPE} JOIN issued_certificates i ON i.account_id = a.id WHERE i.account_id = ANY($1::uuid[]) AND i.serial = $2"
-)
-_OF_ID = (
-    f"{_SCOPE} JOIN issued_certificates i ON i.account_id = a.id WHERE i.account_id = ANY($1::uuid[]) AND i.id = $2"
-)
 _OF_PROJECT = f"{_SCOPE} WHERE a.id = ANY($1::uuid[]) AND (a.slug = $2 OR a.id = $3)"
 
 
@@ -198,19 +193,17 @@ async def _scope(db: Database, missing: NotFound, sql: str, *values: object) -> 
     return scopes.of_row(row)
 
 
-async def scope_of_ca(db: Database, caller: Caller, ca_id: UUID) -> Scope:
-    """The scope of a CA's account, if the caller reaches it; raises NotFound."""
-    return await _scope(db, issuing.no_ca(ca_id), _OF_CA, list(caller.reach), ca_id)
+# Of CAs that were named just now. Who reaches them is not remembered here.
+_scopes: Remembered[tuple[Database, UUID], Scope] = Remembered()
 
 
-async def scope_of_certificate(db: Database, caller: Caller, certificate_id: UUID) -> Scope:
-    """The scope of the account whose CA issued this certificate, if the caller reaches it; raises NotFound."""
-    return await _scope(db, issuing.no_certificate(certificate_id), _OF_ID, list(caller.reach), certificate_id)
-
-
-async def scope_of_serial(db: Database, caller: Caller, serial: str) -> Scope:
-    """The scope of the account whose CA issued this certificate, if the caller reaches it; raises NotFound."""
-    return await _scope(db, issuing.not_found(serial), _OF_SERIAL, list(caller.reach), serial)
+async def scope_of_ca(db: Database, caller: Caller, ca_id: UUID, seconds: float) -> Scope:
+    """The scope of a CA's account, remembered for `seconds`, if the caller reaches it; raises NotFound."""
+    missing = issuing.no_ca(ca_id)
+    scope = await _scopes.get((db, ca_id), seconds, lambda: _scope(db, missing, _OF_CA, list(caller.reach), ca_id))
+    if scope.account_id not in caller.reach:
+        raise missing
+    return scope
 
 
 def text_or_none(name: str) -> str | None:

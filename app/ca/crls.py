@@ -64,18 +64,17 @@ def _queue(db: Database, authority: Authority) -> _Queue:
     return _queues.setdefault((db, authority.id), _Queue(asyncio.Lock(), []))
 
 
-async def revoke(services: Services, caller: Caller, scope: Scope, serial: str, reason: Reason) -> Issued:
+async def revoke(services: Services, caller: Caller, scope: Scope, certificate: Issued, reason: Reason) -> Issued:
     """Revoke a certificate that a CA of this account signed; it is on the CA's CRL when this returns.
 
     Revocation and CRL are one transaction. Raises NotFound, Unavailable, KeyDamaged, and Refusal if it is already
     revoked or is a root's own certificate.
     """
     db = services.db
-    certificate = await issuing.get(db, scope.account_id, serial)
     if certificate.profile is Profile.ROOT:
         raise Refusal("The certificate of a root cannot be revoked: nobody would believe it")
     authority = await authorities.get(db, scope, certificate.ca_id)
-    queue, revocation = _queue(db, authority), _Revocation(caller, serial, reason)
+    queue, revocation = _queue(db, authority), _Revocation(caller, certificate.serial, reason)
     queue.pending.append(revocation)
     try:
         async with queue.lock:

@@ -19,6 +19,7 @@ from app.ca.model import Authority, CaCertificate, Issued, Profile
 from app.caller import Caller, Scope
 from app.custody import keyring
 from app.errors import NotFound, Refusal
+from app.remembered import Remembered
 from app.services import Services
 from app.store.bundles import Made, Row
 from app.store.database import Database, encoded, rows
@@ -305,14 +306,6 @@ def no_certificate(certificate_id: object) -> NotFound:
     return NotFound(f"Certificate with ID '{certificate_id}' not found")
 
 
-async def viewed(db: Database, caller: Caller, scope: Scope, serial: str) -> Issued:
-    """A certificate of this account, for a caller; audited. Raises NotFound."""
-    found = await get(db, scope.account_id, serial)
-    ids = (found.account_id, found.id, None)
-    await audit.record(db, caller, audit.Action.READ, audit.Resource.ISSUED_CERTIFICATE, ids)
-    return found
-
-
 def issued(row: asyncpg.Record) -> Issued:
     return msgspec.convert(dict(row), Issued)
 
@@ -322,13 +315,16 @@ def not_found(serial: str) -> NotFound:
 
 
 _ISSUER = "SELECT pem, chain FROM ca_certificates WHERE account_id = $1 AND id = $2"
+# Certificates of CAs, which are never changed.
+_issuers: Remembered[tuple[Database, UUID, UUID | None], asyncpg.Record | None] = Remembered()
 
 
-async def signed(db: Database, certificate: Issued) -> Signed:
+async def signed(services: Services, certificate: Issued) -> Signed:
     """A certificate with its chain at the time of signing; raises NotFound for a pending one."""
     if certificate.pem is None:
         raise not_found(certificate.serial)
-    row = await db.fetchrow(_ISSUER, certificate.account_id, certificate.issuer_id)
+    db, ids = services.db, (certificate.account_id, certificate.issuer_id)
+    row = await _issuers.get((db, *ids), services.cas_remembered, lambda: db.fetchrow(_ISSUER, *ids))
     if row is None or certificate.profile is Profile.ROOT:
         return Signed(certificate.serial, certificate.pem, certificate.pem, "")
     return Signed(certificate.serial, certificate.pem, row["pem"], row["pem"] + row["chain"])

@@ -1,4 +1,4 @@
-"""Issued certificates found again: by CA, name, serial number, state and expiry."""
+"""Issued certificates found again: one by its serial number or id, lists by CA, name, serial number, state, expiry."""
 
 from datetime import datetime
 from uuid import UUID
@@ -8,10 +8,41 @@ import msgspec
 from app.audit import record as audit
 from app.ca import issuing
 from app.ca.model import Issued, IssuedStatus
-from app.caller import Caller, Scope
+from app.caller import Caller, Level, Scope
+from app.errors import NotFound
+from app.store import scopes
 from app.store.database import Database
 
 MAX_LIMIT = 1000
+_CERTIFICATE = ", ".join(f"i.{column}" for column in issuing.ISSUED.split(", ") if column != "account_id")
+_OF_CALLER = f"""
+SELECT {scopes.COLUMNS[Level.ACCOUNT]}, {_CERTIFICATE} FROM issued_certificates i JOIN accounts a ON a.id = i.account_id
+WHERE i.account_id = ANY($1::uuid[]) AND i."""
+_BY_SERIAL, _BY_ID = (f"{_OF_CALLER}{column} = $2" for column in ("serial", "id"))
+
+
+async def by_serial(db: Database, caller: Caller, serial: str) -> tuple[Scope, Issued]:
+    """A certificate that a CA of an account that the caller reaches has issued, with that account; raises NotFound."""
+    return await _of_caller(db, issuing.not_found(serial), _BY_SERIAL, list(caller.reach), serial)
+
+
+async def by_id(db: Database, caller: Caller, certificate_id: UUID) -> tuple[Scope, Issued]:
+    """As `by_serial`."""
+    return await _of_caller(db, issuing.no_certificate(certificate_id), _BY_ID, list(caller.reach), certificate_id)
+
+
+async def _of_caller(db: Database, missing: NotFound, sql: str, *values: object) -> tuple[Scope, Issued]:
+    row = await db.fetchrow(sql, *values)
+    if row is None:
+        raise missing
+    return scopes.of_row(row), issuing.issued(row)
+
+
+async def viewed(db: Database, caller: Caller, found: Issued) -> Issued:
+    """A certificate that is shown to a caller; audited."""
+    ids = (found.account_id, found.id, None)
+    await audit.record(db, caller, audit.Action.READ, audit.Resource.ISSUED_CERTIFICATE, ids)
+    return found
 
 
 class Search(msgspec.Struct, frozen=True):

@@ -271,9 +271,10 @@ async def revoke(services: Services, ca: str, serial: str, reason: str) -> str:
     """Revoke a certificate by its serial number in hex, and sign a new CRL."""
     scope, found = await authorities.find(services.db, ca)
     number = serial.replace(":", "").lower()
-    if (await issuing.get(services.db, scope.account_id, number)).ca_id != found.id:
+    certificate = await issuing.get(services.db, scope.account_id, number)
+    if certificate.ca_id != found.id:
         raise issuing.not_found(number)
-    revoked = await crls.revoke(services, terminal.operator(), scope, number, Reason[reason])
+    revoked = await crls.revoke(services, terminal.operator(), scope, certificate, Reason[reason])
     return f"revoked certificate {revoked.serial}"
 
 

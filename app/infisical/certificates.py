@@ -6,12 +6,12 @@ from typing import Annotated
 import msgspec
 from litestar import Controller
 
-from app.ca import crls, issuing, leaves
+from app.ca import crls, issuing, leaves, search
 from app.ca.crls import Reason
 from app.ca.model import Issued
 from app.infisical import ca, guard, wire
 from app.infisical.ca import CertificateWithChain
-from app.infisical.guard import Action
+from app.infisical.guard import Action, CertificateContext
 from app.infisical.leaves import (
     IssuedCertificate,
     IssueRequestWithCa,
@@ -23,7 +23,7 @@ from app.infisical.leaves import (
 )
 from app.infisical.reading import Body
 from app.infisical.wire import Instant, Uuid
-from app.web.context import CallerContext, ScopeContext
+from app.web.context import CallerContext
 from app.web.handling import get, post
 from app.web.reading import one_of
 
@@ -86,34 +86,30 @@ class Certificates(Controller):
         return issued_object(await leaves.issue(context.services, context.caller, scope, ca_id, wanted))
 
     @get("/{serial_number:str}", action=Action.READ)
-    async def get_one(self, context: ScopeContext, serial_number: str) -> CertificateAnswer:
+    async def get_one(self, context: CertificateContext) -> CertificateAnswer:
         """Get a certificate."""
-        serial = wire.serial_of(serial_number)
-        return CertificateAnswer(
-            certificate_object(await issuing.viewed(context.services.db, context.caller, context.scope, serial))
-        )
+        found = await search.viewed(context.services.db, context.caller, context.certificate)
+        return CertificateAnswer(certificate_object(found))
 
     @get("/{serial_number:str}/certificate", action=Action.READ)
-    async def certificate(self, context: ScopeContext, serial_number: str) -> CertificateWithChain:
+    async def certificate(self, context: CertificateContext) -> CertificateWithChain:
         """Get a certificate with its chain."""
-        serial = wire.serial_of(serial_number)
-        found = await issuing.viewed(context.services.db, context.caller, context.scope, serial)
-        signed = await issuing.signed(context.services.db, found)
+        found = await search.viewed(context.services.db, context.caller, context.certificate)
+        signed = await issuing.signed(context.services, found)
         return CertificateWithChain(wire.shown(signed.pem), wire.shown(signed.chain), signed.serial)
 
     @get("/{serial_number:str}/bundle", action=Action.READ)
-    async def bundle(self, context: ScopeContext, serial_number: str) -> Bundle:
+    async def bundle(self, context: CertificateContext) -> Bundle:
         """Get a certificate with its chain; keys are not stored."""
-        serial = wire.serial_of(serial_number)
-        found = await issuing.viewed(context.services.db, context.caller, context.scope, serial)
-        signed = await issuing.signed(context.services.db, found)
+        found = await search.viewed(context.services.db, context.caller, context.certificate)
+        signed = await issuing.signed(context.services, found)
         return Bundle(wire.shown(signed.pem), wire.shown(signed.chain), signed.serial)
 
     @post("/{serial_number:str}/revoke", action=Action.REVOKE)
-    async def revoke(self, context: ScopeContext, data: Body[Revocation], serial_number: str) -> Revoked:
+    async def revoke(self, context: CertificateContext, data: Body[Revocation]) -> Revoked:
         """Revoke a certificate."""
-        serial, reason = wire.serial_of(serial_number), Reason[data.revocation_reason]
-        revoked = await crls.revoke(context.services, context.caller, context.scope, serial, reason)
+        about = (context.scope, context.certificate, Reason[data.revocation_reason])
+        revoked = await crls.revoke(context.services, context.caller, *about)
         at = wire.instant(revoked.revoked_at or revoked.modified_at)
         return Revoked("Successfully revoked certificate", revoked.serial, at)
 

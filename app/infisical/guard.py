@@ -8,7 +8,8 @@ import msgspec
 from litestar.handlers import BaseRouteHandler
 
 from app.audit import record as audit
-from app.ca import authorities, issuing, profiles
+from app.ca import authorities, issuing, profiles, search
+from app.ca.model import Issued
 from app.caller import Access, Area, Caller, RequestInfo, Scope
 from app.errors import Forbidden, NotFound, Unauthenticated
 from app.identity import admission, tokens
@@ -53,6 +54,12 @@ NEEDS: dict[Action, tuple[Access, ...]] = {
 }
 
 
+class CertificateContext(ScopeContext, frozen=True):
+    """The certificate that the path names, as it was before the body was read."""
+
+    certificate: Issued
+
+
 async def guard(connection: AnyConnection, handler: BaseRouteHandler) -> None:
     """Admit the caller before the body is read, or raise; what was found becomes the handler's context.
 
@@ -64,17 +71,27 @@ async def guard(connection: AnyConnection, handler: BaseRouteHandler) -> None:
     caller = await _authenticated(connection, state, request_info)
     count(connection, caller)
     params = connection.path_params
-    if "ca_id" in params:
-        scope: Scope | None = await _of_ca(state, caller, params["ca_id"])
-    elif "serial_number" in params:
-        scope = await authorities.scope_of_serial(state.services.db, caller, wire.serial_of(params["serial_number"]))
-    else:
-        scope = await _named(state, caller, params)
-    if scope is None:
+    if "ca_id" not in params and ("serial_number" in params or "certificate_id" in params):
+        scope, certificate = await _certificate(state, caller, params)
+        await require(state, caller, scope, handler.opt["action"])
+        found["context"] = CertificateContext(state, request_info, caller, scope, certificate)
+        return
+    named = await (_of_ca(state, caller, params["ca_id"]) if "ca_id" in params else _named(state, caller, params))
+    if named is None:
         found["context"] = CallerContext(state, request_info, caller)
         return
-    await require(state, caller, scope, handler.opt["action"])
-    found["context"] = ScopeContext(state, request_info, caller, scope)
+    await require(state, caller, named, handler.opt["action"])
+    found["context"] = ScopeContext(state, request_info, caller, named)
+
+
+async def _certificate(state: State, caller: Caller, params: Mapping[str, str]) -> tuple[Scope, Issued]:
+    db = state.services.db
+    if "serial_number" in params:
+        return await search.by_serial(db, caller, wire.serial_of(params["serial_number"]))
+    certificate_id = canonical_uuid(params["certificate_id"])
+    if certificate_id is None:
+        raise issuing.no_certificate(params["certificate_id"])
+    return await search.by_id(db, caller, certificate_id)
 
 
 async def _authenticated(connection: AnyConnection, state: State, request_info: RequestInfo) -> Caller:
@@ -93,21 +110,17 @@ async def _authenticated(connection: AnyConnection, state: State, request_info: 
         raise
 
 
-# What a path may name besides a CA or a serial number; the first of them decides the account.
+# What a path may name besides a CA or a certificate; the first of them decides the account.
 _NOUNS = {"application_id": profiles.APPLICATION, "profile_id": profiles.PROFILE, "policy_id": profiles.POLICY}
 
 
 async def _named(state: State, caller: Caller, params: Mapping[str, str]) -> Scope | None:
-    db = state.services.db
-    for name in ("certificate_id", *_NOUNS):
+    for name, noun in _NOUNS.items():
         if name in params:
             found = canonical_uuid(params[name])
             if found is None:
-                of_noun = name in _NOUNS
-                raise profiles.missing(_NOUNS[name], params[name]) if of_noun else issuing.no_certificate(params[name])
-            if name == "certificate_id":
-                return await authorities.scope_of_certificate(db, caller, found)
-            return await profiles.scope_of(db, caller, _NOUNS[name], found)
+                raise profiles.missing(noun, params[name])
+            return await profiles.scope_of(state.services.db, caller, noun, found)
     return None
 
 
@@ -115,7 +128,7 @@ async def _of_ca(state: State, caller: Caller, text: str) -> Scope:
     ca_id = canonical_uuid(text)
     if ca_id is None:
         raise issuing.no_ca(text)
-    return await authorities.scope_of_ca(state.services.db, caller, ca_id)
+    return await authorities.scope_of_ca(state.services.db, caller, ca_id, state.memory.seconds)
 
 
 async def scope_of_ca(state: State, caller: Caller, text: str, action: Action) -> tuple[Scope, UUID]:

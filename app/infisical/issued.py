@@ -19,11 +19,11 @@ from app.ids import canonical_uuid
 from app.infisical import certificates, guard, wire
 from app.infisical.ca import KEY_ALGORITHMS, TAGS
 from app.infisical.certificates import Bundle, Certificate, Revocation, Revoked
-from app.infisical.guard import Action
+from app.infisical.guard import Action, CertificateContext
 from app.infisical.leaves import CommonName
 from app.infisical.reading import Body, Date, Query, Ttl
 from app.infisical.wire import Instant, Uuid
-from app.web.context import CallerContext, ScopeContext
+from app.web.context import CallerContext
 from app.web.handling import get, post
 from app.web.reading import one_of
 from app.x509 import chains
@@ -183,40 +183,38 @@ class ProfileCertificates(Controller):
         return IssuedAnswer(IssuedByProfile(**_texts(made, without_root)), str(made.issued.id))
 
     @get("/{certificate_id:str}", action=Action.READ)
-    async def get_one(self, context: ScopeContext, certificate_id: str) -> DetailAnswer:
+    async def get_one(self, context: CertificateContext) -> DetailAnswer:
         """Get a certificate by its id."""
-        return DetailAnswer(await _detail(context, await _viewed(context, certificate_id)))
+        return DetailAnswer(await _detail(context, await _viewed(context)))
 
     @get("/{certificate_id:str}/bundle", action=Action.READ)
-    async def bundle(self, context: ScopeContext, certificate_id: str) -> Bundle:
+    async def bundle(self, context: CertificateContext) -> Bundle:
         """Get a certificate with its chain; keys are not stored."""
-        signed = await issuing.signed(context.services.db, await _viewed(context, certificate_id))
+        signed = await issuing.signed(context.services, await _viewed(context))
         return Bundle(wire.shown(signed.pem), wire.shown(signed.chain), signed.serial)
 
     @post("/{certificate_id:str}/renew", action=Action.ISSUE)
-    async def renew(self, context: ScopeContext, data: Body[RenewalRequest], certificate_id: str) -> Renewed:
+    async def renew(self, context: CertificateContext, data: Body[RenewalRequest]) -> Renewed:
         """Renew a certificate by its profile: with a new key where the old one was made here."""
-        services, caller, scope = context.services, context.caller, context.scope
-        old = await issuing.by_id(services.db, scope, UUID(certificate_id))
+        services, caller, scope, old = context.services, context.caller, context.scope, context.certificate
         if old.key_made_here:
             await guard.require(context.state, caller, scope, Action.ISSUE_KEY)
         made = await requests.renew(services, caller, scope, old.id)
         return Renewed(**_texts(made, bool(data.remove_roots_from_chain)), certificate_request_id="")
 
     @post("/{certificate_id:str}/revoke", action=Action.REVOKE)
-    async def revoke(self, context: ScopeContext, data: Body[Revocation], certificate_id: str) -> Revoked:
+    async def revoke(self, context: CertificateContext, data: Body[Revocation]) -> Revoked:
         """Revoke a certificate."""
-        found = await issuing.by_id(context.services.db, context.scope, UUID(certificate_id))
-        reason = Reason[data.revocation_reason]
-        revoked = await crls.revoke(context.services, context.caller, context.scope, found.serial, reason)
+        about = (context.scope, context.certificate, Reason[data.revocation_reason])
+        revoked = await crls.revoke(context.services, context.caller, *about)
         at = wire.instant(revoked.revoked_at or revoked.modified_at)
         return Revoked("Successfully revoked certificate", revoked.serial, at)
 
     @get("/certificate-requests/{certificate_id:str}", action=Action.READ)
-    async def request(self, context: ScopeContext, certificate_id: str) -> CertificateRequestAnswer:
+    async def request(self, context: CertificateContext) -> CertificateRequestAnswer:
         """Get what came of a request; the key is not in it."""
-        found = await _viewed(context, certificate_id)
-        signed = await issuing.signed(context.services.db, found) if found.pem else None
+        found = await _viewed(context)
+        signed = await issuing.signed(context.services, found) if found.pem else None
         return CertificateRequestAnswer(
             status="issued" if signed else "failed",
             certificate=wire.shown(signed.pem) if signed else None,
@@ -232,9 +230,8 @@ class ProfileCertificates(Controller):
         )
 
 
-async def _viewed(context: ScopeContext, certificate_id: str) -> Issued:
-    found = await issuing.by_id(context.services.db, context.scope, UUID(certificate_id))
-    return await issuing.viewed(context.services.db, context.caller, context.scope, found.serial)
+async def _viewed(context: CertificateContext) -> Issued:
+    return await search.viewed(context.services.db, context.caller, context.certificate)
 
 
 def _search(filters: SearchQuery) -> Search:
@@ -307,9 +304,9 @@ def _chain(signed: Signed, without_root: bool) -> str:
     return chains.pem(path[:-1]) if without_root and path and path[-1].subject == path[-1].issuer else signed.chain
 
 
-async def _detail(context: ScopeContext, issued: Issued) -> CertificateDetail:
+async def _detail(context: CertificateContext, issued: Issued) -> CertificateDetail:
     shared = certificates.certificate_object(issued)
-    signed = await issuing.signed(context.services.db, issued) if issued.pem else None
+    signed = await issuing.signed(context.services, issued) if issued.pem else None
     return CertificateDetail(
         **{name: getattr(shared, name) for name in Certificate.__struct_fields__},
         project_id=str(issued.account_id),

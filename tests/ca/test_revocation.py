@@ -24,7 +24,7 @@ from support.waiting import at_locks, comes_about
 from support.world import World, new_database
 
 from app import bounds
-from app.ca import crls
+from app.ca import crls, issuing
 from app.ca.model import Issued
 from app.caller import Scope
 from app.custody import keyring
@@ -87,7 +87,8 @@ async def locked_crl(world: World, ca_id: str) -> AsyncIterator[None]:
 async def revoke(world: World, database: db.Database, serial: str) -> Issued:
     scope = Scope(world.a.account.id)
     services = msgspec.structs.replace(world.services, db=database)
-    return await crls.revoke(services, keyring.SYSTEM, scope, serial, crls.Reason.SUPERSEDED)
+    certificate = await issuing.get(services.db, scope.account_id, serial)
+    return await crls.revoke(services, keyring.SYSTEM, scope, certificate, crls.Reason.SUPERSEDED)
 
 
 def seconds_of_the_library(count: int) -> float:

@@ -23,8 +23,10 @@ from app.remembered import Remembered
 from app.services import Services
 from app.store.bundles import Made, Row
 from app.store.database import Database, encoded, rows
+from app.x509 import certificate as certificate_bytes
 from app.x509 import chains, keys, pkix
 from app.x509.keys import PrivateKey
+from app.x509.pem import encoded as encoded_pem
 
 BACKDATED = timedelta(minutes=5)
 MAX_BACKDATED = timedelta(hours=48)
@@ -43,9 +45,12 @@ class Signed(msgspec.Struct, frozen=True):
     chain: str
 
 
-def with_chain(certificate: x509.Certificate, issuer: CaCertificate) -> Signed:
-    serial, pem = f"{certificate.serial_number:040x}", chains.pem([certificate])
-    return Signed(serial, pem, issuer.pem, issuer.pem + issuer.chain)
+def with_chain(to_sign: pkix.ToSign, pem: str, issuer: CaCertificate) -> Signed:
+    return Signed(_shown_serial(to_sign), pem, issuer.pem, issuer.pem + issuer.chain)
+
+
+def _shown_serial(to_sign: pkix.ToSign) -> str:
+    return f"{to_sign.serial:040x}"
 
 
 def now() -> datetime:
@@ -246,21 +251,23 @@ class Entry(msgspec.Struct, frozen=True):
     application_id: UUID | None = None
 
 
-async def sign(
-    services: Services, caller: Caller, authority: Authority, to_sign: pkix.ToSign, entry: Entry
-) -> x509.Certificate:
-    """Sign a certificate with the CA's key, and store it; raises NotFound or Refusal if it was deleted or disabled."""
+async def sign(services: Services, caller: Caller, authority: Authority, to_sign: pkix.ToSign, entry: Entry) -> str:
+    """Sign a certificate with the CA's key, and store it; its PEM.
+
+    Raises NotFound or Refusal if the CA was deleted or disabled.
+    """
     db = services.db
-    certificate = pkix.certificate(to_sign, await ca_key(services, caller, authority))
+    private_key = await ca_key(services, caller, authority)
+    pem = encoded_pem("CERTIFICATE", certificate_bytes.signed(to_sign, private_key))
     issuer_id = authority.certificate.id if authority.certificate else None
     ca_profile = Profile.INTERMEDIATE if to_sign.issuer else Profile.ROOT
     profile = ca_profile if to_sign.ca else Profile.LEAF
     row = (
-        *(uuid4(), issuer_id, profile, f"{to_sign.serial:040x}", keys.spki_sha256(to_sign.public_key)),
+        *(uuid4(), issuer_id, profile, _shown_serial(to_sign), keys.spki_sha256(to_sign.public_key)),
         *(to_sign.subject.rfc4514_string(), entry.common_name, [str(name.value) for name in to_sign.sans]),
         *(list(to_sign.key_usages), list(to_sign.extended_key_usages), to_sign.path_length, entry.friendly_name),
         *(to_sign.not_before, to_sign.not_after, entry.profile_id, entry.application_id),
-        *(entry.action is audit.Action.ISSUE_KEY, chains.pem([certificate])),
+        *(entry.action is audit.Action.ISSUE_KEY, pem),
     )
     audited = audit.values(caller, entry.action, audit.Resource.ISSUED_CERTIFICATE)
     # Nobody has seen the certificate until this has committed.
@@ -269,7 +276,7 @@ async def sign(
         if await db.fetchrow(_EXISTS, *ca) is None:
             raise no_ca(authority.id)
         raise Refusal("CA is disabled" if to_sign.ca else "CA is not active: it is disabled")
-    return certificate
+    return pem
 
 
 async def _insert(db: Database, ca: tuple[UUID, UUID], new: Sequence[Row]) -> list[Made]:

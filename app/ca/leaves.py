@@ -130,7 +130,8 @@ async def _sign_csr(
     to_sign = msgspec.structs.replace(draft, sans=_checked(sans or _from(common_name), scope.name_policy), **usages)
     _require_rules(request, to_sign)
     entry = _entry(audit.Action.SIGN, common_name, request)
-    return issuing.with_chain(await issuing.sign(services, caller, signer.authority, to_sign, entry), signer.issuer)
+    pem = await issuing.sign(services, caller, signer.authority, to_sign, entry)
+    return issuing.with_chain(to_sign, pem, signer.issuer)
 
 
 async def issue(services: Services, caller: Caller, scope: Scope, ca_id: UUID, request: LeafRequest) -> WithKey:
@@ -150,8 +151,8 @@ async def issue(services: Services, caller: Caller, scope: Scope, ca_id: UUID, r
     pair = await services.pool.take(key_type)
     to_sign = msgspec.structs.replace(draft, public_key=pair.private_key.public_key())
     entry = _entry(audit.Action.ISSUE_KEY, request.common_name, request)
-    certificate = await issuing.sign(services, caller, signer.authority, to_sign, entry)
-    return WithKey(issuing.with_chain(certificate, signer.issuer), keys.pem(pair.private_key))
+    pem = await issuing.sign(services, caller, signer.authority, to_sign, entry)
+    return WithKey(issuing.with_chain(to_sign, pem, signer.issuer), keys.pem(pair.private_key))
 
 
 def _wanted(request: LeafRequest) -> tuple[x509.GeneralName, ...]:

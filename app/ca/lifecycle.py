@@ -76,7 +76,7 @@ async def _sign_ca(
 ) -> x509.Certificate:
     subject = pkix.ca_subject(to_sign.subject)
     entry = Entry(action, subject.common_name if subject else "")
-    return await issuing.sign(services, caller, by, to_sign, entry)
+    return chains.stored(await issuing.sign(services, caller, by, to_sign, entry))[0]
 
 
 async def csr(services: Services, caller: Caller, scope: Scope, ca_id: UUID) -> str:
@@ -114,7 +114,7 @@ async def sign_intermediate(
     draft = issuing.draft(signer, csr.subject, public_key, dates, services.pki_url)
     to_sign = _intermediate(draft, path_length)
     certificate = await _sign_ca(services, caller, authority, to_sign, audit.Action.SIGN_INTERMEDIATE)
-    return issuing.with_chain(certificate, signer.issuer)
+    return issuing.with_chain(to_sign, chains.pem([certificate]), signer.issuer)
 
 
 def _ca_csr(text: str) -> pkix.Request:

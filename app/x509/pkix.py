@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import TypeAlias
 
 import msgspec
 from cryptography import x509
@@ -12,9 +11,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 # Private API: the public one chooses the string type by attribute and cannot write PrintableString everywhere.
 from cryptography.x509.name import _ASN1Type
-from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID, ObjectIdentifier
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
-from app.x509 import chains, foreign, keys, weak_keys
+from app.x509 import chains, foreign, keys, signing, weak_keys
 from app.x509.der import Unreadable
 from app.x509.keys import PrivateKey
 from app.x509.pem import Kind, blocks, decoded, instead
@@ -34,7 +33,7 @@ def ca_csr(private_key: PrivateKey, subject: CaSubject, path_length: int | None)
         .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
         .add_extension(_key_usage(CA_KEY_USAGES), critical=True)
         .add_extension(ski, critical=False)
-        .sign(private_key, digest_for(private_key))
+        .sign(private_key, signing.digest_for(private_key))
     )
     return request.public_bytes(serialization.Encoding.PEM).decode("ascii")
 
@@ -67,15 +66,6 @@ def ca_subject(name: x509.Name) -> CaSubject | None:
     if any(len(found) > 1 for found in values.values()):
         return None
     return CaSubject(**{field: found[0] for field, found in values.items() if found})
-
-
-_Digest: TypeAlias = hashes.SHA256 | hashes.SHA384 | hashes.SHA512
-_DIGESTS: dict[int, _Digest] = {384: hashes.SHA384(), 521: hashes.SHA512()}
-
-
-def digest_for(private_key: PrivateKey) -> _Digest:
-    """SHA-256 for RSA and P-256, SHA-384 for P-384, SHA-512 for P-521 (contract-infisical)."""
-    return _DIGESTS.get(private_key.key_size, hashes.SHA256())
 
 
 def der(pem: str) -> bytes:
@@ -130,11 +120,12 @@ def read_csr(text: str) -> Request:
         request = foreign.request(sent)
     except Unreadable as error:
         raise BadCsr(f"The CSR{foreign.subject_of(sent)} cannot be read: {error}.") from None
-    read = request.read
-    _require_subject(read.subject)
-    rewritten = read.subject.public_bytes() not in request.info
+    # Read once: the library reads it again each time.
+    read, subject = request.read, request.read.subject
+    encoded = subject.public_bytes()
+    _require_subject(subject, encoded)
     sans = tuple(chains.extension(read, x509.SubjectAlternativeName) or ())
-    return Request(read.subject, _signing_key(request), sans, *_usages(read), rewritten)
+    return Request(subject, _signing_key(request), sans, *_usages(read), rewritten=encoded not in request.info)
 
 
 def _signing_key(request: foreign.Request) -> PublicKey | None:
@@ -170,8 +161,8 @@ def _usages(csr: x509.CertificateSigningRequest) -> tuple[tuple[str, ...], tuple
     return tuple(key_usages), tuple(dict.fromkeys(words.get(oid, oid.dotted_string) for oid in extended))
 
 
-def _require_subject(subject: x509.Name) -> None:
-    if len(subject.public_bytes()) > MAX_SUBJECT_BYTES:
+def _require_subject(subject: x509.Name, encoded: bytes) -> None:
+    if len(encoded) > MAX_SUBJECT_BYTES:
         raise BadCsr(f"The CSR's subject has more than {MAX_SUBJECT_BYTES} bytes.")
     if any(isinstance(a.value, str) and FORBIDDEN.search(a.value) for a in subject):
         raise BadCsr("The CSR's subject has a control character.")
@@ -227,42 +218,6 @@ class ToSign(msgspec.Struct, frozen=True):
     sans: tuple[x509.GeneralName, ...] = ()
     crl_url: str | None = None
     issuer_url: str | None = None
-
-
-def certificate(template: ToSign, private_key: PrivateKey) -> x509.Certificate:
-    """Build and sign a certificate (contract-infisical, "X.509 rules for everything a CA signs")."""
-    # Exactly as encoded in the issuer's certificate, because verifiers compare bytes.
-    issuer_name = template.issuer.subject if template.issuer else template.subject
-    builder = (
-        x509.CertificateBuilder()
-        .issuer_name(issuer_name)
-        .subject_name(template.subject)
-        .public_key(template.public_key)
-        .serial_number(template.serial)
-        .not_valid_before(template.not_before)
-        .not_valid_after(template.not_after)
-        .add_extension(x509.BasicConstraints(template.ca, template.path_length), critical=True)
-        .add_extension(_key_usage(template.key_usages), critical=True)
-    )
-    if template.extended_key_usages:
-        usages = [EXTENDED_KEY_USAGES[name] for name in template.extended_key_usages]
-        # timeStamping must be critical and the only usage (RFC 3161 section 2.3).
-        critical = template.extended_key_usages == ("timeStamping",)
-        builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=critical)
-    if template.sans:
-        san = x509.SubjectAlternativeName(template.sans)
-        builder = builder.add_extension(san, critical=not list(template.subject))
-    builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(template.public_key), critical=False)
-    if template.issuer:
-        builder = builder.add_extension(authority_key_identifier(template.issuer), critical=False)
-    if template.crl_url:
-        point = x509.DistributionPoint([x509.UniformResourceIdentifier(template.crl_url)], None, None, None)
-        builder = builder.add_extension(x509.CRLDistributionPoints([point]), critical=False)
-    if template.issuer_url:
-        location = x509.UniformResourceIdentifier(template.issuer_url)
-        access = x509.AccessDescription(AuthorityInformationAccessOID.CA_ISSUERS, location)
-        builder = builder.add_extension(x509.AuthorityInformationAccess([access]), critical=False)
-    return builder.sign(private_key, digest_for(private_key))
 
 
 def authority_key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:

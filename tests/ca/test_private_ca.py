@@ -93,6 +93,7 @@ from app.server import first_start
 from app.services import for_command
 from app.store import database as db
 from app.store.database import Database
+from app.x509 import certificate as certificate_bytes
 from app.x509 import pkix
 from app.x509.keys import PrivateKey
 
@@ -1204,22 +1205,22 @@ async def test_what_a_crash_keeps_from_being_stored_is_seen_by_nobody(
     """A crash between the signature and its commit: no row, nothing answered or logged of it, and the CA goes on."""
     root = await pki.root()
     body = {"csr": request(EC_KEY, common_name(HOST)), "notAfter": in_days(30)}
-    signed_ones: list[x509.Certificate] = []
-    certificate = pkix.certificate
+    signed_ones: list[bytes] = []
+    sign = certificate_bytes.signed
 
-    def crash(meant: pkix.ToSign, private_key: PrivateKey) -> x509.Certificate:
-        signed_ones.append(certificate(meant, private_key))
+    def crash(meant: pkix.ToSign, private_key: PrivateKey) -> bytes:
+        signed_ones.append(sign(meant, private_key))
         raise OSError("the power is gone")
 
     audited = "SELECT count(*) AS n FROM audit_log WHERE action = 'sign'"
     before = await world.database.fetchrow(audited)
     with monkeypatch.context() as crashing:
-        crashing.setattr("app.ca.issuing.pkix.certificate", crash)
+        crashing.setattr(certificate_bytes, "signed", crash)
         answer = await pki.ask("POST", f"/ca/{root}/sign-certificate", body)
     assert answer.status_code == 500
     assert answer.json()["message"] == "Something went wrong"
     (lost,) = signed_ones
-    serial = f"{lost.serial_number:040x}"
+    serial = f"{x509.load_der_x509_certificate(lost).serial_number:040x}"
     assert serial not in answer.text
     assert (await pki.ask("GET", f"/certificates/{serial}")).status_code == 404
     assert await world.database.fetchrow(audited) == before

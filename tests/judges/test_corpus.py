@@ -29,6 +29,7 @@ from app.certificates import store as certificates
 from app.certificates.export import export
 from app.errors import Invalid, Refusal
 from app.server import first_start
+from app.x509 import certificate as certificate_bytes
 from app.x509 import chains, keys, paths, pkix
 from app.x509.names import NamePolicy
 
@@ -131,7 +132,7 @@ def _csr(case: Case) -> Verdict:
         sans=leaves._checked(sans, NamePolicy.PRIVATE),
     )
     assert isinstance(corpus.MIDDLE.key, ec.EllipticCurvePrivateKey)
-    made = pkix.certificate(meant, corpus.MIDDLE.key)
+    made = x509.load_der_x509_certificate(certificate_bytes.signed(meant, corpus.MIDDLE.key))
     chain = chains.pem([made, *chains.read(handmade.pem(corpus.MIDDLE.der))])
     named = x509.DNSName(handmade.HOST) in sans
     return Verdict("", Taken(chain, _key_pem(case), (corpus.ROOT.der,), named))

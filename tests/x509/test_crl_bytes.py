@@ -12,7 +12,7 @@ from support.authority import Key, root
 from support.fuzzing import examples
 
 from app.x509 import crl as crl_bytes
-from app.x509 import pkix
+from app.x509 import pkix, signing
 
 KEYS: tuple[Key, ...] = (
     ec.generate_private_key(ec.SECP256R1()),
@@ -53,7 +53,7 @@ def by_the_library(key: Key, number: int, at: datetime, ends: datetime, revoked:
         .add_extension(pkix.authority_key_identifier(issuer), critical=False)
         .add_extension(x509.CRLNumber(number), critical=False)
     )
-    return builder.sign(key, pkix.digest_for(key)).public_bytes(serialization.Encoding.DER)
+    return builder.sign(key, signing.digest_for(key)).public_bytes(serialization.Encoding.DER)
 
 
 def written(revoked: list[Entry]) -> bytes:

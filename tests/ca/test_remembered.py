@@ -1,5 +1,6 @@
 """What a worker remembers of a CA that signs, and what ends it (docs/decisions/0040-opened-for-a-second.md)."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from support.world import World, new_world
 
 from app.ca import issuing, leaves
 from app.custody import keyring
+from app.remembered import Remembered
 
 
 @pytest.fixture(autouse=True)
@@ -104,3 +106,31 @@ async def test_nothing_is_remembered_where_it_is_switched_off(database_url: str,
         pki = Pki(world.http, world.a.account.slug, world.a.bearer)
         await pki.sign(await pki.root())
         assert remembered() == 0
+
+
+async def test_of_those_who_miss_at_once_one_looks() -> None:
+    """All get what it finds; when the one that looks fails or is given up, each of the others looks by itself."""
+    remembered: Remembered[str, int] = Remembered()
+    looks, may_end = 0, asyncio.Event()
+
+    async def find() -> int:
+        nonlocal looks
+        looks += 1
+        await may_end.wait()
+        return looks
+
+    def ask(count: int) -> list[asyncio.Task[int]]:
+        return [asyncio.create_task(remembered.get("key", 600.0, find)) for _ in range(count)]
+
+    first, *others = ask(3)
+    await asyncio.sleep(0)
+    first.cancel()
+    may_end.set()
+    assert await asyncio.gather(*others) == [2, 3]
+    remembered._values.clear()
+    may_end.clear()
+    tasks = ask(5)
+    await asyncio.sleep(0)
+    may_end.set()
+    assert await asyncio.gather(*tasks) == [4] * 5
+    assert not remembered._looked_for

@@ -9,7 +9,7 @@ import msgspec
 from litestar import Response
 from msgspec import Meta
 
-from app import errors
+from app import errors, times
 from app.caller import RequestInfo
 from app.errors import Denial, Problem, Rule
 from app.web import bodies
@@ -194,7 +194,7 @@ async def body(request: AnyRequest) -> bytes:
 
 def instant(time: datetime) -> str:
     """ISO 8601 with milliseconds and Z, as JavaScript writes it."""
-    return f"{time:%Y-%m-%dT%H:%M:%S}.{time.microsecond // 1000:03d}Z"
+    return f"{times.instant(time)[:23]}Z"
 
 
 def shown(text: str) -> str:

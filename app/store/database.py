@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, NoReturn, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 from uuid import UUID
 from weakref import WeakValueDictionary
 
@@ -369,12 +369,11 @@ def rows(parameter: str, columns: Mapping[str, str]) -> str:
 
 def encoded(columns: Mapping[str, str], values: Sequence[Sequence[object]]) -> str:
     """The parameter of `rows`: in each row a value for each of the columns."""
-    objects = [dict(zip(columns, map(_text, row), strict=True)) for row in values]
+    objects: list[dict[str, Any]] = [dict(zip(columns, row, strict=True)) for row in values]
+    for name in (name for name, type_ in columns.items() if type_ == "bytea"):
+        for each in objects:
+            each[name] = None if each[name] is None else f"\\x{each[name].hex()}"
     return msgspec.json.encode(objects, enc_hook=str).decode()
-
-
-def _text(value: object) -> object:
-    return f"\\x{value.hex()}" if isinstance(value, bytes) else value
 
 
 @contextmanager

@@ -212,5 +212,9 @@ class KeyDamaged(KeysteadError):  # noqa: N818
         self.key_id = key_id
 
 
+class CertificateDamaged(KeysteadError):  # noqa: N818
+    """A stored certificate of a private CA cannot be read; the text names it."""
+
+
 class Misconfigured(KeysteadError):  # noqa: N818
     """The installation is misconfigured; the text tells the operator how to fix it."""

@@ -18,7 +18,7 @@ from app.remembered import Remembered
 from app.services import Services
 from app.store import scopes
 from app.store.database import Connection, Database, parameters
-from app.x509 import chains, subjects
+from app.x509 import subjects
 from app.x509.keys import CaKeyType
 from app.x509.subjects import CaSubject
 
@@ -161,8 +161,8 @@ _LIST = f"{_LISTED} WHERE c.account_id = $1 ORDER BY c.created_at, c.id LIMIT {M
 
 
 def certificate_of(authority: Authority) -> x509.Certificate:
-    """The latest certificate of a CA; raises Refusal when there is none."""
-    return chains.stored(issuing.latest(authority).pem)[0]
+    """The latest certificate of a CA; raises Refusal when there is none, and CertificateDamaged."""
+    return issuing.read_of(f"CA '{authority.id}'", issuing.latest(authority).pem)[0]
 
 
 async def viewed(db: Database, caller: Caller, scope: Scope, ca_id: UUID) -> Authority:

@@ -9,19 +9,21 @@ from weakref import WeakValueDictionary
 
 import asyncpg
 import msgspec
+import structlog
 
 from app.audit import record as audit
 from app.ca import authorities, issuing
 from app.ca.model import Authority, Issued, Profile
 from app.caller import Caller, Scope
 from app.custody import keyring
-from app.errors import KeyDamaged, KeysteadError, NotFound, Refusal, Unavailable
+from app.errors import CertificateDamaged, KeyDamaged, KeysteadError, NotFound, Refusal, Unavailable
 from app.services import Services
 from app.store.database import Connection, Database
 from app.x509 import crl as crl_bytes
 from app.x509.keys import PrivateKey
 
 LIFETIME = timedelta(days=7)
+_log = structlog.get_logger("keystead.crls")
 # Revocations in one transaction.
 MAX_AT_ONCE = 100
 
@@ -164,7 +166,7 @@ async def _state(db: Database | Connection, sql: str, authority: Authority) -> a
 async def current(services: Services, authority: Authority) -> bytes:
     """The CRL in DER. After half its lifetime the first request renews it, while others get the old one.
 
-    Raises Refusal for a CA without a certificate, and Unavailable.
+    Raises Refusal for a CA without a certificate, CertificateDamaged, and Unavailable.
     """
     issuing.latest(authority)
     db = services.db
@@ -177,10 +179,11 @@ async def current(services: Services, authority: Authority) -> bytes:
     try:
         async with queue.lock:
             return await _refreshed(services, authority)
-    except (Unavailable, KeyDamaged):
-        if is_valid:
-            return bytes(state["der"])
-        raise
+    except (Unavailable, KeyDamaged, CertificateDamaged) as error:
+        if not is_valid:
+            raise
+        _log.error("a CRL cannot be renewed, and is served until it ends", ca=str(authority.id), reason=str(error))
+        return bytes(state["der"])
 
 
 def _is_fresh(state: asyncpg.Record) -> bool:

@@ -18,7 +18,7 @@ from app.audit import record as audit
 from app.ca.model import Authority, CaCertificate, Issued, Profile
 from app.caller import Caller, Scope
 from app.custody import keyring
-from app.errors import NotFound, Refusal
+from app.errors import CertificateDamaged, NotFound, Refusal
 from app.remembered import Remembered
 from app.services import Services
 from app.store.bundles import Made, Row
@@ -93,6 +93,15 @@ def latest(authority: Authority) -> CaCertificate:
     return authority.certificate
 
 
+def read_of(what: str, *pems: str) -> chains.Certificates:
+    """Stored certificates of what the error names; raises CertificateDamaged."""
+    try:
+        return chains.stored("".join(pems))
+    except ValueError as error:
+        text = f"The stored certificate of {what} is damaged: the operator has to restore it"
+        raise CertificateDamaged(text) from error
+
+
 class Signer(msgspec.Struct, frozen=True):
     """A CA that may sign, its certificate, and that certificate read, with those above it up to the root."""
 
@@ -106,7 +115,7 @@ async def installed(db: Database, authority: Authority) -> Signer:
     certificate = latest(authority)
     if certificate.not_after <= now():
         raise Refusal(f"CA is expired: its certificate ended on {shown(certificate.not_after)}")
-    path = chains.stored(certificate.pem + certificate.chain)
+    path = read_of(f"CA '{authority.id}'", certificate.pem, certificate.chain)
     revoked = path[0] if certificate.revoked else await revoked_among(db, path)
     if revoked:
         text = "by the CA above it" if revoked == path[0] else f"{chains.named(revoked.subject)} above it"

@@ -15,7 +15,7 @@ from app.ca.profiles import Defaults, Profile
 from app.caller import Caller, Scope
 from app.errors import Refusal, quoted
 from app.services import Services
-from app.x509 import chains, pkix
+from app.x509 import pkix
 from app.x509.keys import CaKeyType
 from app.x509.subjects import CaSubject
 
@@ -85,7 +85,7 @@ async def renew(services: Services, caller: Caller, scope: Scope, certificate_id
     if old.application_id:
         await _require_enrolled(services, scope, old.application_id, profile)
     rules = (await profiles.policy(services.db, scope, profile.policy_id)).rules
-    certificate = chains.stored(old.pem)[0]
+    certificate = issuing.read_of(f"serial {old.serial}", old.pem)[0]
     subject = pkix.ca_subject(certificate.subject) or CaSubject()
     names = tuple(str(name.value) for name in _sans(certificate))
     request = LeafRequest(
@@ -131,7 +131,7 @@ async def _require_signature(services: Services, scope: Scope, profile: Profile,
     if wanted is None:
         return
     authority = await authorities.get(services.db, scope, profile.ca_id)
-    signs = policies.signature_algorithm(issuing.ca_public_key(chains.stored(issuing.latest(authority).pem)[0]))
+    signs = policies.signature_algorithm(issuing.ca_public_key(authorities.certificate_of(authority)))
     if wanted != signs:
         raise Refusal(f"signatureAlgorithm is {wanted}, and the CA signs with {signs}")
 

@@ -126,6 +126,7 @@ STATUSES: dict[type[Exception], int] = {
     errors.Conflict: 400,
     errors.LimitReached: 400,
     errors.NotFound: 404,
+    errors.CertificateDamaged: 500,
     bodies.Incomplete: 400,
     bodies.TooLarge: 413,
 }

@@ -17,6 +17,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from structlog.testing import capture_logs
 from support.live import serving
 from support.pki import BASE, HALF_LIFE, SECONDS, Pki, days_pass, number_of, serials_of
 from support.pki_limits import _REVOKED, read_by_openssl
@@ -155,6 +156,40 @@ async def test_a_wait_for_a_lock_is_told_as_what_it_is(pki: Pki, world: World, m
         for serial in made:
             await revoke(world, database, serial)
     assert sorted(serials_of(await pki.crl(root))) == sorted(made)
+
+
+_DAMAGED = "UPDATE ca_certificates SET pem = replace(pem, 'MII', 'MIJ') WHERE ca_id = $1"
+_ENDED = """
+UPDATE crls SET this_update = this_update - $2::interval, next_update = next_update - $2::interval WHERE ca_id = $1
+"""
+
+
+async def test_a_damaged_certificate_of_a_ca_is_its_own_trouble(pki: Pki, world: World) -> None:
+    """Its CRL is served until that ends, which is logged, and then the error names the CA; other CAs renew theirs."""
+    bad, good = await pki.root(), await pki.root()
+    serial = (await pki.sign(bad)).serial
+    before = await pki.crl(bad)
+    await world.database.execute(_DAMAGED, UUID(bad))
+    for root in (bad, good):
+        await pki.crl(root)
+        await world.database.execute(HALF_LIFE, UUID(root))
+    with capture_logs() as lines:
+        assert await pki.crl(bad) == before
+    assert [(line["log_level"], line["ca"]) for line in lines if "CRL" in line["event"]] == [("error", bad)]
+    assert number_of(await pki.crl(good)) == 2
+    for root in (bad, good):
+        await world.database.execute(_ENDED, UUID(root), crls.LIFETIME)
+    assert number_of(await pki.crl(good)) == 3
+    for answer in (
+        await pki.http.get(f"{BASE}/crl/{bad}/der"),
+        await world.http.post(
+            f"{BASE}/certificates/{serial}/revoke", json={"revocationReason": "SUPERSEDED"}, headers=world.a.bearer
+        ),
+    ):
+        said = f"The stored certificate of CA '{bad}' is damaged: the operator has to restore it"
+        assert (answer.status_code, answer.json()["message"]) == (500, said)
+    sql = "SELECT revoked_at FROM issued_certificates WHERE serial = $1"
+    assert [row["revoked_at"] for row in await world.database.fetch(sql, serial)] == [None]
 
 
 async def test_workers_that_revoke_at_once_lose_nothing(pki: Pki, world: World) -> None:

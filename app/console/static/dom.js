@@ -146,7 +146,7 @@ function fieldOf({ name, label, hint, type = "text", required, options, rows, va
   else input = el("input", { ...common, type });
   if (type === "checkbox") input.checked = Boolean(value);
   else if (value !== undefined) input.value = value;
-  const title = el("label", { for: id }, label, required ? null : type === "checkbox" ? null : el("span", { class: "optional" }, " optional"));
+  const title = el("label", { for: id }, label, required || options || type === "checkbox" ? null : el("span", { class: "optional" }, " optional"));
   const notes = [el("span", { class: "hint", id: `${id}-hint` }, hint ?? ""), el("span", { class: "wrong", id: `${id}-error` })];
   const parts = type === "checkbox" ? [input, title] : [title, input];
   return el("div", { class: `field ${type}` }, parts, notes);
@@ -154,10 +154,10 @@ function fieldOf({ name, label, hint, type = "text", required, options, rows, va
 
 // A form whose failures stand at their fields. `submit(values)` gets the texts of the fields by name (checkbox: boolean);
 // `fields` are in the order of the form; a pointer such as /sans/2 is of the field `sans`.
-export function form({ fields: wanted, verb, submit, extra, compact }) {
+export function form({ fields: wanted, verb, submit, extra, compact, narrow }) {
   const problems = el("div", { class: "problems" });
-  const send = el("button", { type: "submit", class: "first" }, verb);
-  const made = el("form", { novalidate: true, class: compact ? "compact" : "" }, problems, el("div", { class: "fields" }, wanted.map(fieldOf)), el("p", { class: "actions" }, send, extra));
+  const send = el("button", { type: "submit", class: compact ? "" : "first" }, verb);
+  const made = el("form", { novalidate: true, class: compact ? "compact" : narrow ? "narrow" : "" }, problems, el("div", { class: "fields" }, wanted.map(fieldOf)), el("p", { class: "actions" }, send, extra));
   made.addEventListener("submit", async (event) => {
     event.preventDefault();
     if (made.dataset.runs) return;
@@ -284,9 +284,9 @@ export function moment(time) {
 }
 
 // How long it is until then, as a chip whose words say what its colour says.
-export function until(time) {
+export function until(time, soon = 14, near = 30) {
   const days = daysUntil(time);
   if (days < 0) return chip(days === -1 ? "ended today" : `ended ${-days} days ago`, "bad");
   const text = days === 0 ? "ends today" : days === 1 ? "1 day left" : `${days} days left`;
-  return chip(text, days < 14 ? "bad" : days < 30 ? "warn" : "good");
+  return chip(text, days < soon ? "bad" : days < near ? "warn" : "good");
 }

@@ -211,6 +211,8 @@ async function shown(page, place, signal) {
 }
 
 window.addEventListener("hashchange", () => arrive());
+// A file that misses its place must not open in place of the page.
+for (const name of ["dragover", "drop"]) window.addEventListener(name, (event) => event.preventDefault());
 document.querySelector(".skip").addEventListener("click", (event) => {
   // The part behind # is the page's name here.
   event.preventDefault();

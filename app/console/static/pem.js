@@ -9,7 +9,13 @@ const SAN = "2.5.29.17";
 const BASIC_CONSTRAINTS = "2.5.29.19";
 const CRL_NUMBER = "2.5.29.20";
 
-export class Unreadable extends Error {}
+export class Unreadable extends Error {
+  constructor(message) {
+    super(message);
+    // As those of the API.
+    this.errors = [{ code: "", message }];
+  }
+}
 
 // The blocks of a PEM text: [{label, der}]. Throws Unreadable for a block that is cut off or no base64.
 export function blocks(text) {

@@ -23,6 +23,7 @@ function signIn(start) {
         { name: "token", label: "API token", type: "password", required: true, hint: "It stays in this tab, and is sent to this server alone." },
         { name: "keep", label: "Keep in this tab", type: "checkbox", hint: "Until the tab is closed, so that it survives a reload." },
       ],
+      narrow: true,
       verb: "Sign in",
       submit: async ({ token, keep }) => {
         try {

@@ -171,8 +171,9 @@ _TRY = """\
 
 
 def _banner(settings: Settings, credentials: Path | None) -> str:
+    console = f"\n  console      {settings.public_url}/ in a browser" if settings.console else ""
     start = f"""Keystead {__version__} serves on {settings.public_url}
-
+{console}
   back up      {visible.text(str(settings.keyring))}
                and the database; without this ring no private key can be decrypted
 """

@@ -63,6 +63,7 @@ async def _as_written(live: Live, path: str) -> bytes:
     writer.write(f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
     answer = await reader.read()
     writer.close()
+    await writer.wait_closed()
     return answer
 
 

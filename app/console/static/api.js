@@ -53,6 +53,7 @@ function address(path, query) {
 //
 // A change that is on its way is not broken off when its page is left, for nobody would know what came of it.
 export async function call(method, path, { query, body, accept, signal } = {}) {
+  signal?.throwIfAborted();
   const init = {
     method,
     headers: { Authorization: `Bearer ${token}`, Accept: accept ?? "application/json" },
@@ -83,7 +84,9 @@ async function sent(url, init, path, signal) {
       response = await fetch(url, init);
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      throw new ApiError(0, [{ code: "", message: "The server cannot be reached. Nothing is known of what came of this." }]);
+      throw new ApiError(0, [
+        { code: "", message: "The server cannot be reached. Nothing is known of what came of this." },
+      ]);
     }
     const seconds = Number.parseInt(response.headers.get("Retry-After") ?? "", 10);
     if (!mayRepeat(response.status, init.method, path) || !(seconds >= 0) || tries === MOST_TRIES) return response;
@@ -98,28 +101,42 @@ function mayRepeat(status, method, path) {
   return status === 503 && (method === "GET" || (method === "POST" && /^\/client\/v4\/(?!.*\/tokens)/.test(path)));
 }
 
+// Calls that wait now: what is shown is the longest of their waits, and to cancel it cancels all.
+const waits = new Set();
+
+function tell() {
+  const last = [...waits].sort((one, two) => two.end - one.end)[0];
+  shown.wait(
+    last
+      ? {
+          seconds: Math.ceil((last.end - Date.now()) / 1000),
+          reason: last.reason,
+          cancel: () => [...waits].forEach((each) => each.cancel()),
+        }
+      : null,
+  );
+}
+
 function pause(seconds, status, signal) {
   const reason = status === 429 ? "The rate limit of this token is used up" : "The server is not available now";
   return new Promise((resolve, reject) => {
-    const end = Date.now() + seconds * 1000;
     const stop = (done) => {
       clearInterval(timer);
-      signal?.removeEventListener("abort", cancel);
-      shown.wait(null);
+      signal?.removeEventListener("abort", wait.cancel);
+      waits.delete(wait);
+      tell();
       done();
     };
-    const cancel = () => stop(() => reject(new DOMException("cancelled", "AbortError")));
-    const tick = () => {
-      const left = Math.ceil((end - Date.now()) / 1000);
-      if (left <= 0) stop(resolve);
-      else shown.wait({ seconds: left, reason, cancel });
+    const wait = {
+      reason,
+      end: Date.now() + seconds * 1000,
+      cancel: () => stop(() => reject(new DOMException("cancelled", "AbortError"))),
     };
-    const timer = setInterval(tick, 500);
-    if (signal?.aborted) cancel();
-    else {
-      signal?.addEventListener("abort", cancel);
-      tick();
-    }
+    const timer = setInterval(() => (Date.now() < wait.end ? tell() : stop(resolve)), 500);
+    waits.add(wait);
+    signal?.addEventListener("abort", wait.cancel);
+    if (signal?.aborted) wait.cancel();
+    else tell();
   });
 }
 
@@ -133,7 +150,12 @@ async function read(response) {
   if (response.ok && body !== null) {
     const envelope = typeof body === "object" && "success" in body && "errors" in body;
     if (!envelope) return { result: body, messages: [], info: null, total: body.totalCount };
-    return { result: body.result, messages: body.messages, info: body.result_info, total: body.result_info?.total_count };
+    return {
+      result: body.result,
+      messages: body.messages,
+      info: body.result_info,
+      total: body.result_info?.total_count,
+    };
   }
   throw new ApiError(response.status, problems(response.status, body));
 }

@@ -2,9 +2,46 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 const ATTRIBUTES = new Set([
-  ...["alt", "autocomplete", "checked", "class", "cols", "colspan", "datetime", "disabled", "download", "for", "height"],
-  ...["hidden", "href", "id", "inputmode", "max", "maxlength", "min", "multiple", "name", "novalidate", "open", "pattern"],
-  ...["placeholder", "readonly", "rel", "required", "role", "rows", "scope", "selected", "spellcheck", "step", "tabindex"],
+  ...[
+    "alt",
+    "autocomplete",
+    "checked",
+    "class",
+    "cols",
+    "colspan",
+    "datetime",
+    "disabled",
+    "download",
+    "for",
+    "height",
+  ],
+  ...[
+    "hidden",
+    "href",
+    "id",
+    "inputmode",
+    "max",
+    "maxlength",
+    "min",
+    "multiple",
+    "name",
+    "novalidate",
+    "open",
+    "pattern",
+  ],
+  ...[
+    "placeholder",
+    "readonly",
+    "rel",
+    "required",
+    "role",
+    "rows",
+    "scope",
+    "selected",
+    "spellcheck",
+    "step",
+    "tabindex",
+  ],
   ...["title", "type", "value", "width", "wrap", "accept", "lang"],
 ]);
 
@@ -43,7 +80,9 @@ export function svg(tag, attributes = {}, ...children) {
 }
 
 export function show(parent, ...children) {
-  parent.replaceChildren(...children.flat(Infinity).filter((each) => each !== undefined && each !== null && each !== false));
+  parent.replaceChildren(
+    ...children.flat(Infinity).filter((each) => each !== undefined && each !== null && each !== false),
+  );
 }
 
 // Tell it to screen readers, and show it for a while.
@@ -63,48 +102,64 @@ export function button(text, action, kind = "") {
 
 // Runs `action` while the button waits; its failure is shown in `where`.
 export function acting(text, action, where, kind = "") {
-  const made = button(text, async () => {
-    made.setAttribute("aria-disabled", "true");
-    if (made.dataset.runs) return;
-    made.dataset.runs = "1";
-    show(where);
-    try {
-      await action();
-    } catch (error) {
-      fail(where, error);
-    } finally {
-      delete made.dataset.runs;
-      made.removeAttribute("aria-disabled");
-    }
-  }, kind);
+  const made = button(
+    text,
+    async () => {
+      made.setAttribute("aria-disabled", "true");
+      if (made.dataset.runs) return;
+      made.dataset.runs = "1";
+      show(where);
+      try {
+        await action();
+      } catch (error) {
+        fail(where, error);
+      } finally {
+        delete made.dataset.runs;
+        made.removeAttribute("aria-disabled");
+      }
+    },
+    kind,
+  );
   return made;
 }
 
 // A sentence for a failure, with its code and a link to the error reference.
 export function failure(error) {
-  const list = error.errors ?? [{ code: "", message: "The console has a fault here; the browser's console has its words." }];
+  const list = error.errors ?? [
+    { code: "", message: "The console has a fault here; the browser's console has its words." },
+  ];
   if (!error.errors) console.error(error);
-  return el("div", { class: "failure", role: "alert" }, list.map((each) => el("p", {}, sentence(each, error.status))));
+  return el(
+    "div",
+    { class: "failure", role: "alert" },
+    list.map((each) => el("p", {}, sentence(each, error.status))),
+  );
 }
 
 function sentence(each, status) {
   const place = each.pointer && each.pointer !== "/" ? `${each.pointer.replace(/^\//, "")}: ` : "";
   const code = each.code === "" || each.code === undefined ? null : String(each.code);
   const linked = each.link ? el("a", { href: each.link, rel: "noopener" }, code) : code;
-  const denied = status === 403 && (each.code === 9109 || each.code === 403) ? " Your token may not do this, or what it needs is not there for it." : "";
+  const denied =
+    status === 403 && (each.code === 9109 || each.code === 403)
+      ? " Your token may not do this, or what it needs is not there for it."
+      : "";
   return [place, each.message, denied, code ? [" (", linked, ")"] : null];
 }
 
-// Shows a failure, unless the person left or cancelled.
+// Shows a failure, or that the person did not want to wait.
 export function fail(where, error) {
-  if (error.name === "AbortError") return;
-  show(where, failure(error));
+  show(where, error.name === "AbortError" ? el("p", { class: "quiet" }, "Cancelled.") : failure(error));
 }
 
 // What the API has to say beside its answer.
 export function advice(messages) {
   if (!messages?.length) return null;
-  return el("ul", { class: "advice" }, messages.map((each) => el("li", {}, `${each.message} (${each.code})`)));
+  return el(
+    "ul",
+    { class: "advice" },
+    messages.map((each) => el("li", {}, `${each.message} (${each.code})`)),
+  );
 }
 
 export function chip(text, kind = "") {
@@ -114,8 +169,18 @@ export function chip(text, kind = "") {
 // `columns`: [{name, cell: (row) => child, class}].
 export function table(caption, columns, rows, none = "None.") {
   if (rows.length === 0) return el("p", { class: "none" }, none);
-  const head = el("tr", {}, columns.map((column) => el("th", { scope: "col", class: column.class }, column.name)));
-  const body = rows.map((row) => el("tr", {}, columns.map((column) => el("td", { class: column.class, "data-label": column.name }, column.cell(row)))));
+  const head = el(
+    "tr",
+    {},
+    columns.map((column) => el("th", { scope: "col", class: column.class }, column.name)),
+  );
+  const body = rows.map((row) =>
+    el(
+      "tr",
+      {},
+      columns.map((column) => el("td", { class: column.class, "data-label": column.name }, column.cell(row))),
+    ),
+  );
   const made = el("table", {}, el("caption", {}, caption), el("thead", {}, head), el("tbody", {}, body));
   return el("div", { class: "wide", tabindex: "0", role: "region", "aria-label": caption }, made);
 }
@@ -123,7 +188,8 @@ export function table(caption, columns, rows, none = "None.") {
 // Buttons for the pages of a list; `info` is the envelope's result_info.
 export function pager(info, go) {
   if (!info || info.total_pages <= 1) return null;
-  const step = (text, page, possible) => el("button", { type: "button", disabled: !possible, click: () => go(page) }, text);
+  const step = (text, page, possible) =>
+    el("button", { type: "button", disabled: !possible, click: () => go(page) }, text);
   return el(
     "nav",
     { class: "pager", "aria-label": "Pages of the list" },
@@ -141,13 +207,26 @@ function fieldOf({ name, label, hint, type = "text", required, options, rows, va
   const about = `${id}-hint ${id}-error`;
   const common = { id, name, "aria-describedby": about, required, autocomplete: "off", spellcheck: "false", ...others };
   let input;
-  if (options) input = el("select", common, options.map(([each, text]) => el("option", { value: each }, text)));
+  if (options)
+    input = el(
+      "select",
+      common,
+      options.map(([each, text]) => el("option", { value: each }, text)),
+    );
   else if (rows) input = el("textarea", { ...common, rows });
   else input = el("input", { ...common, type });
   if (type === "checkbox") input.checked = Boolean(value);
   else if (value !== undefined) input.value = value;
-  const title = el("label", { for: id }, label, required || options || type === "checkbox" ? null : el("span", { class: "optional" }, " optional"));
-  const notes = [el("span", { class: "hint", id: `${id}-hint` }, hint ?? ""), el("span", { class: "wrong", id: `${id}-error` })];
+  const title = el(
+    "label",
+    { for: id },
+    label,
+    required || options || type === "checkbox" ? null : el("span", { class: "optional" }, " optional"),
+  );
+  const notes = [
+    el("span", { class: "hint", id: `${id}-hint` }, hint ?? ""),
+    el("span", { class: "wrong", id: `${id}-error` }),
+  ];
   const parts = type === "checkbox" ? [input, title] : [title, input];
   return el("div", { class: `field ${type}` }, parts, notes);
 }
@@ -157,7 +236,13 @@ function fieldOf({ name, label, hint, type = "text", required, options, rows, va
 export function form({ fields: wanted, verb, submit, extra, compact, narrow }) {
   const problems = el("div", { class: "problems" });
   const send = el("button", { type: "submit", class: compact ? "" : "first" }, verb);
-  const made = el("form", { novalidate: true, class: compact ? "compact" : narrow ? "narrow" : "" }, problems, el("div", { class: "fields" }, wanted.map(fieldOf)), el("p", { class: "actions" }, send, extra));
+  const made = el(
+    "form",
+    { novalidate: true, class: compact ? "compact" : narrow ? "narrow" : "" },
+    problems,
+    el("div", { class: "fields" }, wanted.map(fieldOf)),
+    el("p", { class: "actions" }, send, extra),
+  );
   made.addEventListener("submit", async (event) => {
     event.preventDefault();
     if (made.dataset.runs) return;
@@ -203,7 +288,6 @@ function mark(input, what) {
 }
 
 function place(made, problems, error) {
-  if (error.name === "AbortError") return;
   const elsewhere = [];
   let first = null;
   for (const each of error.errors ?? []) {
@@ -215,7 +299,7 @@ function place(made, problems, error) {
     } else elsewhere.push(each);
   }
   if (elsewhere.length > 0) show(problems, failure({ errors: elsewhere, status: error.status }));
-  else if (!error.errors) show(problems, failure(error));
+  else if (!error.errors) fail(problems, error);
   first?.focus();
 }
 
@@ -238,10 +322,20 @@ export function ask(title, text, verb, action) {
   dialog(title, (close) => [
     [text].flat().map((each) => el("p", {}, each)),
     where,
-    el("p", { class: "actions" }, acting(verb, async () => {
-      await action();
-      close();
-    }, where, "danger"), button("Cancel", close)),
+    el(
+      "p",
+      { class: "actions" },
+      acting(
+        verb,
+        async () => {
+          await action();
+          close();
+        },
+        where,
+        "danger",
+      ),
+      button("Cancel", close),
+    ),
   ]);
 }
 
@@ -280,7 +374,9 @@ export function date(time) {
 
 export function moment(time) {
   const at = new Date(time);
-  return Number.isNaN(at.getTime()) ? "" : el("time", { datetime: at.toISOString() }, `${at.toISOString().slice(0, 19).replace("T", " ")}`);
+  return Number.isNaN(at.getTime())
+    ? ""
+    : el("time", { datetime: at.toISOString() }, `${at.toISOString().slice(0, 19).replace("T", " ")}`);
 }
 
 // How long it is until then, as a chip whose words say what its colour says.

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { button, dialog, el, fail, failure, form, say, show } from "./dom.js";
-import { groupsOf, may, places } from "./rights.js";
+import { denial, groupsOf, may, places } from "./rights.js";
 import { show as audit } from "./pages/audit.js";
 import { show as ca } from "./pages/ca.js";
 import { show as certificates } from "./pages/certificates.js";
@@ -37,24 +37,33 @@ api.shown.wait = (waiting) => {
     show(bar);
     return;
   }
-  const { seconds, reason, cancel } = waiting;
   if (bar.hidden) {
     // The count is not read out each second.
-    show(bar, el("span", {}, `${reason}; it goes on by itself. `), el("span", { class: "count", "aria-hidden": "true" }), button("Cancel", cancel));
+    const count = el("span", { class: "count", "aria-hidden": "true" });
+    show(
+      bar,
+      el("span", {}, `${waiting.reason}; it goes on by itself.`),
+      count,
+      button("Cancel", () => waiting.cancel()),
+    );
     bar.hidden = false;
   }
-  bar.querySelector(".count").textContent = `${seconds} s `;
+  bar.querySelector(".count").textContent = `${waiting.seconds} s`;
 };
 
 async function start(value, keep) {
-  if (value !== undefined) api.signIn(value, keep);
+  const resumed = value === undefined;
+  if (!resumed) api.signIn(value, keep);
   try {
     const { result } = await api.call("GET", "/client/v4/user/tokens/verify");
     const found = await places();
     const account = found.accounts[0] ?? null;
-    session = { ...found, account, zone: null, groups: await groupsOf(result.id, account) };
+    // Who sees zones and no account can do nothing in the account itself.
+    const zone = found.ofZones ? found.zones[0] : null;
+    session = { ...found, account, zone, groups: await groupsOf(result.id, account), denied: new Set() };
   } catch (error) {
-    api.signOut();
+    // A token that was kept is not forgotten because the server was away.
+    if (!resumed || (error.status >= 400 && error.status < 500)) api.signOut();
     throw error;
   }
   frame();
@@ -69,20 +78,49 @@ function signOut() {
 }
 
 function frame() {
-  const allowed = session ? PAGES.filter((page) => !page.area || may(session.groups, page.area, "Read")) : [];
-  at("navigation").hidden = session === null;
-  show(at("navigation"), el("ul", {}, allowed.map((page) => el("li", {}, el("a", { href: `#${page.id}`, id: `to-${page.id}` }, page.title)))));
+  navigation();
   show(at("place"), session ? picker() : null);
   show(at("session"), session ? button("Sign out", signOut) : null);
+}
+
+function navigation() {
+  const allowed = session ? PAGES.filter((page) => !page.area || may(session, page.area, "Read")) : [];
+  const current = session ? pageOf() : null;
+  const link = (page) =>
+    el(
+      "a",
+      { href: `#${page.id}`, id: `to-${page.id}`, "aria-current": page === current ? "page" : "false" },
+      page.title,
+    );
+  at("navigation").hidden = session === null;
+  show(
+    at("navigation"),
+    el(
+      "ul",
+      {},
+      allowed.map((page) => el("li", {}, link(page))),
+    ),
+  );
 }
 
 function picker() {
   const { accounts, zones, account, zone, more } = session;
   const own = zones.filter((each) => each.account.id === account?.id);
   const other = el("option", { value: "-" }, "Another …");
-  const accountOf = el("select", { id: "account", change: (event) => choose(event.target.value, null) }, accounts.map((each) => el("option", { value: each.id }, each.name)), other);
+  const accountOf = el(
+    "select",
+    { id: "account", change: (event) => choose(event.target.value, null) },
+    accounts.map((each) => el("option", { value: each.id }, each.name)),
+    other,
+  );
   const whole = el("option", { value: "" }, "The account itself");
-  const zoneOf = el("select", { id: "zone", change: (event) => choose(account?.id, event.target.value) }, whole, own.map((each) => el("option", { value: each.id }, each.name)), more ? el("option", { value: "-" }, "Another …") : null);
+  const zoneOf = el(
+    "select",
+    { id: "zone", change: (event) => choose(account?.id, event.target.value) },
+    whole,
+    own.map((each) => el("option", { value: each.id }, each.name)),
+    more ? el("option", { value: "-" }, "Another …") : null,
+  );
   accountOf.value = account?.id ?? "-";
   zoneOf.value = zone?.id ?? "";
   if (!account) accountOf.prepend(el("option", { value: "", selected: true }, "None known"));
@@ -98,10 +136,10 @@ function choose(accountId, zoneId) {
   session.zone = session.zones.find((each) => each.id === zoneId) ?? null;
   const focused = document.activeElement?.id;
   frame();
+  at(focused)?.focus();
   // Pages of a list, and what is open in it, are of the place before.
-  const id = pageOf().id;
-  if (location.hash.slice(1) === id) arrive(focused);
-  else location.hash = id;
+  history.replaceState(null, "", `#${pageOf().id}`);
+  arrive(focused);
 }
 
 // An account or zone that is in no list: a token may do something there without reading the place itself.
@@ -110,7 +148,13 @@ function another() {
   dialog("Another account or zone", (close) =>
     form({
       fields: [
-        { name: "account", label: "Id of the account", value: session.account?.id, required: true, hint: "32 hex characters, as CLOUDFLARE_ACCOUNT_ID in credentials.env" },
+        {
+          name: "account",
+          label: "Id of the account",
+          value: session.account?.id,
+          required: true,
+          hint: "32 hex characters, as CLOUDFLARE_ACCOUNT_ID in credentials.env",
+        },
         { name: "zone", label: "Id or name of a zone" },
       ],
       verb: "Choose",
@@ -118,7 +162,8 @@ function another() {
       submit: async ({ account, zone }) => {
         const accountId = account.trim().toLowerCase();
         const zoneId = zone.trim() ? await zoneCalled(zone.trim(), accountId) : null;
-        if (!session.accounts.some((each) => each.id === accountId)) session.accounts.push({ id: accountId, name: accountId });
+        if (!session.accounts.some((each) => each.id === accountId))
+          session.accounts.push({ id: accountId, name: accountId });
         close();
         choose(accountId, zoneId);
       },
@@ -134,7 +179,8 @@ async function zoneCalled(text, accountId) {
     return text;
   }
   const { result } = await api.call("GET", "/client/v4/zones", { query: { name: text, "account.id": accountId } });
-  if (result.length === 0) throw new api.ApiError(0, [{ code: "", message: "Your token sees no zone of this name.", pointer: "/zone" }]);
+  if (result.length === 0)
+    throw new api.ApiError(0, [{ code: "", message: "Your token sees no zone of this name.", pointer: "/zone" }]);
   session.zones.push(result[0]);
   return result[0].id;
 }
@@ -144,9 +190,20 @@ function pageOf() {
   return PAGES.find((page) => page.id === id) ?? PAGES[0];
 }
 
+// What is refused once is not offered again until the next sign-in.
+async function learning(method, path, work) {
+  const { account, denied } = session;
+  try {
+    return await work();
+  } catch (error) {
+    denied.add(denial(error, method, path, account));
+    throw error;
+  }
+}
+
 // What a page gets beside the element that it fills.
-function contextOf(page, signal) {
-  const { account, zone, accounts, zones, groups } = session;
+function contextOf(signal) {
+  const { account, zone, accounts, zones } = session;
   return {
     account,
     zone,
@@ -155,12 +212,14 @@ function contextOf(page, signal) {
     signal,
     // What stands behind ? in the address: filters and pages, never a secret.
     params: new URLSearchParams(location.hash.split("?")[1] ?? ""),
-    call: (method, path, options = {}) => api.call(method, path, { signal, ...options }),
-    all: (path, options = {}) => api.all(path, { signal, ...options }),
-    may: (area, access) => may(groups, area, access),
+    call: (method, path, options = {}) => learning(method, path, () => api.call(method, path, { signal, ...options })),
+    all: (path, options = {}) => learning("GET", path, () => api.all(path, { signal, ...options })),
+    may: (area, access) => may(session, area, access),
     // To another page, or to this one with other parameters; what is empty is left out.
     go: (id, params = {}) => {
-      const kept = new URLSearchParams(Object.entries(params).filter(([, value]) => value !== "" && value !== undefined && value !== null));
+      const kept = new URLSearchParams(
+        Object.entries(params).filter(([, value]) => value !== "" && value !== undefined && value !== null),
+      );
       const hash = kept.size > 0 ? `${id}?${kept}` : id;
       if (location.hash.slice(1) === hash) arrive();
       else location.hash = hash;
@@ -177,12 +236,18 @@ async function arrive(focus) {
   const { signal } = leaving;
   const page = session ? pageOf() : null;
   document.title = page ? `${page.title} · Keystead` : "Keystead";
-  for (const each of PAGES) at(`to-${each.id}`)?.setAttribute("aria-current", each === page ? "page" : "false");
+  navigation();
   // Each page fills an element of its own: what an earlier one still does is not seen.
   const place = el("div", { class: `page ${page?.id ?? "welcome"}` });
   show(main, place);
   try {
-    if (page === null) await welcome(place, { start: async (value, keep) => { await start(value, keep); arrive(); } });
+    if (page === null)
+      await welcome(place, {
+        start: async (value, keep) => {
+          await start(value, keep);
+          arrive();
+        },
+      });
     else await shown(page, place, signal);
   } catch (error) {
     if (signal.aborted) return;
@@ -190,15 +255,20 @@ async function arrive(focus) {
     const where = el("div");
     place.append(where);
     fail(where, error);
-    if (error.name === "AbortError") show(where, el("p", {}, "Not loaded. "), button("Load again", () => arrive()));
+    place.append(button("Load again", () => arrive()));
   }
+  if (!signal.aborted && page) navigation();
   if (!signal.aborted) (at(focus) ?? place.querySelector("h1"))?.focus();
 }
 
 async function shown(page, place, signal) {
-  const context = contextOf(page, signal);
+  const context = contextOf(signal);
   if (!context.account) {
-    show(place, context.heading(page.title), el("p", {}, "Your token sees no account and no zone. Choose the account by its id, above: “Another …”."));
+    show(
+      place,
+      context.heading(page.title),
+      el("p", {}, "Your token sees no account and no zone. Choose the account by its id, above: “Another …”."),
+    );
     return;
   }
   const loading = el("p", { class: "loading" }, "Loading …");

@@ -2,8 +2,15 @@
 
 const MOST = 512 * 1024;
 const NAMES = {
-  "2.5.4.3": "CN", "2.5.4.6": "C", "2.5.4.7": "L", "2.5.4.8": "ST", "2.5.4.10": "O", "2.5.4.11": "OU",
-  "2.5.4.5": "serialNumber", "1.2.840.113549.1.9.1": "emailAddress", "0.9.2342.19200300.100.1.25": "DC",
+  "2.5.4.3": "CN",
+  "2.5.4.6": "C",
+  "2.5.4.7": "L",
+  "2.5.4.8": "ST",
+  "2.5.4.10": "O",
+  "2.5.4.11": "OU",
+  "2.5.4.5": "serialNumber",
+  "1.2.840.113549.1.9.1": "emailAddress",
+  "0.9.2342.19200300.100.1.25": "DC",
 };
 const SAN = "2.5.29.17";
 const BASIC_CONSTRAINTS = "2.5.29.19";
@@ -60,7 +67,7 @@ function value(der, at = 0) {
 
 function members(content) {
   const all = [];
-  for (let at = 0; at < content.length; ) {
+  for (let at = 0; at < content.length;) {
     const next = value(content, at);
     all.push(next);
     at = next.end;
@@ -100,11 +107,13 @@ function string({ tag, content }) {
 
 // {text, key}: for people, and what two names that are the same have in common.
 function nameOf(one) {
-  const parts = children(one).flatMap(children).map((each) => {
-    const [type, text] = children(each);
-    const id = oid(type.content);
-    return `${NAMES[id] ?? id}=${string(text)}`;
-  });
+  const parts = children(one)
+    .flatMap(children)
+    .map((each) => {
+      const [type, text] = children(each);
+      const id = oid(type.content);
+      return `${NAMES[id] ?? id}=${string(text)}`;
+    });
   return { text: parts.join(", ") || "(no name)", key: hex(one.whole) };
 }
 
@@ -177,15 +186,26 @@ export function crl(der) {
   const parts = children(expect(tbs, 0x30, "CRL"));
   const at = parts[0]?.tag === 0x02 ? 1 : 0;
   const issuer = nameOf(parts[at + 1]);
-  const times = parts.slice(at + 2).filter(({ tag }) => tag === 0x17 || tag === 0x18).map(time);
+  const times = parts
+    .slice(at + 2)
+    .filter(({ tag }) => tag === 0x17 || tag === 0x18)
+    .map(time);
   const revoked = parts.slice(at + 2).find(({ tag }) => tag === 0x30);
   const last = parts.at(-1);
   const number = last.tag === 0xa0 ? extensions(last).get(CRL_NUMBER) : undefined;
-  const entries = revoked ? children(revoked).map((each) => {
-    const [serial, when] = children(each);
-    return { serial: hex(serial.content).replace(/^00(?=.)/, ""), revokedAt: time(when) };
-  }) : [];
-  return { issuer, thisUpdate: times[0], nextUpdate: times[1], number: number ? hex(value(number).content) : null, entries };
+  const entries = revoked
+    ? children(revoked).map((each) => {
+        const [serial, when] = children(each);
+        return { serial: hex(serial.content).replace(/^00(?=.)/, ""), revokedAt: time(when) };
+      })
+    : [];
+  return {
+    issuer,
+    thisUpdate: times[0],
+    nextUpdate: times[1],
+    number: number ? hex(value(number).content) : null,
+    entries,
+  };
 }
 
 export function first(text, label) {

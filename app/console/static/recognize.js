@@ -10,9 +10,13 @@ const MOST_CSRS = 200;
 // chain ends with a root. Throws Unreadable.
 export function read(text) {
   if (/-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----/.test(text)) {
-    throw new Unreadable("There is a private key in it. It is not sent anywhere: take it out, and paste the certificates alone.");
+    throw new Unreadable(
+      "There is a private key in it. It is not sent anywhere: take it out, and paste the certificates alone.",
+    );
   }
-  const all = blocks(text).filter(({ label }) => CERTIFICATES.has(label)).map(({ der }) => certificate(der));
+  const all = blocks(text)
+    .filter(({ label }) => CERTIFICATES.has(label))
+    .map(({ der }) => certificate(der));
   if (all.length === 0) throw new Unreadable("There is no certificate in it, in PEM.");
   const leaf = all.find((each) => !each.isCa) ?? all[0];
   const chain = [leaf];
@@ -27,7 +31,10 @@ export function read(text) {
 
 // The CSR with the key of this certificate, in the zone or its account: {csr, of}, or null.
 export async function csrOf(context, zone, leaf) {
-  const places = [[`/client/v4/zones/${zone.id}`, `the zone ${zone.name}`], [`/client/v4/accounts/${context.account.id}`, "the account"]];
+  const places = [
+    [`/client/v4/zones/${zone.id}`, `the zone ${zone.name}`],
+    [`/client/v4/accounts/${context.account.id}`, "the account"],
+  ];
   // A name leads there at once; the newest are looked at where the CA has changed all names.
   const names = [...leaf.hosts.slice(0, 2).map((san) => ({ san })), null];
   for (const query of names) {

@@ -20,8 +20,16 @@ export function timeline(ends, wide) {
   const height = TOP + lanes.length * lane + 6;
   const now = Date.now();
   const x = (time) => left + (Math.min(366, Math.max(0, (time - now) / DAY)) / 366) * (width - left - 12);
-  const picture = svg("svg", { class: "timeline", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `What ends within 12 months: ${ends.length} in all, listed in the table below` });
-  picture.append(...months(now, x, width, height), ...lanes.flatMap((kind, index) => row(kind, ends, TOP + index * lane, { x, left, lane, beside, width })));
+  const picture = svg("svg", {
+    class: "timeline",
+    viewBox: `0 0 ${width} ${height}`,
+    role: "img",
+    "aria-label": `What ends within 12 months: ${ends.length} in all, listed in the table below`,
+  });
+  picture.append(
+    ...months(now, x, width, height),
+    ...lanes.flatMap((kind, index) => row(kind, ends, TOP + index * lane, { x, left, lane, beside, width })),
+  );
   return picture;
 }
 
@@ -52,20 +60,27 @@ function row(kind, ends, top, { x, left, lane, beside, width }) {
   const label = beside ? text(0, middle + 4, kind.name) : text(left, top + 14, kind.name);
   const line = svg("line", { class: "axis", x1: left, x2: width, y1: middle, y2: middle });
   const columns = new Map();
-  const dots = ends.filter((each) => each.kind === kind).map((each) => {
-    const time = new Date(each.at).getTime();
-    const place = x(time);
-    // What ends together stands one above the other, as far as the lane is high.
-    const column = Math.round(place / (2 * RADIUS));
-    const before = columns.get(column) ?? 0;
-    columns.set(column, before + 1);
-    const shift = [0, -8, 8][before % 3];
-    const days = (time - Date.now()) / DAY;
-    const dot = svg("circle", { class: `dot ${days < kind.soon ? "soon" : days < kind.near ? "near" : ""}`, cx: place, cy: middle + shift, r: RADIUS });
-    const title = svg("title");
-    title.textContent = `${each.text}: ${String(each.at).slice(0, 10)}`;
-    dot.append(title);
-    return dot;
-  });
+  const dots = ends
+    .filter((each) => each.kind === kind)
+    .map((each) => {
+      const time = new Date(each.at).getTime();
+      const place = x(time);
+      // What ends together stands one above the other, as far as the lane is high.
+      const column = Math.round(place / (2 * RADIUS));
+      const before = columns.get(column) ?? 0;
+      columns.set(column, before + 1);
+      const shift = [0, -8, 8][before % 3];
+      const days = (time - Date.now()) / DAY;
+      const dot = svg("circle", {
+        class: `dot ${days < kind.soon ? "soon" : days < kind.near ? "near" : ""}`,
+        cx: place,
+        cy: middle + shift,
+        r: RADIUS,
+      });
+      const title = svg("title");
+      title.textContent = `${each.text}: ${String(each.at).slice(0, 10)}`;
+      dot.append(title);
+      return dot;
+    });
   return [label, line, ...dots];
 }

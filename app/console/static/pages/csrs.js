@@ -1,10 +1,35 @@
 // The CSRs of an account or a zone: filters and pages of the API, a new one, one alone, PEM and DER, deletion.
 
-import { acting, advice, ask, block, button, chip, copyButton, daysUntil, date, download, el, fail, form, moment, pager, say, show as fill, table } from "../dom.js";
+import {
+  acting,
+  advice,
+  ask,
+  block,
+  button,
+  chip,
+  copyButton,
+  daysUntil,
+  date,
+  download,
+  el,
+  fail,
+  form,
+  moment,
+  pager,
+  say,
+  show as fill,
+  table,
+} from "../dom.js";
 
 const PER_PAGE = 20;
-const ORDERS = [["created_at", "Date"], ["name", "Name"]];
-const KEYS = [["p256v1", "EC P-256"], ["rsa2048", "RSA 2048"]];
+const ORDERS = [
+  ["created_at", "Date"],
+  ["name", "Name"],
+];
+const KEYS = [
+  ["p256v1", "EC P-256"],
+  ["rsa2048", "RSA 2048"],
+];
 const FILTERS = ["common_name", "san", "name", "key_type", "order", "direction"];
 
 export const base = ({ account, zone }) => (zone ? `/client/v4/zones/${zone.id}` : `/client/v4/accounts/${account.id}`);
@@ -26,10 +51,21 @@ async function list(main, context) {
   const make = context.may("ssl", "Write") ? el("a", { class: "button first", href: "#csrs?new=1" }, "New CSR") : null;
   fill(main, context.heading("CSRs", make), el("section", {}, choices(context, filters), where));
   try {
-    const { result, info } = await context.call("GET", `${base(context)}/custom_csrs`, { query: { ...filters, page, per_page: PER_PAGE } });
+    const { result, info } = await context.call("GET", `${base(context)}/custom_csrs`, {
+      query: { ...filters, page, per_page: PER_PAGE },
+    });
     const of = zone ? `the zone ${zone.name}` : `the account ${context.account.name}, those of its zones left out`;
-    const found = table(`CSRs of ${of}`, COLUMNS, result, isFiltered(filters) ? "No CSR is like that." : "There is no CSR here yet.");
-    fill(where, found, pager(info, (next) => context.go("csrs", { ...kept(filters), page: next })));
+    const found = table(
+      `CSRs of ${of}`,
+      COLUMNS,
+      result,
+      isFiltered(filters) ? "No CSR is like that." : "There is no CSR here yet.",
+    );
+    fill(
+      where,
+      found,
+      pager(info, (next) => context.go("csrs", { ...kept(filters), page: next })),
+    );
   } catch (error) {
     fail(where, error);
   }
@@ -47,11 +83,20 @@ function choices(context, filters) {
       { name: "name", label: "Name", value: filters.name },
       { name: "key_type", label: "Key", value: filters.key_type, options: [["", "Any"], ...KEYS] },
       { name: "order", label: "Order", value: filters.order || "created_at", options: ORDERS },
-      { name: "direction", label: "Direction", value: filters.direction, options: [["desc", "Last first"], ["asc", "First first"]] },
+      {
+        name: "direction",
+        label: "Direction",
+        value: filters.direction,
+        options: [
+          ["desc", "Last first"],
+          ["asc", "First first"],
+        ],
+      },
     ],
     verb: "Filter",
     extra: isFiltered(filters) ? button("All", () => context.go("csrs")) : null,
-    submit: async (values) => context.go("csrs", kept({ ...values, order: values.order === "created_at" ? "" : values.order })),
+    submit: async (values) =>
+      context.go("csrs", kept({ ...values, order: values.order === "created_at" ? "" : values.order })),
   });
 }
 
@@ -86,13 +131,19 @@ async function fresh(main, context) {
   }
   fill(
     section,
-    el("p", { class: "quiet" }, `For ${zone ? `the zone ${zone.name}` : `the account ${account.name}`}. The private key is made on the server, and stays there.`),
+    el(
+      "p",
+      { class: "quiet" },
+      `For ${zone ? `the zone ${zone.name}` : `the account ${account.name}`}. The private key is made on the server, and stays there.`,
+    ),
     form({
       fields: fieldsOf(zone),
       verb: "Make the CSR",
       extra: el("a", { class: "button", href: "#csrs" }, "Cancel"),
       submit: async (values) => {
-        const { result, messages } = await context.call("POST", `${base(context)}/custom_csrs`, { body: bodyOf(values) });
+        const { result, messages } = await context.call("POST", `${base(context)}/custom_csrs`, {
+          body: bodyOf(values),
+        });
         say("The CSR is made.");
         told = { id: result.id, messages };
         context.go("csrs", { id: result.id });
@@ -106,8 +157,21 @@ let told = null;
 
 function fieldsOf(zone) {
   return [
-    { name: "common_name", label: "Common name", required: true, value: zone?.name, hint: "For people; clients look at the SANs." },
-    { name: "sans", label: "SANs", required: true, rows: 3, value: zone?.name, hint: "Hostnames, one a line; *. at the left is a wildcard." },
+    {
+      name: "common_name",
+      label: "Common name",
+      required: true,
+      value: zone?.name,
+      hint: "For people; clients look at the SANs.",
+    },
+    {
+      name: "sans",
+      label: "SANs",
+      required: true,
+      rows: 3,
+      value: zone?.name,
+      hint: "Hostnames, one a line; *. at the left is a wildcard.",
+    },
     { name: "organization", label: "Organization", required: true },
     { name: "country", label: "Country", required: true, hint: "Two capital letters, such as DE" },
     { name: "state", label: "State or province", required: true },
@@ -120,7 +184,9 @@ function fieldsOf(zone) {
 }
 
 function bodyOf({ sans, ...values }) {
-  const given = Object.entries(values).map(([name, value]) => [name, value.trim()]).filter(([, value]) => value !== "");
+  const given = Object.entries(values)
+    .map(([name, value]) => [name, value.trim()])
+    .filter(([, value]) => value !== "");
   return { ...Object.fromEntries(given), sans: sans.split(/[\s,]+/).filter(Boolean) };
 }
 
@@ -130,8 +196,13 @@ async function one(main, context, id) {
   told = null;
   const where = el("div");
   const rows = [
-    ["Names", csr.sans.join(", ")], ["Subject", subjectOf(csr)], ["Key", keyName(csr.key_type)],
-    ["Made", moment(csr.created_at)], ["Name", csr.name], ["Description", csr.description], ["Id", el("code", {}, csr.id)],
+    ["Names", csr.sans.join(", ")],
+    ["Subject", subjectOf(csr)],
+    ["Key", keyName(csr.key_type)],
+    ["Made", moment(csr.created_at)],
+    ["Name", csr.name],
+    ["Description", csr.description],
+    ["Id", el("code", {}, csr.id)],
   ];
   fill(
     main,
@@ -140,12 +211,27 @@ async function one(main, context, id) {
       "section",
       {},
       advice(said),
-      el("dl", {}, rows.filter(([, value]) => value).map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])),
+      el(
+        "dl",
+        {},
+        rows.filter(([, value]) => value).map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]),
+      ),
       block(csr.csr, "The CSR in PEM"),
       el("p", { class: "actions" }, actions(context, csr, path, where)),
       where,
     ),
-    el("section", {}, el("h2", {}, "What is next"), el("p", {}, "Give the PEM to your CA. When its certificate comes, drop it under ", el("a", { href: "#certificates" }, "Certificates"), ": it is recognized by its key.")),
+    el(
+      "section",
+      {},
+      el("h2", {}, "What is next"),
+      el(
+        "p",
+        {},
+        "Give the PEM to your CA. When its certificate comes, drop it under ",
+        el("a", { href: "#certificates" }, "Certificates"),
+        ": it is recognized by its key.",
+      ),
+    ),
   );
 }
 
@@ -173,15 +259,21 @@ function actions(context, csr, path, where) {
     const { result } = await context.call("GET", path, { accept: "application/pkcs10" });
     download(`${csr.id}.csr.der`, result);
   };
-  const remove = () => ask("Delete this CSR?", `${csr.common_name}: its private key is destroyed. A certificate that is still to come for it could never be used.`, "Delete the CSR and its key", async () => {
-    try {
-      await context.call("DELETE", path);
-    } catch (error) {
-      throw inUse(error);
-    }
-    say("The CSR is deleted, and its key destroyed.");
-    context.go("csrs");
-  });
+  const remove = () =>
+    ask(
+      "Delete this CSR?",
+      `${csr.common_name}: its private key is destroyed. A certificate that is still to come for it could never be used.`,
+      "Delete the CSR and its key",
+      async () => {
+        try {
+          await context.call("DELETE", path);
+        } catch (error) {
+          throw inUse(error);
+        }
+        say("The CSR is deleted, and its key destroyed.");
+        context.go("csrs");
+      },
+    );
   return [
     copyButton(csr.csr, "Copy PEM"),
     button("Download PEM", () => download(`${csr.id}.csr`, csr.csr, "application/x-pem-file")),
@@ -192,11 +284,23 @@ function actions(context, csr, path, where) {
 
 function inUse(error) {
   const used = error.errors?.find(({ code }) => code === 1420);
-  if (used) used.message += " A certificate needs the key of this CSR. Delete that certificate first, or renew it with another CSR; then this one can go.";
+  if (used)
+    used.message +=
+      " A certificate needs the key of this CSR. Delete that certificate first, or renew it with another CSR; then this one can go.";
   return error;
 }
 
 function subjectOf(csr) {
-  const parts = { CN: csr.common_name, O: csr.organization, OU: csr.organizational_unit, L: csr.locality, ST: csr.state, C: csr.country };
-  return Object.entries(parts).filter(([, value]) => value).map(([name, value]) => `${name}=${value}`).join(", ");
+  const parts = {
+    CN: csr.common_name,
+    O: csr.organization,
+    OU: csr.organizational_unit,
+    L: csr.locality,
+    ST: csr.state,
+    C: csr.country,
+  };
+  return Object.entries(parts)
+    .filter(([, value]) => value)
+    .map(([name, value]) => `${name}=${value}`)
+    .join(", ");
 }

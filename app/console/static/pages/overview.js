@@ -17,7 +17,10 @@ export async function show(main, context) {
 }
 
 function notes({ refused, failed }) {
-  const denied = refused.length > 0 ? el("p", { class: "quiet" }, `Left out, since your token may not read it: ${refused.join(", ")}.`) : null;
+  const denied =
+    refused.length > 0
+      ? el("p", { class: "quiet" }, `Left out, since your token may not read it: ${refused.join(", ")}.`)
+      : null;
   return [denied, ...failed.map((error) => failure(error))].filter(Boolean);
 }
 
@@ -25,11 +28,33 @@ const title = (text, count) => el("h2", {}, text, count === undefined ? null : [
 
 function ending(main, { ends, unseen }) {
   if (ends.length === 0) {
-    return el("section", {}, title("What ends within 12 months", 0), el("p", { class: "none" }, "Nothing. A new certificate is shown here with its end."), el("p", {}, el("a", { href: "#csrs?new=1" }, "Make a CSR"), " or ", el("a", { href: "#certificates" }, "upload a certificate"), "."));
+    return el(
+      "section",
+      {},
+      title("What ends within 12 months", 0),
+      el("p", { class: "none" }, "Nothing. A new certificate is shown here with its end."),
+      el(
+        "p",
+        {},
+        el("a", { href: "#csrs?new=1" }, "Make a CSR"),
+        " or ",
+        el("a", { href: "#certificates" }, "upload a certificate"),
+        ".",
+      ),
+    );
   }
   const rows = ends.slice(0, MOST_ROWS);
-  const more = ends.length > rows.length ? el("p", { class: "quiet" }, `The first ${rows.length} of ${ends.length}.`) : null;
-  return el("section", {}, title("What ends within 12 months", ends.length), timeline(ends, main.clientWidth - 40), table("What ends, the soonest first", COLUMNS, rows), more, unseen ? el("p", { class: "quiet" }, unseen) : null);
+  const more =
+    ends.length > rows.length ? el("p", { class: "quiet" }, `The first ${rows.length} of ${ends.length}.`) : null;
+  return el(
+    "section",
+    {},
+    title("What ends within 12 months", ends.length),
+    timeline(ends, main.clientWidth - 40),
+    table("What ends, the soonest first", COLUMNS, rows),
+    more,
+    unseen ? el("p", { class: "quiet" }, unseen) : null,
+  );
 }
 
 const COLUMNS = [
@@ -48,7 +73,12 @@ function waiting({ waiting: csrs }) {
     { name: "Made", cell: (csr) => date(csr.created_at) },
     { name: "Where", cell: (csr) => csr.where },
   ];
-  return el("section", {}, title("CSRs that wait for a certificate", csrs.length), table("CSRs whose key no certificate uses, the last first", columns, rows, "None waits."));
+  return el(
+    "section",
+    {},
+    title("CSRs that wait for a certificate", csrs.length),
+    table("CSRs whose key no certificate uses, the last first", columns, rows, "None waits."),
+  );
 }
 
 function old({ old: certificates }) {
@@ -58,11 +88,19 @@ function old({ old: certificates }) {
     { name: "Where", cell: (each) => each.where },
   ];
   const limit = `Keys of CSRs that are older than ${MOST_DAYS} days, which is an account's limit unless its operator has set another. Make a new CSR for these names, and renew the certificate with it.`;
-  return el("section", {}, title("Certificates with an old key", certificates.length), el("p", { class: "quiet" }, limit), table("Certificates whose key is older than the limit", columns, certificates.slice(0, MOST_ROWS), "None is."));
+  return el(
+    "section",
+    {},
+    title("Certificates with an old key", certificates.length),
+    el("p", { class: "quiet" }, limit),
+    table("Certificates whose key is older than the limit", columns, certificates.slice(0, MOST_ROWS), "None is."),
+  );
 }
 
 function scope({ zone, zones }, { places, cut }) {
-  const which = zone ? "this zone, and the private CAs of its account" : `the account and ${places < zones.length ? `the first ${places} of ` : ""}its ${zones.length} ${zones.length === 1 ? "zone" : "zones"}`;
+  const which = zone
+    ? "this zone, and the private CAs of its account"
+    : `the account and ${places < zones.length ? `the first ${places} of ` : ""}its ${zones.length} ${zones.length === 1 ? "zone" : "zones"}`;
   const most = cut.length > 0 ? ` Of long lists the first ones are read: ${cut.join("; ")}.` : "";
   return el("p", { class: "quiet" }, `Read from ${which}.${most} Times are UTC.`);
 }

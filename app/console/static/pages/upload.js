@@ -5,7 +5,10 @@ import { Unreadable, pemOf } from "../pem.js";
 import { csrOf, read } from "../recognize.js";
 
 const MOST_BYTES = 256 * 1024;
-const METHODS = [["ubiquitous", "Up to a root that is trusted"], ["force", "As I send it"]];
+const METHODS = [
+  ["ubiquitous", "Up to a root that is trusted"],
+  ["force", "As I send it"],
+];
 
 // What the API said beside the last certificate that was sent, to be shown with it.
 let last = null;
@@ -24,7 +27,15 @@ export function upload(context, zone, { verb, extra, method, send }) {
   let looking = Promise.resolve();
   const made = form({
     fields: [
-      { name: "certificate", label: "Certificate, and those above it", required: true, rows: 8, wrap: "off", placeholder: "-----BEGIN CERTIFICATE-----", hint: "In PEM, in any order. You can drop a file here." },
+      {
+        name: "certificate",
+        label: "Certificate, and those above it",
+        required: true,
+        rows: 8,
+        wrap: "off",
+        placeholder: "-----BEGIN CERTIFICATE-----",
+        hint: "In PEM, in any order. You can drop a file here.",
+      },
       { name: "custom_csr_id", label: "Id of the CSR", hint: "Found by the key of the certificate." },
       { name: "bundle_method", label: "Chain", value: method === "force" ? "force" : "ubiquitous", options: METHODS },
     ],
@@ -34,7 +45,11 @@ export function upload(context, zone, { verb, extra, method, send }) {
       await looking;
       readable(certificate);
       const id = made.elements.namedItem("custom_csr_id").value.trim() || csr.trim();
-      const { result, messages, said } = await send({ certificate, bundle_method, ...(id ? { custom_csr_id: id } : {}) });
+      const { result, messages, said } = await send({
+        certificate,
+        bundle_method,
+        ...(id ? { custom_csr_id: id } : {}),
+      });
       say(said);
       last = { id: result.id, messages };
       context.go("certificates", { zone: zone.id, id: result.id });
@@ -51,8 +66,23 @@ export function upload(context, zone, { verb, extra, method, send }) {
     look();
   };
   const id = `file-${verb}`;
-  const chosen = el("input", { type: "file", id, multiple: true, accept: ".pem,.crt,.cer,.der,.txt", change: (event) => take(event.target.files) });
-  return dropping(el("div", { class: "drop" }, el("p", { class: "field" }, el("label", { for: id }, "A file of the CA"), chosen), made, about), take);
+  const chosen = el("input", {
+    type: "file",
+    id,
+    multiple: true,
+    accept: ".pem,.crt,.cer,.der,.txt",
+    change: (event) => take(event.target.files),
+  });
+  return dropping(
+    el(
+      "div",
+      { class: "drop" },
+      el("p", { class: "field" }, el("label", { for: id }, "A file of the CA"), chosen),
+      made,
+      about,
+    ),
+    take,
+  );
 }
 
 function dropping(area, take) {
@@ -112,25 +142,48 @@ async function recognize(context, zone, text, about, made, isLast) {
 
 function belongs({ csr, of }) {
   const name = csr.name ? ` (${csr.name})` : "";
-  return el("p", { class: "note" }, `It belongs to the CSR for ${csr.common_name}${name} of ${of}, made `, moment(csr.created_at), ".");
+  return el(
+    "p",
+    { class: "note" },
+    `It belongs to the CSR for ${csr.common_name}${name} of ${of}, made `,
+    moment(csr.created_at),
+    ".",
+  );
 }
 
 function unknown() {
-  return el("p", { class: "failure" }, "No CSR of this zone or its account was found with this key. If you know its id, give it above. A certificate for the key that is there already can renew it without.");
+  return el(
+    "p",
+    { class: "failure" },
+    "No CSR of this zone or its account was found with this key. If you know its id, give it above. A certificate for the key that is there already can renew it without.",
+  );
 }
 
 function summary({ leaf, chain, missing, extra }) {
   const rows = [
-    ["Hosts", leaf.hosts.join(", ") || "none"], ["Subject", leaf.subject.text], ["Issuer", leaf.issuer.text],
-    ["Valid", [moment(leaf.notBefore), " to ", moment(leaf.notAfter), " ", until(leaf.notAfter)]], ["Serial number", el("code", {}, leaf.serial)],
+    ["Hosts", leaf.hosts.join(", ") || "none"],
+    ["Subject", leaf.subject.text],
+    ["Issuer", leaf.issuer.text],
+    ["Valid", [moment(leaf.notBefore), " to ", moment(leaf.notAfter), " ", until(leaf.notAfter)]],
+    ["Serial number", el("code", {}, leaf.serial)],
     ["Chain", chainText(chain, missing, extra)],
   ];
-  return [el("h3", {}, "What is in it"), el("dl", {}, rows.map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]))];
+  return [
+    el("h3", {}, "What is in it"),
+    el(
+      "dl",
+      {},
+      rows.map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]),
+    ),
+  ];
 }
 
 function chainText(chain, missing, extra) {
   const count = chain.length === 1 ? "The certificate alone" : `${chain.length} certificates, one above the other`;
-  const top = missing === null ? "up to a root" : `the one above is not in it: ${missing}. That does no harm if it is a root that the server trusts`;
+  const top =
+    missing === null
+      ? "up to a root"
+      : `the one above is not in it: ${missing}. That does no harm if it is a root that the server trusts`;
   const others = extra > 0 ? ` ${extra} more in it belong to no step.` : "";
   return `${count}; ${top}.${others}`;
 }

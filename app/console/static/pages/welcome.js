@@ -8,7 +8,11 @@ export async function show(main, { start }) {
   fill(
     main,
     el("h1", { tabindex: "-1" }, "Keystead"),
-    el("p", { class: "lead" }, "Key pairs and CSRs whose private keys stay on this server, and the certificates that come back to them."),
+    el(
+      "p",
+      { class: "lead" },
+      "Key pairs and CSRs whose private keys stay on this server, and the certificates that come back to them.",
+    ),
     el("div", { class: "columns" }, signIn(start), first()),
   );
 }
@@ -20,8 +24,19 @@ function signIn(start) {
     el("h2", { id: "sign-in" }, "Sign in"),
     form({
       fields: [
-        { name: "token", label: "API token", type: "password", required: true, hint: "It stays in this tab, and is sent to this server alone." },
-        { name: "keep", label: "Keep in this tab", type: "checkbox", hint: "Until the tab is closed, so that it survives a reload." },
+        {
+          name: "token",
+          label: "API token",
+          type: "password",
+          required: true,
+          hint: "It stays in this tab, and is sent to this server alone.",
+        },
+        {
+          name: "keep",
+          label: "Keep in this tab",
+          type: "checkbox",
+          hint: "Until the tab is closed, so that it survives a reload.",
+        },
       ],
       narrow: true,
       verb: "Sign in",
@@ -46,11 +61,27 @@ function first() {
     el(
       "ol",
       {},
-      el("li", {}, "The first start has written a token into ", el("code", {}, ".data/credentials.env"), ", in the folder in which ", el("code", {}, "make run"), " was started. This prints it:", block(PRINT, "The line that prints the token"), copyButton(PRINT, "Copy the line")),
+      el(
+        "li",
+        {},
+        "The first start has written a token into ",
+        el("code", {}, ".data/credentials.env"),
+        ", in the folder in which ",
+        el("code", {}, "make run"),
+        " was started. This prints it:",
+        block(PRINT, "The line that prints the token"),
+        copyButton(PRINT, "Copy the line"),
+      ),
       el("li", {}, "Paste the token here, and sign in."),
       el("li", {}, "Under CSRs, make one: Keystead makes the key and keeps it. Copy the PEM to your CA."),
       el("li", {}, "Under Certificates, drop what the CA sends back. Overview shows when it ends."),
     ),
-    el("p", {}, "No such file, or not on that machine? Its operator makes a token: ", el("code", {}, "keystead token create"), "."),
+    el(
+      "p",
+      {},
+      "No such file, or not on that machine? Its operator makes a token: ",
+      el("code", {}, "keystead token create"),
+      ".",
+    ),
   );
 }

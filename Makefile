@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 ROOM_TESTS = $(if $(ROOM),tests/$(ROOM))
 # What `make test` leaves to `make rest`; each mark has its sentence in pyproject.toml.
-SLOW := docs or judges or load or serve or typescript or walks
+SLOW := browser or docs or judges or load or serve or typescript or walks
 PYTEST = $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
 
 help: ## Print this help.

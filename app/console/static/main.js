@@ -208,6 +208,7 @@ function contextOf(signal) {
     account,
     zone,
     accounts,
+    groups,
     zones: zones.filter((each) => each.account.id === account?.id),
     signal,
     // What stands behind ? in the address: filters and pages, never a secret.

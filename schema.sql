@@ -70,6 +70,7 @@ CREATE TABLE zones (
     CONSTRAINT zones_sent_name_check CHECK (length(sent_name) BETWEEN 1 AND 253)
 );
 CREATE UNIQUE INDEX zones_account_id_name_key ON zones (account_id, name) WHERE deleted_at IS NULL;
+CREATE INDEX zones_deleted_idx ON zones (account_id, name, deleted_at) WHERE deleted_at IS NOT NULL;
 COMMENT ON TABLE zones IS 'Domains of an account; each has its own list of custom CSRs.';
 COMMENT ON COLUMN zones.csr_quota IS 'How many custom CSRs the zone''s list may hold; NULL is no bound.';
 COMMENT ON COLUMN zones.certificate_quota IS 'How many custom certificates the zone may hold; NULL is no bound.';

@@ -14,6 +14,7 @@ COMMENT ON COLUMN accounts.csr_subject IS 'What `keystead csr create` takes for 
 ALTER TABLE zones ADD COLUMN sent_name text;
 ALTER TABLE zones ADD COLUMN vanity_name_servers text[] NOT NULL DEFAULT '{}';
 ALTER TABLE zones ADD CONSTRAINT zones_sent_name_check CHECK (length(sent_name) BETWEEN 1 AND 253);
+CREATE INDEX zones_deleted_idx ON zones (account_id, name, deleted_at) WHERE deleted_at IS NOT NULL;
 COMMENT ON COLUMN zones.name IS 'In lower case, with A-labels.';
 COMMENT ON COLUMN zones.sent_name IS 'The name in Unicode as it was sent; NULL where that was ASCII.';
 COMMENT ON COLUMN zones.vanity_name_servers IS 'Kept and given back for clients.';

@@ -8,6 +8,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
+from support import oddities
 from support.authority import Key, csr_of, key_pem, pem
 from support.pki import (
     DIGITAL_SIGNATURE,
@@ -354,3 +355,12 @@ async def test_infisicals_sentences_are_followed_by_the_reason(pki: Pki) -> None
     chain = {"certificate": pem(made.leaf), "certificateChain": "no PEM"}
     said = await pki.refused("POST", f"/ca/{ca_id}/import-certificate", chain)
     assert said.startswith("Failed to parse certificate chain: certificate has no PEM block")
+
+
+async def test_a_cas_name_is_signed_byte_for_byte_or_not_at_all(pki: Pki) -> None:
+    """A leaf's string that its type cannot hold gets another type, but chains to a CA are found by its name's bytes."""
+    root = await pki.root()
+    odd = oddities.name((oddities.O, oddities.PRINTABLE, b"A&B"), (oddities.CN, oddities.UTF8, b"Odd"))
+    csr = oddities.block(oddities.request(subject=odd), "CERTIFICATE REQUEST")
+    said = await pki.refused("POST", f"/ca/{root}/sign-intermediate", {"csr": csr, "notAfter": in_days(9)})
+    assert said.startswith("The CSR's subject has a string that its type cannot hold")

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.command import run_command
 
 from app.server import postgres
+from app.store.database import Database
 
 ROOT = Path(postgres.__file__).parents[2]
 COMMAND = [sys.executable, "-m", "app"]
@@ -108,6 +110,26 @@ def test_an_address_of_no_database_is_one_sentence(tmp_path: Path, address: str,
     assert status == 1
     assert why in said
     assert said.count("\n") == 1
+
+
+REFUSES = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN RAISE EXCEPTION 'not today' USING DETAIL = 'The row has ' || NEW.name, ERRCODE = 'P0001'; END $$;
+CREATE TRIGGER refuse BEFORE INSERT ON accounts FOR EACH ROW EXECUTE FUNCTION refuse();
+"""
+
+
+async def test_what_postgresql_says_of_a_row_is_not_repeated(database_url: str, tmp_path: Path) -> None:
+    """Of an error that nobody foresaw the first line is told; the DETAIL below it may quote what a row holds."""
+    database = Database(database_url, 1)
+    await database.execute(REFUSES)
+    settings = {"KEYSTEAD_DATABASE_URL": database_url, "KEYSTEAD_DATA_DIR": str(tmp_path)}
+    ended = run_command(settings, "keys", "init")
+    assert ended.status == 0, ended.err
+    ended = run_command(settings, "account", "create", "acme", "--name", "Secret Name")
+    assert (ended.status, ended.err) == (1, "keystead: the database refused: not today\n")
+    await database.execute("DROP FUNCTION refuse CASCADE")
+    await database.close()
 
 
 def test_ctrl_c_while_modules_are_read_is_quiet(tmp_path: Path) -> None:

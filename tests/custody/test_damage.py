@@ -596,6 +596,21 @@ async def test_verify_names_every_damaged_row_with_its_reason(scene: Scene, plac
     assert ", 0 are damaged (" in place.run("keys", "verify").out
 
 
+async def test_verify_compares_a_ca_with_its_certificates(scene: Scene, place: Place) -> None:
+    """Where two CAs have each other's certificate, as after a bad restore, both keys are named."""
+    one = scene.things["root"]
+    assert one.other
+    swap = "UPDATE ca_certificates SET pem = (SELECT o.pem FROM ca_certificates o WHERE o.ca_id = $2) WHERE ca_id = $1"
+    swapped = {one.row_id: (one.id, one.other.id), one.other.row_id: (one.other.id, one.id)}
+    for row_id, (ca_id, other) in swapped.items():
+        kept = await scene.lawless.fetchval("SELECT pem FROM ca_certificates WHERE ca_id = $1", ca_id)
+        await scene.lawless.execute(swap, ca_id, other)
+        told = reasons(place.run("keys", "verify", status=1).err)
+        await scene.lawless.execute("UPDATE ca_certificates SET pem = $2 WHERE ca_id = $1", ca_id, kept)
+        assert told.keys() == {row_id}
+        assert "is not the key of a certificate that names it" in told[row_id]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_what_verify_finds_is_audited_as_what_it_is(scene: Scene, place: Place, kind: str) -> None:
     """A key as a key of its account, a pepper as a pepper of none, as when they are opened."""

@@ -337,6 +337,7 @@ def test_what_is_taken_can_be_served(family: str, judge: Judge) -> None:
     assert not found, "\n".join(found)
 
 
+@pytest.mark.judges
 def test_every_reason_stands_on_a_page_and_is_given() -> None:
     """The pages have each sentence of the tables, and each text is one that some case gets."""
     pages = " ".join((PAGE.read_text() + OTHER_PAGE.read_text()).split())
@@ -347,6 +348,7 @@ def test_every_reason_stands_on_a_page_and_is_given() -> None:
     assert set(DOCUMENTED) <= given, set(DOCUMENTED) - given
 
 
+@pytest.mark.judges
 def test_the_corpus_is_large_and_no_case_makes_a_reader_fail() -> None:
     """At least 300 cases, each with a name of its own, and each is taken or refused."""
     everything = {repr(case): verdict for family in corpus.FAMILIES for case, verdict in judged(family)}

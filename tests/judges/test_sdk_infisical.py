@@ -34,21 +34,20 @@ UNKNOWN_TOKEN += tokens._checksum(UNKNOWN_TOKEN)
 
 @pytest.fixture(scope="module")
 def sdk() -> Path:
-    """The Python of an environment that has the SDK, which needs an older pydantic than the other tests."""
+    """A folder that has the SDK and what it needs, of which pydantic is older than the other tests'."""
     digest = hashlib.sha256(REQUIREMENT.encode()).hexdigest()[:16]
     folder = CACHE / f"sdk_infisical-{digest}-{platform.python_version()}"
     folder.mkdir(parents=True, exist_ok=True)
-    python = folder / "venv" / "bin" / "python"
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "installed").exists():
-            pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", REQUIREMENT)
-            for command in ((sys.executable, "-m", "venv", "--clear", folder / "venv"), pip):
-                ran = subprocess.run(command, capture_output=True, text=True, check=False)
-                if ran.returncode != 0:
-                    _missing(f"Infisical's SDK cannot be installed: {(ran.stdout + ran.stderr)[-500:]}")
+            words = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile", "--upgrade")
+            command = (sys.executable, *words, "--target", folder / "packages", REQUIREMENT)
+            ran = subprocess.run(command, capture_output=True, text=True, check=False)
+            if ran.returncode != 0:
+                _missing(f"Infisical's SDK cannot be installed: {(ran.stdout + ran.stderr)[-500:]}")
             (folder / "installed").touch()
-    return python
+    return folder / "packages"
 
 
 def _missing(text: str) -> NoReturn:
@@ -70,8 +69,9 @@ def told(sdk: Path, live: Live) -> Any:
         "UNKNOWN_TOKEN": UNKNOWN_TOKEN,
     }
     ran = subprocess.run(
-        [sdk, "-I", SCRIPT],
-        env={**os.environ, **variables},
+        # Without the packages of this process's own environment.
+        [sys.executable, "-S", SCRIPT],
+        env={**os.environ, **variables, "PYTHONPATH": str(sdk)},
         capture_output=True,
         text=True,
         check=False,

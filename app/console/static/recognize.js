@@ -9,7 +9,7 @@ const MOST_CSRS = 200;
 // {leaf, chain, missing, extra}: `missing` is the issuer's name that no certificate in the text has, or null where the
 // chain ends with a root. Throws Unreadable.
 export function read(text) {
-  if (/-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----/.test(text)) {
+  if (/-----BEGIN [A-Z0-9 ]*PRIVATE\sKEY-----/.test(text)) {
     throw new Unreadable(
       "There is a private key in it. It is not sent anywhere: take it out, and paste the certificates alone.",
     );

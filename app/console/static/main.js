@@ -203,7 +203,7 @@ async function learning(method, path, work) {
 
 // What a page gets beside the element that it fills.
 function contextOf(signal) {
-  const { account, zone, accounts, zones } = session;
+  const { account, zone, accounts, zones, groups } = session;
   return {
     account,
     zone,

@@ -41,6 +41,9 @@ export function resume() {
 
 // Below the folder that this page is in, so that a proxy may serve all of it under a prefix.
 function address(path, query) {
+  // An id that comes from the address of the page must not lead to another resource.
+  if (/(^|\/)(\.|%2e){1,2}(\/|$)/i.test(path))
+    throw new ApiError(0, [{ code: "", message: "There is no such thing." }]);
   const url = new URL(path.replace(/^\//, ""), new URL(".", document.baseURI));
   for (const [name, value] of Object.entries(query ?? {})) {
     if (value !== undefined && value !== null && value !== "") url.searchParams.append(name, String(value));
@@ -84,9 +87,8 @@ async function sent(url, init, path, signal) {
       response = await fetch(url, init);
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      throw new ApiError(0, [
-        { code: "", message: "The server cannot be reached. Nothing is known of what came of this." },
-      ]);
+      const unknown = init.method === "GET" ? "" : " It is not known whether the change was made: look before you repeat it.";
+      throw new ApiError(0, [{ code: "", message: `The server cannot be reached.${unknown}` }]);
     }
     const seconds = Number.parseInt(response.headers.get("Retry-After") ?? "", 10);
     if (!mayRepeat(response.status, init.method, path) || !(seconds >= 0) || tries === MOST_TRIES) return response;

@@ -20,10 +20,20 @@ export const KINDS = {
   key: { name: "Key reaches its age", soon: 14, near: 30 },
 };
 
-// {ends: [{at, kind, text, where, href}], waiting, old, refused, failed, cut, places}: `ends` is in the order of time.
+// {ends: [{at, kind, text, where, href}], waiting, old, refused, failed, cut, partial, places}: `ends` is in the order of
+// time.
 export async function collect(context) {
   const zones = context.zone ? [context.zone] : context.zones.slice(0, MOST_ZONES);
-  const found = { ends: [], waiting: [], old: [], refused: [], failed: [], cut: [], places: zones.length };
+  const found = {
+    ends: [],
+    waiting: [],
+    old: [],
+    refused: [],
+    failed: [],
+    cut: [],
+    places: zones.length,
+    partial: false,
+  };
   const attempt = (what, work) => tried(found, what, work);
   const [certificates, csrs] = await Promise.all([
     Promise.all(
@@ -34,6 +44,8 @@ export async function collect(context) {
     ),
     context.may("ca", "Read") ? attempt("private CAs", () => cas(context, found, attempt)) : null,
   ]);
+  // Then a CSR that seems to wait may have a certificate.
+  found.partial ||= certificates.includes(null) || (!context.zone && zones.length < context.zones.length);
   joined(
     found,
     certificates.flatMap((list) => list ?? []),
@@ -74,7 +86,10 @@ function places({ account }, zones) {
 
 async function certificatesOf(context, zone, found) {
   const { items, total } = await context.all(`/client/v4/zones/${zone.id}/custom_certificates`, { most: MOST_ITEMS });
-  if (total > items.length) found.cut.push(`${items.length} of ${total} certificates of ${zone.name}`);
+  if (total > items.length) {
+    found.cut.push(`${items.length} of ${total} certificates of ${zone.name}`);
+    found.partial = true;
+  }
   return items.map((each) => {
     const shown = {
       text: few(each.hosts, 2) || each.id,

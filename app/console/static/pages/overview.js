@@ -13,7 +13,13 @@ export async function show(main, context) {
   fill(main, context.heading(`Overview of ${of}`), loading);
   const found = await collect(context);
   loading.remove();
-  main.append(...notes(found), ending(main, found), waiting(found), old(found), scope(context, found));
+  main.append(
+    ...notes(found),
+    ending(main, found, context.may("ssl", "Write")),
+    waiting(found),
+    old(found),
+    scope(context, found),
+  );
 }
 
 function notes({ refused, failed }) {
@@ -26,21 +32,14 @@ function notes({ refused, failed }) {
 
 const title = (text, count) => el("h2", {}, text, count === undefined ? null : [" ", chip(String(count))]);
 
-function ending(main, { ends, unseen }) {
+function ending(main, { ends }, write) {
   if (ends.length === 0) {
     return el(
       "section",
       {},
       title("What ends within 12 months", 0),
       el("p", { class: "none" }, "Nothing. A new certificate is shown here with its end."),
-      el(
-        "p",
-        {},
-        el("a", { href: "#csrs?new=1" }, "Make a CSR"),
-        " or ",
-        el("a", { href: "#certificates" }, "upload a certificate"),
-        ".",
-      ),
+      write ? el("p", {}, begin()) : null,
     );
   }
   const rows = ends.slice(0, MOST_ROWS);
@@ -53,9 +52,15 @@ function ending(main, { ends, unseen }) {
     timeline(ends, main.clientWidth - 40),
     table("What ends, the soonest first", COLUMNS, rows),
     more,
-    unseen ? el("p", { class: "quiet" }, unseen) : null,
   );
 }
+
+const begin = () => [
+  el("a", { href: "#csrs?new=1" }, "Make a CSR"),
+  " or ",
+  el("a", { href: "#certificates" }, "upload a certificate"),
+  ".",
+];
 
 const COLUMNS = [
   { name: "Ends", cell: (each) => [date(each.at), " ", until(each.at, each.kind.soon, each.kind.near)] },
@@ -64,7 +69,7 @@ const COLUMNS = [
   { name: "Where", cell: (each) => each.where },
 ];
 
-function waiting({ waiting: csrs }) {
+function waiting({ waiting: csrs, partial }) {
   const rows = csrs.slice(0, MOST_ROWS);
   const columns = [
     { name: "CSR", cell: (csr) => el("a", { href: csr.href }, csr.common_name) },
@@ -77,6 +82,9 @@ function waiting({ waiting: csrs }) {
     "section",
     {},
     title("CSRs that wait for a certificate", csrs.length),
+    partial
+      ? el("p", { class: "quiet" }, "Not all certificates were read, so some of these may have one already.")
+      : null,
     table("CSRs whose key no certificate uses, the last first", columns, rows, "None waits."),
   );
 }
@@ -102,5 +110,5 @@ function scope({ zone, zones }, { places, cut }) {
     ? "this zone, and the private CAs of its account"
     : `the account and ${places < zones.length ? `the first ${places} of ` : ""}its ${zones.length} ${zones.length === 1 ? "zone" : "zones"}`;
   const most = cut.length > 0 ? ` Of long lists the first ones are read: ${cut.join("; ")}.` : "";
-  return el("p", { class: "quiet" }, `Read from ${which}.${most} Times are UTC.`);
+  return el("p", { class: "quiet" }, `Read from ${which}.${most}`);
 }

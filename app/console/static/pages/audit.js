@@ -6,16 +6,53 @@ const LIMIT = 50;
 const DAY = 86400000;
 const DAYS = 30;
 const THINGS = {
-  custom_csr: "CSR", custom_certificate: "certificate", certificate_authority: "CA", issued_certificate: "certificate of a CA",
-  token: "token", zone: "zone", account: "account", user: "user", certificate_profile: "profile", certificate_policy: "policy",
-  application: "application", private_key: "private key",
+  custom_csr: "CSR",
+  custom_certificate: "certificate",
+  certificate_authority: "CA",
+  issued_certificate: "certificate of a CA",
+  token: "token",
+  zone: "zone",
+  account: "account",
+  user: "user",
+  certificate_profile: "profile",
+  certificate_policy: "policy",
+  application: "application",
+  private_key: "private key",
 };
 const ACTIONS = [
-  "create", "update", "delete", "view", "roll", "login", "renew", "export", "import", "sign", "sign-intermediate", "issue-key", "revoke",
-  "get-certificate-authority-csr", "key-damaged",
+  "create",
+  "update",
+  "delete",
+  "view",
+  "roll",
+  "login",
+  "renew",
+  "export",
+  "import",
+  "sign",
+  "sign-intermediate",
+  "issue-key",
+  "revoke",
+  "get-certificate-authority-csr",
+  "key-damaged",
 ];
-const RESULTS = [["", "Any"], ["success", "Done"], ["failure", "Denied"]];
-const FILTERS = ["since", "before", "resource_type", "action_type", "action_result", "actor_token_name", "actor_email", "actor_ip_address", "zone_name", "resource_id"];
+const RESULTS = [
+  ["", "Any"],
+  ["success", "Done"],
+  ["failure", "Denied"],
+];
+const FILTERS = [
+  "since",
+  "before",
+  "resource_type",
+  "action_type",
+  "action_result",
+  "actor_token_name",
+  "actor_email",
+  "actor_ip_address",
+  "zone_name",
+  "resource_id",
+];
 
 export async function show(main, context) {
   const wanted = wantedOf(context.params);
@@ -25,7 +62,16 @@ export async function show(main, context) {
     const path = `/client/v4/accounts/${context.account.id}/logs/audit`;
     const query = { ...wanted, cursor: context.params.get("cursor"), limit: LIMIT };
     const { result, info } = await context.call("GET", path, { query });
-    fill(list, table("Entries, the newest first; times are in UTC", columnsOf(context, wanted), result, "No entry is like this."), pages(context, wanted, info));
+    fill(
+      list,
+      table(
+        "Entries, the newest first; times are in UTC",
+        columnsOf(context, wanted),
+        result,
+        "No entry is like this.",
+      ),
+      pages(context, wanted, info),
+    );
   } catch (error) {
     fail(list, error);
   }
@@ -56,7 +102,8 @@ function filters(context, wanted) {
     ],
     verb: "Show",
     extra: button("Show all", () => context.go("audit")),
-    submit: (values) => context.go("audit", Object.fromEntries(Object.entries(values).map(([name, value]) => [name, value.trim()]))),
+    submit: (values) =>
+      context.go("audit", Object.fromEntries(Object.entries(values).map(([name, value]) => [name, value.trim()]))),
   });
 }
 
@@ -72,13 +119,22 @@ function columnsOf(context, wanted) {
 
 function done({ action, raw }) {
   const request = [raw?.method, raw?.uri, raw?.status_code].filter(Boolean).join(" ");
-  return [action.description, " ", action.result === "failure" ? chip("denied", "bad") : null, el("div", { class: "hint" }, el("code", {}, request))];
+  return [
+    action.description,
+    " ",
+    action.result === "failure" ? chip("denied", "bad") : null,
+    el("div", { class: "hint" }, el("code", {}, request)),
+  ];
 }
 
 function thing(context, wanted, { resource, zone }) {
   const words = `${THINGS[resource.type] ?? resource.type}${zone?.name ? ` in ${zone.name}` : ""}`;
   if (!resource.id || wanted.resource_id === resource.id) return words;
-  const all = button(words, () => context.go("audit", { since: wanted.since, before: wanted.before, resource_id: resource.id }), "plain");
+  const all = button(
+    words,
+    () => context.go("audit", { since: wanted.since, before: wanted.before, resource_id: resource.id }),
+    "plain",
+  );
   all.setAttribute("title", "All entries about it");
   return all;
 }
@@ -87,5 +143,10 @@ function pages(context, wanted, info) {
   const started = context.params.has("cursor");
   if (!info?.cursor && !started) return null;
   const step = (text, cursor) => button(text, () => context.go("audit", { ...wanted, cursor }));
-  return el("nav", { class: "pager", "aria-label": "Pages of the list" }, started ? step("Newest", "") : null, info?.cursor ? step("Older", info.cursor) : null);
+  return el(
+    "nav",
+    { class: "pager", "aria-label": "Pages of the list" },
+    started ? step("Newest", "") : null,
+    info?.cursor ? step("Older", info.cursor) : null,
+  );
 }

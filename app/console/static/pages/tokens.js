@@ -1,7 +1,22 @@
 // The tokens of the account: a list, making one (its value is shown once), rolling and revoking.
 
 import { resume, signIn } from "../api.js";
-import { ask, block, button, chip, copyButton, date, dialog, el, fail, form, pager, say, show as fill, table } from "../dom.js";
+import {
+  ask,
+  block,
+  button,
+  chip,
+  copyButton,
+  date,
+  dialog,
+  el,
+  fail,
+  form,
+  pager,
+  say,
+  show as fill,
+  table,
+} from "../dom.js";
 
 const PER_PAGE = 25;
 const STATUS = { active: "good", disabled: "warn", expired: "bad" };
@@ -14,13 +29,28 @@ export async function show(main, context) {
   const list = el("div");
   const make = writes ? button("Make a token", () => creation(context, path), "first") : null;
   const about = `Those of the account ${context.account.name}. A token of a user is managed by that user alone.`;
-  fill(main, context.heading("Tokens", make), el("section", {}, el("p", { class: "quiet" }, about), filters(context), list));
+  fill(
+    main,
+    context.heading("Tokens", make),
+    el("section", {}, el("p", { class: "quiet" }, about), filters(context), list),
+  );
   try {
-    const query = { page: context.params.get("page") ?? 1, per_page: PER_PAGE, include_expired: context.params.get("expired") };
-    const [own, found] = await Promise.all([context.call("GET", "/client/v4/user/tokens/verify"), context.call("GET", path, { query })]);
+    const query = {
+      page: context.params.get("page") ?? 1,
+      per_page: PER_PAGE,
+      include_expired: context.params.get("expired"),
+    };
+    const [own, found] = await Promise.all([
+      context.call("GET", "/client/v4/user/tokens/verify"),
+      context.call("GET", path, { query }),
+    ]);
     const columns = columnsOf(context, path, own.result.id, writes);
     const go = (page) => context.go("tokens", { page, expired: context.params.get("expired") });
-    fill(list, table("Tokens of the account, in the order in which they were made", columns, found.result), pager(found.info, go));
+    fill(
+      list,
+      table("Tokens of the account, in the order in which they were made", columns, found.result),
+      pager(found.info, go),
+    );
   } catch (error) {
     fail(list, error);
   }
@@ -29,7 +59,14 @@ export async function show(main, context) {
 function filters(context) {
   return form({
     compact: true,
-    fields: [{ name: "expired", label: "Show expired ones too", type: "checkbox", value: context.params.get("expired") === "true" }],
+    fields: [
+      {
+        name: "expired",
+        label: "Show expired ones too",
+        type: "checkbox",
+        value: context.params.get("expired") === "true",
+      },
+    ],
     verb: "Show",
     submit: ({ expired }) => context.go("tokens", { expired: expired ? "true" : "" }),
   });
@@ -39,7 +76,15 @@ function columnsOf(context, path, own, writes) {
   const columns = [
     { name: "Name", cell: ({ id, name }) => [name, id === own ? [" ", chip("signed in with it")] : null] },
     { name: "Status", cell: ({ status }) => chip(status, STATUS[status]) },
-    { name: "May", cell: ({ policies }) => el("ul", { class: "bare" }, policies.map((policy) => el("li", {}, wordsOf(policy, context)))) },
+    {
+      name: "May",
+      cell: ({ policies }) =>
+        el(
+          "ul",
+          { class: "bare" },
+          policies.map((policy) => el("li", {}, wordsOf(policy, context))),
+        ),
+    },
     { name: "From", cell: ({ condition }) => addresses(condition) },
     { name: "Made", cell: ({ issued_on: made }) => date(made) },
     { name: "Ends", cell: ({ expires_on: end }) => (end ? date(end) : el("span", { class: "quiet" }, "never")) },
@@ -60,7 +105,9 @@ function placesOf(name, within, context) {
   if (within !== "*") return Object.keys(within).flatMap((zone) => placesOf(zone, "*", context));
   if (name === `${ZONES}*`) return ["all zones"];
   if (name === `${ACCOUNT}*`) return ["all accounts"];
-  const [known, id] = name.startsWith(ZONES) ? [context.zones, name.slice(ZONES.length)] : [context.accounts, name.slice(ACCOUNT.length)];
+  const [known, id] = name.startsWith(ZONES)
+    ? [context.zones, name.slice(ZONES.length)]
+    : [context.accounts, name.slice(ACCOUNT.length)];
   return [known.find((each) => each.id === id)?.name ?? id];
 }
 
@@ -73,21 +120,38 @@ function addresses(condition) {
 function actions(context, path, token, own) {
   const mine = token.id === own;
   const roll = button("Roll", () =>
-    ask(`Roll ${token.name}`, ["It gets a new value, and the old one is dead within a second. Whatever uses it must get the new one.", mine ? "You are signed in with this token; this tab goes on with the new value." : null].filter(Boolean), "Roll it", async () => {
-      const { result } = await context.call("PUT", `${path}/${token.id}/value`);
-      // This tab would be signed out; what is kept for it stays kept.
-      if (mine) signIn(result, resume());
-      shown(context, token, result);
-    }),
+    ask(
+      `Roll ${token.name}`,
+      [
+        "It gets a new value, and the old one is dead within a second. Whatever uses it must get the new one.",
+        mine ? "You are signed in with this token; this tab goes on with the new value." : null,
+      ].filter(Boolean),
+      "Roll it",
+      async () => {
+        const { result } = await context.call("PUT", `${path}/${token.id}/value`);
+        // This tab would be signed out; what is kept for it stays kept.
+        if (mine) signIn(result, resume());
+        shown(context, token, result);
+      },
+    ),
   );
   const revoke = button("Revoke", () =>
-    ask(`Revoke ${token.name}`, "It is dead within a second, for everybody who uses it, and cannot be brought back.", "Revoke it", async () => {
-      await context.call("DELETE", `${path}/${token.id}`);
-      say("The token is revoked.");
-      context.reload();
-    }),
+    ask(
+      `Revoke ${token.name}`,
+      "It is dead within a second, for everybody who uses it, and cannot be brought back.",
+      "Revoke it",
+      async () => {
+        await context.call("DELETE", `${path}/${token.id}`);
+        say("The token is revoked.");
+        context.reload();
+      },
+    ),
   );
-  for (const [each, verb] of [[roll, "Roll"], [revoke, "Revoke"]]) each.setAttribute("aria-label", `${verb} ${token.name}`);
+  for (const [each, verb] of [
+    [roll, "Roll"],
+    [revoke, "Revoke"],
+  ])
+    each.setAttribute("aria-label", `${verb} ${token.name}`);
   // Who revoked their own would be signed out by it.
   return el("span", { class: "actions" }, roll, mine ? null : revoke);
 }
@@ -97,7 +161,12 @@ function shown(context, token, value) {
   const made = dialog(`The value of ${token.name}`, (close) => [
     el("p", {}, "It is shown here once, and kept nowhere. Put it where your secrets are, then close this."),
     block(value, "The value of the token"),
-    el("p", { class: "quiet" }, "Clients of Infisical log in with the value and the token's id: ", el("code", {}, token.id)),
+    el(
+      "p",
+      { class: "quiet" },
+      "Clients of Infisical log in with the value and the token's id: ",
+      el("code", {}, token.id),
+    ),
     el("p", { class: "actions" }, copyButton(value, "Copy the value"), button("Done", close)),
   ]);
   made.addEventListener("close", () => context.reload());
@@ -110,7 +179,10 @@ async function creation(context, path) {
     const { result } = await context.call("GET", `${path}/permission_groups`);
     // Those of a user's tokens mean nothing in one of an account; what you may not do, you cannot give.
     const groups = result.filter(({ name }) => !name.startsWith("API Tokens") && has(context.groups, name));
-    fill(where, fieldsOf(context, path, groups, () => made.close()));
+    fill(
+      where,
+      fieldsOf(context, path, groups, () => made.close()),
+    );
   } catch (error) {
     fail(where, error);
     where.append(button("Close", () => made.close()));
@@ -122,13 +194,20 @@ function has(groups, name) {
 }
 
 function fieldsOf(context, path, groups, close) {
-  const places = [["account", "The account and all its zones"], ...context.zones.map(({ id, name }) => [id, `The zone ${name} alone`])];
+  const places = [
+    ["account", "The account and all its zones"],
+    ...context.zones.map(({ id, name }) => [id, `The zone ${name} alone`]),
+  ];
   const made = form({
     fields: [
       { name: "name", label: "Name", required: true, hint: "What uses it, such as: CI of the shop" },
       { name: "zone", label: "Where", options: places, required: true },
       ...groups.map(({ id, name }) => ({ name: id, label: name, type: "checkbox" })),
-      { name: "condition", label: "Only from these networks", hint: "Such as 10.0.0.0/8, 192.0.2.7/32; else from anywhere" },
+      {
+        name: "condition",
+        label: "Only from these networks",
+        hint: "Such as 10.0.0.0/8, 192.0.2.7/32; else from anywhere",
+      },
       { name: "expires_on", label: "Ends on", type: "date" },
     ],
     verb: "Make the token",
@@ -164,11 +243,18 @@ function ofZones({ scopes }) {
 }
 
 function bodyOf({ account, zones }, groups, values) {
-  const policy = (resources, wanted) => ({ effect: "allow", resources, permission_groups: wanted.map(({ id }) => ({ id })) });
+  const policy = (resources, wanted) => ({
+    effect: "allow",
+    resources,
+    permission_groups: wanted.map(({ id }) => ({ id })),
+  });
   const ticked = groups.filter(({ id }) => values[id]);
   const whole = { [ACCOUNT + account.id]: { [`${ZONES}*`]: "*" } };
   const place = zones.some(({ id }) => id === values.zone) ? { [ZONES + values.zone]: "*" } : whole;
-  const parts = [[{ [ACCOUNT + account.id]: "*" }, ticked.filter((group) => !ofZones(group))], [place, ticked.filter(ofZones)]];
+  const parts = [
+    [{ [ACCOUNT + account.id]: "*" }, ticked.filter((group) => !ofZones(group))],
+    [place, ticked.filter(ofZones)],
+  ];
   const networks = values.condition.split(/[\s,]+/).filter(Boolean);
   return {
     name: values.name,

@@ -124,7 +124,7 @@ async def test_what_the_api_says_is_text(browser: Browser, live: Live, hostile: 
 async def test_axe_finds_nothing(browser: Browser, live: Live, hostile: Furnished, scheme: Scheme) -> None:
     """No rule of axe-core is violated on any page and in any dialog; in the dark the colours are looked at alone."""
     rules = "{}" if scheme == "light" else "{ runOnly: ['color-contrast'] }"
-    found = []
+    found: list[tuple[str, str, list[str]]] = []
 
     async def look(page: Page, name: str) -> None:
         result = await page.evaluate(f"() => axe.run(document, {rules})")

@@ -191,7 +191,7 @@ function choices(context, ca, filters) {
   return form({
     compact: true,
     fields: [
-      { name: "commonName", label: "Common name, the whole of it", value: filters.commonName },
+      { name: "commonName", label: "Whole common name", value: filters.commonName },
       { name: "status", label: "Status", options: STATES, value: filters.status },
     ],
     verb: "Show",

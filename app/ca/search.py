@@ -1,6 +1,9 @@
 """Issued certificates found again: one by its serial number or id, lists by CA, name, serial number, state, expiry."""
 
+from collections.abc import Sequence
 from datetime import datetime
+from enum import StrEnum
+from functools import partial
 from uuid import UUID
 
 import msgspec
@@ -9,40 +12,75 @@ from app.audit import record as audit
 from app.ca import issuing
 from app.ca.model import Issued, IssuedStatus
 from app.caller import Caller, Level, Scope
-from app.errors import NotFound
 from app.store import scopes
-from app.store.database import Database
+from app.store.bundles import Made, Row
+from app.store.database import Database, encoded, rows
 
 MAX_LIMIT = 1000
+
+
+class By(StrEnum):
+    """What names one certificate."""
+
+    SERIAL = "serial"
+    ID = "id"
+
+
 _CERTIFICATE = ", ".join(f"i.{column}" for column in issuing.ISSUED.split(", ") if column != "account_id")
-_OF_CALLER = f"""
+_ONE = f"""
 SELECT {scopes.COLUMNS[Level.ACCOUNT]}, {_CERTIFICATE} FROM issued_certificates i JOIN accounts a ON a.id = i.account_id
-WHERE i.account_id = ANY($1::uuid[]) AND i."""
-_BY_SERIAL, _BY_ID = (f"{_OF_CALLER}{column} = $2" for column in ("serial", "id"))
+WHERE i.account_id = ANY({{accounts}}) AND i.{{by}} = {{value}}
+"""
+_FIND = {by: _ONE.format(by=by.value, accounts="$1::uuid[]", value="$2") for by in By}
 
 
-async def by_serial(db: Database, caller: Caller, serial: str) -> tuple[Scope, Issued]:
+async def one(db: Database, caller: Caller, by: By, value: str | UUID) -> tuple[Scope, Issued]:
     """A certificate that a CA of an account that the caller reaches has issued, with that account; raises NotFound."""
-    return await _of_caller(db, issuing.not_found(serial), _BY_SERIAL, list(caller.reach), serial)
-
-
-async def by_id(db: Database, caller: Caller, certificate_id: UUID) -> tuple[Scope, Issued]:
-    """As `by_serial`."""
-    return await _of_caller(db, issuing.no_certificate(certificate_id), _BY_ID, list(caller.reach), certificate_id)
-
-
-async def _of_caller(db: Database, missing: NotFound, sql: str, *values: object) -> tuple[Scope, Issued]:
-    row = await db.fetchrow(sql, *values)
+    row = await db.fetchrow(_FIND[by], list(caller.reach), value)
     if row is None:
-        raise missing
+        raise issuing.not_found(str(value)) if by is By.SERIAL else issuing.no_certificate(value)
     return scopes.of_row(row), issuing.issued(row)
 
 
-async def viewed(db: Database, caller: Caller, found: Issued) -> Issued:
-    """A certificate that is shown to a caller; audited."""
+async def view(db: Database, caller: Caller, found: Issued) -> None:
+    """Audit that a certificate is shown to a caller."""
     ids = (found.account_id, found.id, None)
     await audit.record(db, caller, audit.Action.READ, audit.Resource.ISSUED_CERTIFICATE, ids)
-    return found
+
+
+_TYPES = {By.SERIAL: "text", By.ID: "uuid"}
+_ASKED = {by: {"accounts": "uuid[]", "value": type_, **audit.COLUMNS} for by, type_ in _TYPES.items()}
+# The entry's id tells which request a row is for. Not a join, which PostgreSQL plans as a scan while a table grows.
+_VIEWED = {
+    by: f"""
+WITH asked AS (SELECT new.* FROM {rows("$1", columns)}),
+found AS (
+    SELECT asked.entry_id AS asked_by, one.* FROM asked CROSS JOIN LATERAL (
+        {_ONE.format(by=by.value, accounts="asked.accounts", value="asked.value")} LIMIT 1
+    ) AS one
+),
+audit AS ({audit.insert_each("found JOIN asked ON asked.entry_id = found.asked_by")})
+SELECT * FROM found
+"""
+    for by, columns in _ASKED.items()
+}
+
+
+async def viewed(
+    db: Database, caller: Caller, accounts: Sequence[UUID], by: By, value: str | UUID
+) -> tuple[Scope, Issued] | None:
+    """As `one` and `view` in one statement, together with what others ask at the same time; only in these accounts."""
+    row = (accounts, value, *audit.values(caller, audit.Action.READ, audit.Resource.ISSUED_CERTIFICATE))
+    found = await db.insert_bundled(("issued_certificates", by), row, partial(_view, db, by))
+    return (scopes.of_row(found), issuing.issued(found)) if found else None
+
+
+async def _view(db: Database, by: By, new: Sequence[Row]) -> list[Made]:
+    asked = {row["asked_by"]: row for row in await db.fetch(_VIEWED[by], encoded(_ASKED[by], new))}
+    return [asked.get(row[_ENTRY_ID]) for row in new]
+
+
+_ENTRY_ID = 2
 
 
 class Search(msgspec.Struct, frozen=True):

@@ -6,7 +6,7 @@ from typing import Annotated
 import msgspec
 from litestar import Controller
 
-from app.ca import crls, issuing, leaves, search
+from app.ca import crls, issuing, leaves
 from app.ca.crls import Reason
 from app.ca.model import Issued
 from app.infisical import ca, guard, wire
@@ -88,21 +88,18 @@ class Certificates(Controller):
     @get("/{serial_number:str}", action=Action.READ)
     async def get_one(self, context: CertificateContext) -> CertificateAnswer:
         """Get a certificate."""
-        found = await search.viewed(context.services.db, context.caller, context.certificate)
-        return CertificateAnswer(certificate_object(found))
+        return CertificateAnswer(certificate_object(context.certificate))
 
     @get("/{serial_number:str}/certificate", action=Action.READ)
     async def certificate(self, context: CertificateContext) -> CertificateWithChain:
         """Get a certificate with its chain."""
-        found = await search.viewed(context.services.db, context.caller, context.certificate)
-        signed = await issuing.signed(context.services, found)
+        signed = await issuing.signed(context.services, context.certificate)
         return CertificateWithChain(wire.shown(signed.pem), wire.shown(signed.chain), signed.serial)
 
     @get("/{serial_number:str}/bundle", action=Action.READ)
     async def bundle(self, context: CertificateContext) -> Bundle:
         """Get a certificate with its chain; keys are not stored."""
-        found = await search.viewed(context.services.db, context.caller, context.certificate)
-        signed = await issuing.signed(context.services, found)
+        signed = await issuing.signed(context.services, context.certificate)
         return Bundle(wire.shown(signed.pem), wire.shown(signed.chain), signed.serial)
 
     @post("/{serial_number:str}/revoke", action=Action.REVOKE)

@@ -10,6 +10,7 @@ from litestar.handlers import BaseRouteHandler
 from app.audit import record as audit
 from app.ca import authorities, issuing, profiles, search
 from app.ca.model import Issued
+from app.ca.search import By
 from app.caller import Access, Area, Caller, RequestInfo, Scope
 from app.errors import Forbidden, NotFound, Unauthenticated
 from app.identity import admission, tokens
@@ -55,7 +56,7 @@ NEEDS: dict[Action, tuple[Access, ...]] = {
 
 
 class CertificateContext(ScopeContext, frozen=True):
-    """The certificate that the path names, as it was before the body was read."""
+    """The certificate that the path names, as it was before the body was read; where it is shown, that is audited."""
 
     certificate: Issued
 
@@ -72,26 +73,40 @@ async def guard(connection: AnyConnection, handler: BaseRouteHandler) -> None:
     count(connection, caller)
     params = connection.path_params
     if "ca_id" not in params and ("serial_number" in params or "certificate_id" in params):
-        scope, certificate = await _certificate(state, caller, params)
-        await require(state, caller, scope, handler.opt["action"])
-        found["context"] = CertificateContext(state, request_info, caller, scope, certificate)
+        named = await _certificate(state, caller, params, handler.opt["action"])
+        found["context"] = CertificateContext(state, request_info, caller, *named)
         return
-    named = await (_of_ca(state, caller, params["ca_id"]) if "ca_id" in params else _named(state, caller, params))
-    if named is None:
+    scope = await (_of_ca(state, caller, params["ca_id"]) if "ca_id" in params else _named(state, caller, params))
+    if scope is None:
         found["context"] = CallerContext(state, request_info, caller)
         return
-    await require(state, caller, named, handler.opt["action"])
-    found["context"] = ScopeContext(state, request_info, caller, named)
+    await require(state, caller, scope, handler.opt["action"])
+    found["context"] = ScopeContext(state, request_info, caller, scope)
 
 
-async def _certificate(state: State, caller: Caller, params: Mapping[str, str]) -> tuple[Scope, Issued]:
-    db = state.services.db
+async def _certificate(state: State, caller: Caller, params: Mapping[str, str], action: Action) -> tuple[Scope, Issued]:
+    """The certificate that the path names, once the caller may do this with it; to read it is audited."""
+    db, named = state.services.db, _name(params)
+    if action is Action.READ:
+        # Which permissions a caller has in an account does not depend on the account's settings.
+        accounts = [account_id for account_id in caller.reach if _may(caller, Scope(account_id), action)]
+        shown = await search.viewed(db, caller, accounts, *named) if accounts else None
+        if shown:
+            return shown
+    scope, certificate = await search.one(db, caller, *named)
+    await require(state, caller, scope, action)
+    if action is Action.READ:
+        await search.view(db, caller, certificate)
+    return scope, certificate
+
+
+def _name(params: Mapping[str, str]) -> tuple[By, str | UUID]:
     if "serial_number" in params:
-        return await search.by_serial(db, caller, wire.serial_of(params["serial_number"]))
+        return By.SERIAL, wire.serial_of(params["serial_number"])
     certificate_id = canonical_uuid(params["certificate_id"])
     if certificate_id is None:
         raise issuing.no_certificate(params["certificate_id"])
-    return await search.by_id(db, caller, certificate_id)
+    return By.ID, certificate_id
 
 
 async def _authenticated(connection: AnyConnection, state: State, request_info: RequestInfo) -> Caller:
@@ -161,10 +176,14 @@ def account_id_of(text: str) -> UUID | None:
 
 async def require(state: State, caller: Caller, scope: Scope, action: Action) -> None:
     """Raise 403 unless the caller has every permission that this needs."""
-    if not all(caller.may(Area.PRIVATE_CA, access, scope) for access in NEEDS[action]):
+    if not _may(caller, scope, action):
         await audit.denied(state.services.db, caller, audit.Resource.ACCOUNT, scope.account_id, scope)
         text = f"You are not allowed to {action} on {SUBJECT}"
         raise ApiError(403, text, details=[Detail(action.value, SUBJECT)])
+
+
+def _may(caller: Caller, scope: Scope, action: Action) -> bool:
+    return all(caller.may(Area.PRIVATE_CA, access, scope) for access in NEEDS[action])
 
 
 def count(connection: AnyConnection, caller: Caller) -> None:

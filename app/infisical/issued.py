@@ -185,12 +185,12 @@ class ProfileCertificates(Controller):
     @get("/{certificate_id:str}", action=Action.READ)
     async def get_one(self, context: CertificateContext) -> DetailAnswer:
         """Get a certificate by its id."""
-        return DetailAnswer(await _detail(context, await _viewed(context)))
+        return DetailAnswer(await _detail(context, context.certificate))
 
     @get("/{certificate_id:str}/bundle", action=Action.READ)
     async def bundle(self, context: CertificateContext) -> Bundle:
         """Get a certificate with its chain; keys are not stored."""
-        signed = await issuing.signed(context.services, await _viewed(context))
+        signed = await issuing.signed(context.services, context.certificate)
         return Bundle(wire.shown(signed.pem), wire.shown(signed.chain), signed.serial)
 
     @post("/{certificate_id:str}/renew", action=Action.ISSUE)
@@ -213,7 +213,7 @@ class ProfileCertificates(Controller):
     @get("/certificate-requests/{certificate_id:str}", action=Action.READ)
     async def request(self, context: CertificateContext) -> CertificateRequestAnswer:
         """Get what came of a request; the key is not in it."""
-        found = await _viewed(context)
+        found = context.certificate
         signed = await issuing.signed(context.services, found) if found.pem else None
         return CertificateRequestAnswer(
             status="issued" if signed else "failed",
@@ -228,10 +228,6 @@ class ProfileCertificates(Controller):
             created_at=wire.instant(found.created_at),
             updated_at=wire.instant(found.modified_at),
         )
-
-
-async def _viewed(context: CertificateContext) -> Issued:
-    return await search.viewed(context.services.db, context.caller, context.certificate)
 
 
 def _search(filters: SearchQuery) -> Search:

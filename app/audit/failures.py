@@ -69,9 +69,11 @@ async def _add(connection: Connection, counts: dict[tuple[Network, datetime], in
 
 
 _FINISHED = """
-DELETE FROM failed_authentications WHERE ctid = ANY(ARRAY(
-    SELECT ctid FROM failed_authentications WHERE minute < $1 ORDER BY network, minute LIMIT $2 FOR UPDATE SKIP LOCKED
-)) RETURNING network, minute, count
+DELETE FROM failed_authentications AS known USING (
+    SELECT network, minute FROM failed_authentications WHERE minute < $1 ORDER BY network, minute LIMIT $2
+) AS finished
+WHERE known.network = finished.network AND known.minute = finished.minute
+RETURNING known.network, known.minute, known.count
 """
 
 

@@ -6,6 +6,7 @@ import contextlib
 import struct
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from uuid import UUID
 
 import msgspec
@@ -15,6 +16,7 @@ from app.audit.record import Action, Resource
 from app.caller import Actor, Caller, Scope
 from app.store.database import Connection, Database
 from app.store.paging import Direction
+from app.store.pruning import AT_ONCE, deleted, oldest
 
 MAX_LIMIT = 1000
 MAX_VALUES = 100
@@ -205,24 +207,31 @@ async def latest(db: Database, account_id: UUID, since: datetime, limit: int) ->
     return (await list_(db, Scope(account_id), Query(since, datetime.now(UTC) + timedelta(days=1), limit))).items
 
 
-_PRUNE = """
-DELETE FROM audit_log WHERE ctid = ANY(ARRAY(SELECT ctid FROM audit_log WHERE at < $1 LIMIT $2))
-"""
-PRUNED_AT_ONCE = 10_000
+# In one account, which has the index.
+_PRUNE = oldest("audit_log", "at", "at < $2", "$3", account="$1")
+_NEXT_ACCOUNT = "SELECT account_id FROM audit_log WHERE account_id > $1 ORDER BY account_id LIMIT 1"
 
 
 async def prune(db: Database, caller: Caller, before: datetime) -> int:
     """Delete entries before a time, in batches that are each audited; returns the number of deleted entries."""
-
-    async def batch(connection: Connection) -> int:
-        done = await connection.execute(_PRUNE, before, PRUNED_AT_ONCE)
-        count = int(done.removeprefix("DELETE "))
-        if count:
-            ids = (audit.NO_ACCOUNT, audit.NO_ACCOUNT, None)
-            await audit.record(connection, caller, Action.PRUNE, Resource.AUDIT_LOG, ids)
-        return count
-
     total = 0
-    while count := await db.transaction(batch):
+    # The smallest id there is.
+    reached: UUID | None = audit.NO_ACCOUNT
+    while reached:
+        count, reached = await db.transaction(partial(_prune, caller, before, reached))
         total += count
     return total
+
+
+async def _prune(caller: Caller, before: datetime, account_id: UUID, connection: Connection) -> tuple[int, UUID | None]:
+    """One batch, from this account on; returns the number of deleted entries, and the account to go on with."""
+    count = 0
+    reached: UUID | None = account_id
+    while reached and count < AT_ONCE:
+        count += deleted(await connection.execute(_PRUNE, reached, before, AT_ONCE - count))
+        if count < AT_ONCE:
+            reached = await connection.fetchval(_NEXT_ACCOUNT, reached)
+    if count:
+        ids = (audit.NO_ACCOUNT, audit.NO_ACCOUNT, None)
+        await audit.record(connection, caller, Action.PRUNE, Resource.AUDIT_LOG, ids)
+    return count, reached

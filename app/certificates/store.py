@@ -22,7 +22,7 @@ from app.errors import Advice, Hint, Invalid, Limit, LimitReached, NotFound, Pro
 from app.ids import canonical_uuid
 from app.services import Services
 from app.store import idempotency, paging
-from app.store.database import Connection, Database, parameters
+from app.store.database import Connection, Database, constraint, parameters
 from app.store.idempotency import Idempotency
 from app.times import CLOCK_SKEW
 from app.x509 import chains
@@ -150,7 +150,9 @@ async def _store(
     audited = audit.values(caller, audit.Action.CREATE, audit.Resource.CUSTOM_CERTIFICATE)
     try:
         row = await connection.fetchrow(_INSERT, *_values(certificate), *audited)
-    except asyncpg.ForeignKeyViolationError:
+    except asyncpg.PostgresError as error:
+        if not constraint(error).endswith("_fkey"):
+            raise
         raise matching.no_csr(certificate.custom_csr_id) from None
     return _certificate(row)
 
@@ -213,18 +215,25 @@ _REPLACED = (
     "key_id, custom_csr_id, type, bundle_method, geo_label, policy, deploy, sha256, hosts, issuer, signature, "
     "not_before, not_after, chain"
 )
-_UPDATE = f"""
+
+
+def _update(uploaded_at: str) -> str:
+    return f"""
 WITH certificate AS (
     UPDATE custom_certificates SET ({_REPLACED}) = ROW ({parameters(4, 14)}),
-        uploaded_at = CASE WHEN sha256 = $11 THEN uploaded_at ELSE now() END, modified_at = now()
+        uploaded_at = {uploaded_at}, modified_at = now()
     WHERE account_id = $1 AND zone_id = $2 AND id = $3 RETURNING {_COLUMNS}
 ),
 audit AS ({audit.insert(18, "certificate")})
 SELECT {_COLUMNS} FROM certificate
 """
+
+
+# By whether another certificate was sent.
+_UPDATES = {False: _update("uploaded_at"), True: _update("now()")}
 _ATTEMPTS = 3
 _LOCK = f"{_GET} FOR NO KEY UPDATE"
-_DELETE_KEY = f"WITH gone AS (SELECT $1::uuid AS account_id, $2::uuid AS key_id) {keyring.delete_key('gone')}"
+_DELETE_KEY = keyring.delete_key("(SELECT $2::uuid AS key_id) AS gone")
 
 
 async def update(
@@ -303,12 +312,15 @@ async def _replace(
         return None
     if new:
         await connection.execute(_INSERT_KEY, *new.row)
-    if after.sha256 != before.sha256:
+    is_other = after.sha256 != before.sha256
+    if is_other:
         await connection.execute(_ARCHIVE, before.account_id, before.id, uuid4())
     audited = audit.values(caller, audit.Action.UPDATE, audit.Resource.CUSTOM_CERTIFICATE)
     try:
-        stored = await connection.fetchrow(_UPDATE, *ids, *_values(after, _REPLACED), *audited)
-    except asyncpg.ForeignKeyViolationError:
+        stored = await connection.fetchrow(_UPDATES[is_other], *ids, *_values(after, _REPLACED), *audited)
+    except asyncpg.PostgresError as error:
+        if not constraint(error).endswith("_fkey"):
+            raise
         raise matching.no_csr(after.custom_csr_id) from None
     if before.custom_csr_id is None and before.key_id != after.key_id:
         # An uploaded key is used by its certificate only.
@@ -321,7 +333,7 @@ WITH certificate AS (
     DELETE FROM custom_certificates WHERE account_id = $1 AND zone_id = $2 AND id = $3
     RETURNING account_id, id, zone_id, key_id, custom_csr_id
 ),
-gone AS (SELECT account_id, key_id FROM certificate WHERE custom_csr_id IS NULL),
+gone AS (SELECT key_id FROM certificate WHERE custom_csr_id IS NULL),
 key AS ({keyring.delete_key("gone")}),
 audit AS ({audit.insert(4, "certificate")})
 SELECT id FROM certificate

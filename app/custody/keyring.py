@@ -20,21 +20,17 @@ from app.x509 import keys
 SYSTEM = Caller(actor=Actor.SYSTEM, id=audit.NO_ACCOUNT, reach={})
 
 # One index lookup per id; SELECT DISTINCT would read every key (docs/decisions/0015-retired-keks-are-refused.md).
-_USED_KEKS = """
-WITH RECURSIVE ids AS (
-    SELECT min(kek_id) AS kek_id FROM private_keys
-    UNION ALL
-    SELECT (SELECT min(kek_id) FROM private_keys WHERE kek_id > ids.kek_id) FROM ids WHERE ids.kek_id IS NOT NULL
-)
-SELECT kek_id FROM ids WHERE kek_id IS NOT NULL
-UNION
-SELECT kek_id FROM peppers
-"""
+_NEXT_KEK = "SELECT min(kek_id) AS kek_id FROM private_keys WHERE kek_id > $1"
 
 
 async def used_keks(db: Database) -> set[str]:
     """The ids of the KEKs that anything in the database is sealed under."""
-    return {row["kek_id"] for row in await db.fetch(_USED_KEKS)}
+    used = {row["kek_id"] for row in await db.fetch("SELECT DISTINCT kek_id FROM peppers")}
+    row = await db.fetchrow(_NEXT_KEK, "")
+    while row and row["kek_id"]:
+        used.add(row["kek_id"])
+        row = await db.fetchrow(_NEXT_KEK, row["kek_id"])
+    return used
 
 
 async def require_all_keks(db: Database, ring: Ring) -> None:
@@ -121,11 +117,8 @@ def insert_keys(source: str) -> str:
 
 
 def delete_key(source: str) -> str:
-    """CTE body that deletes the private keys in the columns account_id and key_id of `source`."""
-    return (
-        f"DELETE FROM private_keys USING {source} "
-        f"WHERE private_keys.account_id = {source}.account_id AND private_keys.id = {source}.key_id"
-    )
+    """CTE body that deletes the private keys of account $1 in the column key_id of `source`."""
+    return f"DELETE FROM private_keys WHERE account_id = $1 AND id IN (SELECT key_id FROM {source})"
 
 
 def new_key(ring: Ring, account_id: UUID, pair: keys.KeyPair, *, generated: bool = True) -> NewKey:

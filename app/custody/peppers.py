@@ -59,9 +59,9 @@ SELECT id, kek_id, wrapped_key, ciphertext, created_at < now() - interval '{SETT
 FROM peppers ORDER BY created_at DESC, id
 """
 _INSERT_PEPPER = "INSERT INTO peppers (id, kek_id, wrapped_key, ciphertext)"
+_ADD_PEPPER = f"{_INSERT_PEPPER} SELECT $1, {keyring.usable_kek('$2')}, $3, $4"
 # NOT EXISTS: of two concurrent first starts only one inserts a pepper.
-_FIRST_PEPPER = f"{_INSERT_PEPPER} SELECT $1, {keyring.usable_kek('$2')}, $3, $4 WHERE NOT EXISTS (SELECT FROM peppers)"
-_ADD_PEPPER = f"{_INSERT_PEPPER} VALUES ($1, {keyring.usable_kek('$2')}, $3, $4)"
+_FIRST_PEPPER = f"{_ADD_PEPPER} WHERE NOT EXISTS (SELECT FROM peppers)"
 
 
 async def ensure_pepper(db: Database, ring: Ring) -> None:

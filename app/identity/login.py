@@ -9,9 +9,10 @@ from app.identity.memory import Memory, TokenCredential
 from app.ids import any_uuid
 from app.services import Services
 
+# The alias is for Citus, which loses the table's name here.
 _LOGIN = f"""
 WITH access AS (
-    INSERT INTO access_tokens (digest, token_id, expires_at)
+    INSERT INTO access_tokens AS made (digest, token_id, expires_at)
     SELECT $1, t.id, now() + make_interval(secs => $2) FROM tokens t
     WHERE t.id = $3 AND t.digest = ANY($5::bytea[]) AND t.status = 'active' FOR KEY SHARE
     RETURNING token_id

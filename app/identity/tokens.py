@@ -20,6 +20,7 @@ from app.identity.accounts import Account, User
 from app.identity.changes import Entry
 from app.ids import any_uuid
 from app.services import Services
+from app.store import pruning
 from app.store.database import Connection, Database
 
 
@@ -254,15 +255,9 @@ async def retire_pepper(db: Database, caller: Caller, pepper_id: UUID, *, revoke
 
 
 # Kept for a day after expiry, to answer "expired" rather than "unknown".
-_PRUNE = """
-DELETE FROM access_tokens WHERE ctid = ANY(ARRAY(
-    SELECT ctid FROM access_tokens WHERE expires_at <= now() - interval '24 hours' LIMIT $1
-))
-"""
-PRUNED_AT_ONCE = 10_000
+_PRUNE = pruning.oldest("access_tokens", "expires_at", "expires_at <= now() - interval '24 hours'", "$1")
 
 
 async def prune(db: Database) -> None:
-    """Delete access tokens that expired over a day ago, in batches."""
-    while await db.execute(_PRUNE, PRUNED_AT_ONCE) == f"DELETE {PRUNED_AT_ONCE}":
-        pass
+    """Delete access tokens that expired over a day ago."""
+    await pruning.prune(db, _PRUNE)

@@ -64,14 +64,21 @@ _COLUMNS = (
 )
 _ACCOUNT_NAME = "(SELECT a.name FROM accounts a WHERE a.id = zones.account_id) AS account_name"
 _ZONE = _COLUMNS.replace("account_name", _ACCOUNT_NAME)
-_INSERT = f"""
+_OWN_COLUMNS = _COLUMNS.replace("account_name, ", "")
+
+
+def _changed(change: str) -> str:
+    return f"WITH changed AS ({change} RETURNING {_OWN_COLUMNS}) SELECT {_ZONE} FROM changed AS zones"
+
+
+_INSERT = _changed("""
 INSERT INTO zones (id, account_id, name, sent_name, type, paused, vanity_name_servers)
-VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING {_ZONE}
-"""
+VALUES ($1, $2, $3, $4, $5, $6, $7)
+""")
 # Recreating a zone must not evade the operator's settings: a new zone gets the stricter of its account's switch and
-# quotas and those of the last deleted zone of this name.
-_INSERT_FOR_TENANT = f"""
-INSERT INTO zones (id, account_id, name, sent_name, type, paused, vanity_name_servers, csrs_enabled, csr_quota,
+# quotas and those of the last deleted zone of this name. The alias is for Citus, which loses the table's name here.
+_INSERT_FOR_TENANT = _changed("""
+INSERT INTO zones AS made (id, account_id, name, sent_name, type, paused, vanity_name_servers, csrs_enabled, csr_quota,
     certificate_quota)
 SELECT $1, a.id, $3, $4, $5, $6, $7, a.csrs_enabled AND coalesce(z.csrs_enabled, true),
     least(a.csr_quota, z.csr_quota), z.certificate_quota
@@ -79,8 +86,8 @@ FROM accounts a LEFT JOIN LATERAL (
     SELECT csrs_enabled, csr_quota, certificate_quota FROM zones
     WHERE account_id = a.id AND name = $3 AND deleted_at IS NOT NULL ORDER BY deleted_at DESC LIMIT 1
 ) z ON true
-WHERE a.id = $2 RETURNING {_ZONE}
-"""
+WHERE a.id = $2
+""")
 _COUNT = "SELECT count(*) FROM zones WHERE account_id = $1 AND deleted_at IS NULL"
 
 
@@ -305,14 +312,13 @@ class Settings(msgspec.Struct, frozen=True):
     vanity_name_servers: tuple[str, ...] | None = None
 
 
-_EDIT = f"""
+_EDIT = _changed("""
 UPDATE zones SET type = coalesce($3, type), paused = coalesce($4, paused),
     vanity_name_servers = coalesce($5, vanity_name_servers), modified_at = now()
 WHERE account_id = $1 AND id = $2 AND deleted_at IS NULL
     AND (type <> coalesce($3, type) OR paused <> coalesce($4, paused)
         OR vanity_name_servers <> coalesce($5, vanity_name_servers))
-RETURNING {_ZONE}
-"""
+""")
 
 
 async def edit(
@@ -336,13 +342,13 @@ class Changes(msgspec.Struct, frozen=True):
     type: ZoneType | None = None
 
 
-_SET = f"""
+_SET = _changed("""
 UPDATE zones SET csrs_enabled = coalesce($2, csrs_enabled),
     csr_quota = CASE WHEN $3::int IS NULL THEN csr_quota WHEN $3 < 0 THEN NULL ELSE $3 END,
     certificate_quota = CASE WHEN $4::int IS NULL THEN certificate_quota WHEN $4 < 0 THEN NULL ELSE $4 END,
     paused = coalesce($5, paused), type = coalesce($6, type), modified_at = now()
-WHERE id = $1 RETURNING {_ZONE}
-"""
+WHERE id = $1
+""")
 
 
 async def set_(db: Database, caller: Caller, zone: Zone, wanted: Changes) -> Zone:

@@ -7,6 +7,7 @@ Not asyncpg's pool: its acquire, and the reset round trip on release, cost more 
 import asyncio
 import contextlib
 import os
+import re
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
@@ -299,27 +300,44 @@ def _time_out(waiter: asyncio.Future[Connection | None]) -> None:
         waiter.set_exception(TimeoutError())
 
 
+_CONSTRAINT = re.compile(r'violates (?:unique|foreign key|check) constraint "(.+?)(?:_[0-9]{6,})?"')
+_NO_KEK = re.compile(r'null value in column "kek_id"')
+
+
+def constraint(error: asyncpg.PostgresError) -> str:
+    """The name of the violated constraint; empty for all other errors.
+
+    Citus says it in the text alone, with the number of a shard, and sometimes as an internal error.
+    """
+    found = _CONSTRAINT.search(str(error))
+    return found[1] if found else error.constraint_name or ""
+
+
 def _raise_mapped(error: BaseException, connection: Connection | None, *, writes: bool) -> NoReturn:
     """Raise the KeysteadError for a database error, and close a connection that cannot be reused."""
     if isinstance(error, _TRY_AGAIN):
         raise error
+    _raise_conflict(error)
     if isinstance(error, UNAVAILABLE):
         _drop(connection)
         if writes and connection is not None and isinstance(error, _LOST):
             raise _unavailable("the database was lost while it wrote", in_doubt=True) from error
         raise _unavailable(reason(error)) from error
-    if isinstance(error, asyncpg.IntegrityConstraintViolationError):
-        if isinstance(error, asyncpg.NotNullViolationError) and error.column_name == "kek_id":
-            raise Unavailable("the ring of this server is not known here, or its KEK was retired") from None
-        constraint = error.constraint_name or ""
-        if constraint not in _CONFLICTS:
-            raise error
-        raise Conflict(_CONFLICTS[constraint], _CLASHES.get(constraint, Clash.STORED)) from None
     if not isinstance(error, asyncpg.PostgresError | KeysteadError):
         # Cancelled, for example. The server may still be running our statement, and the next user of the connection
         # would get its result.
         _drop(connection)
     raise error
+
+
+def _raise_conflict(error: BaseException) -> None:
+    if not isinstance(error, asyncpg.PostgresError):
+        return
+    if error.column_name == "kek_id" or _NO_KEK.search(str(error)):
+        raise Unavailable("the ring of this server is not known here, or its KEK was retired") from None
+    name = constraint(error)
+    if name in _CONFLICTS:
+        raise Conflict(_CONFLICTS[name], _CLASHES.get(name, Clash.STORED)) from None
 
 
 def reason(error: BaseException) -> str:

@@ -11,6 +11,7 @@ import msgspec
 
 from app.caller import Caller
 from app.errors import Clash, Conflict
+from app.store import pruning
 from app.store.database import Connection, Database
 
 
@@ -21,7 +22,6 @@ class Idempotency(msgspec.Struct, frozen=True):
     body_sha256: bytes
 
 
-PRUNED_AT_ONCE = 10_000
 # The columns that `claim` reads, with their types; see `row`.
 COLUMNS = {"claim_caller_id": "uuid", "claim_digest": "bytea", "claim_body_sha256": "bytea"}
 
@@ -39,7 +39,7 @@ def claim(source: str) -> str:
         "ORDER BY claim_caller_id, claim_digest "
         "ON CONFLICT (account_id, caller_id, digest) DO UPDATE "
         "SET body_sha256 = excluded.body_sha256, resource_id = excluded.resource_id, created_at = excluded.created_at "
-        "WHERE old.created_at <= now() - interval '24 hours' RETURNING resource_id"
+        "WHERE excluded.created_at - old.created_at >= interval '24 hours' RETURNING resource_id"
     )
 
 
@@ -80,18 +80,12 @@ async def claimed(
     return await connection.fetchrow(_CLAIM, account_id, resource_id, *row(caller, idempotency)) is not None
 
 
-# In batches, so that a large backlog does not block other statements.
-_PRUNE = """
-DELETE FROM idempotency_keys WHERE ctid = ANY(ARRAY(
-    SELECT ctid FROM idempotency_keys WHERE created_at <= now() - interval '24 hours' LIMIT $1
-))
-"""
+_PRUNE = pruning.oldest("idempotency_keys", "created_at", "created_at <= now() - interval '24 hours'", "$1")
 
 
 async def prune(db: Database) -> None:
     """Delete claims that are over 24 hours old."""
-    while await db.execute(_PRUNE, PRUNED_AT_ONCE) == f"DELETE {PRUNED_AT_ONCE}":
-        pass
+    await pruning.prune(db, _PRUNE)
 
 
 def _digest(caller: Caller, idempotency: Idempotency) -> bytes:

@@ -1,5 +1,6 @@
 """Schema version and migrations."""
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from enum import Enum, auto
@@ -129,10 +130,24 @@ async def changing(dsn: str) -> AsyncIterator[Connection]:
         await connection.close()
 
 
+# A comment, a quoted text or name, a dollar-quoted text, or one other character, but for the semicolon.
+_STATEMENT = re.compile(
+    r"""(?:--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|"[^"]*"|\$((?:[A-Za-z_]\w*)?)\$.*?\$\1\$|[^;])++""", re.DOTALL
+)
+_COMMENTS = re.compile(r"(?:\s|--[^\n]*|/\*.*?\*/)*", re.DOTALL)
+
+
+def statements(sql: str) -> list[str]:
+    """The statements of a file one by one: in one string Citus refuses some of those that it takes alone."""
+    found = (match[0].strip() for match in _STATEMENT.finditer(sql))
+    return [statement for statement in found if not _COMMENTS.fullmatch(statement)]
+
+
 async def _step(connection: Connection, name: str, sql: str, version: int | None = None) -> None:
     try:
         async with connection.transaction():
-            await connection.execute(sql)
+            for statement in statements(sql):
+                await connection.execute(statement)
             if version is not None:
                 await connection.execute("INSERT INTO schema_version (version) VALUES ($1)", version)
     except UNAVAILABLE:

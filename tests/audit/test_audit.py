@@ -1672,12 +1672,15 @@ async def write(database: db.Database, count: int, account: UUID = PLACE[0]) -> 
         await audit.record(database, operator, audit.Action.UPDATE, audit.Resource.ZONE, place)
 
 
-@pytest.mark.parametrize("at_once", [1, 3, 12, 10_000])
+@pytest.mark.parametrize(("at_once", "batches"), [(1, 6), (3, 3), (12, 1), (10_000, 1)])
 async def test_prune_deletes_what_is_older_and_says_so(
-    database: db.Database, monkeypatch: pytest.MonkeyPatch, at_once: int
+    database: db.Database, monkeypatch: pytest.MonkeyPatch, at_once: int, batches: int
 ) -> None:
-    """Entries of all accounts from before the moment go, batch by batch, each with a row of its own; others stay."""
-    monkeypatch.setattr(audit_log, "PRUNED_AT_ONCE", at_once)
+    """Entries of all accounts from before the moment go, batch by batch, each with a row of its own; others stay.
+
+    A batch does not part entries of one time.
+    """
+    monkeypatch.setattr(audit_log, "AT_ONCE", at_once)
     moment = datetime(2026, 6, 1, tzinfo=UTC)
     ages = (moment - timedelta(days=400), moment - timedelta(microseconds=1), moment, moment + timedelta(days=1))
     for account in (PLACE[0], UUID(int=9), audit.NO_ACCOUNT):
@@ -1689,7 +1692,7 @@ async def test_prune_deletes_what_is_older_and_says_so(
     rows = await database.fetch("SELECT * FROM audit_log ORDER BY at")
     assert [row["at"] for row in rows if row["action"] == "update"] == [moment] * 6 + [ages[3]] * 6
     own = [row for row in rows if row["action"] == "prune"]
-    assert len(own) == -(-12 // at_once)
+    assert len(own) == batches
     for row in own:
         assert (row["account_id"], row["resource_type"], row["result"]) == (NOWHERE, "audit_log", "success")
         assert (row["actor"], row["actor_name"]) == ("operator", operator.name)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from support import fuzzing
 from support.live import live
 from support.world import World, new_database, new_world
 
@@ -19,7 +20,8 @@ from app.store import database as db
 from app.store import schema
 from app.x509 import chains
 
-__all__ = ["live"]
+# Its profile of Hypothesis is for all tests.
+__all__ = ["fuzzing", "live"]
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.world import BODY, World
 
@@ -188,7 +188,6 @@ _FINE = st.from_regex(r"[a-z]([a-z0-9]{0,8}[a-z])?\.keystead\.dev", fullmatch=Tr
 
 
 @given(st.lists(_FINE, max_size=30), _BAD, st.data())
-@settings(deadline=None)
 def test_one_bad_san_is_named_at_every_position(good: list[str], bad: str, data: st.DataObject) -> None:
     """Among any good SANs the bad one, and only it, is pointed at, wherever it stands."""
     position = data.draw(st.integers(0, len(good)))
@@ -206,7 +205,6 @@ _JSON = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from([*BODY, "organizational_unit", "name", "description", "x"]), _JSON))
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_no_json_object_is_more_than_a_list_of_problems(fields: dict[str, Any]) -> None:
     """Any object is read without an exception, and every problem has a code and a printable sentence."""
     request = custom_csrs.csr_request(decode(json.dumps(fields).encode(), CustomCsrRequest))

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from cryptography.x509.oid import NameOID
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from litestar.exceptions import ClientException, HTTPException
 from support import authority as outside
@@ -1592,14 +1592,12 @@ def harmless(raw: bytes, read: Callable[[bytes, Any], Any] = reading.decode) -> 
 
 
 @given(_BODIES)
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_no_json_object_is_more_than_a_refusal(values: dict[str, Any]) -> None:
     """Any object is read, or is refused with a sentence or a list of issues."""
     harmless(json.dumps(values).encode())
 
 
 @given(st.binary(max_size=200))
-@settings(deadline=None)
 def test_no_bytes_are_more_than_a_refusal(raw: bytes) -> None:
     """Any bytes are read, as JSON and as a form, or are refused."""
     harmless(raw)
@@ -1631,7 +1629,6 @@ def test_a_time_has_three_digits_of_milliseconds() -> None:
 @example("0001-01-01T00:00:00+23:59")
 @example("9999-12-31T23:59:59-23:59")
 @example("9999-12-31T24:00:00Z")
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_text_is_a_date_in_utc_or_none(text: str) -> None:
     """A date is never an exception, and always has its zone."""
     found = times.date(text)
@@ -1641,7 +1638,6 @@ def test_any_text_is_a_date_in_utc_or_none(text: str) -> None:
 @given(_TEXT | _TTLS)
 @example("999999999.999999999y")
 @example("0.000000001s")
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_text_is_a_span_or_none(text: str) -> None:
     """A span is never an exception, and from one second on."""
     found = times.span(text)

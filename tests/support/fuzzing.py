@@ -16,13 +16,23 @@ SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
 # What all examples of the suite take.
 SUITE_SECONDS = 20
 LONG = bool(SECONDS) or "LONG" in os.environ
+# How quickly examples are made says nothing of what is tested, and much of what else the machine does.
+settings.register_profile(
+    "keystead",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    database=None,
+    # Others only where nobody waits for the outcome.
+    derandomize=not LONG or os.environ.get("CI") == "true",
+)
+settings.load_profile("keystead")
 Bend = tuple[str, int, bytes]
 Test = TypeVar("Test", bound=Callable[..., object])
 
 
 def examples(count: int) -> Callable[[Test], Test]:
     """So many examples where there is time for all of them (see the mark `properties`), and a fifth elsewhere."""
-    chosen = settings(max_examples=_all_or_some(count), database=None, deadline=None)
+    chosen = settings(max_examples=_all_or_some(count))
     return lambda test: pytest.mark.properties(chosen(test))
 
 
@@ -31,8 +41,6 @@ def fuzzed(count: int) -> Callable[[Test], Test]:
     chosen = settings(
         max_examples=max(_all_or_some(count), int(count * SECONDS / SUITE_SECONDS)),
         derandomize=not SECONDS,
-        database=None,
-        deadline=None,
         print_blob=True,
         suppress_health_check=list(HealthCheck),
     )

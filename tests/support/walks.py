@@ -6,7 +6,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 from support.world import World, new_database, new_world
 
@@ -36,13 +36,7 @@ class WorldWalk(RuleBasedStateMachine):
                 cls.world = cls.runner.run(start())
                 run_state_machine_as_test(
                     cls,
-                    settings=settings(
-                        max_examples=examples,
-                        stateful_step_count=steps,
-                        deadline=None,
-                        database=None,
-                        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-                    ),
+                    settings=settings(max_examples=examples, stateful_step_count=steps),
                 )
             finally:
                 cls.runner.run(stack.aclose())

@@ -13,6 +13,8 @@ from app.store.paging import Direction, PageNumber
 from app.x509.keys import KeyType
 from app.x509.subjects import Subject
 
+MAX_PER_PAGE = 50
+
 
 class CsrRequest(msgspec.Struct, frozen=True):
     """The input for a CSR, kept byte for byte; `key_type` is not validated yet.
@@ -49,7 +51,9 @@ class CsrQuery(msgspec.Struct, frozen=True):
     """A page of a scope's CSRs. Filters match exactly and are combined with AND."""
 
     page: PageNumber = 1
-    per_page: Annotated[int, Meta(ge=5, le=50, description="By default 50 in an account, 20 in a zone.")] | None = None
+    per_page: (
+        Annotated[int, Meta(ge=5, le=MAX_PER_PAGE, description="By default 50 in an account, 20 in a zone.")] | None
+    ) = None
     order: Order = Order.CREATED_AT
     direction: Direction = Direction.ASC
     common_name: str | None = None

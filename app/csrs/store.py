@@ -12,7 +12,7 @@ import msgspec
 from app import bounds
 from app.audit import record as audit
 from app.caller import Caller, Scope
-from app.csrs.model import Csr, CsrQuery, CsrRequest, Order, Page
+from app.csrs.model import MAX_PER_PAGE, Csr, CsrQuery, CsrRequest, Order, Page
 from app.custody import keyring
 from app.errors import (
     Advice,
@@ -154,14 +154,14 @@ _LIVE = {
 
 
 # A row of the count that no other writer holds, or else a new one: writers of a single row would wait for each other's
-# commit (docs/decisions/0021-kept-counts.md).
+# commit (docs/decisions/0021-kept-counts.md). $1 is the account.
 _ADD_TO_COUNT = """
     INSERT INTO csr_counts AS known (account_id, scope_id, slot, count)
     SELECT account_id, scope_id, coalesce(
-        (SELECT slot FROM csr_counts AS free WHERE free.account_id = csr.account_id AND free.scope_id = csr.scope_id
+        (SELECT slot FROM csr_counts AS free WHERE free.account_id = $1 AND free.scope_id = csr.scope_id
             LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED),
         (SELECT coalesce(max(slot) + 1, 0) FROM csr_counts AS held
-            WHERE held.account_id = csr.account_id AND held.scope_id = csr.scope_id)
+            WHERE held.account_id = $1 AND held.scope_id = csr.scope_id)
     ), {sign}count(*) FROM csr GROUP BY account_id, scope_id
     ON CONFLICT (account_id, scope_id, slot) DO UPDATE SET count = known.count + excluded.count
 """
@@ -285,10 +285,11 @@ _FILTERS = {
 # The total comes with the page in one statement; past the end it comes with a row of NULLs.
 _TOTAL = "SELECT coalesce(sum(count), 0)::bigint AS total FROM csr_counts WHERE account_id = $1 AND scope_id = $2"
 _WITH_TOTAL = f"SELECT {_COLUMNS}, total FROM ({_TOTAL}) AS counted LEFT JOIN ({{listed}}) AS listed ON true {{order}}"
-# The inner limit is that of CsrQuery: without one that it knows, PostgreSQL plans for a tenth of the list.
+# Without a limit that it knows, PostgreSQL plans for a tenth of the list.
 _FIRST_PAGE = f"""
 SELECT {_COLUMNS}, total FROM (
-    SELECT {_COLUMNS}, ({_TOTAL}) AS total FROM custom_csrs WHERE account_id = $1 AND scope_id = $2 {{order}} LIMIT 50
+    SELECT {_COLUMNS}, ({_TOTAL}) AS total FROM custom_csrs WHERE account_id = $1 AND scope_id = $2
+    {{order}} LIMIT {MAX_PER_PAGE}
 ) AS listed {{order}} LIMIT $3
 """
 # All rows of a list have the same account_tag, so that order is by id.

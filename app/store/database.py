@@ -35,6 +35,7 @@ else:
     Connection = asyncpg.Connection
 
 _ATTEMPTS = 4
+_LOST_WHILE_WRITING = "the database was lost while it wrote"
 
 _GONE = "the account does not exist any more"
 _CONFLICTS = {
@@ -172,7 +173,13 @@ class Database:
 
     async def insert_bundled(self, key: Hashable, row: Row, work: Work) -> Made:
         """What `work` made of the row, perhaps together with other rows of this key; see Bundles.insert."""
-        made = await self._bundles.insert(key, row, work)
+        try:
+            made = await self._bundles.insert(key, row, work)
+        except Unavailable as error:
+            if error.in_doubt:
+                # The transaction of several requests does not know what this one asked for.
+                raise _unavailable(_LOST_WHILE_WRITING, in_doubt=True) from error
+            raise
         _has_written()
         return made
 
@@ -208,7 +215,7 @@ class Database:
             result = await self._run(inside, writes=False)
         except Unavailable as error:
             if committing and isinstance(error.__cause__, _LOST):
-                raise _unavailable("the database was lost while it wrote", in_doubt=True) from error.__cause__
+                raise _unavailable(_LOST_WHILE_WRITING, in_doubt=True) from error.__cause__
             raise
         _has_written()
         return result
@@ -321,7 +328,7 @@ def _raise_mapped(error: BaseException, connection: Connection | None, *, writes
     if isinstance(error, UNAVAILABLE):
         _drop(connection)
         if writes and connection is not None and isinstance(error, _LOST):
-            raise _unavailable("the database was lost while it wrote", in_doubt=True) from error
+            raise _unavailable(_LOST_WHILE_WRITING, in_doubt=True) from error
         raise _unavailable(reason(error)) from error
     if not isinstance(error, asyncpg.PostgresError | KeysteadError):
         # Cancelled, for example. The server may still be running our statement, and the next user of the connection

@@ -1,14 +1,20 @@
 """Certificates that are read at the same time are read and audited by one statement, of all tenants."""
 
+import asyncio
 from uuid import UUID
 
+import asyncpg
 import pytest
-from support.bundling import Asked, bundle_behind, patient
+from support.bundling import Asked, bundle_behind, on_their_way, patient
 from support.pki import BASE, Pki
+from support.waiting import at_locks
 from support.world import World
+
+from app.store.database import Connection
 
 pytestmark = pytest.mark.usefixtures("patient")
 __all__ = ["patient"]
+LOCK = "LOCK TABLE audit_log IN ACCESS EXCLUSIVE MODE"
 
 
 async def test_who_reads_at_the_same_time_sees_only_their_own(world: World) -> None:
@@ -19,7 +25,7 @@ async def test_who_reads_at_the_same_time_sees_only_their_own(world: World) -> N
     def read(pki: Pki, serial: str) -> Asked:
         return pki.http.get(f"{BASE}/certificates/{serial}", headers=pki.headers)
 
-    async with bundle_behind(world, read(a, mine), "LOCK TABLE audit_log IN ACCESS EXCLUSIVE MODE") as made:
+    async with bundle_behind(world, read(a, mine), LOCK) as made:
         for pki, serial in ((b, mine), (a, theirs), (a, mine), (b, theirs), (a, "5" * 40)):
             await made.add(read(pki, serial))
     answers = await made.answers()
@@ -48,3 +54,26 @@ async def test_a_certificate_by_its_id_is_read_alike(world: World) -> None:
         assert (await world.http.get(f"{path}/{nobody}", headers=other)).status_code == 404
     sql = "SELECT count(*) AS n FROM audit_log WHERE action = 'read' AND resource_id = $1"
     assert (await world.database.fetch(sql, UUID(found)))[0]["n"] == 2
+
+
+async def test_a_read_whose_connection_is_lost_is_in_no_doubt(world: World) -> None:
+    """A client that asked for no change is not told that a change may have been made."""
+    pki = Pki(world.http, world.a.account.slug, world.a.bearer)
+    path = f"{BASE}/certificates/{(await pki.sign(await pki.root())).serial}"
+    other: Connection = await asyncpg.connect(world.settings.database_url)
+    try:
+        async with other.transaction():
+            async with bundle_behind(world, pki.http.get(path, headers=pki.headers), LOCK) as made:
+                for _ in range(2):
+                    await made.add(pki.http.get(path, headers=pki.headers))
+                # It waits for the read that is held up, and the bundle waits for it.
+                locking = asyncio.create_task(other.execute(LOCK))
+                await at_locks(world.database, 2)
+            await locking
+            [pid] = await on_their_way(other)
+            await other.execute("SELECT pg_terminate_backend($1)", pid)
+            answers = await made.answers()
+    finally:
+        await other.close()
+    assert [answer.status_code for answer in answers] == [503] * 2
+    assert not any("not known" in answer.text for answer in answers)

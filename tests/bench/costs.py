@@ -800,9 +800,12 @@ async def _ground(world: World, name: str, ids: dict[str, list[str]]) -> Ground:
 
 
 def served(routes: Litestar) -> list[str]:
-    """Every method and path that the application has."""
+    """Every method and path that the application has, but for the console's, which are files in memory."""
     return [
-        f"{method} {_route(route.path)}" for route in routes.routes for method in sorted(route.methods - {"OPTIONS"})
+        f"{method} {_route(route.path)}"
+        for route in routes.routes
+        for method in sorted(route.methods - {"OPTIONS"})
+        if route.path != "/" and not route.path.startswith("/console")
     ]
 
 

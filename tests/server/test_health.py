@@ -301,7 +301,7 @@ async def test_every_request_is_counted_under_its_route(world: World) -> None:
         ("GET", "/readyz", {}, ("none", "GET", "/readyz", 200)),
         ("GET", "/metrics", {}, ("none", "GET", "/metrics", 200)),
         ("GET", "/openapi.json", {}, ("none", "GET", "/openapi.json", 200)),
-        ("GET", "/", {}, ("none", "GET", "-", 404)),
+        ("GET", "/", {}, ("none", "GET", "/", 200)),
         ("GET", f"/{uuid4()}", {}, ("none", "GET", "-", 404)),
         ("GET", "/%zz", {}, ("none", "GET", "-", 404)),
     ]

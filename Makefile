@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test rest bench soak faults overload costs fuzz check lint fmt types clean
+.PHONY: help run test rest bench soak faults overload costs fuzz check lint fmt types dist audit clean
 
 ROOM_TESTS = $(if $(ROOM),tests/$(ROOM))
 # What `make test` leaves to `make rest`; each mark has its sentence in pyproject.toml.
@@ -57,8 +57,18 @@ fmt: $(VENV)/dev ## Format the code.
 types: $(VENV)/dev ## Check the types.
 	@$(BIN)/mypy
 
+dist: $(VENV)/dist ## Build wheel, sdist and their list of parts (SBOM) from the last commit into dist/.
+	@rm -rf dist build && mkdir -p build/tree
+	@git archive --output=build/tree.tar HEAD && tar -xf build/tree.tar -C build/tree
+	@$(BIN)/python -m build --outdir dist build/tree >build/log || { cat build/log >&2; exit 1; }
+	@$(BIN)/python .ci/sbom.py dist/*.whl
+	@ls dist
+
+audit: $(VENV)/dist ## Look for known faults of the pinned packages in PyPI's advisories.
+	@$(BIN)/python .ci/audit.py
+
 clean: ## Remove what the build made; .data with your keys stays.
-	@rm -rf $(VENV) .cache build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(VENV) .cache build dist *.egg-info app/*.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/made:
@@ -69,10 +79,14 @@ $(VENV)/made:
 
 $(VENV)/run: $(VENV)/made pyproject.toml constraints.txt
 	@echo "Installing into $(VENV); the first time takes about a minute."
-	@$(PIP) --editable '.[embedded]'
+	@$(PIP) --editable '.'
 	@touch $@
 
 $(VENV)/dev: $(VENV)/made pyproject.toml constraints.txt
 	@echo "Installing into $(VENV); the first time takes about a minute."
-	@$(PIP) --editable '.[embedded,test,lint]'
+	@$(PIP) --editable '.[test,lint]'
 	@touch $@ $(VENV)/run
+
+$(VENV)/dist: $(VENV)/dev
+	@$(PIP) --editable '.[dist]'
+	@touch $@

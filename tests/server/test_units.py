@@ -1,0 +1,40 @@
+"""The unit for systemd, as systemd reads it."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+UNIT = Path(__file__).parents[2] / "docs" / "units" / "keystead.service"
+# systemd's own measure of what a service may do: 0 is nothing, 10 all.
+EXPOSED = 2.0
+
+pytestmark = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+
+
+@pytest.fixture
+def unit(tmp_path: Path) -> Path:
+    """The unit with a program that is there, as nothing is installed in /opt."""
+    copy = tmp_path / UNIT.name
+    copy.write_text(re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", UNIT.read_text(), flags=re.MULTILINE))
+    return copy
+
+
+def _analyze(*words: str | Path) -> str:
+    done = subprocess.run(["systemd-analyze", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def test_systemd_has_nothing_to_say_on_the_unit(unit: Path) -> None:
+    """Every line is known to systemd, and has a value that it takes."""
+    assert _analyze("verify", "--man=no", unit) == ""
+
+
+def test_the_unit_gives_little_away(unit: Path) -> None:
+    """What the service may do, by systemd's measure, is at most 2.0."""
+    said = _analyze("security", "--offline=yes", "--no-pager", unit)
+    (exposed,) = re.findall(r"Overall exposure level for \S+: ([\d.]+)", said)
+    assert float(exposed) <= EXPOSED

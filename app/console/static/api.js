@@ -87,7 +87,8 @@ async function sent(url, init, path, signal) {
       response = await fetch(url, init);
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      const unknown = init.method === "GET" ? "" : " It is not known whether the change was made: look before you repeat it.";
+      const unknown =
+        init.method === "GET" ? "" : " It is not known whether the change was made: look before you repeat it.";
       throw new ApiError(0, [{ code: "", message: `The server cannot be reached.${unknown}` }]);
     }
     const seconds = Number.parseInt(response.headers.get("Retry-After") ?? "", 10);

@@ -1,56 +1,17 @@
 // Builds what is shown, from elements and text alone: nothing that comes from data is ever markup.
 
 const SVG = "http://www.w3.org/2000/svg";
-const ATTRIBUTES = new Set([
-  ...[
-    "alt",
-    "autocomplete",
-    "checked",
-    "class",
-    "cols",
-    "colspan",
-    "datetime",
-    "disabled",
-    "download",
-    "for",
-    "height",
-  ],
-  ...[
-    "hidden",
-    "href",
-    "id",
-    "inputmode",
-    "max",
-    "maxlength",
-    "min",
-    "multiple",
-    "name",
-    "novalidate",
-    "open",
-    "pattern",
-  ],
-  ...[
-    "placeholder",
-    "readonly",
-    "rel",
-    "required",
-    "role",
-    "rows",
-    "scope",
-    "selected",
-    "spellcheck",
-    "step",
-    "tabindex",
-  ],
-  ...["title", "type", "value", "width", "wrap", "accept", "lang"],
-]);
+const ATTRIBUTES = new Set(
+  (
+    "accept alt autocomplete checked class cols colspan datetime disabled download for height hidden href id inputmode " +
+    "lang max maxlength min multiple name novalidate open pattern placeholder readonly rel required role rows scope " +
+    "selected spellcheck step tabindex title type value width wrap"
+  ).split(" "),
+);
 
 // An element: attributes of the list above, `aria-…` and `data-…`; a function is a listener. Children are elements or text.
 export function el(tag, attributes = {}, ...children) {
-  return filled(document.createElement(tag), attributes, children);
-}
-
-function filled(element, attributes, children) {
+  const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (value === undefined || value === null || value === false) continue;
     if (typeof value === "function") element.addEventListener(name, value);
@@ -60,9 +21,12 @@ function filled(element, attributes, children) {
       element.setAttribute(name, value === true ? "" : String(value));
     } else throw new Error(`${name} is not an attribute of the console`);
   }
-  element.append(...children.flat(Infinity).filter((each) => each !== undefined && each !== null && each !== false));
+  element.append(...shownOf(children));
   return element;
 }
+
+const shownOf = (children) =>
+  children.flat(Infinity).filter((each) => each !== undefined && each !== null && each !== false);
 
 // Only to this server, or to what the page itself has made.
 function safe(href) {
@@ -75,14 +39,12 @@ function safe(href) {
 export function svg(tag, attributes = {}, ...children) {
   const element = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, String(value));
-  element.append(...children.flat(Infinity).filter(Boolean));
+  element.append(...shownOf(children));
   return element;
 }
 
 export function show(parent, ...children) {
-  parent.replaceChildren(
-    ...children.flat(Infinity).filter((each) => each !== undefined && each !== null && each !== false),
-  );
+  parent.replaceChildren(...shownOf(children));
 }
 
 // Tell it to screen readers, and show it for a while.

@@ -17,7 +17,7 @@ from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright
 from support.live import Live
 
 # Generous to a machine that does much else.
-SECONDS = 8.0
+SECONDS = 30.0
 # Chromium says on its own console which requests were refused; the page has to say that itself.
 _REFUSED = "Failed to load resource: the server responded with a status of"
 _API = ("/client/v4/", "/api/v1/")

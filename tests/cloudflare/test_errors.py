@@ -501,6 +501,7 @@ def test_every_kind_of_error_has_its_place_in_the_table() -> None:
         errors.LimitReached: [errors.LimitReached(limit, "x") for limit in Limit],
         errors.Unavailable: [errors.Unavailable("x")],
         errors.KeyDamaged: [errors.KeyDamaged("1", "x")],
+        errors.CertificateDamaged: [errors.CertificateDamaged("x")],
         errors.Misconfigured: [errors.Misconfigured("x")],
     }
     kinds = {k for _, k in inspect.getmembers(errors, inspect.isclass) if issubclass(k, errors.KeysteadError)}

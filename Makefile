@@ -68,7 +68,7 @@ audit: $(VENV)/dist ## Look for known faults of the pinned packages in PyPI's ad
 	@$(BIN)/python .ci/audit.py
 
 clean: ## Remove what the build made; .data with your keys stays.
-	@rm -rf $(VENV) .cache build dist *.egg-info app/*.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(VENV) .cache build dist *.egg-info app/keystead/*.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/made:

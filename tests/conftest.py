@@ -15,10 +15,10 @@ from support import fuzzing
 from support.live import live
 from support.world import World, new_database, new_world
 
-from app.server import postgres
-from app.store import database as db
-from app.store import schema
-from app.x509 import chains
+from keystead.server import postgres
+from keystead.store import database as db
+from keystead.store import schema
+from keystead.x509 import chains
 
 # Its profile of Hypothesis is for all tests.
 __all__ = ["fuzzing", "live"]

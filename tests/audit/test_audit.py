@@ -27,19 +27,19 @@ from support.live import free_port
 from support.waiting import comes_about
 from support.world import BODY, World, make_token, new_database, new_world
 
-from app.audit import failures
-from app.audit import log as audit_log
-from app.audit import record as audit
-from app.caller import GROUPS, Area, Role
-from app.config import RateLimit
-from app.errors import Unavailable
-from app.identity import accounts, policies, tokens
-from app.identity.accounts import Account, User
-from app.identity.tokens import Token
-from app.server import first_start, postgres
-from app.store import database as db
-from app.store.database import Connection
-from app.x509 import chains
+from keystead.audit import failures
+from keystead.audit import log as audit_log
+from keystead.audit import record as audit
+from keystead.caller import GROUPS, Area, Role
+from keystead.config import RateLimit
+from keystead.errors import Unavailable
+from keystead.identity import accounts, policies, tokens
+from keystead.identity.accounts import Account, User
+from keystead.identity.tokens import Token
+from keystead.server import first_start, postgres
+from keystead.store import database as db
+from keystead.store.database import Connection
+from keystead.x509 import chains
 
 Json = dict[str, Any]
 V4, V1 = "/client/v4", "/api/v1"

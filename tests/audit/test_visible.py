@@ -16,12 +16,12 @@ from support.everything import _use_everything
 from support.ordinary_user import as_root, python_for
 from support.world import World
 
-from app import visible
-from app.commands import cli, terminal
-from app.config import Settings
-from app.identity import accounts
-from app.server import first_start
-from app.server import parent as serve
+from keystead import visible
+from keystead.commands import cli, terminal
+from keystead.config import Settings
+from keystead.identity import accounts
+from keystead.server import first_start
+from keystead.server import parent as serve
 
 # Each means something to a terminal, to rich, or to whoever reads: colours, the bell, C1, the other direction, nothing
 # at all, another line, markup and emoji.
@@ -262,7 +262,7 @@ def test_what_prints_is_left_alone(text: str) -> None:
 
 # Who the operator is.
 
-WHO = "from app.server import first_start; print(first_start.operator().name)"
+WHO = "from keystead.server import first_start; print(first_start.operator().name)"
 
 
 def who(**environ: str) -> str:

@@ -32,12 +32,12 @@ from litestar import Litestar
 from support.authority import csr_of, key_pem, pem, root, rsa_of_known_primes
 from support.world import BODY, World, make_token, new_database, new_world
 
-from app.caller import GROUPS, Role
-from app.identity import accounts, policies, zones
-from app.server import first_start, postgres
-from app.server.edge import _route
-from app.store import database as db
-from app.store import schema
+from keystead.caller import GROUPS, Role
+from keystead.identity import accounts, policies, zones
+from keystead.server import first_start, postgres
+from keystead.server.edge import _route
+from keystead.store import database as db
+from keystead.store import schema
 
 Json = dict[str, Any]
 MILLISECONDS, MEGABYTES = 100, 20
@@ -538,7 +538,7 @@ def logs(_: Ground) -> Iterator[Case]:
     span = "?since=2020-01-01&before=2100-01-01"
     yield Case(route, "1,000 rows", query=f"{span}&limit=1000")
     yield Case(route, "1,000 rows, the oldest first", query=f"{span}&limit=1000&direction=asc")
-    from app.audit.log import FIELDS
+    from keystead.audit.log import FIELDS
 
     for field in FIELDS:
         yield Case(route, f"{field} that none has", query=f"{span}&limit=1000&{field}=nobody")

@@ -19,7 +19,7 @@ from bench.driver import open_loop, quantile
 from bench.measuring import HERE, Bench, Load, Row, Side, process, spread
 from support.live import free_port
 
-from app import metrics
+from keystead import metrics
 
 
 @contextlib.contextmanager

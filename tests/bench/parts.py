@@ -12,8 +12,8 @@ from typing import Any
 import uvloop
 from support.world import new_world
 
-from app import metrics
-from app.config import RateLimit
+from keystead import metrics
+from keystead.config import RateLimit
 
 REQUESTS = 1000
 

@@ -25,8 +25,8 @@ from bench.measuring import Bench, Options, Peer, Row, parent_of
 from support.live import serving
 from support.measured import write
 
-from app import __version__
-from app.server import postgres
+from keystead import __version__
+from keystead.server import postgres
 
 Scenes = dict[str, Callable[[Bench], None]]
 # What fills a pool of ready keys would take part in everything else.

@@ -15,7 +15,7 @@ from bench.measuring import JSON, Bench, Json, Load, Side, script
 from cryptography.hazmat.primitives.asymmetric import ec
 from support.authority import csr_of
 
-from app.identity import policies
+from keystead.identity import policies
 
 HOST = "www.example.com"
 ENTRIES, AT_ONCE, REVOKED = 1000, 16, 320

@@ -10,7 +10,7 @@ from support.pki import BASE, Pki
 from support.waiting import at_locks
 from support.world import World
 
-from app.store.database import Connection
+from keystead.store.database import Connection
 
 pytestmark = pytest.mark.usefixtures("patient")
 __all__ = ["patient"]

@@ -16,9 +16,9 @@ from support.pki import BASE, EC_KEY, HOST, Pki
 from support.waiting import at_locks
 from support.world import World, new_world
 
-from app.server import postgres
-from app.store import schema
-from app.store.database import Connection
+from keystead.server import postgres
+from keystead.store import schema
+from keystead.store.database import Connection
 
 pytestmark = pytest.mark.usefixtures("patient")
 __all__ = ["patient"]

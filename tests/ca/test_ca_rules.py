@@ -36,15 +36,15 @@ from support.pki import (
 from support.pki_limits import TOO_DEEP
 from support.world import World, make_token
 
-from app.ca import lifecycle
-from app.ca.authorities import NewAuthority
-from app.ca.model import CaType
-from app.caller import Scope
-from app.custody import keyring
-from app.errors import Conflict
-from app.x509 import pkix
-from app.x509.keys import CaKeyType
-from app.x509.subjects import CaSubject
+from keystead.ca import lifecycle
+from keystead.ca.authorities import NewAuthority
+from keystead.ca.model import CaType
+from keystead.caller import Scope
+from keystead.custody import keyring
+from keystead.errors import Conflict
+from keystead.x509 import pkix
+from keystead.x509.keys import CaKeyType
+from keystead.x509.subjects import CaSubject
 
 CLIENT_AUTH = "300a06082b06010505070302"
 SMARTCARD = ObjectIdentifier("1.3.6.1.4.1.311.20.2.2")

@@ -81,21 +81,21 @@ from support.pki import (
 from support.waiting import at_locks
 from support.world import BODY, World, _encodings, make_token, new_world
 
-from app.ca import issuing
-from app.caller import Area, Scope
-from app.certificates import export as exporting
-from app.certificates import store as certificates
-from app.custody import ring as ringfile
-from app.custody.peppers import Peppers
-from app.errors import Unavailable
-from app.identity import policies
-from app.server import first_start
-from app.services import for_command
-from app.store import database as db
-from app.store.database import Database
-from app.x509 import certificate as certificate_bytes
-from app.x509 import pkix
-from app.x509.keys import PrivateKey
+from keystead.ca import issuing
+from keystead.caller import Area, Scope
+from keystead.certificates import export as exporting
+from keystead.certificates import store as certificates
+from keystead.custody import ring as ringfile
+from keystead.custody.peppers import Peppers
+from keystead.errors import Unavailable
+from keystead.identity import policies
+from keystead.server import first_start
+from keystead.services import for_command
+from keystead.store import database as db
+from keystead.store.database import Database
+from keystead.x509 import certificate as certificate_bytes
+from keystead.x509 import pkix
+from keystead.x509.keys import PrivateKey
 
 LEAF_KEYS: dict[str, Key] = {
     "rsa2048": RSA_KEY,

@@ -42,13 +42,13 @@ from support.pki import (
 from support.pki_limits import _REVOKED, TOO_DEEP, read_by_openssl
 from support.world import World, make_token
 
-from app.ca import authorities
-from app.ca.lifecycle import MAX_CHAIN
-from app.caller import Scope
-from app.commands import cli
-from app.errors import Refusal
-from app.server import first_start
-from app.x509 import pkix
+from keystead.ca import authorities
+from keystead.ca.lifecycle import MAX_CHAIN
+from keystead.caller import Scope
+from keystead.commands import cli
+from keystead.errors import Refusal
+from keystead.server import first_start
+from keystead.x509 import pkix
 
 TOO_LONG = "The requested path length constraint exceeds the CA's allowed path length: at most "
 REVOKED = "CA certificate is revoked: by the CA above it"

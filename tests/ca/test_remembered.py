@@ -10,9 +10,9 @@ from support.pki import EC_KEY, HOST, Pki, in_days
 from support.waiting import comes_about
 from support.world import World, new_world
 
-from app.ca import issuing, leaves
-from app.custody import keyring
-from app.remembered import Remembered
+from keystead.ca import issuing, leaves
+from keystead.custody import keyring
+from keystead.remembered import Remembered
 
 
 @pytest.fixture(autouse=True)

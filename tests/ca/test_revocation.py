@@ -24,14 +24,14 @@ from support.pki_limits import _REVOKED, read_by_openssl
 from support.waiting import at_locks, comes_about
 from support.world import World, new_database
 
-from app import bounds
-from app.ca import crls, issuing
-from app.ca.model import Issued
-from app.caller import Scope
-from app.custody import keyring
-from app.errors import Refusal, Unavailable
-from app.server import postgres
-from app.store import database as db
+from keystead import bounds
+from keystead.ca import crls, issuing
+from keystead.ca.model import Issued
+from keystead.caller import Scope
+from keystead.custody import keyring
+from keystead.errors import Refusal, Unavailable
+from keystead.server import postgres
+from keystead.store import database as db
 
 MANY = 20_000
 _SIGNED = _REVOKED.replace("now(), (ARRAY[0, 1, 4, 9])[n % 4 + 1]", "NULL, NULL").replace("'5a'", "'6b'")

@@ -20,10 +20,10 @@ from support.waiting import SECONDS, at_locks
 from support.walks import WorldWalk
 from support.world import World
 
-from app.custody import keyring
-from app.server import postgres
-from app.store import database as db
-from app.x509 import chains
+from keystead.custody import keyring
+from keystead.server import postgres
+from keystead.store import database as db
+from keystead.x509 import chains
 
 Json = dict[str, Any]
 HOST = "www.example.com"

@@ -23,13 +23,13 @@ from support.authority import Authority, csr_of, key_pem, openssl, patched, pem,
 from support.live import Live
 from support.world import BODY, Tenant, World, make_token
 
-from app.caller import Scope
-from app.certificates import matching
-from app.custody import keyring
-from app.errors import Conflict
-from app.identity import zones
-from app.server import first_start
-from app.x509 import chains
+from keystead.caller import Scope
+from keystead.certificates import matching
+from keystead.custody import keyring
+from keystead.errors import Conflict
+from keystead.identity import zones
+from keystead.server import first_start
+from keystead.x509 import chains
 
 Json = dict[str, Any]
 Codes = list[tuple[int, str | None]]

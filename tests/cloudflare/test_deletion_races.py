@@ -9,10 +9,10 @@ import httpx
 import pytest
 from support.world import BODY, World
 
-from app.caller import Scope
-from app.errors import Conflict
-from app.identity import accounts, zones
-from app.server import first_start
+from keystead.caller import Scope
+from keystead.errors import Conflict
+from keystead.identity import accounts, zones
+from keystead.server import first_start
 
 
 async def slow_post(world: World, path: str, halfway: Any, **headers: str) -> httpx.Response:

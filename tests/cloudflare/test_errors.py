@@ -12,15 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.world import BODY, World
 
-from app import errors
-from app.caller import RequestInfo
-from app.cloudflare import custom_csrs
-from app.cloudflare import errors as cloudflare_errors
-from app.cloudflare.custom_csrs import CustomCsrRequest
-from app.cloudflare.reading import decode
-from app.csrs import store as csrs
-from app.errors import Clash, Denial, Hint, Limit, Problem, Rule, Scheme, Thing
-from app.x509.names import NamePolicy
+from keystead import errors
+from keystead.caller import RequestInfo
+from keystead.cloudflare import custom_csrs
+from keystead.cloudflare import errors as cloudflare_errors
+from keystead.cloudflare.custom_csrs import CustomCsrRequest
+from keystead.cloudflare.reading import decode
+from keystead.csrs import store as csrs
+from keystead.errors import Clash, Denial, Hint, Limit, Problem, Rule, Scheme, Thing
+from keystead.x509.names import NamePolicy
 
 GOOD = BODY["sans"][0]
 

@@ -18,12 +18,12 @@ from support.authority import Authority, key_pem, pem, subject
 from support.live import Live, serving
 from support.world import BODY, World, document, make_token, new_database, new_world
 
-from app.config import RateLimit
-from app.identity import accounts, policies, tokens, zones
-from app.identity.accounts import Account
-from app.identity.zones import Zone
-from app.server import first_start, postgres
-from app.store.database import Database
+from keystead.config import RateLimit
+from keystead.identity import accounts, policies, tokens, zones
+from keystead.identity.accounts import Account
+from keystead.identity.zones import Zone
+from keystead.server import first_start, postgres
+from keystead.store.database import Database
 
 Json = dict[str, Any]
 Outcome = tuple[int, int]

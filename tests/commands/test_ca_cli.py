@@ -368,7 +368,7 @@ def test_a_profile_is_made_shown_and_deleted_with_its_rules(keystead: Run, refus
 def test_the_command_writes_and_reads_in_any_encoding(keystead: Run, live: Live, road: Road, tmp_path: Path) -> None:
     """A name that the terminal's encoding has not is escaped, and a CSR in UTF-16 with a mark is read."""
     keystead("ca", "create", "Журавль", "--account", "road")
-    command = [sys.executable, "-m", "app", "ca", "list"]
+    command = [sys.executable, "-m", "keystead", "ca", "list"]
     env = {**settings(live), "PATH": "/usr/bin:/bin", "PYTHONIOENCODING": "ascii"}
     done = subprocess.run(command, capture_output=True, env=env, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, b"")

@@ -17,7 +17,7 @@ from support.command import beside, rows, run_command
 from support.live import Live
 from support.world import BODY
 
-from app.commands.cli import cli
+from keystead.commands.cli import cli
 
 Run = Callable[..., str]
 
@@ -216,7 +216,7 @@ def test_every_command_explains_itself() -> None:
 def test_a_setting_that_makes_no_sense_is_one_line(tmp_path: Path) -> None:
     """The start stops with the sentence, on standard error, with status 1."""
     env = {"KEYSTEAD_PORT": "http", "KEYSTEAD_DATA_DIR": str(tmp_path), "PATH": "/usr/bin:/bin"}
-    command = [sys.executable, "-m", "app", "serve"]
+    command = [sys.executable, "-m", "keystead", "serve"]
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=60, check=False)
     assert done.returncode == 1
     assert done.stdout == ""

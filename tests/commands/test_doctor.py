@@ -26,14 +26,14 @@ from support.rotation import mounted
 from support.waiting import comes_about, until
 from support.world import HERE, new_database
 
-from app import config
-from app.commands import doctor
-from app.custody import keyring
-from app.custody import ring as ringfile
-from app.server import first_start, postgres
-from app.store import database as db
-from app.store import schema
-from app.store.database import Database
+from keystead import config
+from keystead.commands import doctor
+from keystead.custody import keyring
+from keystead.custody import ring as ringfile
+from keystead.server import first_start, postgres
+from keystead.store import database as db
+from keystead.store import schema
+from keystead.store.database import Database
 
 OLDER = (HERE / "schemas" / "schema_0002.sql").read_text("utf-8")
 LINE = re.compile(r"(ok |BAD) ([a-z ]+): (.+)")
@@ -278,7 +278,7 @@ def test_a_data_folder_that_may_not_be_written_is_named(home: Home) -> None:
     # Root writes anywhere, unless it gives up that capability.
     drop = ("-dac_override,-dac_read_search",) * 2
     prefix = [f"{name}={caps}" for name, caps in zip(("--bounding-set", "--inh-caps"), drop, strict=True)]
-    command = [*(("setpriv", *prefix) if os.geteuid() == 0 else ()), sys.executable, "-m", "app", "doctor"]
+    command = [*(("setpriv", *prefix) if os.geteuid() == 0 else ()), sys.executable, "-m", "keystead", "doctor"]
     home.data_dir.chmod(0o500)
     environ = {**home.environ, "PATH": os.defpath}
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=SECONDS, check=False)

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from support.command import run_command
 
-from app.server import postgres
-from app.store.database import Database
+from keystead.server import postgres
+from keystead.store.database import Database
 
 ROOT = Path(postgres.__file__).parents[2]
-COMMAND = [sys.executable, "-m", "app"]
+COMMAND = [sys.executable, "-m", "keystead"]
 
 
 def environ(folder: Path, **more: str) -> dict[str, str]:
@@ -158,7 +158,7 @@ def test_a_uid_without_a_name_is_told_of_what_needs_one(tmp_path: Path) -> None:
         pytest.skip("no Python here that another user can run with these packages")
     settings = {"KEYSTEAD_DATABASE_URL": "postgresql://127.0.0.1:1/x", "PYTHONPATH": _packages(), "PATH": os.defpath}
     done = subprocess.run(
-        [python, "-m", "app", "migrate"], env=settings, cwd="/", user=NAMELESS, group=NAMELESS, extra_groups=(),
+        [python, "-m", "keystead", "migrate"], env=settings, cwd="/", user=NAMELESS, group=NAMELESS, extra_groups=(),
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.stderr.startswith(f"keystead: KEYSTEAD_DATABASE_URL names no user, and the uid {NAMELESS} has no name")
@@ -172,7 +172,7 @@ def _packages() -> str:
 def _runs(python: str, folder: Path) -> bool:
     try:
         done = subprocess.run(
-            [python, "-c", "import app.cli"], env={"PYTHONPATH": _packages()}, cwd="/", user=NAMELESS, group=NAMELESS,
+            [python, "-c", "import keystead"], env={"PYTHONPATH": _packages()}, cwd="/", user=NAMELESS, group=NAMELESS,
             extra_groups=(), capture_output=True, check=False,
         )  # fmt: skip
     except OSError:

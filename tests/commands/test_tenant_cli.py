@@ -14,12 +14,12 @@ from support.command import Ended, run_command
 from support.waiting import comes_about
 from support.world import World, new_database, new_world
 
-from app import config
-from app.caller import GROUPS
-from app.identity import policies
-from app.identity.zones import ZoneType
-from app.server import first_start, postgres
-from app.store.database import Database
+from keystead import config
+from keystead.caller import GROUPS
+from keystead.identity import policies
+from keystead.identity.zones import ZoneType
+from keystead.server import first_start, postgres
+from keystead.store.database import Database
 
 Json = dict[str, Any]
 ACCOUNT, ZONE = "com.cloudflare.api.account.", "com.cloudflare.api.account.zone."
@@ -436,7 +436,7 @@ async def test_every_act_is_written_down_as_the_operators(keystead: Run, place: 
 def test_the_words_of_a_command_are_the_same_however_it_is_started(place: Place, keystead: Run) -> None:
     """Also as a module of Python it is its own words that are written down, and not how Python was called."""
     environ = {**place.environ, "PATH": "/usr/bin:/bin"}
-    command = [sys.executable, "-m", "app", "account", "create", "module", "--json"]
+    command = [sys.executable, "-m", "keystead", "account", "create", "module", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=60, check=True)
     (made,) = json.loads(done.stdout)
     assert keystead(place, "audit", "list", "--account", made["id"], "--json").row["path"] == "account create"

@@ -32,9 +32,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("pyproject.toml", "README.md", "schema.sql"):
         shutil.copy(TREE / name, tree / name)
     shutil.copytree(
-        TREE / "app", tree / "app", symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
+        TREE / "app" / "keystead",
+        tree / "app" / "keystead",
+        symlinks=True,
+        ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"),
     )
-    (commit,) = (tree / "app").rglob("commit.txt")
+    (commit,) = (tree / "app" / "keystead").rglob("commit.txt")
     assert commit.read_text() == "$Format:%H$\n"
     commit.write_text(f"{COMMIT}\n")
     _pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", out, tree)
@@ -70,7 +73,11 @@ def test_the_wheel_has_all_that_is_read_beside_the_code(wheel: Path) -> None:
     """Schema, grants, every migration and every file of the console are in it, with what they say in the tree."""
     with zipfile.ZipFile(wheel) as archive:
         files = {Path(name).name: archive.read(name) for name in archive.namelist()}
-    beside = [path for path in (TREE / "app").rglob("*") if path.suffix in {".sql", ".js", ".css", ".html", ".svg"}]
+    beside = [
+        path
+        for path in (TREE / "app" / "keystead").rglob("*")
+        if path.suffix in {".sql", ".js", ".css", ".html", ".svg"}
+    ]
     assert {"schema.sql", "grants.sql", "index.html", "py.typed"} <= {path.name for path in beside} | set(files)
     missing = [path for path in beside if files.get(path.name) != path.read_bytes()]
     assert missing == []

@@ -12,9 +12,9 @@ import pytest
 from support.live import Live
 from support.world import World, new_world
 
-from app import config, console
-from app.console import files
-from app.errors import Misconfigured
+from keystead import config, console
+from keystead.console import files
+from keystead.errors import Misconfigured
 
 STATIC = Path(console.__path__[0]) / "static"
 METHODS = ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"]

@@ -13,11 +13,11 @@ import pytest
 from support.bundling import Asked, Bundle, bundle_behind, killed_three_times, on_their_way, patient
 from support.world import BODY, World, new_world
 
-from app.custody import keyring
-from app.custody import ring as ringfile
-from app.server import postgres
-from app.store import schema
-from app.store.database import Connection
+from keystead.custody import keyring
+from keystead.custody import ring as ringfile
+from keystead.server import postgres
+from keystead.store import schema
+from keystead.store.database import Connection
 
 pytestmark = pytest.mark.usefixtures("patient")
 __all__ = ["patient"]

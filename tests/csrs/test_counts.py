@@ -21,18 +21,18 @@ from support.waiting import comes_about
 from support.walks import WorldWalk
 from support.world import BODY, Tenant, World, _lifespan, new_database
 
-from app.caller import Scope
-from app.csrs import store as csrs
-from app.custody import keyring
-from app.errors import Conflict
-from app.identity import accounts, zones
-from app.identity.zones import Zone
-from app.server import first_start, postgres
-from app.server import worker as main
-from app.store import database as db
-from app.store import schema
-from app.x509 import keys
-from app.x509.keys import KeyType
+from keystead.caller import Scope
+from keystead.csrs import store as csrs
+from keystead.custody import keyring
+from keystead.errors import Conflict
+from keystead.identity import accounts, zones
+from keystead.identity.zones import Zone
+from keystead.server import first_start, postgres
+from keystead.server import worker as main
+from keystead.store import database as db
+from keystead.store import schema
+from keystead.x509 import keys
+from keystead.x509.keys import KeyType
 
 Outcome = tuple[int, int]
 OPERATOR = first_start.operator()

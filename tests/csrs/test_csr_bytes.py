@@ -16,9 +16,9 @@ from support.csr_judges import judge, run
 from support.fuzzing import examples
 from support.world import BODY, World
 
-from app.x509 import keys, pkcs10
-from app.x509.keys import KeyType
-from app.x509.subjects import PRINTABLE, Subject
+from keystead.x509 import keys, pkcs10
+from keystead.x509.keys import KeyType
+from keystead.x509.subjects import PRINTABLE, Subject
 
 TOP = ".".join(["a" * 63] * 3 + ["b" * 59, "c"])
 CASES: dict[str, dict[str, Any]] = {

@@ -9,14 +9,14 @@ import pytest
 from cryptography import x509
 from support.world import BODY, World
 
-from app import bounds
-from app.caller import Scope
-from app.csrs import store as csrs
-from app.csrs.model import CsrRequest
-from app.custody import keyring
-from app.errors import Unavailable
-from app.x509.keys import KeyType
-from app.x509.subjects import Subject
+from keystead import bounds
+from keystead.caller import Scope
+from keystead.csrs import store as csrs
+from keystead.csrs.model import CsrRequest
+from keystead.custody import keyring
+from keystead.errors import Unavailable
+from keystead.x509.keys import KeyType
+from keystead.x509.subjects import Subject
 
 PEM = {"Accept": "application/x-pem-file"}
 DER = {"Accept": "application/pkcs10"}

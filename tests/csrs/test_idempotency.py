@@ -9,7 +9,7 @@ import pytest
 from support.live import Live
 from support.world import BODY, World
 
-from app.store.database import Database
+from keystead.store.database import Database
 
 KEYS, AT_ONCE = 100, 20
 

@@ -12,7 +12,7 @@ from support.pki import all_of
 from support.walks import WorldWalk
 from support.world import BODY, Tenant
 
-from app.server import postgres
+from keystead.server import postgres
 
 pytestmark = pytest.mark.walks
 

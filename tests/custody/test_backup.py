@@ -22,12 +22,12 @@ from support.live import Live, serving
 from support.psql import psql
 from support.world import BODY, new_database
 
-from app.custody import keyring
-from app.custody import ring as ringfile
-from app.custody.peppers import load_peppers
-from app.server import postgres
-from app.store import database as db
-from app.x509 import keys
+from keystead.custody import keyring
+from keystead.custody import ring as ringfile
+from keystead.custody.peppers import load_peppers
+from keystead.server import postgres
+from keystead.store import database as db
+from keystead.x509 import keys
 
 pytestmark = pytest.mark.serve
 
@@ -47,7 +47,7 @@ def keystead(live: Live, *words: str, **changes: str) -> str:
         **changes,
     }
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("KEYSTEAD_", "CLOUDFLARE_"))}
-    command = [sys.executable, "-m", "app", *words]
+    command = [sys.executable, "-m", "keystead", *words]
     ran = subprocess.run(command, capture_output=True, text=True, check=False, env={**inherited, **settings})
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return ran.stdout
@@ -140,7 +140,7 @@ def elsewhere(tmp_path: Path) -> Path:
 def verified(url: str, folder: Path) -> subprocess.CompletedProcess[str]:
     settings = {"KEYSTEAD_DATABASE_URL": url, "KEYSTEAD_DATA_DIR": str(folder)}
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("KEYSTEAD_")}
-    command = [sys.executable, "-m", "app", "keys", "verify"]
+    command = [sys.executable, "-m", "keystead", "keys", "verify"]
     return subprocess.run(command, capture_output=True, text=True, check=False, env={**inherited, **settings})
 
 

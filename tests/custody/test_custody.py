@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.world import World
 
-from app.custody import keyring, seal
-from app.custody import ring as ringfile
-from app.custody.peppers import Peppers, load_peppers
-from app.errors import KeyDamaged, Misconfigured, NotFound
-from app.store import database as db
-from app.x509 import keys
-from app.x509.keys import KeyType
+from keystead.custody import keyring, seal
+from keystead.custody import ring as ringfile
+from keystead.custody.peppers import Peppers, load_peppers
+from keystead.errors import KeyDamaged, Misconfigured, NotFound
+from keystead.store import database as db
+from keystead.x509 import keys
+from keystead.x509.keys import KeyType
 
 KEK = seal.Kek("kek-1", bytes(range(32)))
 KEY_ID, ACCOUNT_ID = UUID(int=1), UUID(int=2)

@@ -18,18 +18,18 @@ from support.authority import key_pem, pem, root, subject
 from support.rotation import Place
 from support.world import World, new_database, new_world
 
-from app.ca import authorities, issuing
-from app.caller import Scope
-from app.certificates import store as certificates
-from app.certificates.export import export
-from app.config import Settings
-from app.custody import keyring, rotation, seal
-from app.custody import ring as ringfile
-from app.custody.peppers import add_pepper, load_peppers
-from app.custody.ring import Ring
-from app.errors import KeyDamaged, Misconfigured, NotFound
-from app.server import first_start, postgres
-from app.store import database as db
+from keystead.ca import authorities, issuing
+from keystead.caller import Scope
+from keystead.certificates import store as certificates
+from keystead.certificates.export import export
+from keystead.config import Settings
+from keystead.custody import keyring, rotation, seal
+from keystead.custody import ring as ringfile
+from keystead.custody.peppers import add_pepper, load_peppers
+from keystead.custody.ring import Ring
+from keystead.errors import KeyDamaged, Misconfigured, NotFound
+from keystead.server import first_start, postgres
+from keystead.store import database as db
 
 Json = dict[str, Any]
 KINDS = ("csr", "certificate", "root", "intermediate", "pepper")

@@ -32,29 +32,29 @@ from support.secrets_search import ORDINARY, Secret, leaks, looks_into, of_key, 
 from support.waiting import until
 from support.world import BODY, World, new_database
 
-from app.ca import leaves
-from app.ca.issuing import Signed
-from app.certificates import matching
-from app.certificates.export import Exported
-from app.cloudflare.custom_certificates import CustomCertificateChange, CustomCertificateRequest
-from app.cloudflare.reading import Decoded
-from app.cloudflare.tokens import TokenChange, TokenObject
-from app.config import LogFormat, Settings
-from app.custody import keyring, seal
-from app.custody import ring as ringfile
-from app.custody.peppers import Peppers, load_peppers, open_pepper
-from app.custody.ring import Ring
-from app.errors import KeyDamaged, KeysteadError
-from app.identity import memory, tokens
-from app.identity.accounts import Account
-from app.infisical.auth import AccessToken, LoginRequest
-from app.infisical.leaves import IssuedCertificate
-from app.server import first_start, logs, postgres
-from app.store import database as db
-from app.x509 import der, keys
-from app.x509.keys import KeyType
-from app.x509.names import NamePolicy
-from app.x509.pem import blocks
+from keystead.ca import leaves
+from keystead.ca.issuing import Signed
+from keystead.certificates import matching
+from keystead.certificates.export import Exported
+from keystead.cloudflare.custom_certificates import CustomCertificateChange, CustomCertificateRequest
+from keystead.cloudflare.reading import Decoded
+from keystead.cloudflare.tokens import TokenChange, TokenObject
+from keystead.config import LogFormat, Settings
+from keystead.custody import keyring, seal
+from keystead.custody import ring as ringfile
+from keystead.custody.peppers import Peppers, load_peppers, open_pepper
+from keystead.custody.ring import Ring
+from keystead.errors import KeyDamaged, KeysteadError
+from keystead.identity import memory, tokens
+from keystead.identity.accounts import Account
+from keystead.infisical.auth import AccessToken, LoginRequest
+from keystead.infisical.leaves import IssuedCertificate
+from keystead.server import first_start, logs, postgres
+from keystead.store import database as db
+from keystead.x509 import der, keys
+from keystead.x509.keys import KeyType
+from keystead.x509.names import NamePolicy
+from keystead.x509.pem import blocks
 
 Json = dict[str, Any]
 
@@ -63,7 +63,7 @@ Json = dict[str, Any]
 LOADS_A_RING = """
 import ctypes, os, resource, sys
 from pathlib import Path
-from app.custody import ring as ringfile
+from keystead.custody import ring as ringfile
 
 def state():
     # PR_GET_DUMPABLE
@@ -160,7 +160,7 @@ def test_an_ordinary_user_serves_with_tls(empty_database: str, tmp_path: Path) -
         "KEYSTEAD_WORKERS": "1",
     }
     with (tmp_path / "output").open("wb") as output:
-        command = [*ORDINARY, sys.executable, "-m", "app", "serve"]
+        command = [*ORDINARY, sys.executable, "-m", "keystead", "serve"]
         process = subprocess.Popen(command, env=environ, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
     try:
         until(lambda: answers(port) or process.poll() is not None, 60)

@@ -28,13 +28,13 @@ from support.secrets_search import ORDINARY, leaks, looks_into, of_key, waiting
 from support.waiting import comes_about, until
 from support.world import BODY, new_database, new_world
 
-from app import bounds
-from app.custody import keypool
-from app.custody.keypool import KeyPool
-from app.errors import Unavailable
-from app.server import postgres
-from app.x509 import keys
-from app.x509.keys import CaKeyType, KeyType
+from keystead import bounds
+from keystead.custody import keypool
+from keystead.custody.keypool import KeyPool
+from keystead.errors import Unavailable
+from keystead.server import postgres
+from keystead.x509 import keys
+from keystead.x509.keys import CaKeyType, KeyType
 
 # Makers run when nothing else does, so on a busy machine that may be late.
 PATIENCE = 120.0
@@ -252,7 +252,7 @@ async def test_too_many_takers_at_once_are_told_to_come_back(monkeypatch: pytest
 
 FORKS = """
 import asyncio, os
-from app.custody.keypool import KeyPool
+from keystead.custody.keypool import KeyPool
 
 async def main():
     pool = KeyPool(2)
@@ -390,8 +390,8 @@ async def test_ctrl_c_is_not_for_a_maker() -> None:
 
 OWNS_A_POOL = """
 import asyncio, json
-from app.x509 import keys
-from app.custody.keypool import KeyPool
+from keystead.x509 import keys
+from keystead.custody.keypool import KeyPool
 
 async def main():
     pool = KeyPool(1)
@@ -466,7 +466,7 @@ def test_a_key_is_nowhere_but_in_memory(owner: Owner) -> None:
     }
     with contextlib.suppress(PermissionError):
         places["the environment"] = (here / "environ").read_bytes()
-    assert b"app.custody.keymaker" in places["the command line"]
+    assert b"keystead.custody.keymaker" in places["the command line"]
     assert leaks(of_key("the key", owner.key), places) == []
     assert owner.errors() == b""
     assert [path.name for path in owner.folder.iterdir()] == ["errors"]
@@ -492,7 +492,7 @@ def test_a_maker_ends_with_its_worker(owner: Owner, state: str) -> None:
 
 RUNS_A_MAKER = """
 import asyncio
-from app.custody.keymaker import Maker
+from keystead.custody.keymaker import Maker
 
 async def main():
     maker = Maker()
@@ -506,12 +506,12 @@ asyncio.run(main())
 
 
 def test_a_maker_is_this_program_wherever_it_is_started(tmp_path: Path) -> None:
-    """A folder `app` where the server is started, of some other project, is not taken for Keystead's.
+    """A folder `keystead` where the server is started, of some other project, is not taken for Keystead's.
 
     The program is a file, as the command `keystead` is: unlike with `-m`, the current folder is not searched.
     """
-    (tmp_path / "project" / "app").mkdir(parents=True)
-    (tmp_path / "project" / "app" / "__init__.py").write_text("")
+    (tmp_path / "project" / "keystead").mkdir(parents=True)
+    (tmp_path / "project" / "keystead" / "__init__.py").write_text("")
     (tmp_path / "keystead").write_text(RUNS_A_MAKER)
     command = [sys.executable, str(tmp_path / "keystead")]
     where = tmp_path / "project"
@@ -587,7 +587,7 @@ def below(pid: int) -> dict[int, bytes]:
 
 
 def makers(pid: int) -> list[int]:
-    return [child for child, command in below(pid).items() if b"app.custody.keymaker" in command]
+    return [child for child, command in below(pid).items() if b"keystead.custody.keymaker" in command]
 
 
 def workers(pid: int) -> list[int]:

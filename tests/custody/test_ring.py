@@ -30,26 +30,26 @@ from support.ordinary_user import ROOT, python_for
 from support.processes import processes_below
 from support.waiting import comes_about
 
-from app import files
-from app.caller import Level, RequestInfo, Scope
-from app.csrs import store as csrs
-from app.csrs.model import CsrRequest
-from app.custody import keyring, rotation, seal
-from app.custody import ring as ringfile
-from app.custody.keypool import KeyPool
-from app.custody.peppers import SETTLED_SECONDS, Peppers, add_pepper, ensure_pepper, load_peppers
-from app.custody.ring import Entry, Ring
-from app.errors import Conflict, KeyDamaged, Misconfigured, Unauthenticated, Unavailable
-from app.identity import accounts, admission, policies, tokens, zones
-from app.identity.accounts import Account
-from app.identity.memory import Memory, ScopeRef, TokenCredential
-from app.server import first_start
-from app.services import Services
-from app.store.database import Database
-from app.x509 import keys
-from app.x509.chains import Anchors
-from app.x509.keys import KeyType
-from app.x509.subjects import Subject
+from keystead import files
+from keystead.caller import Level, RequestInfo, Scope
+from keystead.csrs import store as csrs
+from keystead.csrs.model import CsrRequest
+from keystead.custody import keyring, rotation, seal
+from keystead.custody import ring as ringfile
+from keystead.custody.keypool import KeyPool
+from keystead.custody.peppers import SETTLED_SECONDS, Peppers, add_pepper, ensure_pepper, load_peppers
+from keystead.custody.ring import Entry, Ring
+from keystead.errors import Conflict, KeyDamaged, Misconfigured, Unauthenticated, Unavailable
+from keystead.identity import accounts, admission, policies, tokens, zones
+from keystead.identity.accounts import Account
+from keystead.identity.memory import Memory, ScopeRef, TokenCredential
+from keystead.server import first_start
+from keystead.services import Services
+from keystead.store.database import Database
+from keystead.x509 import keys
+from keystead.x509.chains import Anchors
+from keystead.x509.keys import KeyType
+from keystead.x509.subjects import Subject
 
 CALLER = first_start.operator()
 ABOUT = CsrRequest(
@@ -613,7 +613,7 @@ def test_tls_is_served_by_a_user_who_is_not_root() -> None:
         log = folder / "log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [python, "-m", "app", "serve"],
+                [python, "-m", "keystead", "serve"],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

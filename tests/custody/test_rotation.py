@@ -52,16 +52,16 @@ from support.rotation import (
 from support.waiting import comes_about, until
 from support.world import BODY, new_database
 
-from app import files
-from app.custody import keyring, rotation, seal
-from app.custody import ring as ringfile
-from app.errors import KeyDamaged, Misconfigured, NotFound
-from app.server import postgres
-from app.store import database as db
-from app.store.database import Database
-from app.x509 import keys, pkcs10
-from app.x509.keys import KeyType
-from app.x509.subjects import Subject
+from keystead import files
+from keystead.custody import keyring, rotation, seal
+from keystead.custody import ring as ringfile
+from keystead.errors import KeyDamaged, Misconfigured, NotFound
+from keystead.server import postgres
+from keystead.store import database as db
+from keystead.store.database import Database
+from keystead.x509 import keys, pkcs10
+from keystead.x509.keys import KeyType
+from keystead.x509.subjects import Subject
 
 KEYS = int(os.environ.get("ROTATION_KEYS", "2000"))
 KILLS = int(os.environ.get("ROTATION_KILLS", "3"))
@@ -374,7 +374,7 @@ def test_a_rotation_goes_on_where_it_was_killed(shop: Place) -> None:
             # The third batch has this row, and waits for us.
             held = "SELECT id FROM private_keys ORDER BY account_id, id OFFSET 25 LIMIT 1"
             await holder.execute(f"SELECT FROM private_keys WHERE id = ({held}) FOR NO KEY UPDATE")
-            process = shop.start("keys", "rotate", patch="from app.custody import rotation; rotation.BATCH = 10")
+            process = shop.start("keys", "rotate", patch="from keystead.custody import rotation; rotation.BATCH = 10")
             ours = (
                 f"datname = current_database() AND pid NOT IN ({holder.get_server_pid()}, {watcher.get_server_pid()})"
             )
@@ -403,7 +403,7 @@ def test_two_rotations_at_once_do_no_harm(shop: Place) -> None:
     """Both end well, every key is re-wrapped by one of them, and all of them open."""
     seed(shop, 300)
     shop.add()
-    patch = "from app.custody import rotation; rotation.BATCH = 20"
+    patch = "from keystead.custody import rotation; rotation.BATCH = 20"
     said = [ended(process) for process in [shop.start("keys", "rotate", patch=patch) for _ in range(2)]]
     done = [int(re.findall(r"re-wrapped (\d+) data keys", each.out)[0]) for each in said]
     # The pepper may be re-wrapped by both, one after the other.
@@ -844,7 +844,8 @@ def test_progress_without_a_terminal_is_plain_lines(shop: Place) -> None:
     seed(shop, 60)
     shop.add()
     patch = (
-        "from app.commands import keys; from app.custody import rotation; rotation.BATCH = 20; keys.LINE_SECONDS = 0"
+        "from keystead.commands import keys; from keystead.custody import rotation; "
+        "rotation.BATCH = 20; keys.LINE_SECONDS = 0"
     )
     said = ended(shop.start("keys", "rotate", patch=patch))
     pattern = r"re-wrapped (\d+) of 61, \d+ a second"

@@ -20,14 +20,14 @@ import pytest
 from support.live import Live, serving
 from support.world import BODY, Tenant, World, new_database, new_world
 
-from app.caller import GROUPS, Level, Role, Scope
-from app.identity import accounts, policies, tokens, zones
-from app.identity import memory as identity_memory
-from app.identity.accounts import Account, User
-from app.identity.memory import KeyCredential, Memory, ScopeRef, TokenCredential
-from app.identity.tokens import Token
-from app.server import first_start, postgres
-from app.x509.names import NamePolicy
+from keystead.caller import GROUPS, Level, Role, Scope
+from keystead.identity import accounts, policies, tokens, zones
+from keystead.identity import memory as identity_memory
+from keystead.identity.accounts import Account, User
+from keystead.identity.memory import KeyCredential, Memory, ScopeRef, TokenCredential
+from keystead.identity.tokens import Token
+from keystead.server import first_start, postgres
+from keystead.x509.names import NamePolicy
 
 Headers = dict[str, str]
 Outcome = tuple[int, int | str]

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.world import BODY, World, make_token
 
-from app.caller import GROUPS, Access, Actor, Area, Caller, Effect, Group, Level, Policy, Role, Scope, Target
-from app.identity import tokens
-from app.server import first_start
+from keystead.caller import GROUPS, Access, Actor, Area, Caller, Effect, Group, Level, Policy, Role, Scope, Target
+from keystead.identity import tokens
+from keystead.server import first_start
 
 MISSING = "Missing X-Auth-Key, X-Auth-Email or Authorization headers"
 UNAUTHORIZED = "Unauthorized to access requested resource"

@@ -15,9 +15,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from support.fuzzing import examples
 
-from app.addresses import Address
-from app.caller import GROUPS, Access, Actor, Area, Caller, Effect, Group, Level, Policy, Role, Scope, Target
-from app.identity import containment, permissions, policies
+from keystead.addresses import Address
+from keystead.caller import GROUPS, Access, Actor, Area, Caller, Effect, Group, Level, Policy, Role, Scope, Target
+from keystead.identity import containment, permissions, policies
 
 A, B, C = (UUID(int=i) for i in (0xA, 0xB, 0xC))
 OWNERS = {UUID(int=16 * account.int + i): account for account in (A, B, C) for i in (1, 2)}

@@ -12,8 +12,8 @@ import pytest
 from support.waiting import SECONDS
 from support.world import World, new_world
 
-from app.config import RateLimit
-from app.web.limits import Limiter
+from keystead.config import RateLimit
+from keystead.web.limits import Limiter
 
 
 @pytest.fixture

@@ -18,11 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.world import Tenant, World, document, make_token, new_database, new_world
 
-from app.caller import GROUPS, Access, Actor, Area, Caller, Role, Scope
-from app.identity import accounts, policies, tokens, zones
-from app.identity.accounts import Account, User
-from app.identity.zones import Zone
-from app.server import first_start, postgres
+from keystead.caller import GROUPS, Access, Actor, Area, Caller, Role, Scope
+from keystead.identity import accounts, policies, tokens, zones
+from keystead.identity.accounts import Account, User
+from keystead.identity.zones import Zone
+from keystead.server import first_start, postgres
 
 Json = dict[str, Any]
 

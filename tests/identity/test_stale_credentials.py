@@ -8,10 +8,10 @@ import msgspec
 import pytest
 from support.world import World, make_token
 
-from app.custody.peppers import Peppers, add_pepper, load_peppers
-from app.identity import accounts, admission, policies, tokens
-from app.identity.memory import Credential, KeyCredential, TokenCredential
-from app.server import first_start
+from keystead.custody.peppers import Peppers, add_pepper, load_peppers
+from keystead.identity import accounts, admission, policies, tokens
+from keystead.identity.memory import Credential, KeyCredential, TokenCredential
+from keystead.server import first_start
 
 OPERATOR = first_start.operator()
 

@@ -10,13 +10,13 @@ import httpx
 import pytest
 from support.world import BODY, World, make_token
 
-from app.caller import GROUPS, Level, RequestInfo, Scope, Target
-from app.errors import Unauthenticated
-from app.identity import accounts, login, policies, tokens, zones
-from app.identity.accounts import Changes, set_account
-from app.identity.memory import Memory
-from app.server import first_start
-from app.x509.names import NamePolicy
+from keystead.caller import GROUPS, Level, RequestInfo, Scope, Target
+from keystead.errors import Unauthenticated
+from keystead.identity import accounts, login, policies, tokens, zones
+from keystead.identity.accounts import Changes, set_account
+from keystead.identity.memory import Memory
+from keystead.server import first_start
+from keystead.x509.names import NamePolicy
 
 Json = dict[str, Any]
 ALL = [group.id.hex for group in GROUPS if group.level.name == "ACCOUNT"]

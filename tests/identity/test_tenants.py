@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from support.authority import key_pem, pem, root, subject
 from support.world import Tenant, World, make_token, new_database, new_world
 
-from app.caller import Role
-from app.identity import accounts, policies, zones
-from app.identity.zones import Zone
-from app.server import first_start, postgres
+from keystead.caller import Role
+from keystead.identity import accounts, policies, zones
+from keystead.identity.zones import Zone
+from keystead.server import first_start, postgres
 
 Json = dict[str, Any]
 Headers = dict[str, str]

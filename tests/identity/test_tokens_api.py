@@ -15,12 +15,12 @@ import structlog
 from support.waiting import at_locks
 from support.world import World, make_token
 
-from app.caller import GROUPS, Level, Role, Scope
-from app.identity import accounts, delegation, policies, tokens, zones
-from app.identity.accounts import Account
-from app.identity.zones import Zone
-from app.server import first_start
-from app.store import database as db
+from keystead.caller import GROUPS, Level, Role, Scope
+from keystead.identity import accounts, delegation, policies, tokens, zones
+from keystead.identity.accounts import Account
+from keystead.identity.zones import Zone
+from keystead.server import first_start
+from keystead.store import database as db
 
 Json = dict[str, Any]
 Headers = dict[str, str]

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from support.world import World, make_token, new_world
 
-from app.identity import tokens
+from keystead.identity import tokens
 
 LOGIN, RENEW, REVOKE = (f"/api/v1/auth/{tail}" for tail in ("universal-auth/login", "token/renew", "token/revoke"))
 NOT_ALLOWED = "You are not allowed to access this resource"

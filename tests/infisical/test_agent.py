@@ -18,8 +18,8 @@ from support.authority import Key
 from support.pki import by_openssl, common_name, names, request, signed
 from support.world import World, make_token
 
-from app.caller import GROUPS, Area
-from app.identity import tokens
+from keystead.caller import GROUPS, Area
+from keystead.identity import tokens
 
 V1 = "/api/v1"
 HOST = "www.example.com"

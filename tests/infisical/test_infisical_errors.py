@@ -26,23 +26,23 @@ from litestar.exceptions import ClientException, HTTPException
 from support import authority as outside
 from support.world import Tenant, World, make_token, new_world
 
-from app import errors, times
-from app.ca import authorities, crls, leaves
-from app.caller import Caller, RequestInfo
-from app.config import RateLimit
-from app.custody import keyring
-from app.errors import Clash, Denial, Limit, Problem, Rule, Scheme, Thing
-from app.identity import tokens
-from app.identity.tokens import Token
-from app.infisical import ca as wire_ca
-from app.infisical import reading, wire
-from app.infisical.auth import LoginRequest
-from app.infisical.leaves import SignRequest, leaf_request
-from app.infisical.wire import ApiError, ValidationFailure
-from app.server import first_start
-from app.web import bodies
-from app.x509 import pem, pkix
-from app.x509.names import NamePolicy
+from keystead import errors, times
+from keystead.ca import authorities, crls, leaves
+from keystead.caller import Caller, RequestInfo
+from keystead.config import RateLimit
+from keystead.custody import keyring
+from keystead.errors import Clash, Denial, Limit, Problem, Rule, Scheme, Thing
+from keystead.identity import tokens
+from keystead.identity.tokens import Token
+from keystead.infisical import ca as wire_ca
+from keystead.infisical import reading, wire
+from keystead.infisical.auth import LoginRequest
+from keystead.infisical.leaves import SignRequest, leaf_request
+from keystead.infisical.wire import ApiError, ValidationFailure
+from keystead.server import first_start
+from keystead.web import bodies
+from keystead.x509 import pem, pkix
+from keystead.x509.names import NamePolicy
 
 V1 = "/api/v1"
 PREFIXES = ("/pki/ca", "/cert-manager/ca/internal")

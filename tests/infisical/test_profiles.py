@@ -11,7 +11,7 @@ from support.authority import Key
 from support.pki import by_openssl, common_name, days_pass, names, request, signed
 from support.world import World, make_token
 
-from app.caller import GROUPS, Area
+from keystead.caller import GROUPS, Area
 
 API = "/api/v1/cert-manager"
 CERTIFICATES = f"{API}/certificates"

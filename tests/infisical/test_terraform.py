@@ -12,7 +12,7 @@ from cryptography import x509
 from support.pki import by_openssl, now, signed
 from support.world import World, make_token
 
-from app.caller import GROUPS, Area
+from keystead.caller import GROUPS, Area
 
 CAS = "/api/v1/cert-manager/ca/internal"
 Json = dict[str, Any]

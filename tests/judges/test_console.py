@@ -17,7 +17,7 @@ from support.live import Live, serving
 from support.trouble import Proxy, proxy
 from support.world import new_database
 
-from app.server import postgres
+from keystead.server import postgres
 
 pytestmark = pytest.mark.browser
 

@@ -24,14 +24,14 @@ from support import corpus, handmade
 from support.corpus import Case, Kind
 from support.world import World
 
-from app.ca import leaves
-from app.certificates import store as certificates
-from app.certificates.export import export
-from app.errors import Invalid, Refusal
-from app.server import first_start
-from app.x509 import certificate as certificate_bytes
-from app.x509 import chains, keys, paths, pkix
-from app.x509.names import NamePolicy
+from keystead.ca import leaves
+from keystead.certificates import store as certificates
+from keystead.certificates.export import export
+from keystead.errors import Invalid, Refusal
+from keystead.server import first_start
+from keystead.x509 import certificate as certificate_bytes
+from keystead.x509 import chains, keys, paths, pkix
+from keystead.x509.names import NamePolicy
 
 SECOND = timedelta(seconds=1)
 

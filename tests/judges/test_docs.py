@@ -24,14 +24,14 @@ from support.api_role import GRANTS
 from support.sdk_infisical import REQUIREMENT
 from support.waiting import until
 
-from app import config
-from app.caller import GROUPS, Area
-from app.cloudflare import errors
-from app.commands.cli import cli
-from app.custody import ring as ringfile
-from app.custody import seal
-from app.infisical import guard, openapi, router
-from app.infisical import wire as infisical_wire
+from keystead import config
+from keystead.caller import GROUPS, Area
+from keystead.cloudflare import errors
+from keystead.commands.cli import cli
+from keystead.custody import ring as ringfile
+from keystead.custody import seal
+from keystead.infisical import guard, openapi, router
+from keystead.infisical import wire as infisical_wire
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]

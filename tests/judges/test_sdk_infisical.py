@@ -23,7 +23,7 @@ from support.live import Live
 from support.sdk_infisical import REQUIREMENT
 from support.world import Tenant, World, make_token
 
-from app.identity import tokens
+from keystead.identity import tokens
 
 SCRIPT = Path(__file__).parents[1] / "sdk_infisical" / "facts.py"
 CACHE = Path(__file__).parents[2] / ".cache"

@@ -12,8 +12,8 @@ import pytest
 from support.authority import Authority, pem, root
 from support.world import World, new_database, new_world
 
-from app.server import postgres
-from app.x509 import chains
+from keystead.server import postgres
+from keystead.x509 import chains
 
 Json = dict[str, Any]
 V4 = "/client/v4"

@@ -37,12 +37,12 @@ from support.rotation import (
 from support.waiting import until
 from support.world import new_database
 
-from app.config import Settings
-from app.custody import ring as ringfile
-from app.errors import Misconfigured
-from app.identity import accounts
-from app.server import first_start, postgres
-from app.store import database as db
+from keystead.config import Settings
+from keystead.custody import ring as ringfile
+from keystead.errors import Misconfigured
+from keystead.identity import accounts
+from keystead.server import first_start, postgres
+from keystead.store import database as db
 
 pytestmark = pytest.mark.serve
 

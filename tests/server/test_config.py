@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from app import config
-from app.config import RateLimit
-from app.errors import Misconfigured
+from keystead import config
+from keystead.config import RateLimit
+from keystead.errors import Misconfigured
 
 
 def test_the_defaults_are_the_documented_ones() -> None:

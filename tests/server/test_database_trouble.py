@@ -42,9 +42,9 @@ from support.trouble import (
 from support.waiting import comes_about
 from support.world import BODY, Judge
 
-from app import bounds
-from app.custody.peppers import PEPPER_SECONDS
-from app.store.database import Connection
+from keystead import bounds
+from keystead.custody.peppers import PEPPER_SECONDS
+from keystead.store.database import Connection
 
 pytestmark = pytest.mark.serve
 

@@ -13,7 +13,7 @@ import pytest
 from support.live import Live
 from support.world import BODY, World, make_token, new_world
 
-from app import bounds
+from keystead import bounds
 
 PROXIES = tuple(ipaddress.ip_network(text) for text in ("10.0.0.0/8", "fd00::/8"))
 

@@ -21,15 +21,15 @@ from support.ordinary_user import ROOT, as_root, python_for
 from support.processes import is_gone, processes_below
 from support.waiting import until
 
-from app.errors import Misconfigured
-from app.server import layout, postgres
+from keystead.errors import Misconfigured
+from keystead.server import layout, postgres
 
 pytestmark = pytest.mark.serve
 
 USER = """
 import sys
 from pathlib import Path
-from app.server import postgres as embedded
+from keystead.server import postgres as embedded
 with embedded.running(Path(sys.argv[1])) as cluster:
     print(cluster.dsn, flush=True)
     sys.stdin.read()

@@ -21,8 +21,8 @@ from support.processes import hurry
 from support.waiting import comes_about
 from support.world import BODY, World, make_token, new_database, new_world
 
-from app.server import health, postgres
-from app.x509 import chains
+from keystead.server import health, postgres
+from keystead.x509 import chains
 
 Labels = frozenset[tuple[str, str]]
 Samples = dict[tuple[str, Labels], float]

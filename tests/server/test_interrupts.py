@@ -12,11 +12,11 @@ import pytest
 from support.processes import ROOT
 from support.waiting import SECONDS
 
-from app.server.interrupts import Interrupt
+from keystead.server.interrupts import Interrupt
 
 WAITS = """
 import signal, threading, time
-from app.server.interrupts import Interrupt
+from keystead.server.interrupts import Interrupt
 
 interrupt = Interrupt()
 # As the parent has, which watch its workers.

@@ -1,4 +1,4 @@
-"""More than can be served, and clients that are slow, silent or gone: bounded, while others are served (app/bounds.py).
+"""More than can be served, and clients that are slow, silent or gone: bounded, while others are served (bounds.py).
 
 The bounds are the real ones, and all slow clients are slow at the same time.
 """
@@ -34,8 +34,8 @@ from soak.overload import (
 from support.live import Live, serving
 from support.world import BODY, Judge, new_database
 
-from app import bounds
-from app.server import postgres
+from keystead import bounds
+from keystead.server import postgres
 
 pytestmark = pytest.mark.serve
 

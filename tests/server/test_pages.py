@@ -8,8 +8,8 @@ import pytest
 from support.live import Live
 from support.world import World
 
-from app.cloudflare import openapi
-from app.server import pages
+from keystead.cloudflare import openapi
+from keystead.server import pages
 
 PATHS = [
     *("/openapi.json", "/docs", "/docs/errors", "/docs/start.js"),

@@ -16,10 +16,10 @@ from support.psql import psql
 from support.rotation import Place, in_thread
 from support.world import BODY, new_database
 
-from app.commands import terminal
-from app.config import Settings
-from app.server import first_start, postgres, roles
-from app.store import schema
+from keystead.commands import terminal
+from keystead.config import Settings
+from keystead.server import first_start, postgres, roles
+from keystead.store import schema
 
 pytestmark = pytest.mark.serve
 
@@ -273,5 +273,5 @@ async def test_a_dump_is_loaded_where_these_roles_are_not(
     async with new_database(cluster, "template0") as url:
         psql("pg_restore", url, "--no-owner", "--no-privileges", "--exit-on-error", str(dump))
         assert await schema.state_at(url) is schema.SchemaState.CURRENT
-    page = Path(roles.__file__).parents[2] / "docs" / "operations.md"
+    page = Path(roles.__file__).parents[3] / "docs" / "operations.md"
     assert re.search(r"pg_restore --no-owner\s+--no-privileges", page.read_text())

@@ -25,8 +25,8 @@ pytestmark = pytest.mark.serve
 RUNNER = """
 import asyncio, json, os, sys, time, types
 
-import app
-from app import config, errors; from app.server import roles; from app.server import parent as serve
+import keystead
+from keystead import config, errors; from keystead.server import roles; from keystead.server import parent as serve
 
 
 async def application(scope, receive, send):
@@ -77,9 +77,9 @@ async def prepare(settings, cluster):
     return "the banner"
 
 
-worker, first_start = types.ModuleType("app.server.worker"), types.ModuleType("app.server.first_start")
+worker, first_start = types.ModuleType("keystead.server.worker"), types.ModuleType("keystead.server.first_start")
 worker.create_app, first_start.prepare = create_app, prepare
-sys.modules |= {"app.server.worker": worker, "app.server.first_start": first_start}
+sys.modules |= {"keystead.server.worker": worker, "keystead.server.first_start": first_start}
 
 if __name__ == "__main__":
     if "late" in sys.argv:
@@ -311,7 +311,7 @@ def test_stops_cleanly_during_its_start(server: Server) -> None:
 
 def test_command_serves_the_real_application(server: Server) -> None:
     """`keystead serve` makes all it needs in an empty data folder, answers, and stops with status 0."""
-    process = server.start("-m", "app", "serve")
+    process = server.start("-m", "keystead", "serve")
     until(lambda: server.answers("/healthz") or process.poll() is not None, 60)
     assert (server.data_dir / "credentials.env").exists(), server.output()
     process.send_signal(signal.SIGTERM)

@@ -21,7 +21,7 @@ from support.live import STOP_SECONDS, Live, free_port, serving, wait_until_it_a
 from support.waiting import comes_about
 from support.world import BODY
 
-from app.store import database as db
+from keystead.store import database as db
 
 pytestmark = pytest.mark.serve
 
@@ -241,7 +241,7 @@ def _start(port: int, folder: Path, settings: Mapping[str, str]) -> subprocess.P
     own = {"KEYSTEAD_DATA_DIR": str(folder / str(port)), "KEYSTEAD_PORT": str(port)}
     with (folder / f"{port}.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "app", "serve"],
+            [sys.executable, "-m", "keystead", "serve"],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -9,8 +9,8 @@ import pytest
 from support.waiting import SECONDS
 from support.world import World
 
-from app import bounds
-from app.server import worker
+from keystead import bounds
+from keystead.server import worker
 
 _KEY = """
 INSERT INTO idempotency_keys (account_id, caller_id, digest, body_sha256, resource_id, created_at)

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 import httpx
 import msgspec
 
-from app.custody import keyring
-from app.custody.ring import Ring
-from app.errors import KeysteadError
-from app.store import database as db
+from keystead.custody import keyring
+from keystead.custody.ring import Ring
+from keystead.errors import KeysteadError
+from keystead.store import database as db
 from soak.clients import Answer, spki
 
 # What was found against each rule; a rule that holds has none.

@@ -31,8 +31,8 @@ from support.live import Live, serving
 from support.measured import write
 from support.world import BODY
 
-from app import __version__, bounds
-from app.server import postgres
+from keystead import __version__, bounds
+from keystead.server import postgres
 
 T = TypeVar("T")
 WORKERS = 2

@@ -34,10 +34,10 @@ from support.authority import Authority, pem, root
 from support.live import _variables, free_port
 from support.measured import write
 
-from app import __version__
-from app.custody import ring as ringfile
-from app.server import layout, postgres
-from app.store import database as db
+from keystead import __version__
+from keystead.custody import ring as ringfile
+from keystead.server import layout, postgres
+from keystead.store import database as db
 from soak import checks
 from soak.checks import Faults
 from soak.clients import Answer, Client, Log, Place
@@ -103,7 +103,7 @@ class Server:
     def _start(self) -> subprocess.Popen[bytes]:
         with self.output.open("ab") as output:
             return subprocess.Popen(
-                [sys.executable, "-m", "app", "serve"],
+                [sys.executable, "-m", "keystead", "serve"],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -313,7 +313,7 @@ def judged(soak: Soak) -> Faults:
     place = soak.server.place
     with httpx.Client(base_url=place.url, headers=place.bearer, timeout=30) as http:
         _add(faults, checks.of_the_api(told, http))
-    command = [sys.executable, "-m", "app", "keys", "verify"]
+    command = [sys.executable, "-m", "keystead", "keys", "verify"]
     environ = {**soak.server.environ, "KEYSTEAD_DATABASE_URL": soak.server.cluster.dsn}
     ran = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
     faults[UNVERIFIED] = (ran.stderr.splitlines() or ["it failed"]) if ran.returncode else []

@@ -10,7 +10,7 @@ import httpx
 import msgspec
 import pytest
 
-from app.store import database as db
+from keystead.store import database as db
 from soak import checks
 from soak.clients import Answer
 from soak.run import KILLS, STOP, Soak, judged, of_the_database, plan, report, soaked

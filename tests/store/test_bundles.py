@@ -9,10 +9,10 @@ import msgspec
 import pytest
 from support.waiting import comes_about
 
-from app import bounds
-from app.errors import Conflict, Unavailable
-from app.store.bundles import Bundles, Row
-from app.store.database import Connection, Database
+from keystead import bounds
+from keystead.errors import Conflict, Unavailable
+from keystead.store.bundles import Bundles, Row
+from keystead.store.database import Connection, Database
 
 _INSERT = "INSERT INTO numbers SELECT unnest($1::int[]) RETURNING n, txid_current() AS bundle"
 

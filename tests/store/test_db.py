@@ -9,13 +9,13 @@ from support.pki import Pki
 from support.waiting import SECONDS
 from support.world import BODY, World, new_database
 
-from app import bounds
-from app.config import Settings
-from app.errors import Conflict, Misconfigured, Unavailable
-from app.identity import accounts, zones
-from app.server import first_start, postgres
-from app.store import database as db
-from app.store import schema
+from keystead import bounds
+from keystead.config import Settings
+from keystead.errors import Conflict, Misconfigured, Unavailable
+from keystead.identity import accounts, zones
+from keystead.server import first_start, postgres
+from keystead.store import database as db
+from keystead.store import schema
 
 
 async def test_an_empty_database_is_brought_to_this_release_once(cluster: postgres.Cluster) -> None:

@@ -13,12 +13,12 @@ from support.authority import csr_of, key_pem, openssl, pem, root
 from support.released import RELEASED, catalogue
 from support.world import new_database
 
-from app import bounds
-from app.errors import Misconfigured
-from app.server import postgres
-from app.store import database as db
-from app.store import schema
-from app.x509 import chains
+from keystead import bounds
+from keystead.errors import Misconfigured
+from keystead.server import postgres
+from keystead.store import database as db
+from keystead.store import schema
+from keystead.x509 import chains
 
 FIRST = next(iter(RELEASED.values()))
 

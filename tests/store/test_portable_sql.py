@@ -7,9 +7,9 @@ import asyncpg
 import pytest
 from support.sql_texts import migrations, texts
 
-from app.errors import Conflict, Unavailable
-from app.store import database as db
-from app.store import schema
+from keystead.errors import Conflict, Unavailable
+from keystead.store import database as db
+from keystead.store import schema
 
 # By account_id: the tables that Citus distributes. All others are small, and copied to each node.
 DISTRIBUTED = (  # noqa: SIM905 - shorter
@@ -115,7 +115,7 @@ PLANTED: dict[Rule, tuple[str, ...]] = {
     ),
 }
 # The database and the roles of the bundled PostgreSQL, where there is no Citus.
-_BUNDLED_ONLY = "app.server.roles."
+_BUNDLED_ONLY = "keystead.server.roles."
 
 
 @pytest.mark.parametrize("rule", PLANTED, ids=lambda rule: rule.__name__.strip("_"))
@@ -130,7 +130,11 @@ def test_the_texts_are_those_of_the_program() -> None:
     """Whole statements of modules, of tables, of functions and of composed fragments are among them."""
     found = texts()
     assert len(found) > 200
-    for place in ("app.csrs.store._CREATES[0]", "app.identity.accounts._DELETE[0]", "app.custody.keyring._NEXT_KEK[0]"):
+    for place in (
+        "keystead.csrs.store._CREATES[0]",
+        "keystead.identity.accounts._DELETE[0]",
+        "keystead.custody.keyring._NEXT_KEK[0]",
+    ):
         assert place in found
     assert "SELECT FROM accounts WHERE id = $1 FOR NO KEY UPDATE" in found.values()
 

@@ -18,14 +18,14 @@ from support.released import RELEASED, catalogue
 from support.waiting import comes_about
 from support.world import BODY, Tenant, World, _lifespan, judged_client, new_database, new_world
 
-from app.config import Settings
-from app.custody import keyring
-from app.custody import ring as ringfile
-from app.errors import Misconfigured, Unavailable
-from app.server import first_start, postgres
-from app.server import worker as main
-from app.store import database as db
-from app.store import schema
+from keystead.config import Settings
+from keystead.custody import keyring
+from keystead.custody import ring as ringfile
+from keystead.errors import Misconfigured, Unavailable
+from keystead.server import first_start, postgres
+from keystead.server import worker as main
+from keystead.store import database as db
+from keystead.store import schema
 
 SECONDS = 30.0
 Rows = dict[str, list[asyncpg.Record]]
@@ -266,7 +266,7 @@ async def test_a_schema_of_another_release_is_refused(
         await connection.execute("UPDATE schema_version SET version = $1", version)
         ran = await asyncio.to_thread(
             subprocess.run,
-            [sys.executable, "-m", "app", command],
+            [sys.executable, "-m", "keystead", command],
             capture_output=True,
             text=True,
             check=False,

@@ -19,9 +19,9 @@ from support.rotation import (
 from support.waiting import until
 from support.world import BODY
 
-from app.caller import GROUPS
-from app.server import roles
-from app.store import database as db
+from keystead.caller import GROUPS
+from keystead.server import roles
+from keystead.store import database as db
 
 Json = dict[str, Any]
 GRANTS = roles.GRANTS

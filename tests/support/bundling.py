@@ -15,9 +15,9 @@ import pytest
 from support.waiting import comes_about
 from support.world import World
 
-from app import bounds
-from app.server import postgres
-from app.store.database import Connection
+from keystead import bounds
+from keystead.server import postgres
+from keystead.store.database import Connection
 
 Asked = Coroutine[Any, Any, httpx.Response]
 

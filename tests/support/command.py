@@ -11,8 +11,8 @@ import asyncpg
 import pytest
 from support.live import Live
 
-from app.commands.cli import main
-from app.store import database as db
+from keystead.commands.cli import main
+from keystead.store import database as db
 
 
 class Ended(NamedTuple):

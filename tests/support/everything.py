@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from support.authority import csr_of, pem, root
 from support.world import BODY, World
 
-from app.x509 import chains
+from keystead.x509 import chains
 
 
 async def _use_everything(world: World) -> tuple[httpx.Response, dict[str, list[str]], dict[str, str]]:

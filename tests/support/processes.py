@@ -4,7 +4,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from app.server import parent as serve
+from keystead.server import parent as serve
 
 ROOT = Path(serve.__file__).parents[2]
 

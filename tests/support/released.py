@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from app.store import database as db
+from keystead.store import database as db
 
 # The catalogue that each released schema version had, as it was released.
 RELEASED = {

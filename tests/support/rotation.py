@@ -22,14 +22,14 @@ from click.testing import CliRunner
 from support.live import Live
 from support.waiting import until
 
-from app.commands import cli
-from app.custody import ring as ringfile
-from app.custody import rotation
-from app.custody.ring import Ring
-from app.custody.rotation import Damage
-from app.errors import KeysteadError
-from app.store import database as db
-from app.store.database import Database
+from keystead.commands import cli
+from keystead.custody import ring as ringfile
+from keystead.custody import rotation
+from keystead.custody.ring import Ring
+from keystead.custody.rotation import Damage
+from keystead.errors import KeysteadError
+from keystead.store import database as db
+from keystead.store.database import Database
 
 T = TypeVar("T")
 
@@ -87,7 +87,7 @@ class Place(msgspec.Struct):
 
     def start(self, *words: str, patch: str = "", **changes: Any) -> subprocess.Popen[str]:
         """The command as a process; `patch` is Python that it runs first."""
-        program = ("-c", f"{patch}\nfrom app.commands.cli import main\nmain()") if patch else ("-m", "app")
+        program = ("-c", f"{patch}\nfrom keystead.commands.cli import main\nmain()") if patch else ("-m", "keystead")
         pipes: Json = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **changes}
         environ = {**self.environ, "PATH": os.environ["PATH"], "TERM": "xterm"}
         return subprocess.Popen([sys.executable, *program, *words], env=environ, text=True, **pipes)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from app.x509 import keys
+from keystead.x509 import keys
 
 # A process as an ordinary user's: without root's permission to look into any other.
 ORDINARY = ("setpriv", "--bounding-set=-sys_ptrace") if os.geteuid() == 0 else ()

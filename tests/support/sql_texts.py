@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 
-import app
-from app.store import schema
+import keystead
+from keystead.store import schema
 
 _SQL = re.compile(r"\s*(?:WITH|SELECT|INSERT INTO|UPDATE|DELETE FROM)\s", re.ASCII)
 _WHOLE = re.compile(r"(?i)\b(?:FROM|SET|INTO|SELECT)\b")
@@ -37,7 +37,7 @@ def migrations() -> dict[str, str]:
 
 
 def modules() -> Iterator[ModuleType]:
-    for info in pkgutil.walk_packages(app.__path__, "app."):
+    for info in pkgutil.walk_packages(keystead.__path__, "keystead."):
         if not info.name.endswith("__main__"):
             yield importlib.import_module(info.name)
 

@@ -26,8 +26,8 @@ from support.live import Live
 from support.waiting import comes_about
 from support.world import BODY, Judge
 
-from app.server import postgres
-from app.store import database as db
+from keystead.server import postgres
+from keystead.store import database as db
 
 T = TypeVar("T")
 # As for everything that a test waits for: far more than it takes.

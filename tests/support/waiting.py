@@ -5,7 +5,7 @@ import inspect
 import time
 from collections.abc import Callable
 
-from app.store import database as db
+from keystead.store import database as db
 
 # Generous to a machine that does much else.
 SECONDS = 60.0

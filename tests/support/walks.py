@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 from support.world import World, new_database, new_world
 
-from app.server import postgres
+from keystead.server import postgres
 
 T = TypeVar("T")
 

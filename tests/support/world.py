@@ -24,23 +24,23 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric import rsa
 from litestar import Litestar
 
-from app import config
-from app.caller import Role
-from app.cloudflare import router as cloudflare_router
-from app.config import RateLimit
-from app.custody import keyring
-from app.custody import ring as ringfile
-from app.custody.peppers import load_peppers
-from app.identity import accounts, policies, tokens, zones
-from app.identity.accounts import Account
-from app.identity.zones import Zone
-from app.infisical import router as infisical_router
-from app.server import first_start, pages, postgres
-from app.server import worker as main
-from app.services import Services, for_command
-from app.store import database as db
-from app.web.state import State
-from app.x509 import chains, keys
+from keystead import config
+from keystead.caller import Role
+from keystead.cloudflare import router as cloudflare_router
+from keystead.config import RateLimit
+from keystead.custody import keyring
+from keystead.custody import ring as ringfile
+from keystead.custody.peppers import load_peppers
+from keystead.identity import accounts, policies, tokens, zones
+from keystead.identity.accounts import Account
+from keystead.identity.zones import Zone
+from keystead.infisical import router as infisical_router
+from keystead.server import first_start, pages, postgres
+from keystead.server import worker as main
+from keystead.services import Services, for_command
+from keystead.store import database as db
+from keystead.web.state import State
+from keystead.x509 import chains, keys
 
 HERE = Path(__file__).parents[1]
 ENVELOPE = json.loads((HERE / "schemas" / "cloudflare_envelope.json").read_text())

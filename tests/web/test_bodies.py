@@ -18,10 +18,10 @@ from support.trouble import is_clear
 from support.waiting import comes_about
 from support.world import BODY, Judge, World, new_world
 
-from app import bounds
-from app.config import RateLimit
-from app.web import asgi, bodies
-from app.web.handling import AnyRequest
+from keystead import bounds
+from keystead.config import RateLimit
+from keystead.web import asgi, bodies
+from keystead.web.handling import AnyRequest
 
 LOGIN = "/api/v1/auth/universal-auth/login"
 CA = "/api/v1/pki/ca"

@@ -7,13 +7,13 @@ import msgspec
 import pytest
 from msgspec import UNSET, Meta, UnsetType
 
-from app.cloudflare import reading as cloudflare
-from app.cloudflare.errors import ApiError
-from app.csrs import store as csrs
-from app.infisical import reading as infisical
-from app.infisical.wire import ValidationFailure
-from app.web import bodies, reading
-from app.web.reading import Fault, one_of
+from keystead.cloudflare import reading as cloudflare
+from keystead.cloudflare.errors import ApiError
+from keystead.csrs import store as csrs
+from keystead.infisical import reading as infisical
+from keystead.infisical.wire import ValidationFailure
+from keystead.web import bodies, reading
+from keystead.web.reading import Fault, one_of
 
 
 class Colour(StrEnum):

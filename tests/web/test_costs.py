@@ -16,19 +16,19 @@ import asyncpg
 import pytest
 from support.world import World, make_token
 
-from app import bounds
-from app.caller import GROUPS
-from app.csrs import store as csrs
-from app.csrs.model import CsrRequest
-from app.errors import Rule, Unavailable
-from app.identity import delegation, policies, zones
-from app.infisical import ca
-from app.server import first_start
-from app.server import worker as main
-from app.store import database as db
-from app.web import bodies
-from app.x509.names import NamePolicy
-from app.x509.subjects import CaSubject, Subject
+from keystead import bounds
+from keystead.caller import GROUPS
+from keystead.csrs import store as csrs
+from keystead.csrs.model import CsrRequest
+from keystead.errors import Rule, Unavailable
+from keystead.identity import delegation, policies, zones
+from keystead.infisical import ca
+from keystead.server import first_start
+from keystead.server import worker as main
+from keystead.store import database as db
+from keystead.web import bodies
+from keystead.x509.names import NamePolicy
+from keystead.x509.subjects import CaSubject, Subject
 
 Json = dict[str, Any]
 OPERATOR = first_start.operator()

@@ -48,37 +48,37 @@ from support.fuzzing import (
 )
 from support.world import BODY, Judge, World, document, new_database, new_world
 
-from app import addresses, config, times
-from app.audit import log as audit_log
-from app.ca import authorities, leaves
-from app.caller import GROUPS, Level, RequestInfo
-from app.certificates import matching
-from app.cloudflare import custom_certificates, custom_csrs, guard, logs, tokens, zones
-from app.cloudflare import errors as cloudflare_errors
-from app.cloudflare.accounts import AccountChange
-from app.cloudflare.custom_certificates import CertificateFilters, CustomCertificateChange, Priorities
-from app.cloudflare.custom_csrs import CustomCsrRequest
-from app.cloudflare.logs import LogFilters
-from app.cloudflare.reading import decode, query
-from app.cloudflare.tokens import TokenChange, TokenRequest
-from app.cloudflare.zones import ZoneChange, ZoneFilters, ZoneRequest
-from app.csrs import store as csrs
-from app.csrs.model import CsrQuery
-from app.custody import ring as ringfile
-from app.errors import Invalid, Misconfigured, Refusal
-from app.identity import policies
-from app.identity.memory import TokenCredential
-from app.infisical import ca as infisical_ca
-from app.infisical import reading
-from app.infisical import wire as infisical_wire
-from app.infisical.auth import LoginRequest
-from app.infisical.ca import CaRequest
-from app.infisical.leaves import SignRequest, leaf_request
-from app.server import edge, postgres
-from app.web import bodies as parsed_bodies
-from app.x509 import chains, keys, names, paths, pkcs10, pkix
-from app.x509.names import NamePolicy
-from app.x509.pem import blocks
+from keystead import addresses, config, times
+from keystead.audit import log as audit_log
+from keystead.ca import authorities, leaves
+from keystead.caller import GROUPS, Level, RequestInfo
+from keystead.certificates import matching
+from keystead.cloudflare import custom_certificates, custom_csrs, guard, logs, tokens, zones
+from keystead.cloudflare import errors as cloudflare_errors
+from keystead.cloudflare.accounts import AccountChange
+from keystead.cloudflare.custom_certificates import CertificateFilters, CustomCertificateChange, Priorities
+from keystead.cloudflare.custom_csrs import CustomCsrRequest
+from keystead.cloudflare.logs import LogFilters
+from keystead.cloudflare.reading import decode, query
+from keystead.cloudflare.tokens import TokenChange, TokenRequest
+from keystead.cloudflare.zones import ZoneChange, ZoneFilters, ZoneRequest
+from keystead.csrs import store as csrs
+from keystead.csrs.model import CsrQuery
+from keystead.custody import ring as ringfile
+from keystead.errors import Invalid, Misconfigured, Refusal
+from keystead.identity import policies
+from keystead.identity.memory import TokenCredential
+from keystead.infisical import ca as infisical_ca
+from keystead.infisical import reading
+from keystead.infisical import wire as infisical_wire
+from keystead.infisical.auth import LoginRequest
+from keystead.infisical.ca import CaRequest
+from keystead.infisical.leaves import SignRequest, leaf_request
+from keystead.server import edge, postgres
+from keystead.web import bodies as parsed_bodies
+from keystead.x509 import chains, keys, names, paths, pkcs10, pkix
+from keystead.x509.names import NamePolicy
+from keystead.x509.pem import blocks
 
 Headers = list[tuple[bytes, bytes]]
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -880,7 +880,7 @@ def test_the_largest_inputs_are_read_in_no_time(name: str) -> None:
 
 READ_KEYS = """
 import json, sys
-from app.x509 import keys
+from keystead.x509 import keys
 for name, text in json.load(sys.stdin).items():
     try:
         keys.read_pem(text)

@@ -17,13 +17,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from support.world import BODY, Judge, Tenant, World, make_token, new_database, new_world
 
-from app.caller import Caller, Role, Scope
-from app.config import RateLimit
-from app.identity import accounts, policies, tokens, zones
-from app.identity.accounts import Account
-from app.identity.memory import Memory
-from app.identity.tokens import Token
-from app.server import first_start, postgres
+from keystead.caller import Caller, Role, Scope
+from keystead.config import RateLimit
+from keystead.identity import accounts, policies, tokens, zones
+from keystead.identity.accounts import Account
+from keystead.identity.memory import Memory
+from keystead.identity.tokens import Token
+from keystead.server import first_start, postgres
 
 Headers = list[tuple[bytes, bytes]]
 Message = dict[str, Any]

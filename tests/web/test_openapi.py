@@ -20,10 +20,10 @@ from support.live import Live, serving
 from support.world import BODY, World, new_database
 from support.world import document as world_document
 
-from app import config
-from app.cloudflare import errors, router
-from app.infisical import router as infisical
-from app.server import postgres
+from keystead import config
+from keystead.cloudflare import errors, router
+from keystead.infisical import router as infisical
+from keystead.server import postgres
 
 # Routers alone have no exception handlers of the application, but all the routes.
 ROUTES = Litestar(route_handlers=[router.router(), infisical.router()], openapi_config=None).routes
@@ -254,7 +254,7 @@ def test_every_route_is_in_the_document_and_nothing_else(document: Any) -> None:
     for route in ROUTES:
         path = re.sub(r":[a-z]+\}", "}", route.path).removeprefix(router.PREFIX)
         path = re.sub(r"_([a-z]+)(?=[^{]*\})", lambda word: word[1].capitalize(), path) if "/api/" in path else path
-        # The framework adds OPTIONS to every route, and app/server/edge.py sees to it that none is answered.
+        # The framework adds OPTIONS to every route, and server/edge.py sees to it that none is answered.
         served |= {(path, method.lower()) for method in getattr(route, "methods", ()) if method != "OPTIONS"}
     listed = {(path, method) for path, item in document["paths"].items() for method in item.keys() & OPERATIONS}
     assert served == listed

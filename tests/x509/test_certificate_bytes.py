@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from support.authority import Key, root
 from support.fuzzing import examples
 
-from app.x509 import certificate, pkix, signing
-from app.x509.subjects import CaSubject
+from keystead.x509 import certificate, pkix, signing
+from keystead.x509.subjects import CaSubject
 
 KEYS: tuple[Key, ...] = (
     ec.generate_private_key(ec.SECP256R1()),

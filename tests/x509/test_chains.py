@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from support.authority import Authority, bare_pem, csr_of, pem, root, rsa_of_known_primes, subject
 from support.fuzzing import examples
 
-from app.errors import Invalid, Rule
-from app.x509 import chains, keys, paths, pkix
+from keystead.errors import Invalid, Rule
+from keystead.x509 import chains, keys, paths, pkix
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 NAME = subject("www.example.com")

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from support.authority import Key, root
 from support.fuzzing import examples
 
-from app.x509 import crl as crl_bytes
-from app.x509 import pkix, signing
+from keystead.x509 import crl as crl_bytes
+from keystead.x509 import pkix, signing
 
 KEYS: tuple[Key, ...] = (
     ec.generate_private_key(ec.SECP256R1()),

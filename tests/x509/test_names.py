@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import Rule
-from app.x509 import names
-from app.x509.names import NamePolicy
+from keystead.errors import Rule
+from keystead.x509 import names
+from keystead.x509.names import NamePolicy
 
 PRIVATE, PUBLIC = NamePolicy.PRIVATE, NamePolicy.PUBLIC
 SYNTAX, ASCII, TOP, SUFFIX, EXAMPLE = (

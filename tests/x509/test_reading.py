@@ -48,11 +48,11 @@ from support.oddities import (
     tlv,
 )
 
-from app.certificates import trust
-from app.commands import doctor
-from app.errors import Hint, Invalid, Rule
-from app.web import bodies
-from app.x509 import chains, der, keys, paths, pem, pkix, weak_keys
+from keystead.certificates import trust
+from keystead.commands import doctor
+from keystead.errors import Hint, Invalid, Rule
+from keystead.web import bodies
+from keystead.x509 import chains, der, keys, paths, pem, pkix, weak_keys
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 RSA_KEY = rsa.generate_private_key(65537, 2048)

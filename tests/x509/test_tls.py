@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 from support.authority import pem, root
 
-from app.errors import Misconfigured
-from app.server import tls
+from keystead.errors import Misconfigured
+from keystead.server import tls
 
 Key: TypeAlias = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 BOM = "\ufeff"
@@ -166,7 +166,7 @@ def test_a_key_that_others_can_read_is_refused(
 TRIES = """
 import os, sys
 from pathlib import Path
-from app.server import tls
+from keystead.server import tls
 
 os.chdir(sys.argv[1])
 os.environ["PYTHONPATH"] = sys.argv[1]
@@ -175,9 +175,9 @@ tls.copied(Path("cert.pem"), Path("key.pem"))
 
 
 def test_a_trial_is_this_program_alone(tmp_path: Path) -> None:
-    """Neither the current folder nor PYTHONPATH, with an `app` and an `ssl` of their own, decides who judges."""
+    """Neither the current folder nor PYTHONPATH, with a `keystead` and an `ssl` of their own, decides who judges."""
     judge(tmp_path, LEAF, KEY)
-    for name in ("app", "ssl", "sitecustomize"):
+    for name in ("keystead", "ssl", "sitecustomize"):
         (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name} of somebody else')\n")
     environ = {"PATH": os.defpath, "PYTHONPATH": str(Path(tls.__file__).parents[2])}
     command = [sys.executable, "-P", "-c", TRIES, str(tmp_path)]

@@ -1,0 +1,203 @@
+"""The application of one worker process: its state, the routes of both dialects, and errors outside of them."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from http import HTTPStatus
+from typing import TypeVar
+from urllib.parse import unquote_to_bytes
+
+import structlog
+from litestar import Litestar, Response
+from litestar.datastructures import State as AppState
+from litestar.exceptions import HTTPException, NotFoundException
+
+from keystead import bounds, config, metrics
+from keystead.audit import failures
+from keystead.ca import crls, issuing
+from keystead.caller import RequestInfo
+from keystead.certificates import trust
+from keystead.cloudflare import router as cloudflare
+from keystead.cloudflare.errors import Reference
+from keystead.console import files as console
+from keystead.csrs import store as csrs
+from keystead.custody import ring as ringfile
+from keystead.custody.keypool import KeyPool
+from keystead.custody.peppers import PEPPER_SECONDS, load_peppers
+from keystead.errors import KeysteadError, Unavailable
+from keystead.identity import tokens
+from keystead.identity.memory import Memory
+from keystead.infisical import router as infisical
+from keystead.infisical import wire as infisical_wire
+from keystead.server import edge, health, logs, pages
+from keystead.server.request_log import RequestLog
+from keystead.services import Services
+from keystead.store import bundles, idempotency
+from keystead.store.database import Database
+from keystead.web import asgi
+from keystead.web.handling import AnyRequest
+from keystead.web.limits import Limiter
+from keystead.web.state import State
+from keystead.x509 import names
+
+PRUNE_SECONDS = 600
+T = TypeVar("T")
+_log = structlog.get_logger("keystead")
+
+
+def create_app(settings: config.Settings) -> asgi.App:
+    """The ASGI application for these settings, whose database address must be set."""
+    return around(routes(), settings)
+
+
+def routes() -> Litestar:
+    """All routes with their guards; preparing them takes long, and does not depend on the settings."""
+    return Litestar(
+        route_handlers=[cloudflare.router(), infisical.router(), *health.HANDLERS, *pages.HANDLERS, console.file],
+        lifespan=[_open],
+        exception_handlers={Exception: _on_error},
+        openapi_config=None,
+        logging_config=None,
+        request_max_body_size=None,
+    )
+
+
+def around(app: Litestar, settings: config.Settings) -> asgi.App:
+    """The routes with these settings, behind the edge."""
+    logs.configure(settings.log)
+    # Loaded now, so that the first request does not wait for it.
+    names.suffixes()
+    names.icann_suffixes()
+    app.state = AppState({"settings": settings, "reference": Reference(settings.public_url)})
+    log = RequestLog(as_json=settings.log is config.LogFormat.JSON)
+    return edge.Edge(app, settings.trusted_proxies, settings.rate_limit, log, _overload(app.state))  # type: ignore[arg-type] # ASGI as plain dicts
+
+
+def _overload(state: AppState) -> asgi.Overload:
+    """Rejects requests of both dialects while too many wait; the probes and pages are always answered."""
+    error, unknown = Unavailable(bundles.CROWDED), RequestInfo(None, asgi.REQUEST_ID.decode(), "GET", "/")
+    reference: Reference = state.reference
+    answers = {
+        cloudflare.PREFIX.encode(): _answer(reference.failure(error, unknown)),
+        infisical.PREFIX.encode(): _answer(infisical_wire.failure(error, unknown)),
+    }
+
+    def rejection(raw_path: bytes) -> asgi.Answer | None:
+        shared: State | None = state.get("shared")
+        if shared is None or shared.services.db.has_room():
+            return None
+        path = unquote_to_bytes(raw_path)
+        return next((answer for prefix, answer in answers.items() if path.startswith(prefix)), None)
+
+    return rejection
+
+
+def _answer(response: Response[bytes]) -> asgi.Answer:
+    headers = tuple((k.encode(), v.encode()) for k, v in response.headers.items() if k != "content-type")
+    return asgi.Answer(response.status_code or 500, response.content, headers)
+
+
+@contextlib.asynccontextmanager
+async def _open(app: Litestar) -> AsyncIterator[None]:
+    settings: config.Settings = app.state.settings
+    if settings.database_url is None:
+        raise ValueError("the address of the database is not set")
+    db = Database(settings.database_url, bounds.DATABASE_CONNECTIONS, settings.statement_cache_size)
+    services = await _services(settings, db)
+    state = State(
+        services=services,
+        limiter=Limiter(settings.data_dir / "limits"),
+        memory=Memory(),
+        failures=failures.Failures(),
+        rate_limit=settings.rate_limit,
+        public_url=settings.public_url,
+        metrics_from=settings.metrics_from,
+        proxies=settings.trusted_proxies,
+    )
+    app.state.shared = state
+    services.pool.start()
+    rounds = (
+        (PRUNE_SECONDS, "expired rows cannot be deleted", lambda: _prune(db)),
+        (PEPPER_SECONDS, "ring and peppers cannot be read again", lambda: _follow(services)),
+        (failures.FLUSH_SECONDS, "failed logins cannot be saved", lambda: state.failures.flush(db)),
+    )
+    tasks = [asyncio.create_task(_every(*each)) for each in rounds]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        # A cancelled flush keeps its counts for the last one.
+        await asyncio.gather(*tasks, return_exceptions=True)
+        with contextlib.suppress(KeysteadError):
+            await state.failures.flush(db)
+        services.pool.close()
+        state.limiter.close()
+        await db.close()
+        metrics.flush()
+
+
+async def _services(settings: config.Settings, db: Database) -> Services:
+    ring = ringfile.load(settings.keyring)
+    return Services(
+        db=db,
+        ring=ring,
+        peppers=await _wait_for(lambda: load_peppers(db, ring)),
+        pool=KeyPool(settings.key_pool, settings.data_dir / "keymaker.lock"),
+        trusted=trust.load(settings.trust_dir),
+        pki_url=settings.pki_url,
+        cas_remembered=issuing.REMEMBERED_SECONDS if settings.remember_cas else 0,
+    )
+
+
+async def _wait_for(work: Callable[[], Awaitable[T]]) -> T:
+    # A worker that ended because the database is away would be restarted at once, and some such ends in a row end the
+    # server.
+    warn_at = time.monotonic() + bounds.DATABASE_PATIENCE_SECONDS
+    while True:
+        try:
+            return await work()
+        except Unavailable as error:
+            if time.monotonic() > warn_at:
+                _log.warning("a worker waits for the database before it serves", reason=str(error))
+                warn_at = time.monotonic() + bounds.DATABASE_PATIENCE_SECONDS
+            await asyncio.sleep(0.2)
+
+
+async def _every(seconds: float, failed: str, work: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        try:
+            await work()
+        except Exception as error:  # noqa: BLE001 - what the worker has stays good, and the next round tries again
+            _log.warning(f"{failed} for now", reason=type(error).__name__)
+        await asyncio.sleep(seconds)
+
+
+async def _follow(services: Services) -> None:
+    metrics.connections(services.db.in_use, services.db.size - services.db.in_use)
+    services.ring.follow()
+    await services.peppers.refresh(services.db, services.ring)
+
+
+async def _prune(db: Database) -> None:
+    await idempotency.prune(db)
+    await tokens.prune(db)
+    await crls.prune(db)
+    await csrs.recount(db)
+
+
+def _on_error(request: AnyRequest, error: Exception) -> Response[bytes]:
+    """404, 405 and other errors from outside the routers, in the format of the dialect that the path belongs to."""
+    path = request.scope["state"]["request_info"].path
+    if f"{path}/".startswith(infisical.PREFIX):
+        return infisical.on_error(request, error)
+    if isinstance(error, HTTPException) and not path.startswith(cloudflare.PREFIX):
+        if path == health.METRICS or (path in console.PATHS and not console.is_on(request)):
+            # As for a client that may not see it, or as if it were not there.
+            error = NotFoundException()
+        body = f"{error.status_code}\n".encode()
+        allow = (error.headers or {}).get("allow", "")
+        headers = {"Allow": allow} if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED else {}
+        return Response(body, status_code=error.status_code, media_type="text/plain", headers=headers)
+    return cloudflare.on_error(request, error)

@@ -111,6 +111,22 @@ async def test_a_database_that_cannot_be_reached_is_one_sentence(tmp_path: Path)
     assert "hunter2" not in str(caught.value)
 
 
+async def test_a_database_that_lets_nobody_in_is_unavailable(cluster: postgres.Cluster) -> None:
+    """While an operator has shut it for repairs, a call fails as when it is down; afterwards it works."""
+    async with new_database(cluster) as url:
+        name = url.rpartition("/")[2].partition("?")[0]
+        database, operator = db.Database(url, 1), await asyncpg.connect(cluster.dsn)
+        try:
+            await operator.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+            with pytest.raises(Unavailable):
+                await database.fetchrow("SELECT 1")
+            await operator.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+            assert await database.fetchrow("SELECT 1")
+        finally:
+            await operator.close()
+            await database.close()
+
+
 async def test_a_database_of_another_program_is_not_touched(cluster: postgres.Cluster) -> None:
     """Tables that are not ours stop the start with a sentence, and nothing is added to them."""
     async with new_database(cluster, "template0") as url:

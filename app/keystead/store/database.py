@@ -88,7 +88,8 @@ UNAVAILABLE = (
     asyncpg.InsufficientResourcesError,
     asyncpg.OperatorInterventionError,
     asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.LockNotAvailableError,
+    # A lock that was not to be had in time, and a database that lets nobody in.
+    asyncpg.ObjectNotInPrerequisiteStateError,
     asyncpg.PostgresSystemError,
     asyncpg.InternalServerError,
     asyncpg.InvalidAuthorizationSpecificationError,

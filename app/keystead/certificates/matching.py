@@ -230,6 +230,21 @@ def advice(certificate: Certificate, scope: Scope, key: Key) -> list[Advice]:
     return found + list(scope.age_advice(key.created_at, now) if key.created_at else ())
 
 
+_TWIN = """
+SELECT id FROM custom_certificates WHERE account_id = $1 AND zone_id = $2 AND sha256 = $3 AND id <> $4 LIMIT 1
+"""
+
+
+async def twins(db: Database, certificate: Certificate) -> tuple[Advice, ...]:
+    """A warning if the zone has the same certificate under another id; clients make the new one first, then delete."""
+    ids = (certificate.account_id, certificate.zone_id, certificate.sha256, certificate.id)
+    twin = await db.fetchrow(_TWIN, *ids)
+    if twin is None:
+        return ()
+    text = f"this zone has the same certificate as {twin['id']} too; an Idempotency-Key keeps a repeat from making one."
+    return (Advice(Hint.OTHER, "certificate", text),)
+
+
 async def current_key(db: Database, scope: Scope, certificate: Certificate) -> Key:
     if certificate.custom_csr_id:
         return await _csr_key(db, scope, certificate.custom_csr_id)

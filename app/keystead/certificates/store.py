@@ -5,6 +5,7 @@ the certificate and is deleted with it. A foreign key prevents deletion of a key
 """
 
 import contextlib
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
@@ -20,7 +21,6 @@ from keystead.certificates.model import BundleMethod, Certificate, CertificatePa
 from keystead.custody import keyring
 from keystead.errors import (
     Advice,
-    Hint,
     Invalid,
     Limit,
     LimitReached,
@@ -84,7 +84,7 @@ async def create(
     if stored is None:
         # Another request with this key has stored it meanwhile.
         return await create(services, caller, scope, upload, once)
-    more = (*matching.advice(stored, scope, key), *await _twins(services.db, stored))
+    more = (*matching.advice(stored, scope, key), *await matching.twins(services.db, stored))
     return Stored(stored, (*advice, *more))
 
 
@@ -124,21 +124,6 @@ async def _drafted(
     return certificate, key, advice
 
 
-_TWIN = """
-SELECT id FROM custom_certificates WHERE account_id = $1 AND zone_id = $2 AND sha256 = $3 AND id <> $4 LIMIT 1
-"""
-
-
-async def _twins(db: Database, certificate: Certificate) -> tuple[Advice, ...]:
-    """A warning if the zone has the same certificate under another id; clients make the new one first, then delete."""
-    ids = (certificate.account_id, certificate.zone_id, certificate.sha256, certificate.id)
-    twin = await db.fetchrow(_TWIN, *ids)
-    if twin is None:
-        return ()
-    text = f"this zone has the same certificate as {twin['id']} too; an Idempotency-Key keeps a repeat from making one."
-    return (Advice(Hint.OTHER, "certificate", text),)
-
-
 # Locked, so that the zone cannot be deleted before we commit.
 _LIVE = "SELECT id FROM zones WHERE account_id = $1 AND id = $2 AND deleted_at IS NULL FOR KEY SHARE"
 
@@ -160,13 +145,19 @@ async def _store(
     if key.new:
         await connection.execute(_INSERT_KEY, *key.new.row)
     audited = audit.values(caller, audit.Action.CREATE, audit.Resource.CUSTOM_CERTIFICATE)
+    with _telling_of_its_csr(certificate):
+        return _certificate(await connection.fetchrow(_INSERT, *_values(certificate), *audited))
+
+
+@contextlib.contextmanager
+def _telling_of_its_csr(certificate: Certificate) -> Iterator[None]:
+    """Raise NotFound if the CSR, and its key, were deleted meanwhile."""
     try:
-        row = await connection.fetchrow(_INSERT, *_values(certificate), *audited)
+        yield
     except asyncpg.PostgresError as error:
-        if not constraint(error).endswith("_fkey"):
-            raise
-        raise matching.no_csr(certificate.custom_csr_id) from None
-    return _certificate(row)
+        if constraint(error).endswith("_fkey"):
+            raise matching.no_csr(certificate.custom_csr_id) from None
+        raise
 
 
 def _values(certificate: Certificate, fields: str = _FIELDS) -> tuple[object, ...]:
@@ -301,7 +292,7 @@ async def _update_once(
     if stored is None:
         return None
     if stored.sha256 != before.sha256:
-        advice = (*advice, *matching.advice(stored, scope, key), *await _twins(services.db, stored))
+        advice = (*advice, *matching.advice(stored, scope, key), *await matching.twins(services.db, stored))
     return Stored(stored, advice)
 
 
@@ -328,12 +319,8 @@ async def _replace(
     if is_other:
         await connection.execute(_ARCHIVE, before.account_id, before.id, uuid4())
     audited = audit.values(caller, audit.Action.UPDATE, audit.Resource.CUSTOM_CERTIFICATE)
-    try:
+    with _telling_of_its_csr(after):
         stored = await connection.fetchrow(_UPDATES[is_other], *ids, *_values(after, _REPLACED), *audited)
-    except asyncpg.PostgresError as error:
-        if not constraint(error).endswith("_fkey"):
-            raise
-        raise matching.no_csr(after.custom_csr_id) from None
     if before.custom_csr_id is None and before.key_id != after.key_id:
         # An uploaded key is used by its certificate only.
         await connection.execute(_DELETE_KEY, before.account_id, before.key_id)

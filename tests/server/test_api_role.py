@@ -244,7 +244,7 @@ async def test_a_command_under_the_role_changes_neither_ring_nor_database(
     here = Place(served.url, served.owner.data_dir)
     ring, keks = served.owner.path.read_bytes(), here.rows("SELECT id, retired_at FROM keks ORDER BY id")
     noted = here.value("SELECT count(*) FROM audit_log")
-    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+    with served.another_asks(), pytest.raises(asyncpg.InsufficientPrivilegeError):
         here.run("keys", *(word.format(earlier=earlier) for word in words))
     assert served.owner.path.read_bytes() == ring
     assert here.rows("SELECT id, retired_at FROM keks ORDER BY id") == keks

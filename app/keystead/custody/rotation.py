@@ -36,17 +36,17 @@ async def _count(db: Database | Connection, kek_id: str) -> tuple[int, int]:
 
 async def add(db: Database, ring: Ring, caller_of: Callable[[str], Caller], path: Path) -> str:
     """Add a KEK to the ring, not yet the current one, and make it known to the database; returns its id."""
+    # Before the file is changed, because a role that may not do this is refused here.
+    await db.execute(keyring.REGISTER, [kek.id for kek in ring.keks])
+    kek_id = ringfile.add(path).id
 
-    async def work(connection: Connection) -> str:
-        # Before the file is changed, because a role that may not do this is refused here.
-        await connection.execute(keyring.REGISTER, [kek.id for kek in ring.keks])
-        kek_id = ringfile.add(path).id
+    async def work(connection: Connection) -> None:
         await connection.execute(keyring.REGISTER, [kek_id])
         row = (audit.NO_ACCOUNT, audit.NO_ACCOUNT, None)
         await audit.record(connection, caller_of(kek_id), audit.Action.CREATE, audit.Resource.RING, row)
-        return kek_id
 
-    return await db.transaction(work)
+    await db.transaction(work)
+    return kek_id
 
 
 async def retire(db: Database, ring: Ring, caller: Caller, path: Path, kek_id: str) -> None:

@@ -223,7 +223,7 @@ export function form({ fields: wanted, verb, submit, extra, compact, narrow }) {
   return made;
 }
 
-export function valuesOf(made) {
+function valuesOf(made) {
   const inputs = [...made.elements].filter((each) => each.name);
   return Object.fromEntries(inputs.map((each) => [each.name, each.type === "checkbox" ? each.checked : each.value]));
 }

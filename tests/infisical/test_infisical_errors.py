@@ -1199,7 +1199,8 @@ async def test_sign_certificate_refuses_what_is_not_a_server_or_client(world: Wo
     old = await new_ca(world)
     await world.database.execute("UPDATE ca_certificates SET not_before = '2020-01-01' WHERE ca_id = $1", old)
     await call(world, "PATCH", f"/pki/ca/{off}", {"status": "disabled"})
-    await world.database.execute("UPDATE ca_certificates SET not_after = now() - interval '1 s' WHERE ca_id = $1", expired)
+    end = "UPDATE ca_certificates SET not_after = now() - interval '1 s' WHERE ca_id = $1"
+    await world.database.execute(end, expired)
     good = csr(SERVER, outside.subject("www.keystead.dev"), sans(_HOST))
     of_rsa = csr(rsa.generate_private_key(65537, 2048), outside.subject("www.keystead.dev"), sans(_HOST))
     weak = csr(weak_key(), outside.subject("www.keystead.dev"), sans(_HOST))

@@ -164,7 +164,7 @@ async def test_next_request_is_served(rush: Rush) -> None:
 async def test_probes_are_answered_while_requests_are_turned_away(rush: Rush, path: str) -> None:
     """Who is not let in during a rush is told by the API only: the probes say that the server is well."""
     assert rush.watch.probes[path]
-    assert rush.watch.unanswered[path] == 0
+    assert rush.watch.not_good[path] == []
 
 
 def test_files_are_raised_to_what_is_meant(server: Live) -> None:

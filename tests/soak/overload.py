@@ -262,7 +262,7 @@ class Watch:
         self.live = live
         self.most = memory(live.pid)
         self.probes: dict[str, list[float]] = {"/healthz": [], "/readyz": []}
-        self.unanswered = Counter[str]()
+        self.not_good: dict[str, list[str]] = {"/healthz": [], "/readyz": []}
 
     async def go_on(self) -> None:
         limits = httpx.Limits(max_keepalive_connections=0)
@@ -273,15 +273,16 @@ class Watch:
                     began = time.perf_counter()
                     try:
                         answer = await http.get(path)
-                        self.unanswered[path] += answer.status_code != 200
-                    except httpx.HTTPError:
-                        self.unanswered[path] += 1
+                        if answer.status_code != 200:
+                            self.not_good[path].append(answer.text)
+                    except httpx.HTTPError as error:
+                        self.not_good[path].append(repr(error))
                     times.append(time.perf_counter() - began)
                 await asyncio.sleep(0.3)
 
     def told(self, path: str) -> str:
         words = f"{len(self.probes[path])}, slowest {max(self.probes[path]):.2f} s"
-        return f"{words}, not good {self.unanswered[path]}"
+        return f"{words}, not good {len(self.not_good[path])}"
 
 
 class Scene(msgspec.Struct):

@@ -278,11 +278,19 @@ async def full(place: Shaken) -> AsyncIterator[None]:
 async def locked(place: Shaken) -> AsyncIterator[None]:
     """Somebody has locked the tables of CSRs and of CAs, and keeps the lock."""
     connection: db.Connection = await asyncpg.connect(place.address)
+    begin = "BEGIN; LOCK TABLE custom_csrs, certificate_authorities IN ACCESS EXCLUSIVE MODE"
     try:
-        async with connection.transaction():
-            await connection.execute("LOCK TABLE custom_csrs, certificate_authorities IN ACCESS EXCLUSIVE MODE")
-            yield
+        while True:
+            try:
+                await connection.execute(begin)
+            except asyncpg.DeadlockDetectedError:
+                # A request that has used the second table wants the first.
+                await connection.execute("ROLLBACK")
+            else:
+                break
+        yield
     finally:
+        await connection.execute("ROLLBACK")
         await connection.close()
 
 

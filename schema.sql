@@ -1,4 +1,4 @@
--- The catalogue of a new database. Databases of an earlier release reach the same one through app/migrations/.
+-- The catalogue of a new database. Databases of an earlier release reach the same one through app/keystead/store/migrations/.
 -- Directory tables (accounts, users, memberships, zones, deleted_scopes, tokens, access_tokens, keks, peppers,
 -- failed_authentications) are keyed by their own id;
 -- every other table carries account_id first, so that it can be spread over machines by account
@@ -611,4 +611,4 @@ COMMENT ON COLUMN audit_log.result IS 'success, or failure for what was denied.'
 COMMENT ON COLUMN audit_log.status IS 'The HTTP status of the answer; NULL for the command line.';
 COMMENT ON COLUMN audit_log.count IS 'How many attempts the row stands for: failed authentications are one row an address and minute.';
 
-INSERT INTO schema_version (version) VALUES (8);
+INSERT INTO schema_version (version) VALUES (10);

@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 from support import fuzzing
 from support.live import live
+from support.released import made_up
 from support.world import World, new_database, new_world
 
 from keystead.server import postgres
@@ -21,7 +22,7 @@ from keystead.store import schema
 from keystead.x509 import chains
 
 # Its profile of Hypothesis is for all tests.
-__all__ = ["fuzzing", "live"]
+__all__ = ["fuzzing", "live", "made_up"]
 
 
 @pytest.fixture(scope="session")

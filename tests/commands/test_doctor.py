@@ -22,9 +22,10 @@ import pytest
 from support.command import run_command
 from support.live import Live, free_port, serving
 from support.processes import is_gone, processes_below
+from support.released import RELEASED
 from support.rotation import mounted
 from support.waiting import comes_about, until
-from support.world import HERE, new_database
+from support.world import new_database
 
 from keystead import config
 from keystead.commands import doctor
@@ -35,7 +36,7 @@ from keystead.store import database as db
 from keystead.store import schema
 from keystead.store.database import Database
 
-OLDER = (HERE / "schemas" / "schema_0002.sql").read_text("utf-8")
+UNRELEASED = RELEASED["schema_0009"] + "UPDATE schema_version SET version = 7"
 LINE = re.compile(r"(ok |BAD) ([a-z ]+): (.+)")
 PASSWORD = "open-sesame"
 SECONDS = 60.0
@@ -580,16 +581,18 @@ async def test_a_database_with_a_fault_is_named(
     assert (await tables(home.url), files_in(home.data_dir.parent)) == before
 
 
+@pytest.mark.usefixtures("made_up")
 @pytest.mark.parametrize(
     ("check", "sql", "words"),
     [
         ("schema", "SELECT 1", ("empty", "keystead migrate")),
-        ("schema", OLDER, ("older", "keystead migrate")),
+        ("schema", RELEASED["schema_0009"], ("older", "keystead migrate")),
+        ("schema", UNRELEASED, ("version 7", "before release 0.1.0")),
         ("database", "CREATE TABLE strange (n integer)", ("not Keystead's", "one of its own")),
         # What `pg_dump --schema-only` leaves: tables, and nothing in them.
         ("schema", "CREATE TABLE schema_version (version integer, applied_at timestamptz)", ("schema",)),
     ],
-    ids=["empty", "older", "foreign", "without rows"],
+    ids=["empty", "older", "unreleased", "foreign", "without rows"],
 )
 async def test_a_database_without_this_schema_is_named(
     ask: Ask, cluster: postgres.Cluster, tmp_path: Path, check: str, sql: str, words: tuple[str, ...]

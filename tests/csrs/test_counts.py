@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule
 from support.authority import Authority, pem, root
 from support.live import Live
-from support.released import RELEASED
 from support.waiting import comes_about
 from support.walks import WorldWalk
-from support.world import BODY, Tenant, World, _lifespan, new_database
+from support.world import BODY, Tenant, World, _lifespan
 
 from keystead.caller import Scope
 from keystead.csrs import store as csrs
@@ -30,7 +29,6 @@ from keystead.identity.zones import Zone
 from keystead.server import first_start, postgres
 from keystead.server import worker as main
 from keystead.store import database as db
-from keystead.store import schema
 from keystead.x509 import keys
 from keystead.x509.keys import KeyType
 
@@ -521,53 +519,6 @@ async def test_a_start_mends_what_was_written_before_it(world: World) -> None:
     async with _lifespan(main.create_app(world.settings)):
         await comes_about(recounted)
     assert await shelf.total() == 3
-
-
-# The migration.
-
-
-async def test_the_migration_counts_what_is_there(cluster: postgres.Cluster) -> None:
-    """A database of schema 4 with CSRs in several lists has the length of each after the upgrade."""
-    async with new_database(cluster, "template0") as url:
-        old: db.Connection = await asyncpg.connect(url)
-        await old.execute(RELEASED["schema_0004"])
-        lists = await _filled(old)
-        await old.close()
-        assert (await schema.migrate(url))[0] == "0005_counts.sql"
-        database = db.Database(url, 1)
-        rows = await database.fetch("SELECT account_id, scope_id, slot, count FROM csr_counts")
-        assert {(row["account_id"], row["scope_id"]): row["count"] for row in rows} == {
-            place: number for place, number in lists.items() if number
-        }
-        assert {row["slot"] for row in rows} == {0}
-        await csrs.recount(database)
-        assert await database.fetch("SELECT account_id, scope_id, slot, count FROM csr_counts") == rows
-        await database.close()
-
-
-async def _filled(old: db.Connection) -> dict[tuple[UUID, UUID], int]:
-    """Two accounts, the first with two zones, and how many CSRs there are in each list."""
-    first, second, busy_zone, empty_zone = (uuid4() for _ in range(4))
-    for account in (first, second):
-        await old.execute("INSERT INTO accounts (id, name, slug) VALUES ($1, 'x', $2)", account, f"a{account.hex}")
-    for zone in (busy_zone, empty_zone):
-        await old.execute("INSERT INTO zones (id, account_id, name) VALUES ($1, $2, $3)", zone, first, zone.hex)
-    lists = {(first, first): 3, (first, busy_zone): 5, (first, empty_zone): 0, (second, second): 2}
-    for (account, scope), number in lists.items():
-        for _ in range(number):
-            key_id = uuid4()
-            await old.execute(
-                "INSERT INTO private_keys (account_id, id, key_type, spki_sha256, generated, kek_id, wrapped_key, "
-                "ciphertext) VALUES ($1, $2, 'p256v1', sha256($3), true, 'k', '', '')",
-                *(account, key_id, key_id.bytes),
-            )
-            await old.execute(
-                "INSERT INTO custom_csrs (account_id, id, zone_id, key_id, key_type, country, state, locality, "
-                "organization, common_name, sans, csr) VALUES "
-                "($1, gen_random_uuid(), $2, $3, 'p256v1', 'US', 'a', 'b', 'c', 'd', '{e}', 'f')",
-                *(account, None if scope == account else scope, key_id),
-            )
-    return lists
 
 
 # Two workers.

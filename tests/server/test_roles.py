@@ -13,6 +13,7 @@ import pytest
 from support.api_role import FORBIDDEN, Client, Served, cloudflare, connected, granted, held, infisical, tenants
 from support.live import Live, serving
 from support.psql import psql
+from support.released import RELEASED
 from support.rotation import Place, in_thread
 from support.world import BODY, new_database
 
@@ -242,18 +243,19 @@ async def _age(home: Home) -> None:
         await owner.execute(sql)
 
 
+@pytest.mark.usefixtures("made_up")
 def test_an_older_schema_is_migrated_by_its_new_owner(tmp_path: Path) -> None:
-    """A data folder of the first release ends with this one's tables, owner and permissions."""
+    """A data folder of an earlier release ends with this one's tables, owner and permissions."""
     with postgres.running(tmp_path / "data") as cluster:
-        in_thread(lambda: _first_release(cluster))
+        in_thread(lambda: _earlier_release(cluster))
         settings = Settings(data_dir=tmp_path / "data", keyring=tmp_path / "data" / "keyring.json", embedded=True)
         assert "Keystead" in in_thread(lambda: first_start.prepare(settings, cluster))
         in_thread(lambda: _as_made_today(cluster))
 
 
-async def _first_release(cluster: postgres.Cluster) -> None:
+async def _earlier_release(cluster: postgres.Cluster) -> None:
     async with connected(cluster.dsn) as admin:
-        await admin.execute((Path(__file__).parents[1] / "schemas" / "schema_0001.sql").read_text())
+        await admin.execute(RELEASED["schema_0008"])
 
 
 async def _as_made_today(cluster: postgres.Cluster) -> None:

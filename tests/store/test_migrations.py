@@ -3,14 +3,10 @@
 import asyncio
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import asyncpg
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from support.authority import csr_of, key_pem, openssl, pem, root
-from support.released import RELEASED, catalogue
+from support.released import RELEASED, STEPS, catalogue, later
 from support.world import new_database
 
 from keystead import bounds
@@ -18,9 +14,9 @@ from keystead.errors import Misconfigured
 from keystead.server import postgres
 from keystead.store import database as db
 from keystead.store import schema
-from keystead.x509 import chains
 
-FIRST = next(iter(RELEASED.values()))
+pytestmark = pytest.mark.usefixtures("made_up")
+FIRST = RELEASED["schema_0008"]
 
 
 async def _catalogue_at(url: str) -> dict[str, list[tuple[Any, ...]]]:
@@ -41,8 +37,7 @@ async def test_an_earlier_release_ends_in_the_catalogue_of_a_new_database(
         await connection.execute(RELEASED[released])
         await connection.close()
         assert await schema.state_at(old) is schema.SchemaState.OLDER
-        applied = await schema.migrate(old)
-        assert applied == [m.name for m in schema.migrations() if m.version > int(released[-4:])]
+        assert await schema.migrate(old) == later(released)
         assert await schema.state_at(old) is schema.SchemaState.CURRENT
         assert await _catalogue_at(old) == await _catalogue_at(database_url)
         assert await schema.migrate(old) == []
@@ -53,7 +48,7 @@ async def test_a_step_and_its_number_are_written_together_or_not_at_all(cluster:
     async with new_database(cluster, "template0") as old:
         connection: db.Connection = await asyncpg.connect(old)
         await connection.execute(FIRST)
-        await connection.execute("ALTER TABLE schema_version ADD CONSTRAINT first CHECK (version = 1)")
+        await connection.execute("ALTER TABLE schema_version ADD CONSTRAINT first CHECK (version = 8)")
         before = await catalogue(connection)
         with pytest.raises(Misconfigured, match="changed nothing"):
             await schema.migrate(old)
@@ -62,11 +57,21 @@ async def test_a_step_and_its_number_are_written_together_or_not_at_all(cluster:
 
 
 def test_migrations_are_numbered_without_gaps_and_say_what_they_are_for() -> None:
-    """Each step has the next number, and a first line that is a comment."""
-    versions = [migration.version for migration in schema.migrations()]
-    assert versions == list(range(2, 2 + len(versions)))
-    assert len(RELEASED) == len(versions)
-    assert all(migration.sql.startswith("-- ") for migration in schema.migrations())
+    """Each step has the next number, a first line that is a comment, and the schema before it is kept."""
+    versions = [step.version for step in STEPS]
+    assert versions == list(range(9, 9 + len(versions)))
+    assert [f"schema_{version - 1:04}" for version in versions] == list(RELEASED)
+    assert all(step.sql.startswith("-- ") for step in STEPS)
+
+
+def test_a_released_schema_is_changed_by_a_migration_alone() -> None:
+    """schema.sql has the version of the newest migration, or is to the letter what was released with that version."""
+    root = Path(__file__).parents[2]
+    text = (root / "schema.sql").read_text("utf-8")
+    version = schema.version_of_this_program()
+    assert text.endswith(f"INSERT INTO schema_version (version) VALUES ({version});\n")
+    kept = root / "tests" / "schemas" / f"schema_{version:04}.sql"
+    assert not kept.exists() or kept.read_text("utf-8") == text
 
 
 async def test_a_migration_does_not_wait_behind_a_busy_table(
@@ -81,10 +86,10 @@ async def test_a_migration_does_not_wait_behind_a_busy_table(
             await connection.execute("LOCK TABLE zones IN ACCESS SHARE MODE")
             with pytest.raises(Misconfigured, match="try again"):
                 await schema.migrate(old)
-        assert await connection.fetchval("SELECT max(version) FROM schema_version") == 1
-        assert await connection.fetchval("SELECT to_regclass('custom_certificates')") is None
+        assert await connection.fetchval("SELECT max(version) FROM schema_version") == 8
+        assert await connection.fetchval("SELECT to_regclass('csr_counts')") is None
         await connection.close()
-        assert len(await schema.migrate(old)) == len(schema.migrations())
+        assert len(await schema.migrate(old)) == len(STEPS)
 
 
 async def test_rows_of_an_earlier_release_survive_and_writers_go_on(cluster: postgres.Cluster) -> None:
@@ -109,36 +114,3 @@ async def test_rows_of_an_earlier_release_survive_and_writers_go_on(cluster: pos
         assert written > 0
         assert await connection.fetchval("SELECT count(*) FROM accounts") == written
         await connection.close()
-
-
-async def test_the_names_of_roots_are_filled_in_and_a_row_that_cannot_be_read_stays(
-    cluster: postgres.Cluster, tmp_path: Path
-) -> None:
-    """Digest and key id are those that this release writes, for roots with and without a key id or a version."""
-    short, long = ec.generate_private_key(ec.SECP256R1()), rsa.generate_private_key(65537, 4096)
-    (tmp_path / "key").write_text(key_pem(short))
-    (tmp_path / "csr").write_text(csr_of(short, "An old root without extensions"))
-    first_version = openssl("x509", "-req", "-in", tmp_path / "csr", "-signkey", tmp_path / "key")
-    made = [root(key=key).certificate for key in (short, long)]
-    made.append(x509.load_pem_x509_certificate(first_version.encode()))
-    assert made[2].version is x509.Version.v1
-    rows = {pem(each): (chains.name_sha256(each.subject), chains.key_id(each)) for each in made}
-    damaged = ["", "x", pem(made[0])[:200], "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"]
-    async with new_database(cluster, "template0") as old:
-        connection: db.Connection = await asyncpg.connect(old)
-        await connection.execute(RELEASED["schema_0005"])
-        await connection.execute("SET session_replication_role = replica")
-        sql = """
-            INSERT INTO ca_certificates
-                (account_id, id, ca_id, version, serial, sha256, not_before, not_after, pem, chain, root)
-            SELECT $2, gen_random_uuid(), gen_random_uuid(), 1, '01', sha256(''), now(), now(), '', '', $1
-        """
-        for text in (*rows, *damaged):
-            await connection.execute(sql, text, uuid4())
-        await schema.migrate(old)
-        found = await connection.fetch("SELECT root, root_subject_sha256, root_key_id FROM ca_certificates")
-        await connection.close()
-    assert {row["root"]: (row["root_subject_sha256"], row["root_key_id"]) for row in found} == {
-        **rows,
-        **dict.fromkeys(damaged, (None, None)),
-    }

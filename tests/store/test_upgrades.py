@@ -14,7 +14,7 @@ import httpx
 import msgspec
 import pytest
 from support.everything import _use_everything
-from support.released import RELEASED, catalogue
+from support.released import RELEASED, catalogue, later
 from support.waiting import comes_about
 from support.world import BODY, Tenant, World, _lifespan, judged_client, new_database, new_world
 
@@ -27,6 +27,7 @@ from keystead.server import worker as main
 from keystead.store import database as db
 from keystead.store import schema
 
+pytestmark = pytest.mark.usefixtures("made_up")
 SECONDS = 30.0
 Rows = dict[str, list[asyncpg.Record]]
 # Beyond what test_migrations compares: how tables are stored, and that there is nothing else.
@@ -118,13 +119,10 @@ async def old(request: pytest.FixtureRequest, cluster: postgres.Cluster, site: S
 async def _fill(connection: db.Connection, columns: dict[str, list[str]], rows: Rows) -> None:
     # Rows come in no order that foreign keys would like.
     await connection.execute("SET session_replication_role = replica")
-    checked = await connection.fetchval("SELECT count(*) FROM pg_constraint WHERE conname = 'audit_log_actor_check'")
     for table, names in columns.items():
         if table == "schema_version":
             continue
-        # The first releases knew fewer kinds of actors.
-        kept = [r for r in rows[table] if not checked or r.get("actor", "token") in {"token", "user", "operator"}]
-        records = [tuple(row[name] for name in names) for row in kept]
+        records = [tuple(row[name] for name in names) for row in rows[table]]
         await connection.copy_records_to_table(table, records=records, columns=names)
     used = " UNION ".join(f"SELECT key_id FROM {table}" for table, names in columns.items() if "key_id" in names)
     await connection.execute(f"DELETE FROM private_keys WHERE id NOT IN ({used})")
@@ -143,14 +141,10 @@ async def _contents(old: Old) -> dict[str, list[str]]:
     return found
 
 
-def _later(released: str) -> list[str]:
-    return [migration.name for migration in schema.migrations() if migration.version > int(released[-4:])]
-
-
 async def test_every_row_stays_and_every_answer_is_the_same(old: Old, site: Site) -> None:
     """After the upgrade every row is there, every key opens, and the API answers as the earlier release did."""
     before = await _contents(old)
-    assert await schema.migrate(old.url) == _later(old.released)
+    assert await schema.migrate(old.url) == later(old.released)
     assert await _contents(old) == before
     settings = msgspec.structs.replace(site.settings, database_url=old.url)
     await first_start.prepare(settings)
@@ -196,14 +190,14 @@ async def test_what_the_earlier_release_writes_is_still_taken(old: Old) -> None:
 async def test_two_migrations_at_once_are_one(old: Old) -> None:
     """One of them waits for the other, finds nothing left to do, and both end well."""
     applied = await asyncio.gather(schema.migrate(old.url), schema.migrate(old.url))
-    assert sorted(applied) == [[], _later(old.released)]
+    assert sorted(applied) == [[], later(old.released)]
 
 
 @pytest.mark.serve
 async def test_the_bundled_database_is_upgraded_by_the_start(cluster: postgres.Cluster, tmp_path: Path) -> None:
     """With the PostgreSQL of its own, `keystead serve` brings an earlier schema up to date before it serves."""
     async with new_database(cluster, "template0") as url, _connected(url) as connection:
-        await connection.execute(RELEASED["schema_0001"])
+        await connection.execute(RELEASED["schema_0008"])
         settings = Settings(data_dir=tmp_path, database_url=url, keyring=tmp_path / "keyring.json", embedded=True)
         await first_start.prepare(settings)
         assert await schema.state_at(url) is schema.SchemaState.CURRENT
@@ -226,7 +220,7 @@ async def test_requests_are_served_while_a_migration_waits(world: World) -> None
 async def test_a_migration_that_is_broken_off_changes_nothing(cluster: postgres.Cluster, how: str) -> None:
     """A statement that is cancelled, as by its time-out, or a connection that is cut is told in one sentence."""
     async with new_database(cluster, "template0") as url, _connected(url) as connection:
-        await connection.execute(RELEASED["schema_0001"])
+        await connection.execute(RELEASED["schema_0008"])
         async with connection.transaction():
             await connection.execute("LOCK TABLE zones IN ACCESS SHARE MODE")
             migrating = asyncio.create_task(schema.migrate(url))
@@ -234,18 +228,18 @@ async def test_a_migration_that_is_broken_off_changes_nothing(cluster: postgres.
             await connection.execute(f"SELECT {how}(pid) FROM ({_MIGRATION_WAITS}) AS waiting")
             with pytest.raises(Unavailable):
                 await migrating
-        assert await connection.fetchval("SELECT max(version) FROM schema_version") == 1
-        assert await schema.migrate(url) == _later("schema_0001")
+        assert await connection.fetchval("SELECT max(version) FROM schema_version") == 8
+        assert await schema.migrate(url) == later("schema_0008")
 
 
 async def test_a_step_that_fails_is_named(cluster: postgres.Cluster) -> None:
     """The steps before it stay, and the sentence does not say that nothing was changed."""
     async with new_database(cluster, "template0") as url, _connected(url) as connection:
-        await connection.execute(RELEASED["schema_0001"])
-        await connection.execute("CREATE TABLE failed_authentications (mine integer)")
-        with pytest.raises(Misconfigured, match=r"0004_tenants\.sql") as refused:
+        await connection.execute(RELEASED["schema_0008"])
+        await connection.execute("CREATE TABLE csr_counts (mine integer)")
+        with pytest.raises(Misconfigured, match=r"0010_counts\.sql") as refused:
             await schema.migrate(url)
-        assert await connection.fetchval("SELECT max(version) FROM schema_version") == 3
+        assert await connection.fetchval("SELECT max(version) FROM schema_version") == 9
         assert "nothing was changed" not in str(refused.value)
 
 
@@ -254,6 +248,8 @@ async def test_a_step_that_fails_is_named(cluster: postgres.Cluster) -> None:
     [
         ("serve", 9999, "run the newer release"),
         ("migrate", 9999, "run the newer release"),
+        ("serve", 8, "from before release 0.1.0"),
+        ("migrate", 8, "from before release 0.1.0"),
     ],
 )
 async def test_a_schema_of_another_release_is_refused(

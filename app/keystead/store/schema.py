@@ -13,6 +13,8 @@ from keystead import bounds
 from keystead.errors import Misconfigured, Unavailable
 from keystead.store.database import UNAVAILABLE, Connection, Database, milliseconds, readable
 
+# That of release 0.1.0, the first one.
+FIRST_VERSION = 10
 # Arbitrary advisory lock id.
 _MIGRATION_LOCK = 0x6B657973
 
@@ -39,10 +41,11 @@ def migrations() -> tuple[Migration, ...]:
 
 def version_of_this_program() -> int:
     """The schema version of this release."""
-    return max((migration.version for migration in migrations()), default=1)
+    return max((migration.version for migration in migrations()), default=FIRST_VERSION)
 
 
 async def schema_state(connection: Connection) -> SchemaState:
+    """Raises Misconfigured for a database that no release of Keystead made."""
     version = await _version(connection)
     if version == 0:
         return SchemaState.EMPTY
@@ -84,6 +87,9 @@ async def _version(connection: Connection) -> int:
     version = await connection.fetchval("SELECT max(version) FROM schema_version")
     if version is None:
         raise Misconfigured("the database says no schema version: it was restored without its rows; restore it whole")
+    if version < FIRST_VERSION:
+        text = f"the database has schema version {version}, from before release 0.1.0, and cannot be upgraded"
+        raise Misconfigured(f"{text}: start with an empty database, and with a ring and a data folder of its own")
     return int(version)
 
 

@@ -70,7 +70,7 @@ def test_a_state_from_before_a_reboot_does_not_lock_out(tmp_path: Path, clock: l
 
 def _hits(path: Path) -> int:
     limiter = Limiter(path)
-    allowed = sum(limiter.hit(b"a", RateLimit(500, 3600)).allowed for _ in range(400))
+    allowed = sum(limiter.hit(b"a", RateLimit(500, 86_400)).allowed for _ in range(400))
     limiter.close()
     return allowed
 

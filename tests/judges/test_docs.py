@@ -8,7 +8,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from litestar import Litestar
 from support.api_role import GRANTS
+from support.live import free_port
 from support.sdk_infisical import REQUIREMENT
 from support.waiting import until
 
@@ -100,14 +100,7 @@ class Checkout(NamedTuple):
             if not name.startswith(("KEYSTEAD_", "CLOUDFLARE_", "PYTHON", "PYTEST_", "MAKE", "MFLAGS", "VIRTUAL_ENV"))
         }
         path = [part for part in kept.get("PATH", os.defpath).split(":") if not part.startswith(str(ROOT))]
-        return {**kept, "PATH": ":".join(path), "HOME": str(self.home), "KEYSTEAD_PORT": str(_free_port())}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        return {**kept, "PATH": ":".join(path), "HOME": str(self.home), "KEYSTEAD_PORT": str(free_port())}
 
 
 @pytest.fixture(scope="session")

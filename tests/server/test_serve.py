@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+from support.live import START_SECONDS, STOP_SECONDS, free_port
 from support.processes import ROOT, is_gone, processes_below, workers
 from support.waiting import until
 
@@ -89,14 +90,6 @@ if __name__ == "__main__":
     except errors.Misconfigured as error:
         sys.exit(f"refused: {error}")
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        assert isinstance(port, int)
-        return port
 
 
 class Server:
@@ -193,28 +186,28 @@ def test_taken_port_is_named(server: Server) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", server.port))
         other.listen()
-        assert server.start(**NO_DATABASE).wait(30) == 1
+        assert server.start(**NO_DATABASE).wait(START_SECONDS) == 1
     assert f"refused: port {server.port} on 127.0.0.1 is taken" in server.output()
     assert "KEYSTEAD_PORT" in server.output()
 
 
 def test_address_of_another_machine_is_named(server: Server) -> None:
     """A host that is not this machine's stops the start, with the setting that helps."""
-    assert server.start(**NO_DATABASE, HOST="192.0.2.1", TRUSTED_PROXIES="192.0.2.2/32").wait(30) == 1
+    assert server.start(**NO_DATABASE, HOST="192.0.2.1", TRUSTED_PROXIES="192.0.2.2/32").wait(START_SECONDS) == 1
     assert "KEYSTEAD_HOST" in server.output()
 
 
 def test_data_folder_in_use_is_named(server: Server) -> None:
     """A second server on the same data folder is refused, with the pid of the first."""
     first = server.started_up(**NO_DATABASE)
-    assert server.start(**NO_DATABASE, PORT=free_port()).wait(30) == 1
+    assert server.start(**NO_DATABASE, PORT=free_port()).wait(START_SECONDS) == 1
     assert f"in use by the server with pid {first.pid}" in server.output()
 
 
 def test_data_folder_that_is_a_file_is_named(server: Server) -> None:
     """A data folder that cannot be made stops the start with a sentence, not a traceback."""
     server.data_dir.write_text("")
-    assert server.start(**NO_DATABASE).wait(30) == 1
+    assert server.start(**NO_DATABASE).wait(START_SECONDS) == 1
     assert server.output().startswith(f"refused: the data folder {server.data_dir} cannot be used")
 
 
@@ -222,14 +215,14 @@ def test_certificate_of_another_key_is_refused(server: Server) -> None:
     """A certificate and a key that do not belong together stop the start."""
     authority = trustme.CA()
     write_pair(server.folder, authority.issue_cert("a.example"), authority.issue_cert("b.example"))
-    assert server.start(**NO_DATABASE, **pair_settings(server)).wait(30) == 1
+    assert server.start(**NO_DATABASE, **pair_settings(server)).wait(START_SECONDS) == 1
     assert re.search("refused: KEYSTEAD_TLS_CERT .* the key is not that of the first certificate", server.output())
 
 
 @pytest.mark.parametrize("log", ["console", "json"])
 def test_application_that_cannot_be_made_ends_it(server: Server, log: str) -> None:
     """Workers that fail again at once end the server with status 1 and a sentence."""
-    assert server.start("broken", **NO_DATABASE, LOG=log).wait(60) == 1
+    assert server.start("broken", **NO_DATABASE, LOG=log).wait(START_SECONDS) == 1
     assert "the application cannot be made" in server.output()
     last = server.output().splitlines()[-1]
     assert "the workers end right after their start" in last
@@ -238,14 +231,14 @@ def test_application_that_cannot_be_made_ends_it(server: Server, log: str) -> No
 
 def test_workers_that_fail_late_end_it_too(server: Server) -> None:
     """On a busy machine a worker takes long to fail: five that never listened end the server, however long it took."""
-    assert server.start("late", **NO_DATABASE).wait(60) == 1
+    assert server.start("late", **NO_DATABASE).wait(START_SECONDS) == 1
     assert "so the server stops" in server.output()
 
 
 @pytest.mark.parametrize("log", ["console", "json"])
 def test_failed_start_shows_no_variables(server: Server, log: str) -> None:
     """A traceback in the log names the error and shows no values: some are secret."""
-    assert server.start("sick", **NO_DATABASE, LOG=log).wait(60) == 1
+    assert server.start("sick", **NO_DATABASE, LOG=log).wait(START_SECONDS) == 1
     assert "RuntimeError: the state does not open" in server.output()
     assert "a secret value" not in server.output()
 
@@ -292,7 +285,7 @@ def test_stops_cleanly(server: Server, stop: str) -> None:
         process.send_signal(signal.SIGTERM)
     else:
         os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(30) == 0
+    assert process.wait(STOP_SECONDS) == 0
     assert is_gone(worker)
     assert is_gone(postmaster)
     assert "a worker has closed its state" in server.output()
@@ -305,7 +298,7 @@ def test_stops_cleanly_during_its_start(server: Server) -> None:
     until(lambda: "preparing" in server.output())
     postmaster = server.postmaster()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0
+    assert process.wait(STOP_SECONDS) == 0
     assert is_gone(postmaster)
 
 
@@ -315,7 +308,7 @@ def test_command_serves_the_real_application(server: Server) -> None:
     until(lambda: server.answers("/healthz") or process.poll() is not None, 60)
     assert (server.data_dir / "credentials.env").exists(), server.output()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0
+    assert process.wait(STOP_SECONDS) == 0
     assert processes_below(server.folder) == []
 
 
@@ -340,7 +333,7 @@ def test_start_after_a_kill_joins_the_running_postgres(server: Server) -> None:
     assert "keystead_api" in server.get("/database")
     assert server.postmaster() == postmaster
     again.send_signal(signal.SIGTERM)
-    assert again.wait(30) == 0
+    assert again.wait(STOP_SECONDS) == 0
     assert is_gone(postmaster)
 
 
@@ -381,7 +374,7 @@ def test_hangup_without_tls_changes_nothing(server: Server) -> None:
     # A reload would start a worker and would keep SIGTERM waiting.
     assert server.worker() == worker
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0
+    assert process.wait(STOP_SECONDS) == 0
 
 
 # TLS.
@@ -426,7 +419,7 @@ def test_every_worker_serves_the_renewed_certificate(server: Server) -> None:
     until(lambda: all(is_gone(worker) for worker in before))
     assert not server.shows(old)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0
+    assert process.wait(STOP_SECONDS) == 0
 
 
 def test_bad_pair_leaves_the_old_one_served(server: Server) -> None:
@@ -471,7 +464,7 @@ def test_key_that_only_openssl_takes_stops_the_start(server: Server) -> None:
     """The start ends with one sentence before anything is started, and no worker dies of the key."""
     write_pair(server.folder, trustme.CA().issue_cert("127.0.0.1"))
     write_p521(server.folder / "live")
-    assert server.start(**NO_DATABASE, **pair_settings(server)).wait(30) == 1
+    assert server.start(**NO_DATABASE, **pair_settings(server)).wait(START_SECONDS) == 1
     assert re.fullmatch("refused: .*: the key is damaged or of a kind that is not served.*\n", server.output())
 
 

@@ -1,6 +1,7 @@
 """The real server for tests: `keystead serve` in processes of its own, on a database that was empty before."""
 
 import contextlib
+import itertools
 import json
 import os
 import shlex
@@ -129,11 +130,20 @@ async def live(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFacto
             yield running
 
 
+# Each process of the tests begins elsewhere.
+_NUMBERS = itertools.count(os.getpid() * 509)
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody listens on, and that these tests are given once.
+
+    It is below those that the kernel gives away, so nobody else's connection has it before the server does.
+    """
+    while True:
+        port = 10_000 + next(_NUMBERS) % 22_000
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_until_it_answers(url: str, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -22,7 +22,7 @@ from uuid import uuid4
 import asyncpg
 import httpx
 import msgspec
-from support.live import Live
+from support.live import Live, free_port
 from support.waiting import comes_about
 from support.world import BODY, Judge
 
@@ -57,7 +57,7 @@ class Proxy:
     """
 
     def __init__(self, target: Path | int, loop: asyncio.AbstractEventLoop, seed: int) -> None:
-        self.port = 0
+        self.port = free_port()
         self.chance = 0.0
         self.fatal: Callable[[bytes], bool] | None = None
         self.reaches = True
@@ -89,7 +89,6 @@ class Proxy:
 
     async def _accept(self) -> None:
         self._listener = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-        self.port = self._listener.sockets[0].getsockname()[1]
 
     async def _refuse(self) -> None:
         if self._listener:

@@ -15,6 +15,7 @@ from keystead.commands import audit as audit_commands
 from keystead.commands import ca as ca_commands
 from keystead.commands import certificate as certificate_commands
 from keystead.commands import csr as csr_commands
+from keystead.commands import deliver as deliver_command
 from keystead.commands import doctor, terminal
 from keystead.commands import keys as keys_commands
 from keystead.commands import profile as profile_commands
@@ -140,6 +141,9 @@ def completion(shell: str) -> None:
     kind = get_completion_class(shell)
     if kind is not None:
         print(kind(cli, {}, "keystead", "_KEYSTEAD_COMPLETE").source())
+
+
+cli.add_command(deliver_command.deliver)
 
 
 @cli.command("doctor")

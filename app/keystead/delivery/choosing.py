@@ -1,0 +1,88 @@
+"""Which certificates a delivery is to have in its files, and why another is not, or no longer."""
+
+import hashlib
+from collections.abc import Iterable
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+
+from keystead.ca import revoked
+from keystead.certificates import following
+from keystead.certificates import store as certificates
+from keystead.certificates.model import Certificate, Status
+from keystead.delivery.settings import Delivery
+from keystead.errors import NotFound
+from keystead.identity import zones
+from keystead.store.database import Database
+from keystead.x509 import chains
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """The certificates to be delivered; for each other one that was looked at, by its id, what is wrong with it.
+
+    `nothing` says why there is none; `places` are the zones that were looked at, with their accounts.
+    """
+
+    certificates: tuple[Certificate, ...] = ()
+    withheld: dict[UUID, str] = {}
+    nothing: str = ""
+    places: frozenset[tuple[UUID, UUID]] = frozenset()
+
+
+def version(certificate: Certificate) -> str:
+    """What changes with the chain, and so with the key, which is that of its leaf."""
+    return hashlib.sha256(certificate.chain.encode("ascii")).hexdigest()
+
+
+async def choose(db: Database, delivery: Delivery, now: datetime) -> Choice:
+    """What is to be delivered now: nothing that is revoked, has expired, or is not valid yet."""
+    try:
+        found, places = await _candidates(db, delivery)
+    except NotFound as error:
+        return Choice(nothing=str(error))
+    withheld = {each.id: f"is {each.status(now).value}" for each in found if each.status(now) is not Status.ACTIVE}
+    withheld |= dict.fromkeys(await _revoked(db, found), "was revoked")
+    good = [each for each in found if each.id not in withheld]
+    if not good:
+        of = f"the certificate {delivery.certificate}" if delivery.certificate else "each certificate that fits"
+        why = ", ".join(sorted(set(withheld.values()))) or "is not there"
+        nothing = f"{of} {why}" if withheld else "no certificate fits"
+        return Choice((), withheld, nothing, places)
+    return Choice(tuple(good) if delivery.many else (good[0],), withheld, "", places)
+
+
+async def _candidates(db: Database, delivery: Delivery) -> tuple[tuple[Certificate, ...], frozenset[tuple[UUID, UUID]]]:
+    """Those that fit, the best first: one with the host itself before one with a wildcard, the latest before others."""
+    if delivery.certificate:
+        found = await certificates.find(db, str(delivery.certificate))
+        return (found,), frozenset({(found.account_id, found.zone_id)})
+    zone = await zones.find(db, delivery.zone or "")
+    all_ = await following.latest(db, zone.account_id, zone.id)
+    host = delivery.host
+    fitting = [each for each in all_ if host is None or serves(each.hosts, host)]
+    fitting.sort(key=lambda each: host not in each.hosts)
+    return tuple(fitting), frozenset({(zone.account_id, zone.id)})
+
+
+def serves(hosts: Iterable[str], wanted: str) -> bool:
+    """Whether one of a certificate's hosts is the wanted one, or its wildcard, or below what is wanted with one."""
+    for host in hosts:
+        above = host.partition(".")[2]
+        if host == wanted or (host.startswith("*.") and above == wanted.partition(".")[2]):
+            return True
+        if wanted.startswith("*.") and host.endswith(wanted[1:]):
+            return True
+    return False
+
+
+async def _revoked(db: Database, found: Iterable[Certificate]) -> set[UUID]:
+    """Those of which the leaf, or a CA above it, was revoked by a CA of their account."""
+    serials = {each.id: {c.serial_number for c in chains.stored(each.chain)} for each in found}
+    accounts = {each.id: each.account_id for each in found}
+    gone = set()
+    for account_id in set(accounts.values()):
+        of = {id_: numbers for id_, numbers in serials.items() if accounts[id_] == account_id}
+        bad = await revoked.among(db, account_id, sorted(set().union(*of.values())))
+        gone |= {id_ for id_, numbers in of.items() if numbers & bad}
+    return gone

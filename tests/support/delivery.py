@@ -1,5 +1,6 @@
 """A site whose certificate is delivered: made and renewed over the API of a live server, signed by a root it trusts."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -85,4 +86,9 @@ class Host:
         return run_command(beside(self.live), "deliver", "--config", self.config, *(words or ("--once",)))
 
     def held(self) -> dict[str, str]:
-        return {path.name: path.read_text() for path in self.tls.iterdir()}
+        """What is in the folder; drafts of a delivery that runs may be gone before they are read."""
+        found = {}
+        for path in self.tls.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                found[path.name] = path.read_text()
+        return found

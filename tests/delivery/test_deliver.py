@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -17,6 +18,9 @@ from support.authority import openssl
 from support.command import beside, rows, run_command
 from support.delivery import Host, Site
 from support.live import Live
+
+from keystead.certificates.export import Exported, export
+from keystead.delivery import work
 
 PAIR = {"fullchain.pem", "privkey.pem"}
 
@@ -225,6 +229,39 @@ def test_a_deleted_certificate_is_reported_and_its_files_stay(host: Host, site: 
         path.unlink()
     assert host.deliver().status == 1
     assert host.held() == {}
+
+
+def test_what_is_deleted_while_its_key_is_opened_is_not_placed(
+    host: Host, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The opened key goes nowhere, though its row of the audit log is there."""
+
+    async def opened(*words: Any) -> Exported:
+        exported = await export(*words)
+        site.delete()
+        return exported
+
+    monkeypatch.setattr(work, "export", opened)
+    host.configure(host.pair(by_id(site)))
+    said = host.deliver()
+    assert said.status == 1
+    assert "being changed" in said.out
+    assert (host.held(), len(audited(site))) == ({}, 1)
+
+
+def test_a_damaged_certificate_stops_no_other(host: Host, site: Site) -> None:
+    """A chain that cannot be read is withheld, and the rest of the zone is delivered."""
+    other = Site(site.live, f"x.{site.host}")
+    rows(site.live, "UPDATE custom_certificates SET chain = 'x' WHERE id = $1", UUID(site.id))
+    host.configure(
+        f'name = "all"\nfolder = "{host.tls}"\nfiles = {{ combined = "{{id}}.pem" }}\n'
+        f'zone = "example.com"\nhost = "*.{site.host}"',
+        host.pair(by_id(site)),
+    )
+    said = host.deliver()
+    assert "cannot be read" in said.out
+    assert host.held().keys() == {f"{other.id}.pem"}
+    rows(site.live, "UPDATE custom_certificates SET chain = $2 WHERE id = $1", UUID(site.id), site.text)
 
 
 def test_an_expired_certificate_is_not_delivered(host: Host, site: Site) -> None:

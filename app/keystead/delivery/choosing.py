@@ -42,7 +42,7 @@ async def choose(db: Database, delivery: Delivery, now: datetime) -> Choice:
     except NotFound as error:
         return Choice(nothing=str(error))
     withheld = {each.id: f"is {each.status(now).value}" for each in found if each.status(now) is not Status.ACTIVE}
-    withheld |= dict.fromkeys(await _revoked(db, found), "was revoked")
+    withheld |= await _revoked(db, found)
     good = [each for each in found if each.id not in withheld]
     if not good:
         of = f"the certificate {delivery.certificate}" if delivery.certificate else "each certificate that fits"
@@ -76,13 +76,19 @@ def serves(hosts: Iterable[str], wanted: str) -> bool:
     return False
 
 
-async def _revoked(db: Database, found: Iterable[Certificate]) -> set[UUID]:
-    """Those of which the leaf, or a CA above it, was revoked by a CA of their account."""
-    serials = {each.id: {c.serial_number for c in chains.stored(each.chain)} for each in found}
-    accounts = {each.id: each.account_id for each in found}
-    gone = set()
-    for account_id in set(accounts.values()):
-        of = {id_: numbers for id_, numbers in serials.items() if accounts[id_] == account_id}
-        bad = await revoked.among(db, account_id, sorted(set().union(*of.values())))
-        gone |= {id_ for id_, numbers in of.items() if numbers & bad}
-    return gone
+async def _revoked(db: Database, found: Iterable[Certificate]) -> dict[UUID, str]:
+    """Those of which the leaf, or a CA above it, was revoked by a CA of their account; and those that are damaged."""
+    withheld: dict[UUID, str] = {}
+    of_accounts: dict[UUID, dict[UUID, set[int]]] = {}
+    for each in found:
+        try:
+            serials = {certificate.serial_number for certificate in chains.stored(each.chain)}
+        except ValueError:
+            # One damaged row must not stop other deliveries.
+            withheld[each.id] = "cannot be read"
+        else:
+            of_accounts.setdefault(each.account_id, {})[each.id] = serials
+    for account_id, serials_of in of_accounts.items():
+        bad = await revoked.among(db, account_id, sorted(set().union(*serials_of.values())))
+        withheld |= {id_: "was revoked" for id_, serials in serials_of.items() if serials & bad}
+    return withheld

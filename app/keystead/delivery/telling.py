@@ -1,11 +1,13 @@
 """What a running delivery says of itself: a file for node_exporter's textfile collector."""
 
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
+from keystead.delivery import placing
 from keystead.delivery.work import Outcome, Result
 
 
@@ -13,7 +15,7 @@ class Metrics:
     """Written after each look; its time stops where deliveries do."""
 
     def __init__(self, path: str) -> None:
-        self._path = path
+        self._path = Path(path)
         self._registry = CollectorRegistry()
         self._looked = Gauge(
             "keystead_deliver_looked_timestamp_seconds", "The last complete look.", registry=self._registry
@@ -36,5 +38,10 @@ class Metrics:
                 self._ends.labels(each.delivery).set(each.not_after.timestamp())
             for kind in (Result.FAILED, Result.WITHHELD):
                 self._states.labels(each.delivery, kind.value).set(each.result is kind)
-        write_to_textfile(self._path, self._registry)
-        Path(self._path).chmod(0o644)
+        # Safe in a folder of others too, such as that of node_exporter: nothing that is there is written through.
+        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            placing.draft(folder, {self._path.name: generate_latest(self._registry)}, (0o644, -1, -1))
+            placing.switch(folder, (self._path.name,))
+        finally:
+            os.close(folder)

@@ -17,7 +17,7 @@ from keystead.delivery import choosing, formats, hooks, placing
 from keystead.delivery.choosing import Choice
 from keystead.delivery.settings import Delivery, Format, Settings
 from keystead.delivery.state import Phase, Placed, Record, State
-from keystead.errors import KeysteadError, Misconfigured, Unavailable
+from keystead.errors import Conflict, KeysteadError, Misconfigured, Unavailable
 from keystead.services import Services
 
 # After a failure, doubled each time; a change of what is to be delivered is tried at once.
@@ -170,6 +170,7 @@ class _Work:
     async def _place(self, folder: int, changed: Sequence[Certificate]) -> None:
         """Open the keys, give all files of the certificates their names, and have them judged; or all is as before."""
         files, after = await self._opened(folder, changed)
+        await self._require_unchanged(changed)
         before = self.record
         try:
             placing.draft(folder, files, self.delivery.access)
@@ -211,6 +212,13 @@ class _Work:
             )
         untold = tuple(dict.fromkeys((*self.record.untold, *files)))
         return files, Record(self.delivery.folder, _plan(self.delivery), Phase.PLACED, placed, untold=untold)
+
+    async def _require_unchanged(self, opened: Sequence[Certificate]) -> None:
+        """Raise Conflict if, while keys were opened, one of the certificates was deleted, revoked or renewed."""
+        choice = await choosing.choose(self.services.db, self.delivery, datetime.now(UTC))
+        present = {(each.id, choosing.version(each)) for each in choice.certificates}
+        if not {(each.id, choosing.version(each)) for each in opened} <= present:
+            raise Conflict("its certificates are being changed, and nothing was placed")
 
     def _put_back(self, folder: int, before: Record) -> None:
         if self.record.phase is Phase.PLACING:

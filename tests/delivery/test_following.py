@@ -12,9 +12,10 @@ from uuid import uuid4
 import pytest
 from support.command import beside
 from support.delivery import Host, Site
-from support.live import Live, free_port
+from support.live import Live
 from support.waiting import SECONDS, until
 
+NO_DATABASE = "postgresql://nobody@/none?host=/nonexistent"
 Start = Callable[..., subprocess.Popen[bytes]]
 
 
@@ -73,7 +74,7 @@ def test_a_certificate_that_comes_later_is_delivered(host: Host, live: Live, sta
 def test_a_database_that_is_away_is_waited_for(host: Host, start: Start) -> None:
     """At the start too: it says so once, and ends in order when it is told to."""
     host.configure(host.pair('zone = "example.com"\nhost = "x.example.com"'))
-    process = start(KEYSTEAD_DATABASE_URL=f"postgresql://nobody@127.0.0.1:{free_port()}/none")
+    process = start(KEYSTEAD_DATABASE_URL=NO_DATABASE)
     until(lambda: "nothing can be delivered" in log(host), said=lambda: log(host))
     process.send_signal(signal.SIGTERM)
     assert process.wait(SECONDS) == 0
@@ -88,7 +89,7 @@ def test_a_crash_is_ended_before_the_database_is_asked(host: Host, start: Start)
         (host.tls / f"{name}.keystead-before").write_text("old")
     record = {"folder": str(host.tls), "phase": "placing", "replaced": ["fullchain.pem", "privkey.pem"]}
     host.state.write_text(f'{{"version": 1, "deliveries": {{"www": {record}}}}}'.replace("'", '"'))
-    start(KEYSTEAD_DATABASE_URL=f"postgresql://nobody@127.0.0.1:{free_port()}/none")
+    start(KEYSTEAD_DATABASE_URL=NO_DATABASE)
     until(lambda: host.held() == {"fullchain.pem": "old", "privkey.pem": "old"}, said=lambda: log(host))
     until(lambda: "the earlier files were put back" in log(host), said=lambda: log(host))
 

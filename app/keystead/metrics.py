@@ -34,6 +34,7 @@ _pool = Gauge("keystead_key_pool_keys", "RSA-2048 keys that are ready.", multipr
 _generation = Histogram(
     "keystead_key_generation_seconds", "Making an RSA key on demand.", ["key_type"], buckets=_BUCKETS
 )
+_renewals = Counter("keystead_renewals", "What renewal rules have done: renewed, failed or waiting.", ["result"])
 # Seconds of the requests since the last flush, by the labels of the counter.
 _unwritten: defaultdict[tuple[str, str, str, int], list[float]] = defaultdict(list)
 _connections = Gauge(
@@ -76,6 +77,10 @@ def pool_level(count: int) -> None:
 
 def key_generated(key_type: str, seconds: float) -> None:
     _generation.labels(key_type).observe(seconds)
+
+
+def renewal(result: str) -> None:
+    _renewals.labels(result).inc()
 
 
 def connections(in_use: int, idle: int) -> None:

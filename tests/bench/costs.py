@@ -410,6 +410,9 @@ def uploads(ground: Ground) -> Iterator[Case]:
         (f"{CERTIFICATES:,}, those pending", busy, "?per_page=50&status=pending"),
     ):
         yield Case(get, what, query=query, places=lambda _, zone=zone: {"zone_id": zone})  # type: ignore[misc]
+    for what, name in (("a CA's name of 60 kB", "x" * 60_000), ("a CA outside", "outside")):
+        yield Case(f"PUT {one}/keystead_renewal", what, json.dumps({"renew_with": name}).encode(), places=of_fat)
+    yield Case(f"DELETE {one}/keystead_renewal", "of a certificate with a chain of 250 kB", places=of_fat)
     put = "PUT /client/v4/zones/{zone_id}/custom_certificates/prioritize"
 
     def order(ids: list[str]) -> Callable[[int], bytes]:

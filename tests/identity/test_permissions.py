@@ -159,6 +159,16 @@ ROUTES = (
         *("DELETE", "/zones/{zone_id}/custom_certificates/{custom_certificate_id}"),
         *((ZONE_SSL_WRITE, SSL_WRITE), (ZONE_SSL_WRITE,)),
     ),
+    # With a CA of the account it needs more: tests/renewal/test_rules.py.
+    Route(
+        *("PUT", "/zones/{zone_id}/custom_certificates/{custom_certificate_id}/keystead_renewal"),
+        *((ZONE_SSL_WRITE, SSL_WRITE), (ZONE_SSL_WRITE,)),
+        body={"renew_with": "outside"},
+    ),
+    Route(
+        *("DELETE", "/zones/{zone_id}/custom_certificates/{custom_certificate_id}/keystead_renewal"),
+        *((ZONE_SSL_WRITE, SSL_WRITE), (ZONE_SSL_WRITE,)),
+    ),
     Route(
         *("PUT", "/zones/{zone_id}/custom_certificates/prioritize"),
         *((ZONE_SSL_WRITE, SSL_WRITE), (ZONE_SSL_WRITE,)),

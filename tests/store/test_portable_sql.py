@@ -13,7 +13,8 @@ from keystead.store import schema
 
 # By account_id: the tables that Citus distributes. All others are small, and copied to each node.
 DISTRIBUTED = (  # noqa: SIM905 - shorter
-    "private_keys custom_csrs csr_counts custom_certificates certificate_history certificate_authorities "
+    "private_keys custom_csrs csr_counts custom_certificates certificate_history renewal_rules "
+    "certificate_authorities "
     "ca_certificates issued_certificates crls last_crls certificate_policies certificate_profiles applications "
     "application_profiles idempotency_keys audit_log"
 ).split()

@@ -119,6 +119,7 @@ def certificates(client: Client, live: Live) -> None:
     own = client.ask("POST", path, uploads[0])
     client.ask("PATCH", f"{path}/{own['id']}", uploads[1])
     client.ask("PUT", f"{path}/prioritize", {"certificates": [{"id": made["id"], "priority": 2}]})
+    client.ask("PUT", f"{one_}/keystead_renewal", {"renew_with": "outside", "days_before": 3650})
     client.ask("GET", one_)
     client.ask("GET", f"{path}?status=active")
     for id_ in (made["id"], own["id"]):

@@ -53,13 +53,14 @@ from keystead.audit import log as audit_log
 from keystead.ca import authorities, leaves
 from keystead.caller import GROUPS, Level, RequestInfo
 from keystead.certificates import matching
-from keystead.cloudflare import custom_certificates, custom_csrs, guard, logs, tokens, zones
+from keystead.cloudflare import custom_certificates, custom_csrs, guard, logs, renewal, tokens, zones
 from keystead.cloudflare import errors as cloudflare_errors
 from keystead.cloudflare.accounts import AccountChange
 from keystead.cloudflare.custom_certificates import CertificateFilters, CustomCertificateChange, Priorities
 from keystead.cloudflare.custom_csrs import CustomCsrRequest
 from keystead.cloudflare.logs import LogFilters
 from keystead.cloudflare.reading import decode, query
+from keystead.cloudflare.renewal import RenewalRequest
 from keystead.cloudflare.tokens import TokenChange, TokenRequest
 from keystead.cloudflare.zones import ZoneChange, ZoneFilters, ZoneRequest
 from keystead.csrs import store as csrs
@@ -458,6 +459,7 @@ def test_the_body_of_a_token_is_judged(raw: bytes, updating: bool) -> None:
         [
             lambda raw: matching.problems(custom_certificates.upload_of(decode(raw, CustomCertificateChange))),
             lambda raw: custom_certificates.priorities_of(decode(raw, Priorities)),
+            lambda raw: renewal.wanted_of(decode(raw, RenewalRequest)),
             lambda raw: decode(raw, AccountChange),
             lambda raw: decode(raw, ZoneRequest),
             lambda raw: decode(raw, ZoneChange),

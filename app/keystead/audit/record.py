@@ -149,6 +149,11 @@ async def record_all(
     await connection.executemany(_RECORD, [(*each, *values(caller, action, resource)) for each in ids])
 
 
+async def failed(db: Database, caller: Caller, action: Action, resource: Resource, ids: Ids) -> None:
+    """Insert an entry for work of the program that failed."""
+    await db.execute(_RECORD, *ids, *_values(caller, action, resource, Result.FAILURE, None))
+
+
 _ATTEMPTS = {"POST": Action.CREATE, "PUT": Action.UPDATE, "PATCH": Action.UPDATE, "DELETE": Action.DELETE}
 
 

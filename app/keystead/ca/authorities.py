@@ -157,6 +157,16 @@ async def get(db: Database | Connection, scope: Scope, ca_id: UUID) -> Authority
     return _authority(row)
 
 
+_ID = "SELECT id FROM certificate_authorities WHERE account_id = $1 AND (id::text = $2 OR name = $2)"
+
+
+async def id_of(db: Database, scope: Scope, word: str) -> UUID | None:
+    """The id of a CA of this account, by its id or name; None if there is none."""
+    # An id has the form of a name too.
+    row = await db.fetchrow(_ID, scope.account_id, word) if _NAME.fullmatch(word) else None
+    return row["id"] if row else None
+
+
 _LIST = f"{_LISTED} WHERE c.account_id = $1 ORDER BY c.created_at, c.id LIMIT {MAX_AUTHORITIES}"
 
 

@@ -106,12 +106,13 @@ async def sign(services: Services, caller: Caller, scope: Scope, ca_id: UUID, re
 async def sign_again(
     services: Services, caller: Caller, scope: Scope, request: LeafRequest, old: tuple[UUID, x509.Certificate]
 ) -> Signed:
-    """A new certificate for the subject, the key and the names of an old one."""
+    """A new certificate for the subject and the names of an old one, and for its key unless the request has a CSR."""
     ca_id, certificate = old
     signer = await _signer(services, scope, ca_id, request)
     extensions = certificate.extensions
     sans = tuple(extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
-    csr = pkix.Request(certificate.subject, issuing.ca_public_key(certificate), sans)
+    key = issuing.read_csr(request.csr).public_key if request.csr else issuing.ca_public_key(certificate)
+    csr = pkix.Request(certificate.subject, key, sans)
     return await _sign_csr(services, caller, (scope, signer), request, csr)
 
 

@@ -172,11 +172,12 @@ async def get(db: Database, scope: Scope, certificate_id: UUID) -> Certificate:
     """One certificate of this zone; raises NotFound."""
     row = await db.fetchrow(_GET, scope.account_id, scope.id, certificate_id)
     if row is None:
-        raise _not_found(certificate_id)
+        raise not_found(certificate_id)
     return _certificate(row)
 
 
-def _not_found(certificate_id: UUID) -> NotFound:
+def not_found(certificate_id: UUID) -> NotFound:
+    """The error for a certificate that is not in the zone."""
     return NotFound(f"There is no custom certificate {certificate_id} here.", Thing.CERTIFICATE)
 
 
@@ -208,7 +209,9 @@ async def list_(db: Database, scope: Scope, query: CertificateQuery) -> Certific
     return CertificatePage(tuple(_certificate(row) for row in rows), total)
 
 
+# A rule that would renew it is looked at again, since it may end at another time.
 _ARCHIVE = """
+WITH rule AS (UPDATE renewal_rules SET due_at = to_timestamp(0) WHERE account_id = $1 AND certificate_id = $2)
 INSERT INTO certificate_history
     (account_id, id, certificate_id, custom_csr_id, sha256, hosts, issuer, not_before, not_after, chain, uploaded_at)
 SELECT account_id, $3, id, custom_csr_id, sha256, hosts, issuer, not_before, not_after, chain, uploaded_at
@@ -310,7 +313,7 @@ async def _replace(
     ids = (before.account_id, before.zone_id, before.id)
     row = await connection.fetchrow(_LOCK, *ids)
     if row is None:
-        raise _not_found(before.id)
+        raise not_found(before.id)
     if _certificate(row) != before:
         return None
     if new:
@@ -349,7 +352,7 @@ async def delete(db: Database, caller: Caller, scope: Scope, certificate_id: UUI
         return await connection.fetchrow(_DELETE, scope.account_id, scope.id, certificate_id, *values)
 
     if await db.transaction(work) is None:
-        raise _not_found(certificate_id)
+        raise not_found(certificate_id)
 
 
 _PRIORITIZE = """
@@ -376,7 +379,7 @@ async def prioritize(
         rows = await connection.fetch(_HERE, scope.account_id, scope.id, list(priorities))
         missing = priorities.keys() - {row["id"] for row in rows}
         if missing:
-            raise _not_found(min(missing))
+            raise not_found(min(missing))
         values = (list(priorities), list(priorities.values()))
         changed = await connection.fetch(_PRIORITIZE, scope.account_id, scope.id, *values)
         ids = [(scope.account_id, row["id"], scope.id) for row in changed]

@@ -15,7 +15,7 @@ from keystead.certificates import store as certificates
 from keystead.certificates.matching import Upload
 from keystead.certificates.model import BundleMethod, Certificate, CertificateQuery, Status
 from keystead.certificates.store import Stored
-from keystead.cloudflare import reading
+from keystead.cloudflare import reading, renewal
 from keystead.cloudflare.context import ScopeContext
 from keystead.cloudflare.envelope import Envelope, Hex32, Instant, Page, Uuid
 from keystead.cloudflare.guard import Needs
@@ -27,10 +27,15 @@ from keystead.cloudflare.reading import (
     Decoded,
     Query,
 )
+from keystead.cloudflare.renewal import RenewalRequest, RenewalRule
 from keystead.errors import Advice, Invalid, Problem, Rule
+from keystead.renewal import rules
+from keystead.renewal.rules import Renewing
 from keystead.web.handling import delete, get, patch, post, put
 
 _READ, _WRITE = Needs(Area.SSL, Access.READ), Needs(Area.SSL, Access.WRITE)
+# A rule outlives a token that was revoked just now.
+_WRITE_FRESH = Needs(Area.SSL, Access.WRITE, fresh=True)
 MAX_PRIORITIES = 1000
 
 
@@ -57,6 +62,7 @@ class CustomCertificate(msgspec.Struct, frozen=True, omit_defaults=True):
     geo_restrictions: GeoRestrictions | None = None
     policy_restrictions: str | None = None
     deploy: str | None = None
+    keystead_renewal: RenewalRule | None = None
 
 
 class GeoRestrictionsRequest(msgspec.Struct, frozen=True):
@@ -142,8 +148,8 @@ class CustomCertificates(Controller):
     @get(needs=_READ)
     async def list_(self, context: ScopeContext, filters: Query[CertificateFilters]) -> Page[CustomCertificate]:
         """List the certificates."""
-        found = await certificates.list_(context.services.db, context.scope, filters)
-        return context.page([object_(each) for each in found.items], filters.page, filters.per_page, found.total)
+        found, total = await rules.list_(context.services.db, context.scope, filters)
+        return context.page([renewing(each) for each in found], filters.page, filters.per_page, total)
 
     @put("/prioritize", needs=_WRITE)
     async def prioritize(self, context: ScopeContext, data: Body[Priorities]) -> Envelope[list[CustomCertificate]]:
@@ -156,7 +162,7 @@ class CustomCertificates(Controller):
     async def get_one(self, context: ScopeContext, custom_certificate_id: str) -> Envelope[CustomCertificate]:
         """Get a certificate."""
         certificate_id = reading.certificate_id(custom_certificate_id)
-        return context.envelope(object_(await certificates.get(context.services.db, context.scope, certificate_id)))
+        return context.envelope(renewing(await rules.get(context.services.db, context.scope, certificate_id)))
 
     @patch("/{custom_certificate_id:str}", needs=_WRITE)
     async def edit(
@@ -176,6 +182,31 @@ class CustomCertificates(Controller):
         certificate_id = reading.certificate_id(custom_certificate_id)
         await certificates.delete(context.services.db, context.caller, context.scope, certificate_id)
         return context.envelope(DeletedCertificate(str(certificate_id)))
+
+    @put("/{custom_certificate_id:str}/keystead_renewal", needs=_WRITE_FRESH)
+    async def set_renewal(
+        self, context: ScopeContext, custom_certificate_id: CertificateId, data: Body[RenewalRequest]
+    ) -> Envelope[CustomCertificate]:
+        """Renew a certificate by itself from now on; with a CA of the account that needs Private CA Sign."""
+        ids = (context.scope, custom_certificate_id)
+        found = await rules.set_(context.services.db, context.caller, *ids, renewal.wanted_of(data))
+        return context.envelope(renewing(found), data.advice)
+
+    @delete("/{custom_certificate_id:str}/keystead_renewal", needs=_WRITE)
+    async def remove_renewal(
+        self, context: ScopeContext, custom_certificate_id: CertificateId
+    ) -> Envelope[CustomCertificate]:
+        """Renew a certificate no more by itself."""
+        ids = (context.scope, custom_certificate_id)
+        return context.envelope(object_(await rules.remove(context.services.db, context.caller, *ids)))
+
+
+def renewing(found: Renewing) -> CustomCertificate:
+    """The certificate with its renewal rule, which answers to changes do not have."""
+    if found.rule is None:
+        return object_(found.certificate)
+    rule = renewal.object_(found.certificate, found.rule)
+    return msgspec.structs.replace(object_(found.certificate), keystead_renewal=rule)
 
 
 def object_(certificate: Certificate) -> CustomCertificate:

@@ -18,9 +18,10 @@ import msgspec
 from keystead.caller import Scope
 from keystead.certificates import store as certificates
 from keystead.certificates import trust
-from keystead.cloudflare import custom_certificates, custom_csrs, reading
+from keystead.cloudflare import custom_certificates, custom_csrs, reading, renewal
 from keystead.cloudflare.custom_certificates import CustomCertificate, CustomCertificateChange, CustomCertificateRequest
 from keystead.cloudflare.custom_csrs import CustomCsr, CustomCsrRequest
+from keystead.cloudflare.renewal import RenewalRequest
 from keystead.commands import terminal
 from keystead.commands.remote import Remote
 from keystead.commands.terminal import Output
@@ -29,6 +30,7 @@ from keystead.csrs.model import CsrQuery
 from keystead.errors import Advice, Misconfigured, NotFound, quoted
 from keystead.identity import accounts, zones
 from keystead.ids import canonical_uuid
+from keystead.renewal import rules
 from keystead.server import first_start
 from keystead.services import Services
 from keystead.store import scopes
@@ -58,6 +60,8 @@ class Access(Protocol):
     async def upload(self, scope: Scope, body: bytes) -> CustomCertificate: ...
     async def renew(self, scope: Scope, certificate_id: UUID, body: bytes) -> CustomCertificate: ...
     async def delete_certificate(self, scope: Scope, certificate_id: UUID) -> None: ...
+    async def set_renewal(self, scope: Scope, certificate_id: UUID, body: bytes) -> CustomCertificate: ...
+    async def remove_renewal(self, scope: Scope, certificate_id: UUID) -> None: ...
 
 
 class Direct:
@@ -116,6 +120,14 @@ class Direct:
 
     async def delete_certificate(self, scope: Scope, certificate_id: UUID) -> None:
         await certificates.delete(self._db, self._caller, scope, certificate_id)
+
+    async def set_renewal(self, scope: Scope, certificate_id: UUID, body: bytes) -> CustomCertificate:
+        wanted = renewal.wanted_of(reading.decode(body, RenewalRequest))
+        found = await rules.set_(self._db, self._caller, scope, certificate_id, wanted)
+        return custom_certificates.renewing(found)
+
+    async def remove_renewal(self, scope: Scope, certificate_id: UUID) -> None:
+        await rules.remove(self._db, self._caller, scope, certificate_id)
 
     def _verifying(self) -> Services:
         return msgspec.structs.replace(self._services, trusted=trust.load(terminal.settings().trust_dir))

@@ -13,8 +13,10 @@ from keystead.caller import Scope
 from keystead.certificates import store as certificates
 from keystead.certificates.export import export
 from keystead.certificates.model import Certificate, Superseded
+from keystead.cloudflare import renewal
 from keystead.cloudflare.custom_certificates import CustomCertificate
 from keystead.cloudflare.custom_csrs import CustomCsr
+from keystead.cloudflare.renewal import RenewalRule
 from keystead.commands import access as access_
 from keystead.commands import terminal
 from keystead.commands.access import Access
@@ -22,6 +24,8 @@ from keystead.commands.terminal import Pem, Row
 from keystead.csrs.model import CsrQuery
 from keystead.errors import Misconfigured, NotFound
 from keystead.identity import zones
+from keystead.renewal import rules
+from keystead.renewal.model import MAX_DAYS_BEFORE, MAX_PERCENT_BEFORE, NewKey
 from keystead.services import Services
 from keystead.x509 import chains, pem, pkix
 from keystead.x509.chains import Certificates
@@ -30,7 +34,7 @@ from keystead.x509.chains import Certificates
 FULLCHAIN, PRIVATE_KEY = "fullchain.pem", "privkey.pem"
 
 _files = click.argument("files", nargs=-1, required=True, type=click.Path(dir_okay=False, allow_dash=True))
-_account = click.option("--account", help="Account id, slug or name; default: that of the credentials.")
+account_option = click.option("--account", help="Account id, slug or name; default: that of the credentials.")
 # Of one certificate, when its CSR is looked for.
 _HOSTS_TRIED = 20
 _csr = click.option("--csr", "csr", help="Id of the CSR whose key it is; default: found by the key.")
@@ -99,7 +103,7 @@ async def certificate_export(services: Services, certificate: str, out: Path) ->
 @access_.command(certificate, "upload")
 @_files
 @_csr
-@_account
+@account_option
 @click.option("--zone", help="Zone id or name; default: that with the longest name above the hosts.")
 async def upload(access: Access, files: Sequence[str], csr: str | None, account: str | None, zone: str | None) -> Row:
     """Upload a certificate from PEM FILES, or - for standard input: its own, and those of the CAs above it."""
@@ -115,7 +119,7 @@ async def upload(access: Access, files: Sequence[str], csr: str | None, account:
 @click.argument("files", nargs=-1, type=click.Path(dir_okay=False, allow_dash=True))
 @_csr
 @click.option("--same-key", is_flag=True, help="Without FILES: print the present CSR again, to keep the key.")
-@_account
+@account_option
 @click.option("--zone", help="Zone id or name; default: it is looked for in the account's zones.")
 @terminal.out_option
 async def renew(
@@ -142,9 +146,57 @@ async def renew(
     return Pem(msgspec.convert(msgspec.to_builtins(csr), dict[str, object]), csr.csr, out)
 
 
+@access_.command(certificate, "set")
+@click.argument("certificate")
+@click.option(
+    "--renew-with", help="A private CA of the account, by id or name; or outside, to make CSRs ahead of time."
+)
+@click.option("--days-before", type=click.IntRange(1, MAX_DAYS_BEFORE), help="Days before its end; default: 30.")
+@click.option(
+    "--fraction",
+    type=click.FloatRange(0.01, MAX_PERCENT_BEFORE / 100),
+    help="How much of its lifetime is left then, in place of days, such as 0.33.",
+)
+@click.option("--new-key", type=terminal.choice(NewKey), help="A new key for every renewal, the default, or never.")
+@click.option("--no-renewal", is_flag=True, help="Renew it no more by itself.")
+@account_option
+@click.option("--zone", help="Zone id or name; default: it is looked for in the account's zones.")
+async def set_(
+    access: Access, certificate: str, *, no_renewal: bool, account: str | None, zone: str | None, **wanted: object
+) -> Row | str:
+    """Say how a certificate is renewed by itself."""
+    if no_renewal is (wanted["renew_with"] is not None) or (no_renewal and any(wanted.values())):
+        raise click.UsageError(
+            "say --renew-with, perhaps with --days-before or --fraction and --new-key; or --no-renewal"
+        )
+    scope, found = await access_.find_certificate(access, await access_.places(access, account, zone), certificate)
+    if no_renewal:
+        await access.remove_renewal(scope, UUID(found.id))
+        return f"certificate {found.id} is renewed no more by itself"
+    fraction = wanted.pop("fraction")
+    if isinstance(fraction, float):
+        wanted["percent_before"] = round(fraction * 100)
+    body = msgspec.json.encode({name: value for name, value in wanted.items() if value is not None})
+    rule = (await access.set_renewal(scope, UUID(found.id), body)).keystead_renewal
+    return {"id": found.id, **(_renewal(rule) if rule else {})}
+
+
+@terminal.command(certificate, "renewals")
+@click.option("--zone", help="Zone id or name; default: all.")
+async def renewals(services: Services, zone: str | None) -> Sequence[Row]:
+    """List the certificates that are renewed by themselves, and what they wait for, next first."""
+    zone_id = (await zones.find(services.db, zone)).id if zone else None
+    by_id = {each.id: each for each in await certificates.for_operator(services.db, zone_id)}
+    return [
+        {"id": str(found.id), "hosts": terminal.some(found.hosts), **_renewal(renewal.object_(found, rule))}
+        for rule in await rules.for_operator(services.db, zone_id)
+        if (found := by_id.get(rule.certificate_id))
+    ]
+
+
 @access_.command(certificate, "delete", json=False)
 @click.argument("certificate")
-@_account
+@account_option
 @click.option("--zone", help="Zone id or name; default: it is looked for in the account's zones.")
 async def delete(access: Access, certificate: str, account: str | None, zone: str | None) -> str:
     """Delete a certificate, its history and, if that was uploaded with it, its key."""
@@ -156,7 +208,7 @@ async def delete(access: Access, certificate: str, account: str | None, zone: st
 
 @access_.command(certificate, "match")
 @_files
-@_account
+@account_option
 @click.option("--zone", help="Zone id or name; default: the account's own list, and its zones.")
 async def match(access: Access, files: Sequence[str], account: str | None, zone: str | None) -> Row:
     """Say which CSR the certificate in PEM FILES belongs to, by its public key; nothing is changed."""
@@ -237,4 +289,15 @@ def _superseded(version: Superseded) -> Row:
         "uploaded_on": terminal.shown(version.uploaded_at),
         "superseded_on": terminal.shown(version.superseded_at),
         "custom_csr_id": str(version.custom_csr_id) if version.custom_csr_id else None,
+    }
+
+
+def _renewal(rule: RenewalRule) -> Row:
+    return {
+        "renew_with": rule.renew_with,
+        "state": rule.state.value,
+        "renews_on": f"{rule.renews_on[:19]}Z",
+        "new_key": rule.new_key.value,
+        "custom_csr_id": rule.custom_csr_id,
+        "problem": rule.problem,
     }

@@ -147,6 +147,14 @@ class Remote:
     async def delete_certificate(self, scope: Scope, certificate_id: UUID) -> None:
         await self._call("DELETE", f"{_path(scope)}/custom_certificates/{certificate_id}", object)
 
+    async def set_renewal(self, scope: Scope, certificate_id: UUID, body: bytes) -> CustomCertificate:
+        path = f"{_path(scope)}/custom_certificates/{certificate_id}/keystead_renewal"
+        return await self._call("PUT", path, CustomCertificate, body)
+
+    async def remove_renewal(self, scope: Scope, certificate_id: UUID) -> None:
+        path = f"{_path(scope)}/custom_certificates/{certificate_id}/keystead_renewal"
+        await self._call("DELETE", path, object)
+
     async def _pages(self, path: str, filters: Mapping[str, str], kind: type[list[T]], most: int = 1000) -> list[T]:
         found: list[T] = []
         for page in range(1, -(-most // _PAGE) + 1):

@@ -30,6 +30,7 @@ from keystead.identity import tokens
 from keystead.identity.memory import Memory
 from keystead.infisical import router as infisical
 from keystead.infisical import wire as infisical_wire
+from keystead.renewal import renewer
 from keystead.server import edge, health, logs, pages
 from keystead.server.request_log import RequestLog
 from keystead.services import Services
@@ -42,6 +43,8 @@ from keystead.web.state import State
 from keystead.x509 import names
 
 PRUNE_SECONDS = 600
+# Each worker looks at a few rules, so that requests do not wait for renewals.
+RENEWAL_SECONDS = 10
 T = TypeVar("T")
 _log = structlog.get_logger("keystead")
 
@@ -117,9 +120,10 @@ async def _open(app: Litestar) -> AsyncIterator[None]:
     )
     app.state.shared = state
     services.pool.start()
-    rounds = (
+    rounds: tuple[tuple[float, str, Callable[[], Awaitable[object]]], ...] = (
         (PRUNE_SECONDS, "expired rows cannot be deleted", lambda: _prune(db)),
         (PEPPER_SECONDS, "ring and peppers cannot be read again", lambda: _follow(services)),
+        (RENEWAL_SECONDS, "certificates cannot be renewed", lambda: renewer.turn(services)),
         (failures.FLUSH_SECONDS, "failed logins cannot be saved", lambda: state.failures.flush(db)),
     )
     tasks = [asyncio.create_task(_every(*each)) for each in rounds]
@@ -165,7 +169,7 @@ async def _wait_for(work: Callable[[], Awaitable[T]]) -> T:
             await asyncio.sleep(0.2)
 
 
-async def _every(seconds: float, failed: str, work: Callable[[], Awaitable[None]]) -> None:
+async def _every(seconds: float, failed: str, work: Callable[[], Awaitable[object]]) -> None:
     while True:
         try:
             await work()

@@ -125,7 +125,7 @@ def read_csr(text: str) -> Request:
     encoded = subject.public_bytes()
     _require_subject(subject, encoded)
     sans = tuple(chains.extension(read, x509.SubjectAlternativeName) or ())
-    return Request(subject, _signing_key(request), sans, *_usages(read), rewritten=encoded not in request.info)
+    return Request(subject, _signing_key(request), sans, *usages(read), rewritten=encoded not in request.info)
 
 
 def _signing_key(request: foreign.Request) -> PublicKey | None:
@@ -151,9 +151,12 @@ def _signing_key(request: foreign.Request) -> PublicKey | None:
     return public_key
 
 
-def _usages(csr: x509.CertificateSigningRequest) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    key_usage = chains.extension(csr, x509.KeyUsage)
-    extended = chains.extension(csr, x509.ExtendedKeyUsage) or ()
+def usages(
+    holder: x509.Certificate | x509.CertificateSigningRequest,
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The key usages and the extended ones, as Request has them."""
+    key_usage = chains.extension(holder, x509.KeyUsage)
+    extended = chains.extension(holder, x509.ExtendedKeyUsage) or ()
     # Undefined without keyAgreement (RFC 5280 section 4.2.1.3), and `cryptography` raises ValueError for them.
     undefined = set() if key_usage and key_usage.key_agreement else {"encipher_only", "decipher_only"}
     key_usages = [w for w, field in KEY_USAGES.items() if field not in undefined and getattr(key_usage, field, False)]

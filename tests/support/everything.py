@@ -4,7 +4,7 @@ from uuid import uuid4
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
-from support.authority import csr_of, pem, root
+from support.authority import Authority, csr_of, pem, root
 from support.world import BODY, World
 
 from keystead.x509 import chains
@@ -49,6 +49,17 @@ async def _use_everything(world: World) -> tuple[httpx.Response, dict[str, list[
         "certificate_authorities": [authority, f"{authority}/certificate"],
     }
     return repeat, paths, {"Authorization": f"Bearer {access}"}
+
+
+async def _use_a_rule(world: World, ca: Authority) -> None:
+    """A certificate of the other tenant with a renewal rule, which no schema before had."""
+    b = world.b
+    csr = await world.create(b, b.zone_path)
+    body = {"custom_csr_id": csr["id"], "certificate": pem(ca.of_csr(csr["csr"]))}
+    path = b.zone_path.replace("custom_csrs", "custom_certificates")
+    uploaded = (await world.http.post(path, json=body, headers=b.bearer)).json()["result"]["id"]
+    rule = {"renew_with": "outside"}
+    await world.http.put(f"{path}/{uploaded}/keystead_renewal", json=rule, headers=b.bearer)
 
 
 async def _use_profiles(world: World, ca_id: str) -> None:

@@ -16,7 +16,7 @@ from keystead.custody import keyring
 from keystead.errors import Invalid, NotFound, Problem, Refusal, Rule, quoted
 from keystead.remembered import Remembered
 from keystead.services import Services
-from keystead.store import scopes
+from keystead.store import expiry, scopes
 from keystead.store.database import Connection, Database, parameters
 from keystead.x509 import subjects
 from keystead.x509.keys import CaKeyType
@@ -368,6 +368,18 @@ _ALL = f"{_LISTED} WHERE $1::uuid IS NULL OR c.account_id = $1 ORDER BY c.create
 async def for_operator(db: Database, account_id: UUID | None = None) -> tuple[Authority, ...]:
     """The CAs of one account or of all, oldest first."""
     return tuple(_authority(row) for row in await db.fetch(_ALL, account_id))
+
+
+_BY_EXPIRY = expiry.by_expiry("""
+    SELECT DISTINCT ON (v.account_id, v.ca_id) v.not_after AS ends FROM ca_certificates v
+    JOIN certificate_authorities c ON c.account_id = v.account_id AND c.id = v.ca_id
+    WHERE NOT c.disabled ORDER BY v.account_id, v.ca_id, v.version DESC
+""")
+
+
+async def by_expiry(db: Database) -> dict[str, int]:
+    """Counts of the CAs that may sign by the expiry of the certificate that they sign under."""
+    return await expiry.counted(db, _BY_EXPIRY)
 
 
 def _authority(row: asyncpg.Record) -> Authority:

@@ -18,6 +18,7 @@ from keystead.caller import Caller, Scope
 from keystead.custody import keyring
 from keystead.errors import CertificateDamaged, KeyDamaged, KeysteadError, NotFound, Refusal, Unavailable
 from keystead.services import Services
+from keystead.store import expiry
 from keystead.store.database import Connection, Database
 from keystead.x509 import crl as crl_bytes
 from keystead.x509.keys import PrivateKey
@@ -305,3 +306,11 @@ async def published(services: Services, ca_id: UUID) -> bytes:
 async def prune(db: Database) -> None:
     """Delete the last CRLs of deleted CAs once all that they revoke has expired."""
     await db.execute(_OUTLIVED, issuing.now())
+
+
+_BY_EXPIRY = expiry.by_expiry("SELECT next_update AS ends FROM crls WHERE der IS NOT NULL")
+
+
+async def by_expiry(db: Database) -> dict[str, int]:
+    """Counts of the CRLs by their nextUpdate; one that nobody has asked for of late may be over."""
+    return await expiry.counted(db, _BY_EXPIRY)

@@ -33,7 +33,7 @@ from keystead.errors import (
 )
 from keystead.ids import canonical_uuid
 from keystead.services import Services
-from keystead.store import idempotency, paging
+from keystead.store import expiry, idempotency, paging
 from keystead.store.database import Connection, Database, constraint, parameters
 from keystead.store.idempotency import Idempotency
 from keystead.times import CLOCK_SKEW
@@ -429,17 +429,9 @@ def _certificate(row: asyncpg.Record | None) -> Certificate:
     return msgspec.convert(dict(row or ()), Certificate)
 
 
-_BY_EXPIRY = """
-SELECT count(*) FILTER (WHERE left_over <= interval '0') AS "0",
-       count(*) FILTER (WHERE left_over > interval '0' AND left_over <= interval '7 days') AS "7",
-       count(*) FILTER (WHERE left_over > interval '7 days' AND left_over <= interval '30 days') AS "30",
-       count(*) FILTER (WHERE left_over > interval '30 days' AND left_over <= interval '90 days') AS "90",
-       count(*) FILTER (WHERE left_over > interval '90 days') AS more
-FROM (SELECT not_after - now() AS left_over FROM custom_certificates) AS certificates
-"""
+_BY_EXPIRY = expiry.by_expiry("SELECT not_after AS ends FROM custom_certificates")
 
 
 async def by_expiry(db: Database) -> dict[str, int]:
-    """Counts of all certificates by expiry: expired (0), within 7, 30 or 90 days, later (more)."""
-    row = await db.fetchrow(_BY_EXPIRY)
-    return {days: int(count) for days, count in row.items()} if row else {}
+    """Counts of all certificates by expiry."""
+    return await expiry.counted(db, _BY_EXPIRY)

@@ -19,6 +19,7 @@ from keystead.renewal.model import (
     OUTSIDE,
     NewKey,
     Rule,
+    State,
     Wanted,
 )
 from keystead.store.database import Connection, Database
@@ -161,4 +162,5 @@ _BY_STATE = "SELECT state, count(*) AS rules FROM renewal_rules GROUP BY state"
 
 async def by_state(db: Database) -> dict[str, int]:
     """Counts of all rules by their state."""
-    return {row["state"]: int(row["rules"]) for row in await db.fetch(_BY_STATE)}
+    found = {row["state"]: int(row["rules"]) for row in await db.fetch(_BY_STATE)}
+    return {state.value: found.get(state.value, 0) for state in State}

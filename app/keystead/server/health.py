@@ -11,12 +11,15 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from keystead import addresses, metrics
+from keystead.ca import authorities, crls
 from keystead.caller import RequestInfo
 from keystead.certificates import store as certificates
 from keystead.custody import keyring
 from keystead.errors import KeysteadError
+from keystead.renewal import rules
 from keystead.services import Services
 from keystead.store import schema
+from keystead.store.database import Database
 from keystead.web.state import State, state_of
 
 T = TypeVar("T")
@@ -76,13 +79,32 @@ async def metrics_(request: AnyRequest) -> Response[bytes]:
     request_info: RequestInfo = request.scope["state"]["request_info"]
     if not _may_see(request, state, request_info):
         raise NotFoundException
-    cached: _Cached[dict[str, int]] = request.app.state.setdefault("expiry", _Cached())
+    cached: _Cached[list[dict[str, int]]] = request.app.state.setdefault("stored", _Cached())
     try:
-        expiry = await cached.get(EXPIRY_SECONDS, lambda: certificates.by_expiry(state.services.db))
+        counts = await cached.get(EXPIRY_SECONDS, lambda: _counts(state.services.db))
     except KeysteadError:
         # The counters in memory matter most while the database is down.
-        expiry = {}
-    return Response(metrics.text(_Expiry(expiry)), media_type=metrics.CONTENT_TYPE)
+        counts = [{} for _ in _STORED]
+    return Response(metrics.text(_Stored(counts)), media_type=metrics.CONTENT_TYPE)
+
+
+# What is counted in the database: the metric, its text, its label and the query.
+_STORED: tuple[tuple[str, str, str, Callable[[Database], Awaitable[dict[str, int]]]], ...] = (
+    (
+        *("keystead_certificates", "Custom certificates by the days until they expire.", "days"),
+        certificates.by_expiry,
+    ),
+    (
+        *("keystead_certificate_authorities", "Enabled CAs by the days until their certificate expires.", "days"),
+        authorities.by_expiry,
+    ),
+    ("keystead_crls", "CRLs by the days until their nextUpdate.", "days", crls.by_expiry),
+    ("keystead_renewal_rules", "Renewal rules by their state.", "state", rules.by_state),
+)
+
+
+async def _counts(db: Database) -> list[dict[str, int]]:
+    return [await count(db) for _, _, _, count in _STORED]
 
 
 def _may_see(request: AnyRequest, state: State, request_info: RequestInfo) -> bool:
@@ -98,14 +120,13 @@ def _may_see(request: AnyRequest, state: State, request_info: RequestInfo) -> bo
 HANDLERS: list[Any] = [healthz, readyz, metrics_]
 
 
-class _Expiry(Collector):
-    def __init__(self, counts: dict[str, int]) -> None:
+class _Stored(Collector):
+    def __init__(self, counts: list[dict[str, int]]) -> None:
         self._counts = counts
 
     def collect(self) -> Iterator[Metric]:
-        family = GaugeMetricFamily(
-            "keystead_certificates", "Custom certificates by the days until they expire.", labels=["days"]
-        )
-        for days, count in self._counts.items():
-            family.add_metric([days], count)
-        yield family
+        for (name, text, label, _), counts in zip(_STORED, self._counts, strict=True):
+            family = GaugeMetricFamily(name, text, labels=[label])
+            for value, count in counts.items():
+                family.add_metric([value], count)
+            yield family

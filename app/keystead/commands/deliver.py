@@ -126,8 +126,8 @@ class _Following:
             told = (each.result, each.text)
             quiet = each.result is Result.UNCHANGED and not each.text
             if each.result is Result.DELIVERED or (self._told.get(each.delivery) != told and not quiet):
-                bad = each.result in {Result.FAILED, Result.WITHHELD} or each.text
-                (_log.warning if bad else _log.info)(each.result.value, delivery=each.delivery, reason=each.text)
+                say = _log.warning if each.text else _log.info
+                say(each.result.value, delivery=each.delivery, reason=each.text)
             self._told[each.delivery] = told
         if self._metrics:
             with contextlib.suppress(OSError):

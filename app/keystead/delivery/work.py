@@ -130,7 +130,7 @@ class _Work:
             self.record = self.state.records[name]
         with placing.opened(self.delivery.folder) as folder:
             changed = [each for each in choice.certificates if self._has_changed(folder, each)]
-            text = "; ".join(self._left(choice)) or choice.nothing
+            text = "; ".join(self._left(folder, choice)) or choice.nothing
             ends = min((each.not_after for each in choice.certificates), default=None)
             if dry:
                 return self._would(changed, text, ends)
@@ -138,10 +138,11 @@ class _Work:
                 await self._place(folder, changed)
             elif self.record.phase is Phase.PLACED and choice.certificates:
                 await self._run(self.delivery.check)
-        if self.record.phase is Phase.PLACED and choice.certificates:
+        told = self.record.phase is Phase.PLACED and bool(choice.certificates)
+        if told:
             await self._tell()
         quiet = Result.WITHHELD if choice.nothing else Result.UNCHANGED
-        return Outcome(name, Result.DELIVERED if changed else quiet, text, ends)
+        return Outcome(name, Result.DELIVERED if told else quiet, text, ends)
 
     def _would(self, changed: Sequence[Certificate], text: str, ends: datetime | None) -> Outcome:
         if not changed:
@@ -157,12 +158,13 @@ class _Work:
         names = self.delivery.names(certificate.id).values()
         return placed.version != choosing.version(certificate) or not all(placing.present(folder, n) for n in names)
 
-    def _left(self, choice: Choice) -> list[str]:
+    def _left(self, folder: int, choice: Choice) -> list[str]:
         """What is on disk and would not be delivered any more."""
+        here = self.record.folder == self.delivery.folder
         wanted = {_key(self.delivery, each) for each in choice.certificates}
         said = []
         for key, placed in self.record.placed.items():
-            if key not in wanted:
+            if key not in wanted and (not here or any(placing.present(folder, name) for name in placed.files)):
                 why = choice.withheld.get(placed.certificate, "does not fit, or is not there any more")
                 said.append(f"{placed.certificate} {why}, and its files stay in {self.record.folder}")
         return said

@@ -98,9 +98,13 @@ class Deliveries:
     def _failed(self, delivery: Delivery, wanted: Mapping[str, str], text: str) -> Outcome:
         before = self._troubles.get(delivery.name)
         times = before.times + 1 if before and before.wanted == wanted else 1
-        pause = min(_FIRST_SECONDS * 2 ** min(times - 1, 20), _MOST_SECONDS)
-        self._troubles[delivery.name] = _Trouble(wanted, times, time.monotonic() + pause, text)
+        self._troubles[delivery.name] = _Trouble(wanted, times, time.monotonic() + pause(times), text)
         return Outcome(delivery.name, Result.FAILED, text)
+
+
+def pause(times: int) -> float:
+    """Seconds until something that has failed so often is tried again."""
+    return min(_FIRST_SECONDS * 2.0 ** min(times - 1, 20), _MOST_SECONDS)
 
 
 def _key(delivery: Delivery, certificate: Certificate) -> str:

@@ -14,6 +14,7 @@ const MOST_CAS = 30;
 // fetches it in its second half has it signed anew.
 export const KINDS = {
   certificate: { name: "Certificate", soon: 14, near: 30 },
+  renewal: { name: "Renewal by itself", soon: 0, near: 0 },
   issued: { name: "Certificate of a private CA", soon: 14, near: 30 },
   ca: { name: "Private CA", soon: 30, near: 90 },
   crl: { name: "CRL", soon: 1, near: 3 },
@@ -97,6 +98,11 @@ async function certificatesOf(context, zone, found) {
       href: `#certificates?zone=${zone.id}&id=${encodeURIComponent(each.id)}`,
     };
     found.ends.push({ ...shown, at: each.expires_on, kind: KINDS.certificate });
+    const rule = each.keystead_renewal;
+    if (rule) {
+      const text = rule.state === "scheduled" ? shown.text : `${shown.text} (${rule.state})`;
+      found.ends.push({ ...shown, text, at: rule.renews_on, kind: KINDS.renewal });
+    }
     return { ...each, ...shown };
   });
 }

@@ -123,6 +123,7 @@ async function one(main, context, zone, id) {
     ["Issuer", it.issuer],
     ["Status", chip(it.status, KINDS[it.status])],
     ["Ends", [moment(it.expires_on), " ", until(it.expires_on)]],
+    ...ruleOf(it),
     ["Signature", it.signature],
     ["Key", keyOf(zone, it)],
     ["Chain", it.bundle_method],
@@ -158,6 +159,17 @@ async function one(main, context, zone, id) {
     context.may("settings", "Read") ? el("section", {}, el("h2", {}, "History"), history) : null,
   );
   await past(context, it, history);
+}
+
+const RULES = { scheduled: "good", waiting: "warn", failing: "bad", stopped: "bad" };
+
+// How it is renewed by itself; the command `keystead certificate set` says so.
+function ruleOf({ keystead_renewal: rule }) {
+  if (!rule) return [];
+  const by = rule.renew_with === "outside" ? "a CA outside" : el("a", { href: "#ca" }, "a private CA");
+  const rows = [["Renewal", [chip(rule.state, RULES[rule.state]), " on ", date(rule.renews_on), " with ", by]]];
+  if (rule.problem) rows.push(["Problem", rule.problem]);
+  return rows;
 }
 
 function renewal(context, zone, it, path) {

@@ -22,6 +22,7 @@ from support.waiting import comes_about
 from support.world import BODY, World, make_token, new_database, new_world
 
 from keystead.server import health, postgres
+from keystead.store import schema
 from keystead.x509 import chains
 
 Labels = frozenset[tuple[str, str]]
@@ -177,7 +178,7 @@ async def test_what_is_not_as_it_must_be_has_its_reason(apart: World, monkeypatc
     """A newer or older schema is "schema", a first KEK that is retired or not known is "ring"; mended, it is ready."""
     # How long a look is good for is another test's.
     monkeypatch.setattr(health, "READY_SECONDS", 0.0)
-    kek = apart.ring.keks[0].id
+    kek, ours = apart.ring.keks[0].id, schema.version_of_this_program()
     version = (
         "UPDATE schema_version SET version = version + $1 WHERE version = (SELECT max(version) FROM schema_version)"
     )
@@ -186,6 +187,8 @@ async def test_what_is_not_as_it_must_be_has_its_reason(apart: World, monkeypatc
     cases: list[tuple[str, tuple[object, ...], tuple[object, ...], str]] = [
         (version, (1,), (-1,), "schema"),
         (version, (-1,), (1,), "schema"),
+        # From before the first release.
+        (version, (1 - ours,), (ours - 1,), "schema"),
         (retired, (kek, True), (kek, False), "ring"),
         (renamed, (kek, "another"), ("another", kek), "ring"),
     ]

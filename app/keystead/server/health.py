@@ -15,7 +15,7 @@ from keystead.ca import authorities, crls
 from keystead.caller import RequestInfo
 from keystead.certificates import store as certificates
 from keystead.custody import keyring
-from keystead.errors import KeysteadError
+from keystead.errors import KeysteadError, Misconfigured
 from keystead.renewal import rules
 from keystead.services import Services
 from keystead.store import schema
@@ -68,6 +68,8 @@ async def _problem(services: Services) -> str | None:
             if await schema.schema_state(connection) is not schema.SchemaState.CURRENT:
                 return "schema"
             return None if await keyring.may_seal(connection, services.ring) else "ring"
+    except Misconfigured:
+        return "schema"
     except KeysteadError:
         return "database"
 

@@ -39,6 +39,8 @@ from keystead.store.database import Database
 UNRELEASED = RELEASED["schema_0009"] + "UPDATE schema_version SET version = 7"
 LINE = re.compile(r"(ok |BAD) ([a-z ]+): (.+)")
 PASSWORD = "open-sesame"
+# Where nobody listens, whatever else runs here.
+PORT = str(free_port())
 SECONDS = 60.0
 CHECKS = [
     *(
@@ -70,6 +72,7 @@ class Home(NamedTuple):
             "KEYSTEAD_DATABASE_URL": self.url,
             "KEYSTEAD_DATA_DIR": str(self.data_dir),
             "KEYSTEAD_KEYRING": str(self.ring),
+            "KEYSTEAD_PORT": PORT,
             "KEYSTEAD_WORKERS": "1",
         }
 
@@ -462,7 +465,7 @@ class Own(NamedTuple):
 @pytest.fixture(scope="module")
 async def own(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Own]:
     folder = tmp_path_factory.mktemp("own")
-    environ = {"KEYSTEAD_DATA_DIR": str(folder / "data"), "KEYSTEAD_WORKERS": "1"}
+    environ = {"KEYSTEAD_DATA_DIR": str(folder / "data"), "KEYSTEAD_PORT": PORT, "KEYSTEAD_WORKERS": "1"}
     with postgres.running(folder / "data") as cluster:
         await schema.migrate(cluster.dsn)
         database = Database(cluster.dsn, 1)

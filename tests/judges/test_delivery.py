@@ -283,8 +283,9 @@ def serves_the_latest(server: Server) -> bool:
     if server.shows() != server.site.leaf.public_bytes(Encoding.DER):
         return False
     files = server.host.held()
-    texts = [files.get(name, "") for name in (("fullchain.pem", "privkey.pem") if len(files) > 1 else ("site.pem",))]
-    text = "".join(texts)
+    text = "".join(files.get(name, "") for name in ("fullchain.pem", "privkey.pem", "site.pem"))
+    if "-----BEGIN PRIVATE" not in text:
+        return False
     key = load_pem_private_key(text[text.index("-----BEGIN PRIVATE") :].encode(), None)
     # After a kill the server may have read what is then put back, and is delivered once more.
     return server.site.text in text and key.public_key() == server.site.leaf.public_key()

@@ -1,5 +1,6 @@
 """The configuration of `keystead deliver`: what is wrong is told with file, line and value."""
 
+import grp
 import re
 import shutil
 from pathlib import Path
@@ -126,11 +127,12 @@ def page() -> str:
 
 
 def test_the_configurations_of_the_page_are_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What deliver.md shows is read as it stands, and both stand together in one file."""
+    """What deliver.md shows is read as it stands, and they stand together in one file."""
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/sbin/{name}")
+    monkeypatch.setattr(grp, "getgrnam", lambda _: grp.getgrgid(0))
     blocks = re.findall(r"^```toml\n(.*?)^```$", page(), re.MULTILINE | re.DOTALL)
     read = load(tmp_path, "\n".join(blocks))
-    assert [each.name for each in read.deliver] == ["www", "edge"]
+    assert [each.name for each in read.deliver] == ["www", "edge", "caddy"]
 
 
 def test_each_setting_has_its_row_on_the_page() -> None:

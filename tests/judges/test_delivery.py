@@ -33,7 +33,7 @@ from support.waiting import until
 pytestmark = pytest.mark.judges
 RENEWALS = int(os.environ.get("DELIVERY_RENEWALS", "5"))
 SEED = int(os.environ.get("DELIVERY_SEED", "1"))
-KINDS = ("nginx", "haproxy")
+KINDS = ("nginx", "haproxy", "caddy")
 
 
 def program(name: str) -> str:
@@ -67,10 +67,16 @@ class Server(msgspec.Struct):
     def command(self) -> list[str]:
         if self.kind == "nginx":
             return [program("nginx"), "-p", str(self.folder), "-c", str(self.file), "-e", "stderr"]
-        return [program("haproxy"), "-f", str(self.file)]
+        if self.kind == "haproxy":
+            return [program("haproxy"), "-f", str(self.file)]
+        return [program("caddy"), "run", "--adapter", "caddyfile", "--config", str(self.file)]
 
     def configure(self) -> None:
-        made: dict[str, Callable[[], tuple[str, str]]] = {"nginx": self._nginx, "haproxy": self._haproxy}
+        made: dict[str, Callable[[], tuple[str, str]]] = {
+            "nginx": self._nginx,
+            "haproxy": self._haproxy,
+            "caddy": self._caddy,
+        }
         text, delivery = made[self.kind]()
         self.file.write_text(text)
         self.host.configure(delivery)
@@ -118,11 +124,31 @@ frontend www
     def start(self) -> None:
         until(self.answers, said=(self.folder / "server.log").read_text)
 
+    def _caddy(self) -> tuple[str, str]:
+        text = f"""
+{{
+    admin unix/{self.address}.admin
+    auto_https off
+    storage file_system {self.folder}/store
+}}
+https://{self.site.host} {{
+    bind unix/{self.address}
+    tls {self.host.tls}/fullchain.pem {self.host.tls}/privkey.pem
+    respond 204
+}}
+"""
+        with_file = ["--adapter", "caddyfile", "--config", str(self.file)]
+        check = msgspec.json.encode([program("caddy"), "validate", *with_file]).decode()
+        words = [program("caddy"), "reload", "--force", "--address", f"unix/{self.address}.admin", *with_file]
+        hooks = f"check = {check}\nreload = {msgspec.json.encode(words).decode()}"
+        return text, self.host.pair(f'certificate = "{self.site.id}"', hooks)
+
     def answers(self) -> bool:
         """Whether it does; started, and started again if it has ended, as systemd does."""
         if self.process is None or self.process.poll() is not None:
             # That of one that was killed.
-            self.address.unlink(missing_ok=True)
+            for rest in self.address.parent.iterdir():
+                rest.unlink()
             with (self.folder / "server.log").open("ab") as log:
                 self.process = subprocess.Popen(self.command, stdout=log, stderr=log, start_new_session=True)
         with contextlib.suppress(OSError), self.connected():
@@ -205,7 +231,7 @@ class Client(threading.Thread):
         ):
             leaf = tls.getpeercert(binary_form=True)
             assert leaf is not None
-            tls.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            tls.sendall(f"GET / HTTP/1.0\r\nHost: {self.server.site.host}\r\n\r\n".encode())
             answer = tls.recv(64)
         if b" 204 " not in answer:
             raise ConnectionError(f"an answer of {answer!r}")

@@ -21,9 +21,7 @@ async def _use_everything(world: World) -> tuple[httpx.Response, dict[str, list[
     uploaded = (await world.http.post(certificates, json=body, headers=a.bearer)).json()["result"]["id"]
     renewed = {**body, "certificate": pem(ca.of_csr(of_zone["csr"]))}
     await world.http.patch(f"{certificates}/{uploaded}", json=renewed, headers=a.bearer)
-    await world.http.put(
-        f"{certificates}/{uploaded}/keystead_renewal", json={"renew_with": "outside"}, headers=a.bearer
-    )
+    await _use_a_rule(world, ca)
     new = {"projectSlug": a.account.slug, "type": "root", "commonName": "Root", "keyAlgorithm": "EC_prime256v1"}
     made = await world.http.post("/api/v1/pki/ca", json=new, headers=a.bearer)
     authority = f"/api/v1/pki/ca/{made.json()['ca']['id']}"

@@ -47,6 +47,17 @@ def days(text: str) -> timedelta:
     return timedelta(days=int(number))
 
 
+def percent(text: str) -> int:
+    """Parse a fraction of a lifetime; NaN is in no range."""
+    try:
+        fraction = float(text)
+    except ValueError:
+        fraction = 0.0
+    if not 0.01 <= fraction <= MAX_PERCENT_BEFORE / 100:
+        raise click.BadParameter(f"it takes a number from 0.01 to {MAX_PERCENT_BEFORE / 100}, such as 0.33")
+    return round(fraction * 100)
+
+
 @click.group()
 def certificate() -> None:
     """Custom certificates: upload, renew, list, inspect and export."""
@@ -152,11 +163,7 @@ async def renew(
     "--renew-with", help="A private CA of the account, by id or name; or outside, to make CSRs ahead of time."
 )
 @click.option("--days-before", type=click.IntRange(1, MAX_DAYS_BEFORE), help="Days before its end; default: 30.")
-@click.option(
-    "--fraction",
-    type=click.FloatRange(0.01, MAX_PERCENT_BEFORE / 100),
-    help="How much of its lifetime is left then, in place of days, such as 0.33.",
-)
+@click.option("--fraction", type=percent, help="How much of its lifetime is left then, in place of days, such as 0.33.")
 @click.option("--new-key", type=terminal.choice(NewKey), help="A new key for every renewal, the default, or never.")
 @click.option("--no-renewal", is_flag=True, help="Renew it no more by itself.")
 @account_option
@@ -173,9 +180,7 @@ async def set_(
     if no_renewal:
         await access.remove_renewal(scope, UUID(found.id))
         return f"certificate {found.id} is renewed no more by itself"
-    fraction = wanted.pop("fraction")
-    if isinstance(fraction, float):
-        wanted["percent_before"] = round(fraction * 100)
+    wanted["percent_before"] = wanted.pop("fraction")
     body = msgspec.json.encode({name: value for name, value in wanted.items() if value is not None})
     rule = (await access.set_renewal(scope, UUID(found.id), body)).keystead_renewal
     return {"id": found.id, **(_renewal(rule) if rule else {})}

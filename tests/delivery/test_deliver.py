@@ -151,6 +151,22 @@ def test_hooks_run_once_both_files_are_in_place(host: Host, site: Site, hook: st
     assert not [name for name in environ if name.startswith(("KEYSTEAD", "CLOUDFLARE"))]
 
 
+def test_the_earlier_pair_stands_beside_until_the_new_one_is_accepted(host: Host, site: Site) -> None:
+    """While the check runs the earlier key is there with its mode; when the reload runs it is gone."""
+    seen = [host.folder / name for name in ("checked", "reloaded")]
+    look = "import json, pathlib, stat\n"
+    look += f"here = pathlib.Path({str(host.tls)!r})\n"
+    look += "found = {p.name: stat.S_IMODE(p.stat().st_mode) for p in here.iterdir()}\n"
+    hooks = [script(host.folder, f"{look}pathlib.Path({str(path)!r}).write_text(json.dumps(found))\n") for path in seen]
+    host.configure(host.pair(by_id(site), f"check = {hooks[0]}\nreload = {hooks[1]}"))
+    host.deliver()
+    site.renew()
+    assert host.deliver().status == 0
+    pair = dict.fromkeys(PAIR, 0o600)
+    before = {f"{name}.keystead-before": 0o600 for name in PAIR}
+    assert [json.loads(path.read_text()) for path in seen] == [{**pair, **before}, pair]
+
+
 def test_a_refused_pair_is_put_back(host: Host, site: Site) -> None:
     """Where the check refuses the new pair, the old one has its names again, and the reload is not run."""
     flag, ran = host.folder / "refuse", host.folder / "ran"

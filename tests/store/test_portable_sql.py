@@ -132,12 +132,12 @@ def test_the_texts_are_those_of_the_program() -> None:
     found = texts()
     assert len(found) > 200
     for place in (
-        "keystead.csrs.store._CREATES[0]",
+        "keystead.csrs.writing._CREATES[0]",
         "keystead.identity.accounts._DELETE[0]",
         "keystead.custody.keyring._NEXT_KEK[0]",
     ):
         assert place in found
-    assert "SELECT FROM accounts WHERE id = $1 FOR NO KEY UPDATE" in found.values()
+    assert "SELECT slug FROM accounts WHERE id = $1" in found.values()
 
 
 async def test_all_tables_are_known(database_url: str) -> None:

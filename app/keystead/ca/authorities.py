@@ -16,8 +16,9 @@ from keystead.custody import keyring
 from keystead.errors import Invalid, NotFound, Problem, Refusal, Rule, quoted
 from keystead.remembered import Remembered
 from keystead.services import Services
-from keystead.store import expiry, scopes
+from keystead.store import expiry, locks, scopes
 from keystead.store.database import Connection, Database, parameters
+from keystead.store.locks import Lock
 from keystead.x509 import subjects
 from keystead.x509.keys import CaKeyType
 from keystead.x509.subjects import CaSubject
@@ -113,7 +114,7 @@ async def insert(services: Services, caller: Caller, scope: Scope, new: NewAutho
 
     async def work(connection: Connection) -> None:
         # Serialises creators, so that each counts the CAs of those before it.
-        await connection.execute("SELECT FROM accounts WHERE id = $1 FOR NO KEY UPDATE", scope.account_id)
+        await locks.lock(services.db, connection, Scope(scope.account_id), Lock.ALONE)
         await _check_quota(connection, scope)
         await connection.execute(_INSERT, *values)
 

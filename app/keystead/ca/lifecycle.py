@@ -21,6 +21,7 @@ from keystead.caller import Caller, Scope
 from keystead.errors import Invalid, NotFound, Refusal, Unavailable, quoted
 from keystead.services import Services
 from keystead.store.database import Connection, Database, parameters
+from keystead.store.locks import Lock, lock
 from keystead.x509 import chains, paths, pkix
 
 ROOT_LIFETIME = timedelta(days=3652)
@@ -354,7 +355,7 @@ async def _install(db: Database, caller: Caller, before: Authority, new: _Versio
     async def work(connection: Connection) -> None:
         if parent_id:
             # Otherwise two CAs could concurrently become each other's parent.
-            await connection.execute("SELECT FROM accounts WHERE id = $1 FOR NO KEY UPDATE", before.account_id)
+            await lock(db, connection, Scope(before.account_id), Lock.ALONE)
             if await connection.fetchval(_IS_BELOW, before.account_id, parent_id, before.id):
                 raise Refusal("The chain comes back to this CA itself")
         await connection.execute(_LOCK, before.account_id, before.id)

@@ -36,6 +36,7 @@ from keystead.services import Services
 from keystead.store import expiry, idempotency, paging
 from keystead.store.database import Connection, Database, constraint, parameters
 from keystead.store.idempotency import Idempotency
+from keystead.store.locks import Lock, lock
 from keystead.times import CLOCK_SKEW
 from keystead.x509 import chains
 
@@ -78,6 +79,10 @@ async def create(
         account_id = scope.account_id
         if once and not await idempotency.claimed(connection, caller, account_id, once, certificate.id):
             return None
+        # So that the zone cannot be deleted before we commit, and each counts those before it where they are counted.
+        how = Lock.KEEP if scope.certificate_quota is None else Lock.ALONE
+        if not await lock(services.db, connection, scope, how):
+            raise scope.gone()
         return await _store(connection, caller, scope, certificate, key)
 
     stored = await services.db.transaction(work)
@@ -124,17 +129,10 @@ async def _drafted(
     return certificate, key, advice
 
 
-# Locked, so that the zone cannot be deleted before we commit.
-_LIVE = "SELECT id FROM zones WHERE account_id = $1 AND id = $2 AND deleted_at IS NULL FOR KEY SHARE"
-
-
 async def _store(
     connection: Connection, caller: Caller, scope: Scope, certificate: Certificate, key: matching.Key
 ) -> Certificate:
-    if await connection.fetchrow(_LIVE, scope.account_id, scope.id) is None:
-        raise scope.gone()
     if scope.certificate_quota is not None:
-        await connection.execute("SELECT FROM zones WHERE id = $1 FOR NO KEY UPDATE", scope.id)
         held = await connection.fetchval(_COUNT_ALL, scope.account_id, scope.id)
         if held >= scope.certificate_quota:
             text = (

@@ -23,7 +23,7 @@ from keystead.commands import tenants as tenant_commands
 from keystead.commands import tokens as token_commands
 from keystead.errors import KeysteadError, Unavailable
 from keystead.store import database as db
-from keystead.store import schema
+from keystead.store import distribution, schema
 
 
 def main() -> None:
@@ -119,9 +119,16 @@ def serve() -> None:
 
 
 @cli.command()
-def migrate() -> None:
+@click.option("--distribute", is_flag=True, help="Spread the tables over the machines of a Citus cluster.")
+@click.option("--with-rows", is_flag=True, help="Also those that have rows; all servers are stopped.")
+def migrate(distribute: bool, with_rows: bool) -> None:
     """Migrate the database to this release's schema."""
     with terminal.dsn(terminal.settings()) as dsn:
+        if distribute:
+            tables = asyncio.run(distribution.distribute(dsn, with_rows=with_rows))
+            done = (f"{'distributed' if table.by_account else 'copied to each node'}: {table.name}" for table in tables)
+            print("\n".join(done) or "the tables are distributed")
+            return
         applied = asyncio.run(schema.migrate(dsn))
     print("\n".join(f"applied {name}" for name in applied) or "the schema is current")
 

@@ -6,12 +6,12 @@ from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
-import asyncpg
 import msgspec
 
 from keystead import bounds
 from keystead.audit import record as audit
 from keystead.caller import Caller, Scope
+from keystead.csrs import writing
 from keystead.csrs.model import MAX_PER_PAGE, Csr, CsrQuery, CsrRequest, Order, Page
 from keystead.custody import keyring
 from keystead.errors import (
@@ -31,8 +31,9 @@ from keystead.errors import (
 from keystead.services import Services
 from keystead.store import idempotency, paging
 from keystead.store.bundles import Made, Row
-from keystead.store.database import Connection, Database, encoded, rows
+from keystead.store.database import Connection, Database
 from keystead.store.idempotency import Idempotency
+from keystead.store.locks import Lock, lock
 from keystead.store.paging import Direction
 from keystead.x509 import names, pkcs10, subjects
 from keystead.x509.keys import KeyType
@@ -136,57 +137,6 @@ _COLUMNS = (
     "id, account_id, created_at, key_type, name, description, sans, csr, country, state, locality, organization, "
     "common_name, organizational_unit"
 )
-_INPUTS = {
-    "id": "uuid",
-    **dict.fromkeys(("name", "description", "country", "state", "locality", "organization", "common_name"), "text"),
-    "organizational_unit": "text",
-    "sans": "text[]",
-    "csr": "text",
-}
-_NEW = {**keyring.COLUMNS, **_INPUTS, **audit.COLUMNS, **idempotency.COLUMNS}
-
-
-# A row if the account or zone exists; locked, so that it cannot be deleted before we commit.
-_LIVE = {
-    False: "SELECT id FROM accounts WHERE id = $1 FOR KEY SHARE",
-    True: "SELECT id FROM zones WHERE account_id = $1 AND id = $2 AND deleted_at IS NULL FOR KEY SHARE",
-}
-
-
-# A row of the count that no other writer holds, or else a new one: writers of a single row would wait for each other's
-# commit (docs/decisions/0021-kept-counts.md). $1 is the account.
-_ADD_TO_COUNT = """
-    INSERT INTO csr_counts AS known (account_id, scope_id, slot, count)
-    SELECT account_id, scope_id, coalesce(
-        (SELECT slot FROM csr_counts AS free WHERE free.account_id = $1 AND free.scope_id = csr.scope_id
-            LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED),
-        (SELECT coalesce(max(slot) + 1, 0) FROM csr_counts AS held
-            WHERE held.account_id = $1 AND held.scope_id = csr.scope_id)
-    ), {sign}count(*) FROM csr GROUP BY account_id, scope_id
-    ON CONFLICT (account_id, scope_id, slot) DO UPDATE SET count = known.count + excluded.count
-"""
-
-
-def _create(*, in_zone: bool) -> str:
-    inputs = ", ".join(_INPUTS)
-    return f"""
-WITH live AS ({_LIVE[in_zone]}),
-new AS (SELECT $1::uuid AS account_id, $2::uuid AS zone_id, new.* FROM live, {rows("$3", _NEW)}),
-claim AS ({idempotency.claim("new")}),
-made AS (SELECT * FROM new WHERE claim_digest IS NULL OR id IN (SELECT resource_id FROM claim)),
-key AS ({keyring.insert_keys("made")}),
-csr AS (
-    INSERT INTO custom_csrs (account_id, zone_id, key_id, key_type, {inputs})
-    SELECT account_id, zone_id, key_id, key_type, {inputs} FROM made
-    RETURNING account_id, id, scope_id, created_at
-),
-counted AS ({_ADD_TO_COUNT.format(sign="")}),
-audit AS ({audit.insert_each("made")})
-SELECT id, created_at FROM csr
-"""
-
-
-_CREATES = {zone: _create(in_zone=zone) for zone in (False, True)}
 
 
 async def create(
@@ -226,27 +176,20 @@ async def create(
     return Csr(csr_id, scope.account_id, row["created_at"], request, pem)
 
 
-_ID = len(keyring.COLUMNS)
-
-
 async def _insert(db: Database, scope: Scope, new: Sequence[Row]) -> list[Made]:
     """Insert CSRs with their keys, in one transaction; None for one that was not inserted, see `create`."""
-    sql, values = _CREATES[scope.zone_id is not None], (scope.account_id, scope.zone_id, encoded(_NEW, new))
     if scope.csr_quota is None:
-        made = await db.fetch(sql, *values)
-    else:
-        made = await db.transaction(partial(_insert_within, scope, scope.csr_quota, sql, values))
-    by_id = {row["id"]: row for row in made}
-    return [by_id.get(row[_ID]) for row in new]
+        return await writing.insert(db, scope, new)
+    return await db.transaction(partial(_insert_within, db, scope, scope.csr_quota, new))
 
 
 async def _insert_within(
-    scope: Scope, quota: int, sql: str, values: Row, connection: Connection
-) -> list[asyncpg.Record]:
+    db: Database, scope: Scope, quota: int, new: Sequence[Row], connection: Connection
+) -> list[Made]:
     # Serializes creation in this scope, so that the count includes all committed rows.
-    await connection.execute(_LOCK_ZONE if scope.zone_id else _LOCK_ACCOUNT, scope.id)
-    made = await connection.fetch(sql, *values)
-    if made and await connection.fetchval(_COUNT_ALL, scope.account_id, scope.id) > quota:
+    await lock(db, connection, scope, Lock.ALONE)
+    made = await writing.insert_in(db, connection, scope, new)
+    if any(made) and await connection.fetchval(_COUNT_ALL, scope.account_id, scope.id) > quota:
         kind = "zone" if scope.zone_id else "account"
         command = f"`keystead {kind} set {scope.id.hex} --csr-quota N`"
         text = f"The quota of {quota} custom CSRs of this {kind} is used up; delete one, or have the operator run "
@@ -254,8 +197,6 @@ async def _insert_within(
     return made
 
 
-_LOCK_ZONE = "SELECT FROM zones WHERE id = $1 FOR NO KEY UPDATE"
-_LOCK_ACCOUNT = "SELECT FROM accounts WHERE id = $1 FOR NO KEY UPDATE"
 _COUNT_ALL = "SELECT count(*) FROM custom_csrs WHERE account_id = $1 AND scope_id = $2"
 
 
@@ -328,18 +269,6 @@ async def list_(db: Database, scope: Scope, query: CsrQuery, per_page: int) -> P
     return Page(tuple(map(_csr, rows)), total)
 
 
-_DELETE = f"""
-WITH csr AS (
-    DELETE FROM custom_csrs WHERE account_id = $1 AND scope_id = $2 AND id = $3
-    RETURNING account_id, id, scope_id, zone_id, key_id
-),
-key AS ({keyring.delete_key("csr")}),
-counted AS ({_ADD_TO_COUNT.format(sign="-")}),
-audit AS ({audit.insert(4, "csr")})
-SELECT id FROM csr
-"""
-
-
 # Searches by key_id, which has an index.
 _USED_BY = """
 SELECT id FROM custom_certificates WHERE account_id = $1 AND custom_csr_id = $2
@@ -349,16 +278,15 @@ SELECT id FROM custom_certificates WHERE account_id = $1 AND custom_csr_id = $2
 
 async def delete(db: Database, caller: Caller, scope: Scope, csr_id: UUID) -> None:
     """Delete a CSR and its private key; raises Conflict(IN_USE) with the ids of certificates that use the key."""
-    values = audit.values(caller, audit.Action.DELETE, audit.Resource.CUSTOM_CSR)
     try:
-        row = await db.fetchrow(_DELETE, scope.account_id, scope.id, csr_id, *values)
+        deleted = await writing.delete(db, caller, scope, csr_id)
     except Conflict as error:
         if error.clash is not Clash.IN_USE:
             raise
         users = sorted(row["id"] for row in await db.fetch(_USED_BY, scope.account_id, csr_id))
         ids = ", ".join(map(str, users)) or "one that was deleted just now; try again"
         raise Conflict(f"The key of this CSR is used by custom certificates: {ids}.", Clash.IN_USE) from None
-    if row is None:
+    if not deleted:
         raise _not_found(csr_id)
 
 

@@ -32,6 +32,7 @@ from keystead.ids import any_uuid
 from keystead.store import idempotency, paging
 from keystead.store.database import Connection, Database
 from keystead.store.idempotency import Idempotency
+from keystead.store.locks import Lock, lock
 from keystead.store.paging import Direction, NameFilter, Page
 from keystead.x509 import subjects
 from keystead.x509.names import NamePolicy
@@ -177,8 +178,9 @@ async def delete(db: Database, caller: Caller, scope: Scope) -> None:
     account_id = scope.account_id
 
     async def work(connection: Connection) -> None:
-        # Inserts that reference the account take FOR KEY SHARE on this row, so they wait and then fail.
-        slug = await connection.fetchval("SELECT slug FROM accounts WHERE id = $1 FOR UPDATE", account_id)
+        # Inserts that reference the account lock it too, so they wait and then fail.
+        await lock(db, connection, scope, Lock.END)
+        slug = await connection.fetchval("SELECT slug FROM accounts WHERE id = $1", account_id)
         if slug is None:
             raise scope.gone()
         held = await connection.fetchrow(_IN_ACCOUNT, account_id)

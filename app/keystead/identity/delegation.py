@@ -30,6 +30,7 @@ from keystead.services import Services
 from keystead.store import idempotency, paging
 from keystead.store.database import Connection, Database
 from keystead.store.idempotency import Idempotency
+from keystead.store.locks import Lock, lock
 from keystead.store.paging import Direction, Page, PageNumber, PerPage
 
 MAX_TOKENS = 1000
@@ -144,7 +145,7 @@ async def create(
     token_id = uuid4()
 
     async def work(connection: Connection) -> tuple[Token, str]:
-        await _lock(connection, owner)
+        await _lock(services.db, connection, owner)
         await proof.require(connection, caller, owner.account_id)
         if once and not await idempotency.claimed(connection, caller, account_id, once, token_id):
             raise _already_created()
@@ -169,18 +170,21 @@ def _already_created() -> Conflict:
     return Conflict(text, Clash.IDEMPOTENCY_KEY)
 
 
-_LOCK_ACCOUNT = "SELECT FROM accounts WHERE id = $1 FOR NO KEY UPDATE"
 _LOCK_USER = "SELECT FROM users WHERE id = $1 FOR NO KEY UPDATE"
 
 
-async def _lock(connection: Connection, owner: Owner) -> None:
+async def _lock(db: Database, connection: Connection, owner: Owner) -> None:
     # Serialises changes to the tokens of one owner.
-    if await connection.fetchrow(_LOCK_ACCOUNT if owner.account_id else _LOCK_USER, owner.id) is None:
-        raise Scope(owner.account_id).gone() if owner.account_id else Forbidden(Denial.RESOURCE)
+    if owner.account_id:
+        scope = Scope(owner.account_id)
+        if not await lock(db, connection, scope, Lock.ALONE):
+            raise scope.gone()
+    elif await connection.fetchrow(_LOCK_USER, owner.id) is None:
+        raise Forbidden(Denial.RESOURCE)
 
 
-async def _locked(connection: Connection, owner: Owner, token_id: UUID) -> Token:
-    await _lock(connection, owner)
+async def _locked(db: Database, connection: Connection, owner: Owner, token_id: UUID) -> Token:
+    await _lock(db, connection, owner)
     return _found(await connection.fetchrow(_GET, owner.id, token_id), token_id)
 
 
@@ -201,7 +205,7 @@ async def update(db: Database, caller: Caller, owner: Owner, token_id: UUID, dra
     text = await _checked(db, caller, owner, draft, token_id)
 
     async def work(connection: Connection) -> Token:
-        before = await _locked(connection, owner, token_id)
+        before = await _locked(db, connection, owner, token_id)
         await proof.require(connection, caller, owner.account_id)
         values = (draft.name, text, *_bounds(draft, draft.status))
         token = _found(await connection.fetchrow(_UPDATE, token_id, *values, owner.id), token_id)
@@ -223,7 +227,7 @@ async def roll(services: Services, caller: Caller, owner: Owner, token_id: UUID)
     await _require_contained(services.db, caller, owner, holder, token_id)
 
     async def work(connection: Connection) -> str:
-        now = await _locked(connection, owner, token_id)
+        now = await _locked(services.db, connection, owner, token_id)
         await proof.require(connection, caller, owner.account_id)
         # The token must be the one that was checked: it may have got more rights meanwhile.
         if now.modified_on != token.modified_on:
@@ -243,7 +247,7 @@ async def delete(db: Database, caller: Caller, owner: Owner, token_id: UUID) -> 
     """
 
     async def work(connection: Connection) -> None:
-        token = await _locked(connection, owner, token_id)
+        token = await _locked(db, connection, owner, token_id)
         await _require_administrator(connection, owner, token, None)
         await connection.execute(_DELETE, owner.id, token_id)
         await changes.record(connection, caller, tokens.entry(audit.Action.DELETE, token))

@@ -19,6 +19,7 @@ from keystead.ids import any_uuid
 from keystead.store import idempotency, paging
 from keystead.store.database import Connection, Database
 from keystead.store.idempotency import Idempotency
+from keystead.store.locks import Lock, lock
 from keystead.store.paging import Direction, NameFilter, Page, Part
 from keystead.x509 import names
 from keystead.x509.names import NamePolicy
@@ -126,7 +127,7 @@ async def create(db: Database, caller: Caller, draft: Draft, once: Idempotency |
         zone_id = uuid4()
         if once and not await idempotency.claimed(connection, caller, audit.NO_ACCOUNT, once, zone_id):
             return None
-        return await _insert(connection, caller, zone_id, draft)
+        return await _insert(db, connection, caller, zone_id, draft)
 
     # None: another request with this key has created it meanwhile.
     return await db.transaction(work) or await create(db, caller, draft, once)
@@ -135,7 +136,7 @@ async def create(db: Database, caller: Caller, draft: Draft, once: Idempotency |
 async def create_in(db: Database, caller: Caller, account: Account, name: str) -> Zone:
     """Create a zone, for the operator; raises Invalid for a bad name, and Conflict if the account has it."""
     changes.require_valid(name_problems(name))
-    return await db.transaction(lambda c: _insert(c, caller, uuid4(), Draft(account.id, name)))
+    return await db.transaction(lambda c: _insert(db, c, caller, uuid4(), Draft(account.id, name)))
 
 
 def name_problems(name: str) -> tuple[Problem, ...]:
@@ -164,10 +165,10 @@ def name_server_problems(servers: Sequence[str]) -> tuple[Problem, ...]:
     )
 
 
-async def _insert(connection: Connection, caller: Caller, zone_id: UUID, draft: Draft) -> Zone:
+async def _insert(db: Database, connection: Connection, caller: Caller, zone_id: UUID, draft: Draft) -> Zone:
     account_id = draft.account_id or audit.NO_ACCOUNT
     # Serialises creators in one account, so that each counts the zones of those before it.
-    if await connection.fetchrow("SELECT FROM accounts WHERE id = $1 FOR NO KEY UPDATE", account_id) is None:
+    if not await lock(db, connection, Scope(account_id), Lock.ALONE):
         raise Forbidden(Denial.RESOURCE)
     if await connection.fetchval(_COUNT, account_id) >= MAX_ZONES:
         raise LimitReached(Limit.LIST, f"An account can have {MAX_ZONES} zones; delete one first.")
@@ -361,7 +362,6 @@ _HELD = """
 SELECT (SELECT count(*) FROM custom_csrs WHERE account_id = $1 AND scope_id = $2) AS csrs,
        (SELECT count(*) FROM custom_certificates WHERE account_id = $1 AND zone_id = $2) AS certificates
 """
-_LOCK = f"{_GET} FOR UPDATE"
 
 
 async def delete(db: Database, caller: Caller, scope: Scope) -> None:
@@ -371,7 +371,8 @@ async def delete(db: Database, caller: Caller, scope: Scope) -> None:
     """
 
     async def work(connection: Connection) -> None:
-        zone = _found(await connection.fetchrow(_LOCK, scope.account_id, scope.id), scope)
+        await lock(db, connection, scope, Lock.END)
+        zone = _found(await connection.fetchrow(_GET, scope.account_id, scope.id), scope)
         held = await connection.fetchrow(_HELD, scope.account_id, scope.id)
         if held is not None and any(held.values()):
             counts = f"{held['csrs']} custom CSRs and {held['certificates']} certificates"

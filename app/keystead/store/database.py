@@ -113,6 +113,8 @@ class Database:
         self._dsn = dsn
         self._statement_cache_size = statement_cache_size
         self.size = size
+        # Whether Citus spreads the tables over machines (store/distribution.py); known with the first connection.
+        self.distributed = False
         # A stack: the last used is reused first, so that no more are opened than needed. None is not connected.
         self._idle: list[Connection | None] = [None] * size
         self._waiting: deque[tuple[float, asyncio.Future[Connection | None]]] = deque()
@@ -294,13 +296,23 @@ class Database:
             settings["lock_timeout"] = milliseconds(bounds.LOCK_SECONDS)
             settings["idle_in_transaction_session_timeout"] = milliseconds(bounds.IDLE_IN_TRANSACTION_SECONDS)
         with readable():
-            return await asyncpg.connect(
+            connection = await asyncpg.connect(
                 self._dsn,
                 timeout=bounds.CONNECT_SECONDS,
                 command_timeout=bounds.STATEMENT_SECONDS,
                 statement_cache_size=self._statement_cache_size,
                 server_settings=settings,
             )
+        try:
+            self.distributed = await connection.fetchval(_DISTRIBUTED)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
+
+
+# That table is made with the others' distribution, and nowhere else.
+_DISTRIBUTED = "SELECT to_regclass('scopes') IS NOT NULL"
 
 
 def _time_out(waiter: asyncio.Future[Connection | None]) -> None:

@@ -1,0 +1,126 @@
+"""Spreading the tables over the machines of a Citus cluster (docs/scale.md).
+
+Tables that begin with an account are distributed by it, and what belongs to one account stays together on one machine.
+All others are small, and each machine has a copy.
+"""
+
+from importlib import resources
+
+import msgspec
+
+from keystead.errors import Misconfigured
+from keystead.store import schema
+from keystead.store.database import Connection
+
+
+class Table(msgspec.Struct, frozen=True):
+    """A table that is not distributed yet; `by_account` is False for one of which each machine gets a copy."""
+
+    name: str
+    by_account: bool
+    size: int
+    has_rows: bool
+
+
+# What was copied from a table into its parts in a second, on a slow machine.
+BYTES_PER_SECOND = 10_000_000
+
+_CITUS = "SELECT extversion FROM pg_extension WHERE extname = 'citus'"
+_NODES = """
+SELECT count(*) FILTER (WHERE groupid = 0) AS coordinators,
+       count(*) FILTER (WHERE groupid <> 0 AND isactive AND noderole = 'primary' AND shouldhaveshards) AS workers
+FROM pg_dist_node
+"""
+# The locks of accounts and zones (store/locks.py); that it is there tells a server that the tables are distributed.
+SCOPES = """
+CREATE TABLE scopes (
+    account_id uuid NOT NULL,
+    id uuid NOT NULL,
+    CONSTRAINT scopes_pkey PRIMARY KEY (account_id, id)
+)
+"""
+_TABLES = """
+SELECT c.oid::regclass::text AS name, c.relname <> 'memberships' AND EXISTS (
+    SELECT FROM pg_constraint k JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = ANY(k.conkey)
+    WHERE k.conrelid = c.oid AND k.contype = 'p' AND a.attname = 'account_id'
+) AS by_account, pg_total_relation_size(c.oid) AS size, pg_relation_size(c.oid) > 0 AS has_rows
+FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r'
+AND NOT EXISTS (SELECT FROM pg_dist_partition d WHERE d.logicalrelid = c.oid) ORDER BY c.relname
+"""
+# Foreign keys of the tables that are to be distributed. Citus takes them between distributed tables alone.
+_FOREIGN_KEYS = """
+SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', k.conrelid::regclass, k.conname) AS dropped,
+       format('ALTER TABLE %s ADD CONSTRAINT %I %s', k.conrelid::regclass, k.conname, pg_get_constraintdef(k.oid))
+           AS added
+FROM pg_constraint k WHERE k.contype = 'f' AND k.connamespace = 'public'::regnamespace
+AND k.conrelid::regclass::text = ANY($1::text[]) ORDER BY k.oid
+"""
+# Tables with foreign keys to copied ones cannot be changed over several connections of one transaction.
+_ONE_BY_ONE = "SET LOCAL citus.multi_shard_modify_mode TO 'sequential'"
+_REFERENCE = "SELECT create_reference_table($1::text::regclass)"
+_DISTRIBUTE = "SELECT create_distributed_table($1::text::regclass, 'account_id', colocate_with => $2)"
+# With it the others are kept together.
+_FIRST = "private_keys"
+
+
+async def distribute(dsn: str, *, with_rows: bool) -> list[Table]:
+    """Distribute the tables of a current or empty database, in one transaction; returns what was done.
+
+    Raises Misconfigured where there is no Citus, and, unless `with_rows`, with the plan for a database with rows.
+    """
+    async with schema.changing(dsn) as connection:
+        await _require_cluster(connection)
+        state = await schema.schema_state(connection)
+        if state not in (schema.SchemaState.EMPTY, schema.SchemaState.CURRENT):
+            raise Misconfigured(
+                f"the schema is {state.name.lower()}: run `keystead migrate` of the newest release first"
+            )
+        async with connection.transaction():
+            await connection.execute(_ONE_BY_ONE)
+            if state is schema.SchemaState.EMPTY:
+                text = resources.files("keystead").joinpath("schema.sql").read_text("utf-8")
+                for statement in schema.statements(text):
+                    await connection.execute(statement)
+            return await _distribute(connection, with_rows=with_rows or state is schema.SchemaState.EMPTY)
+
+
+async def _require_cluster(connection: Connection) -> None:
+    if await connection.fetchval(_CITUS) is None:
+        raise Misconfigured("the database has no Citus: run CREATE EXTENSION citus in it, on each node")
+    nodes = await connection.fetchrow(_NODES)
+    if nodes is None or not nodes["coordinators"]:
+        raise Misconfigured(
+            "Citus does not know this node as its coordinator: run SELECT citus_set_coordinator_host(…)"
+        )
+    if not nodes["workers"]:
+        raise Misconfigured("Citus has no worker that holds tables: run SELECT citus_add_node(…) for each")
+
+
+async def _distribute(connection: Connection, *, with_rows: bool) -> list[Table]:
+    if await connection.fetchval("SELECT to_regclass('scopes')") is None:
+        await connection.execute(SCOPES)
+    tables = [msgspec.convert(dict(row), Table) for row in await connection.fetch(_TABLES)]
+    if not with_rows and any(table.has_rows for table in tables if table.name != "schema_version"):
+        raise Misconfigured(plan(tables))
+    keys = await connection.fetch(_FOREIGN_KEYS, [table.name for table in tables])
+    for key in keys:
+        await connection.execute(key["dropped"])
+    for table in sorted(tables, key=lambda each: (each.by_account, each.name != _FIRST)):
+        if table.by_account:
+            await connection.execute(_DISTRIBUTE, table.name, "default" if table.name == _FIRST else _FIRST)
+        else:
+            await connection.execute(_REFERENCE, table.name)
+    for key in keys:
+        await connection.execute(key["added"])
+    return tables
+
+
+def plan(tables: list[Table]) -> str:
+    """What will happen to these tables, and how long it takes about."""
+    size = sum(table.size for table in tables)
+    largest = ", ".join(f"{each.name} {each.size // 2**20} MiB" for each in sorted(tables, key=lambda t: -t.size)[:3])
+    seconds = max(size // BYTES_PER_SECOND, 1)
+    return (
+        f"the database has rows: {size // 2**20} MiB ({largest}) are copied in one transaction, which takes about "
+        f"{seconds} s and its room twice; make a backup, stop all servers, and run it with --with-rows"
+    )

@@ -1,0 +1,219 @@
+"""On a Citus cluster, where KEYSTEAD_TEST_CITUS_URLS names one: what holds on one machine holds there."""
+
+import asyncio
+import collections
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_interface, ip_network
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+from support.authority import pem, root
+from support.citus import spread
+from support.sql_texts import texts
+from support.world import BODY, World, new_database, new_world
+
+from keystead.identity import zones
+from keystead.server import first_start, postgres
+from keystead.store import database as db
+from keystead.store import distribution
+from keystead.x509 import chains
+
+CREATORS = 24
+# One statement for several certificates; they are looked up one by one (`viewed`).
+_NOT_THERE = ("keystead.ca.search._VIEWED",)
+# The bundled PostgreSQL's own, and what plain PostgreSQL does not know.
+_ELSEWHERE = ("keystead.server.roles.", "keystead.store.distribution.", "keystead.store.locks.", *_NOT_THERE)
+_NOW = datetime.now(UTC)
+_VALUES: dict[str, object] = {
+    "uuid": UUID(int=1),
+    **dict.fromkeys(("text", "varchar", "name"), "a"),
+    **dict.fromkeys(("int2", "int4", "int8", "oid"), 1),
+    "float8": 1.0,
+    "bool": True,
+    "bytea": 32 * b"0",
+    "timestamptz": _NOW,
+    "interval": timedelta(1),
+    "json": "[]",
+    "jsonb": "{}",
+    "inet": ip_interface("192.0.2.1"),
+    "cidr": ip_network("192.0.2.0/24"),
+}
+
+
+def _value(kind: str) -> object:
+    # asyncpg's name of an array.
+    return [_value(kind[:-2])] if kind.endswith("[]") else _VALUES[kind]
+
+
+@pytest.fixture(scope="module")
+async def citus_url() -> AsyncIterator[str]:
+    async with spread() as url:
+        yield url
+
+
+@pytest.fixture(scope="module", params=["PostgreSQL", "Citus"])
+async def citus(
+    request: pytest.FixtureRequest, cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[World]:
+    """Two tenants behind an application that takes its database for a distributed one; of Citus it is one."""
+    folder = tmp_path_factory.mktemp("citus")
+    if request.param == "Citus":
+        url: str = request.getfixturevalue("citus_url")
+        async with new_world(url, folder) as made:
+            yield made
+        return
+    async with new_database(cluster) as url:
+        connection: db.Connection = await asyncpg.connect(url)
+        await connection.execute(distribution.SCOPES)
+        await connection.close()
+        async with new_world(url, folder) as made:
+            yield made
+
+
+async def _statuses(*requests: Any) -> dict[int, int]:
+    return dict(collections.Counter(answer.status_code for answer in await asyncio.gather(*requests)))
+
+
+async def _refusal(connection: db.Connection, sql: str) -> str:
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        prepared = await connection.prepare(sql)
+        await prepared.fetch(*(_value(each.name) for each in prepared.get_parameters()))
+    except (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError):
+        # The values mean nothing.
+        return ""
+    except asyncpg.PostgresError as error:
+        return "" if db.constraint(error) or "kek_id" in str(error) else str(error)
+    finally:
+        await transaction.rollback()
+    return ""
+
+
+async def _refused(url: str) -> dict[str, str]:
+    connection: db.Connection = await asyncpg.connect(url)
+    try:
+        taken = {place: sql for place, sql in texts().items() if not place.startswith(_ELSEWHERE)}
+        return {place: refusal for place, sql in taken.items() if (refusal := await _refusal(connection, sql))}
+    finally:
+        await connection.close()
+
+
+async def test_every_statement_is_taken(citus_url: str, database_url: str) -> None:
+    """Each SQL text is prepared and executed: Citus refuses some only then. Parts of texts are refused by both."""
+    parts = await _refused(database_url)
+    assert [(place, text) for place, text in (await _refused(citus_url)).items() if place not in parts] == []
+
+
+async def test_creates_at_once_make_no_errors(citus: World) -> None:
+    """24 in one account and 24 in one zone come at once, and each is there once, with its key and in the count."""
+    for path in citus.a.paths:
+        posts = [citus.http.post(path, json=BODY, headers=citus.a.bearer) for _ in range(CREATORS)]
+        assert await _statuses(*posts) == {201: CREATORS}
+        page = (await citus.http.get(f"{path}?per_page=50", headers=citus.a.bearer)).json()
+        assert page["result_info"]["total_count"] == len({each["id"] for each in page["result"]}) == CREATORS
+        first = page["result"][0]
+        got = (await citus.http.get(f"{path}/{first['id']}", headers=citus.a.bearer)).json()["result"]
+        assert got == first
+        await citus.key_of(first["id"])
+
+
+async def test_creates_in_many_accounts_do_not_deadlock(citus: World) -> None:
+    """Connections of their own create in four accounts crosswise; PostgreSQL sees no deadlock on any node."""
+    owner = {"X-Auth-Email": citus.a.email, "X-Auth-Key": citus.a.key}
+    paths = []
+    for number in range(4):
+        made = await citus.http.post("/client/v4/accounts", json={"name": f"m {number}"}, headers=owner)
+        paths.append(f"/client/v4/accounts/{made.json()['result']['id']}/custom_csrs")
+    posts = [citus.http.post(path, json=BODY, headers=owner) for _ in range(CREATORS // 4) for path in paths]
+    assert await _statuses(*posts) == {201: CREATORS}
+
+
+async def test_a_key_makes_one_csr(citus: World) -> None:
+    """Of many requests with one Idempotency-Key one creates, and the others answer the same."""
+    headers = {**citus.a.bearer, "Idempotency-Key": "once"}
+    posts = [citus.http.post(citus.a.account_path, json=BODY, headers=headers) for _ in range(8)]
+    answers = await asyncio.gather(*posts)
+    assert {answer.status_code for answer in answers} == {201}
+    assert len({answer.json()["result"]["id"] for answer in answers}) == 1
+
+
+async def test_quotas_hold(citus: World) -> None:
+    """Of creators at once as many succeed as the quota of the zone has left, and a deletion makes room for one."""
+    changes = zones.Changes(csr_quota=5)
+    zone = await zones.create_in(citus.database, first_start.operator(), citus.b.account, "quota.example.com")
+    await zones.set_(citus.database, first_start.operator(), zone, changes)
+    path = f"/client/v4/zones/{zone.id.hex}/custom_csrs"
+
+    async def tried(number: int) -> dict[int, int]:
+        return await _statuses(*(citus.http.post(path, json=BODY, headers=citus.b.bearer) for _ in range(number)))
+
+    found = await tried(CREATORS)
+    assert found[201] == 5
+    assert sum(found.values()) == CREATORS
+    held = (await citus.http.get(path, headers=citus.b.bearer)).json()["result"]
+    assert (await citus.http.delete(f"{path}/{held[0]['id']}", headers=citus.b.bearer)).status_code == 200
+    assert (await tried(3))[201] == 1
+
+
+async def test_a_zone_that_is_deleted_meanwhile_keeps_no_csr(citus: World) -> None:
+    """Creates and the deletion of their zone come at once: it is refused because of them, or they find no zone."""
+    owner = {"X-Auth-Email": citus.a.email, "X-Auth-Key": citus.a.key}
+    account = {"id": citus.a.account.id.hex}
+    for number in range(6):
+        body = {"name": f"race{number}.example.com", "account": account}
+        zone = (await citus.http.post("/client/v4/zones", json=body, headers=owner)).json()["result"]["id"]
+        path = f"/client/v4/zones/{zone}/custom_csrs"
+        posts = [citus.http.post(path, json=BODY, headers=owner) for _ in range(3)]
+        *made, deleted = await asyncio.gather(*posts, citus.http.delete(f"/client/v4/zones/{zone}", headers=owner))
+        held = await citus.database.fetchrow(
+            "SELECT count(*) FROM custom_csrs WHERE account_id = $1 AND scope_id = $2", citus.a.account.id, UUID(zone)
+        )
+        assert held is not None
+        assert held["count"] == [answer.status_code for answer in made].count(201)
+        assert (held["count"] == 0) == (deleted.status_code == 200)
+        assert {answer.status_code for answer in made} <= {201, 404}
+
+
+async def test_a_csr_and_its_certificate_do_not_part(citus: World) -> None:
+    """A certificate is uploaded while its CSR is deleted: both are there, or neither."""
+    ca = root()
+    citus.trust(chains.anchors([pem(ca.certificate).encode()]))
+    certificates = citus.a.zone_path.replace("custom_csrs", "custom_certificates")
+    for _ in range(6):
+        csr = await citus.create(path=citus.a.zone_path)
+        body = {"custom_csr_id": csr["id"], "certificate": pem(ca.of_csr(csr["csr"]))}
+        uploaded, deleted = await asyncio.gather(
+            citus.http.post(certificates, json=body, headers=citus.a.bearer),
+            citus.http.delete(f"{citus.a.zone_path}/{csr['id']}", headers=citus.a.bearer),
+        )
+        assert (uploaded.is_success, deleted.is_success) in {(True, False), (False, True)}
+
+
+async def test_an_account_ends_with_all_that_is_its_own(citus: World) -> None:
+    """An account is made, used, emptied and deleted over the API; with something in it the deletion is refused."""
+    owner = {"X-Auth-Email": citus.a.email, "X-Auth-Key": citus.a.key}
+    made = (await citus.http.post("/client/v4/accounts", json={"name": "ends"}, headers=owner)).json()["result"]
+    path = f"/client/v4/accounts/{made['id']}"
+    csr = (await citus.http.post(f"{path}/custom_csrs", json=BODY, headers=owner)).json()["result"]
+    assert (await citus.http.delete(path, headers=owner)).status_code == 409
+    assert (await citus.http.delete(f"{path}/custom_csrs/{csr['id']}", headers=owner)).status_code == 200
+    assert (await citus.http.delete(path, headers=owner)).status_code == 200
+    assert (await citus.http.get(path, headers=owner)).status_code == 404
+
+
+async def test_a_retired_kek_seals_nothing(citus: World) -> None:
+    """A server whose KEK was retired meanwhile is refused, and stores nothing."""
+    count = "SELECT count(*) FROM private_keys"
+    before = await citus.database.fetchrow(count)
+    kek = citus.ring.keks[0].id
+    await citus.database.execute("UPDATE keks SET retired_at = now() WHERE id = $1", kek)
+    try:
+        answer = await citus.http.post(citus.a.account_path, json=BODY, headers=citus.a.bearer)
+    finally:
+        await citus.database.execute("UPDATE keks SET retired_at = NULL WHERE id = $1", kek)
+    assert answer.status_code == 503
+    assert await citus.database.fetchrow(count) == before

@@ -1,0 +1,53 @@
+"""Where there is no Citus, nothing is distributed; and what is told before tables with rows are."""
+
+import asyncpg
+import pytest
+from support.citus import blank
+
+from keystead.errors import Misconfigured
+from keystead.store import database as db
+from keystead.store import distribution, schema
+from keystead.store.distribution import Table
+
+_ACCOUNT = "INSERT INTO accounts (id, name, slug) VALUES (gen_random_uuid(), 'a', 'a')"
+# Without those of the parts, whose names have a number.
+_KEYS = "SELECT count(*) FROM pg_constraint WHERE contype = 'f' AND conname !~ '_[0-9]{6,}$'"
+_DISTRIBUTED = "SELECT count(*) FROM pg_dist_partition"
+
+
+async def test_plain_postgresql_is_left_as_it_is(database_url: str) -> None:
+    """Without Citus the command says what to run, and makes no table."""
+    with pytest.raises(Misconfigured, match="CREATE EXTENSION citus"):
+        await distribution.distribute(database_url, with_rows=True)
+    connection: db.Connection = await asyncpg.connect(database_url)
+    try:
+        assert await connection.fetchval("SELECT to_regclass('scopes')") is None
+    finally:
+        await connection.close()
+
+
+def test_a_plan_names_the_largest_tables_and_the_time() -> None:
+    """With the size of all tables, of the three largest, and seconds."""
+    tables = [Table("keys", True, 3 * 2**30, True), Table("log", True, 2**20, True), Table("zones", False, 0, False)]
+    assert "3073 MiB (keys 3072 MiB, log 1 MiB, zones 0 MiB)" in distribution.plan(tables)
+    assert " 322 s " in distribution.plan(tables)
+
+
+async def test_tables_with_rows_are_distributed_when_it_is_said() -> None:
+    """First the plan, and nothing is changed; then all of it, with the rows; a second time nothing is left to do."""
+    async with blank() as url:
+        await schema.migrate(url)
+        connection: db.Connection = await asyncpg.connect(url)
+        try:
+            await connection.execute(_ACCOUNT)
+            keys = await connection.fetchval(_KEYS)
+            with pytest.raises(Misconfigured, match="--with-rows"):
+                await distribution.distribute(url, with_rows=False)
+            assert await connection.fetchval(_DISTRIBUTED) == 0
+            done = await distribution.distribute(url, with_rows=True)
+            assert await connection.fetchval(_DISTRIBUTED) == len(done) > 20
+            assert await distribution.distribute(url, with_rows=False) == []
+            assert await connection.fetchval("SELECT count(*) FROM accounts") == 1
+            assert await connection.fetchval(_KEYS) == keys
+        finally:
+            await connection.close()

@@ -2,23 +2,34 @@
 
 import asyncio
 import collections
+import contextlib
+import os
+import re
+import signal
+import subprocess
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_interface, ip_network
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID
 
 import asyncpg
 import pytest
+from cloudflare import Cloudflare
 from support.authority import pem, root
-from support.citus import spread
+from support.citus import at, make_role, spread, urls
+from support.live import serving
 from support.sql_texts import texts
+from support.waiting import comes_about, until
 from support.world import BODY, World, new_database, new_world
 
+from keystead.commands import doctor
 from keystead.identity import zones
-from keystead.server import first_start, postgres
+from keystead.server import first_start, postgres, roles
 from keystead.store import database as db
-from keystead.store import distribution
+from keystead.store import distribution, schema
 from keystead.x509 import chains
 
 CREATORS = 24
@@ -217,3 +228,131 @@ async def test_a_retired_kek_seals_nothing(citus: World) -> None:
         await citus.database.execute("UPDATE keks SET retired_at = NULL WHERE id = $1", kek)
     assert answer.status_code == 503
     assert await citus.database.fetchrow(count) == before
+
+
+def _told(url: str, folder: Path) -> dict[str, doctor.Finding]:
+    environ = {"KEYSTEAD_DATABASE_URL": url, "KEYSTEAD_DATA_DIR": str(folder)}
+    return {finding.check: finding for finding in doctor.examine(environ)}
+
+
+async def test_doctor_looks_at_each_node(citus_url: str, tmp_path: Path) -> None:
+    """It counts nodes and parts, and names the node and the setting where one is not durable."""
+    found = (await asyncio.to_thread(_told, citus_url, tmp_path))["cluster"]
+    assert found.good or "127.0.0.1:" in found.text
+    worker: db.Connection = await asyncpg.connect(at(urls()[-1], citus_url))
+    port = urlsplit(urls()[-1]).port
+    try:
+        await worker.execute("ALTER SYSTEM SET synchronous_commit = off")
+        await worker.execute("SELECT pg_reload_conf()")
+
+        async def seen() -> bool:
+            text = (await asyncio.to_thread(_told, citus_url, tmp_path))["cluster"].text
+            return re.search(rf":{port}: [^;]*synchronous_commit is off", text) is not None
+
+        await comes_about(seen)
+    finally:
+        await worker.execute("ALTER SYSTEM RESET synchronous_commit")
+        await worker.execute("SELECT pg_reload_conf()")
+        await worker.close()
+
+
+@pytest.mark.serve
+async def test_the_sdk_works_with_the_role_of_the_servers(tmp_path: Path) -> None:
+    """A server with the narrow role alone, which has its GRANTs on each node, serves what the SDK asks for."""
+    async with spread() as url:
+        name = urlsplit(url).path[1:]
+        await make_role("keystead_api")
+        grants = f"{roles.GRANTS};{distribution.GRANTS}".replace("DATABASE keystead", f"DATABASE {name}")
+        connection: db.Connection = await asyncpg.connect(url)
+        try:
+            # Makes the ring known, the first account and its credentials.
+            with serving(url, tmp_path / "data"):
+                pass
+            for statement in schema.statements(grants):
+                await connection.execute(statement)
+        finally:
+            await connection.close()
+        narrow = urlunsplit(urlsplit(url)._replace(netloc=f"keystead_api@{urlsplit(url).netloc.split('@')[-1]}"))
+        with serving(narrow, tmp_path / "data", workers=2) as live:
+            client = Cloudflare(api_token=live.env["CLOUDFLARE_API_TOKEN"], base_url=live.env["CLOUDFLARE_BASE_URL"])
+            account = live.env["CLOUDFLARE_ACCOUNT_ID"]
+            made = await asyncio.to_thread(client.custom_csrs.create, account_id=account, **BODY)
+            assert made
+            assert made.id
+            got = await asyncio.to_thread(client.custom_csrs.get, made.id, account_id=account)
+            assert got
+            assert got.csr == made.csr
+            await asyncio.to_thread(client.custom_csrs.delete, made.id, account_id=account)
+            assert await asyncio.to_thread(lambda: list(client.custom_csrs.list(account_id=account))) == []
+        # Nor in its work of its own, which only logs it.
+        assert "InsufficientPrivilege" not in await asyncio.to_thread(live.log.read_text)
+
+
+async def _postmaster(url: str) -> int:
+    connection: db.Connection = await asyncpg.connect(url)
+    try:
+        return _parent(await connection.fetchval("SELECT pg_backend_pid()"))
+    finally:
+        await connection.close()
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
+def _again(pid: int) -> None:
+    """Kill a PostgreSQL outright, and start it again as it was started."""
+    process = Path(f"/proc/{pid}")
+    words = process.joinpath("cmdline").read_text().rstrip("\0").split("\0")
+    environ = dict(part.split("=", 1) for part in process.joinpath("environ").read_text().split("\0") if "=" in part)
+    owner, folder = process.stat(), process.joinpath("cwd").readlink()
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not process.exists())
+    again = ["setsid", "--fork", *words]
+    quiet = subprocess.DEVNULL
+    subprocess.run(
+        again, env=environ, cwd=folder, user=owner.st_uid, group=owner.st_gid, stdout=quiet, stderr=quiet, check=True
+    )
+
+
+@pytest.mark.serve
+async def test_a_killed_worker_loses_nothing(citus: World, citus_url: str) -> None:
+    """A node is killed under creates in four accounts: what was acknowledged stays, and all go on when it is back."""
+    if citus.settings.database_url != citus_url:
+        pytest.skip("one machine has no other node")
+    owner = {"X-Auth-Email": citus.a.email, "X-Auth-Key": citus.a.key}
+    paths = []
+    for number in range(4):
+        made = await citus.http.post("/client/v4/accounts", json={"name": f"k {number}"}, headers=owner)
+        paths.append(f"/client/v4/accounts/{made.json()['result']['id']}/custom_csrs")
+    worker, acknowledged, refused = at(urls()[-1], citus_url), [], []
+    pid, killed = await _postmaster(worker), asyncio.Event()
+
+    async def create(path: str) -> None:
+        while not killed.is_set():
+            answer = await citus.http.post(path, json=BODY, headers=owner)
+            if answer.status_code == 201:
+                acknowledged.append(f"{path}/{answer.json()['result']['id']}")
+            else:
+                refused.append(answer.status_code)
+
+    creators = [asyncio.create_task(create(path)) for path in paths]
+    await comes_about(lambda: len(acknowledged) >= 20)
+    await asyncio.to_thread(_again, pid)
+
+    async def answers() -> bool:
+        with contextlib.suppress(OSError, asyncpg.PostgresError):
+            return await _postmaster(worker) > 0
+        return False
+
+    await comes_about(answers)
+
+    async def serves() -> bool:
+        statuses = await _statuses(*(citus.http.post(path, json=BODY, headers=owner) for path in paths))
+        return statuses == {201: 4}
+
+    await comes_about(serves)
+    killed.set()
+    await asyncio.gather(*creators)
+    assert set(refused) <= {503}
+    assert await _statuses(*(citus.http.get(path, headers=owner) for path in acknowledged)) == {200: len(acknowledged)}

@@ -27,8 +27,16 @@ def urls() -> tuple[str, ...]:
     return _URLS
 
 
-def _at(url: str, name: str) -> str:
-    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
+def at(url: str, database: str) -> str:
+    """The address on this node of the database that another address, or its name, names."""
+    return urlunsplit(urlsplit(url)._replace(path=f"/{urlsplit(database).path.strip('/')}"))
+
+
+async def make_role(name: str) -> None:
+    """A role that may log in, on each node."""
+    for url in urls():
+        with contextlib.suppress(asyncpg.DuplicateObjectError):
+            await _run(url, f"CREATE ROLE {name} LOGIN")
 
 
 @contextlib.asynccontextmanager
@@ -39,13 +47,13 @@ async def blank() -> AsyncIterator[str]:
         for url in nodes:
             # Each node's is made here, whatever its release would do with the statement.
             await _run(url, f"CREATE DATABASE {name}", apart=True)
-            await _run(_at(url, name), "CREATE EXTENSION citus")
+            await _run(at(url, name), "CREATE EXTENSION citus")
         coordinator, *workers = (urlsplit(url) for url in nodes)
         calls = [f"citus_set_coordinator_host('{coordinator.hostname}', {coordinator.port})"]
         calls += [f"citus_add_node('{each.hostname}', {each.port})" for each in workers]
         for call in calls:
-            await _run(_at(nodes[0], name), f"SELECT {call}")
-        yield _at(nodes[0], name)
+            await _run(at(nodes[0], name), f"SELECT {call}")
+        yield at(nodes[0], name)
     finally:
         for url in nodes:
             await _run(url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)", apart=True)

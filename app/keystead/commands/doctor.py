@@ -22,7 +22,7 @@ from keystead.custody import keyring
 from keystead.custody import ring as ringfile
 from keystead.custody.peppers import load_peppers
 from keystead.errors import KeysteadError, Misconfigured, Unavailable
-from keystead.store import schema
+from keystead.store import distribution, schema
 from keystead.store.database import Connection, Database
 
 # Older major versions get no security fixes.
@@ -124,9 +124,19 @@ async def _database(settings: config.Settings, dsn: str) -> list[Finding]:
                 text = "it is newer than this release: run the newer release"
             return [*findings, Finding("schema", False, text)]
         findings.append(Finding("schema", True, f"version {schema.version_of_this_program()}"))
+        findings += await _cluster(database)
         return [*findings, *await _custody(settings, database)]
     finally:
         await database.close()
+
+
+async def _cluster(database: Database) -> list[Finding]:
+    try:
+        async with database.connection() as connection:
+            text = await distribution.examined(connection)
+    except Misconfigured as error:
+        return [Finding("cluster", False, f"{error}")]
+    return [Finding("cluster", True, text)] if text else []
 
 
 async def _version(connection: Connection, _: config.Settings) -> str:

@@ -304,7 +304,7 @@ class Database:
                 server_settings=settings,
             )
         try:
-            self.distributed = await connection.fetchval(_DISTRIBUTED)
+            self.distributed = await connection.fetchval(DISTRIBUTED)
         except BaseException:
             connection.terminate()
             raise
@@ -312,7 +312,7 @@ class Database:
 
 
 # That table is made with the others' distribution, and nowhere else.
-_DISTRIBUTED = "SELECT to_regclass('scopes') IS NOT NULL"
+DISTRIBUTED = "SELECT to_regclass('scopes') IS NOT NULL"
 
 
 def _time_out(waiter: asyncio.Future[Connection | None]) -> None:

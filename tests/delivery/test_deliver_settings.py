@@ -65,6 +65,7 @@ BAD = [
 def load(folder: Path, text: str) -> settings.Settings:
     path = folder / "deliver.toml"
     path.write_text(text)
+    path.chmod(0o644)
     return settings.load(path)
 
 
@@ -112,7 +113,18 @@ def test_what_is_no_configuration_is_said(tmp_path: Path, content: bytes, said: 
     """Broken syntax, other encodings and huge files are refused in a sentence."""
     path = tmp_path / "deliver.toml"
     path.write_bytes(content)
+    path.chmod(0o644)
     with pytest.raises(Misconfigured, match=said):
+        settings.load(path)
+
+
+@pytest.mark.parametrize("mode", [0o664, 0o646, 0o666])
+def test_a_file_that_others_may_write_is_refused(tmp_path: Path, mode: int) -> None:
+    """They would choose what is run."""
+    path = tmp_path / "deliver.toml"
+    path.write_text(GOOD)
+    path.chmod(mode)
+    with pytest.raises(Misconfigured, match="others may write"):
         settings.load(path)
 
 

@@ -76,6 +76,7 @@ class Host:
     def configure(self, *deliveries: str, more: str = "") -> None:
         tables = "".join(f"\n[[deliver]]\n{each}\n" for each in deliveries)
         self.config.write_text(f'state = "{self.state}"\n{more}\n{tables}')
+        self.config.chmod(0o644)
 
     def pair(self, selected: str, more: str = "") -> str:
         """A delivery of the two files of a web server."""

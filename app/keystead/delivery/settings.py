@@ -114,9 +114,13 @@ def load(path: Path) -> Settings:
     """Read the file; raises Misconfigured with its name, the line, and the value that is wrong."""
     try:
         with path.open("rb") as file:
+            state = os.fstat(file.fileno())
             content = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise Misconfigured(f"{path} cannot be read ({error.strerror})") from None
+    if state.st_mode & 0o022 or state.st_uid not in {0, os.geteuid()}:
+        # Whoever writes it chooses what is run, and where keys go.
+        raise Misconfigured(f"others may write {path}: chown it to root or this user, and chmod it 0644 or less")
     if len(content) > _MAX_BYTES:
         raise Misconfigured(f"{path} is larger than {_MAX_BYTES} bytes")
     try:

@@ -196,7 +196,9 @@ class _Work:
         else:
             self._set(after)
         finally:
-            placing.sweep(folder, files)
+            # Otherwise the earlier files could not be put back, and are needed for another try.
+            if self.record.phase is not Phase.PLACING:
+                placing.sweep(folder, files)
 
     async def _opened(self, folder: int, changed: Sequence[Certificate]) -> tuple[dict[str, bytes], Record]:
         """The content of all files, and the record of what is there with them; each key that is opened is audited."""

@@ -52,14 +52,14 @@ _FIELDS = (
     "account_id, id, zone_id, key_id, custom_csr_id, type, bundle_method, geo_label, policy, deploy, priority, sha256, "
     "hosts, issuer, signature, not_before, not_after, chain"
 )
-_COLUMNS = f"{_FIELDS}, uploaded_at, modified_at"
+COLUMNS = f"{_FIELDS}, uploaded_at, modified_at"
 _FIELD_COUNT = 18
 _INSERT = f"""
 WITH certificate AS (
-    INSERT INTO custom_certificates ({_FIELDS}) VALUES ({parameters(1, _FIELD_COUNT)}) RETURNING {_COLUMNS}
+    INSERT INTO custom_certificates ({_FIELDS}) VALUES ({parameters(1, _FIELD_COUNT)}) RETURNING {COLUMNS}
 ),
 audit AS ({audit.insert(1 + _FIELD_COUNT, "certificate")})
-SELECT {_COLUMNS} FROM certificate
+SELECT {COLUMNS} FROM certificate
 """
 _INSERT_KEY = keyring.insert_key(1)
 
@@ -163,7 +163,7 @@ def _values(certificate: Certificate, fields: str = _FIELDS) -> tuple[object, ..
     return tuple(list(values[name]) if name == "hosts" else values[name] for name in fields.split(", "))
 
 
-_GET = f"SELECT {_COLUMNS} FROM custom_certificates WHERE account_id = $1 AND zone_id = $2 AND id = $3"
+_GET = f"SELECT {COLUMNS} FROM custom_certificates WHERE account_id = $1 AND zone_id = $2 AND id = $3"
 
 
 async def get(db: Database, scope: Scope, certificate_id: UUID) -> Certificate:
@@ -185,7 +185,7 @@ _IN_STATUS = f"""
     WHEN not_after <= now() THEN 'expired' WHEN not_before > now() + $4 THEN 'pending' ELSE 'active' END
 """
 # Lists do not return the PEM.
-_LISTED = _COLUMNS.replace("chain", "'' AS chain")
+_LISTED = COLUMNS.replace("chain", "'' AS chain")
 _ORDER = "ORDER BY priority DESC, uploaded_at DESC, id"
 _COUNT_ALL = f"SELECT count(*) {_OF_ZONE}"
 
@@ -226,10 +226,10 @@ def _update(uploaded_at: str) -> str:
 WITH certificate AS (
     UPDATE custom_certificates SET ({_REPLACED}) = ROW ({parameters(4, 14)}),
         uploaded_at = {uploaded_at}, modified_at = now()
-    WHERE account_id = $1 AND zone_id = $2 AND id = $3 RETURNING {_COLUMNS}
+    WHERE account_id = $1 AND zone_id = $2 AND id = $3 RETURNING {COLUMNS}
 ),
 audit AS ({audit.insert(18, "certificate")})
-SELECT {_COLUMNS} FROM certificate
+SELECT {COLUMNS} FROM certificate
 """
 
 
@@ -388,7 +388,7 @@ async def prioritize(
 
 
 _FOR_OPERATOR = f"""
-SELECT {_COLUMNS} FROM custom_certificates
+SELECT {COLUMNS} FROM custom_certificates
 WHERE ($1::uuid IS NULL OR zone_id = $1) AND ($2::timestamptz IS NULL OR not_after < $2)
   AND ($3::uuid IS NULL OR id = $3)
 ORDER BY not_after, id

@@ -134,10 +134,24 @@ async def of(db: Database | Connection, found: Sequence[Certificate]) -> dict[UU
     return {rule.certificate_id: rule for rule in rules}
 
 
+_GET = f"""
+SELECT {", ".join(f"c.{name}" for name in certificates.COLUMNS.split(", "))},
+       {", ".join(f"r.{name} AS rule_{name}" for name in Rule.__struct_fields__)}
+FROM custom_certificates c
+LEFT JOIN renewal_rules r ON r.account_id = c.account_id AND r.certificate_id = c.id
+WHERE c.account_id = $1 AND c.zone_id = $2 AND c.id = $3
+"""
+
+
 async def get(db: Database, scope: Scope, certificate_id: UUID) -> Renewing:
     """A certificate with its rule; raises NotFound."""
-    certificate = await certificates.get(db, scope, certificate_id)
-    return Renewing(certificate, (await of(db, [certificate])).get(certificate_id))
+    row = await db.fetchrow(_GET, scope.account_id, scope.id, certificate_id)
+    if row is None:
+        raise certificates.not_found(certificate_id)
+    rule = None
+    if row["rule_account_id"]:
+        rule = msgspec.convert({name: row[f"rule_{name}"] for name in Rule.__struct_fields__}, Rule)
+    return Renewing(msgspec.convert(dict(row), Certificate), rule)
 
 
 async def list_(db: Database, scope: Scope, query: CertificateQuery) -> tuple[list[Renewing], int]:

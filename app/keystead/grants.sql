@@ -38,9 +38,9 @@ GRANT SELECT, INSERT, DELETE, UPDATE (key_id, custom_csr_id, type, bundle_method
 -- The versions before a renewal; only the operator reads them, and they are deleted with the certificate.
 GRANT INSERT ON certificate_history TO keystead_api;
 -- How a certificate is renewed by itself; a rule stays with its certificate, and goes with it.
-GRANT SELECT, DELETE, INSERT (account_id, certificate_id, zone_id, ca_id, days_before, percent_before, new_key),
-    UPDATE (ca_id, days_before, percent_before, new_key, state, problem, failures, due_at, csr_id, begun_at,
-    previous_csr_id, previous_ends, renewed_at) ON renewal_rules TO keystead_api;
+GRANT SELECT, DELETE, UPDATE (ca_id, days_before, percent_before, new_key, state, problem, failures, due_at, csr_id,
+    begun_at, previous_csr_id, previous_ends, renewed_at), INSERT (account_id, certificate_id, zone_id, ca_id,
+    days_before, percent_before, new_key) ON renewal_rules TO keystead_api;
 -- A CA keeps its key and its name.
 GRANT SELECT, INSERT, DELETE, UPDATE (parent_id, disabled, requires_template, name, not_after_policy, modified_at)
     ON certificate_authorities TO keystead_api;

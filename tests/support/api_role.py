@@ -119,11 +119,28 @@ def certificates(client: Client, live: Live) -> None:
     own = client.ask("POST", path, uploads[0])
     client.ask("PATCH", f"{path}/{own['id']}", uploads[1])
     client.ask("PUT", f"{path}/prioritize", {"certificates": [{"id": made["id"], "priority": 2}]})
-    client.ask("PUT", f"{one_}/keystead_renewal", {"renew_with": "outside", "days_before": 3650})
     client.ask("GET", one_)
     client.ask("GET", f"{path}?status=active")
     for id_ in (made["id"], own["id"]):
         client.ask("DELETE", f"{path}/{id_}")
+    renewals(client, live)
+
+
+def renewals(client: Client, live: Live) -> None:
+    """A certificate that is renewed by the server itself."""
+    path = f"{client.zone}/custom_certificates"
+    new = {"projectSlug": client.slug, "type": "root", "commonName": "Renewing", "keyAlgorithm": "EC_prime256v1"}
+    ca = client.ask("POST", "/api/v1/pki/ca", new)["ca"]
+    csr = client.ask("POST", f"{client.zone}/custom_csrs", BODY, 201)
+    signed = pem(live.ca.of_csr(csr["csr"], days=10, since=80))
+    made = client.ask("POST", path, {"certificate": signed, "custom_csr_id": csr["id"]})
+    one_ = f"{path}/{made['id']}"
+    client.ask("PUT", f"{one_}/keystead_renewal", {"renew_with": ca["id"]})
+    until(lambda: "renewed_on" in client.ask("GET", one_)["keystead_renewal"], 120)
+    until(lambda: client.ask("GET", one_)["keystead_renewal"]["state"] == "scheduled")
+    client.ask("GET", path)
+    client.ask("DELETE", f"{one_}/keystead_renewal")
+    client.ask("DELETE", one_)
 
 
 def infisical(client: Client, live: Live) -> None:

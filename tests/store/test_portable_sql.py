@@ -62,7 +62,7 @@ def _has_a_query_in_returning(sql: str) -> bool:
 def _decides_by_the_clock(sql: str) -> bool:
     if not _CHANGES.search(sql):
         return False
-    cases = [found[0] for found in re.finditer(r"\bCASE\b.*?\bEND\b", sql, re.DOTALL)]
+    cases = [found[0] for found in re.finditer(r"\bCASE\b.*?\bEND\b|\bcoalesce\([^;]*?\)\)?", sql, re.DOTALL)]
     conflicts = [found[0] for found in re.finditer(r"\bON CONFLICT\b.*?(?=\bRETURNING\b|\Z)", sql, re.DOTALL)]
     conflicts = [part[part.index("WHERE") :] for part in conflicts if "WHERE" in part]
     # timestamptz ± interval depends on the time zone of the session.
@@ -99,6 +99,7 @@ PLANTED: dict[Rule, tuple[str, ...]] = {
     ),
     _decides_by_the_clock: (
         "UPDATE custom_certificates SET uploaded_at = CASE WHEN sha256 = $3 THEN uploaded_at ELSE now() END",
+        "UPDATE renewal_rules SET begun_at = coalesce(begun_at, now()) WHERE account_id = $1",
         (
             "INSERT INTO crls AS old (ca_id) VALUES ($1) ON CONFLICT (ca_id) DO UPDATE SET number = 1 "
             "WHERE old.next_update < now() RETURNING ca_id"

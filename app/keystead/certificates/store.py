@@ -208,8 +208,8 @@ async def list_(db: Database, scope: Scope, query: CertificateQuery) -> Certific
 
 
 # A rule that would renew it is looked at again, since it may end at another time.
+_LOOK_AGAIN = "UPDATE renewal_rules SET due_at = to_timestamp(0) WHERE account_id = $1 AND certificate_id = $2"
 _ARCHIVE = """
-WITH rule AS (UPDATE renewal_rules SET due_at = to_timestamp(0) WHERE account_id = $1 AND certificate_id = $2)
 INSERT INTO certificate_history
     (account_id, id, certificate_id, custom_csr_id, sha256, hosts, issuer, not_before, not_after, chain, uploaded_at)
 SELECT account_id, $3, id, custom_csr_id, sha256, hosts, issuer, not_before, not_after, chain, uploaded_at
@@ -318,6 +318,7 @@ async def _replace(
         await connection.execute(_INSERT_KEY, *new.row)
     is_other = after.sha256 != before.sha256
     if is_other:
+        await connection.execute(_LOOK_AGAIN, before.account_id, before.id)
         await connection.execute(_ARCHIVE, before.account_id, before.id, uuid4())
     audited = audit.values(caller, audit.Action.UPDATE, audit.Resource.CUSTOM_CERTIFICATE)
     with _telling_of_its_csr(after):

@@ -186,10 +186,15 @@ async def _find_csr(work: Work, csr_id: UUID) -> tuple[Scope, Csr]:
         return account, await csrs.get(work.services.db, account, csr_id)
 
 
-_BEGIN = """
-UPDATE renewal_rules SET csr_id = $4, begun_at = coalesce(begun_at, now()), previous_csr_id = $5, previous_ends = $6
+# By whether it has begun before; not by `coalesce`, in which Citus takes no clock.
+_BEGIN = {
+    begun: f"""
+UPDATE renewal_rules SET csr_id = $4, begun_at = {"begun_at" if begun else "now()"}, previous_csr_id = $5,
+    previous_ends = $6
 WHERE account_id = $1 AND certificate_id = $2 AND due_at = $3 RETURNING begun_at
 """
+    for begun in (False, True)
+}
 
 
 async def _begun(work: Work, csr: Csr | None) -> datetime | None:
@@ -201,7 +206,7 @@ async def _begun(work: Work, csr: Csr | None) -> datetime | None:
         previous = (rule.csr_id, certificate.not_after)
     values = (csr.id if csr else rule.csr_id, *previous)
     ids = (rule.account_id, rule.certificate_id, rule.due_at)
-    row = await work.services.db.fetchrow(_BEGIN, *ids, *values)
+    row = await work.services.db.fetchrow(_BEGIN[rule.begun_at is not None], *ids, *values)
     return row["begun_at"] if row else None
 
 

@@ -23,7 +23,7 @@ class Table(msgspec.Struct, frozen=True):
 
 
 # What was copied from a table into its parts in a second, on a slow machine.
-BYTES_PER_SECOND = 10_000_000
+BYTES_PER_SECOND = 5_000_000
 
 _CITUS = "SELECT extversion FROM pg_extension WHERE extname = 'citus'"
 _NODES = """

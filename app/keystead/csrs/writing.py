@@ -1,7 +1,7 @@
 """The statements that create and delete CSRs with their keys, counts and audit rows.
 
 PostgreSQL takes one statement for all of it. Citus would carry that through its coordinator, so it gets statements of
-one transaction, each of which goes to one node (docs/decisions/0050-creates-on-citus.md).
+one transaction, each of which goes to one node (docs/decisions/0047-creates-on-citus.md).
 """
 
 import random

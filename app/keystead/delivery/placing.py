@@ -1,7 +1,7 @@
 """Files take their names together, or the earlier ones get them back: within one folder, which nobody else may write.
 
 Each step can be the last one before a crash; `put_back` and `sweep` end what was begun
-(docs/decisions/0052-a-pair-by-renames.md).
+(docs/decisions/0049-a-pair-by-renames.md).
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """What a server does with rules that are due: a few in a turn, one after the other, each by one server alone.
 
 A step that ended before a crash is not done again: the CSR is found by its Idempotency-Key or in the rule, and what the
-CA has signed for it by its key (docs/decisions/0053-renewed-by-the-server.md).
+CA has signed for it by its key (docs/decisions/0050-renewed-by-the-server.md).
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Locks on an account or a zone until the transaction ends (docs/decisions/0049-locks-on-citus.md)."""
+"""Locks on an account or a zone until the transaction ends (docs/decisions/0046-locks-on-citus.md)."""
 
 from enum import StrEnum
 

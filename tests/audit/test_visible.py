@@ -39,6 +39,7 @@ COLUMNS = {
     "issued_certificates": ["subject"],
     "custom_csrs": ["name", "description"],
     "certificate_profiles": ["description"],
+    "renewal_rules": ["problem"],
     "audit_log": ["actor_name", "path", "method", "request_id"],
 }
 Said = tuple[int, str, str]
@@ -106,6 +107,7 @@ async def hostile(world: World) -> dict[str, list[str]]:
         "token show": [found["tokens"]],
         "certificate list": [],
         "certificate expiring": ["--within", "36500d"],
+        "certificate renewals": [],
         "certificate show": [found["custom_certificates"]],
         "certificate history": [found["custom_certificates"]],
         "csr list": ["--account", account],
@@ -135,7 +137,7 @@ def listing_commands() -> set[str]:
             found.add(path)
 
     walk(cli.cli, "")
-    verbs = {"create", "set", "roll", "import", "renew", "upload"}
+    verbs = {"create", "set", "roll", "import", "renew", "upload", "deliver"}
     return {path for path in found if path.split()[-1] not in verbs}
 
 

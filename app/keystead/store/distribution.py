@@ -67,7 +67,7 @@ _ONE_BY_ONE = "SET LOCAL citus.multi_shard_modify_mode TO 'sequential'"
 _REFERENCE = "SELECT create_reference_table($1::text::regclass)"
 _DISTRIBUTE = "SELECT create_distributed_table($1::text::regclass, 'account_id', colocate_with => $2)"
 # With it the others are kept together.
-_FIRST = "private_keys"
+_FIRST = "custom_csrs"
 
 
 async def distribute(dsn: str, *, with_rows: bool) -> list[Table]:
@@ -137,7 +137,7 @@ _CLUSTER = """
 SELECT (SELECT count(*) FROM pg_dist_node WHERE isactive AND noderole = 'primary') AS nodes,
        (SELECT count(*) FROM pg_dist_node WHERE NOT isactive AND noderole = 'primary') AS inactive,
        (SELECT count(*) FROM pg_dist_shard s JOIN pg_dist_partition p USING (logicalrelid)
-        WHERE p.partmethod = 'h' AND logicalrelid = 'private_keys'::regclass) AS parts
+        WHERE p.partmethod = 'h' AND logicalrelid = 'custom_csrs'::regclass) AS parts
 """
 # Of each node: its settings for durability, and transactions that are prepared for longer than Citus takes to end them.
 _EACH_NODE = """

@@ -191,7 +191,8 @@ async def test_the_keyboard_alone_suffices(browser: Browser, live: Live) -> None
         await type_into(page, {"API token": tenant.token})
         await page.keyboard.press("Enter")
         await expect(page.get_by_role("heading", level=1)).to_contain_text("Overview")
-        # The account's list comes first, and Down chooses the zone.
+        # The account's list comes first, and Down chooses the zone, once it is there.
+        await expect(page.get_by_label("Zone", exact=True)).to_contain_text("shop.example")
         await page.get_by_label("Zone", exact=True).focus()
         await page.keyboard.press("ArrowDown")
         await expect(page.get_by_role("heading", level=1)).to_contain_text("shop.example")

@@ -732,6 +732,11 @@ async def test_a_worker_that_was_killed_as_it_began_costs_no_scrape(live: Live) 
     folder, nobody = live.data_dir / "metrics", 2**22 + 1
     begun = [folder / f"{kind}_{nobody}.db" for kind in ("counter", "histogram", "gauge_livesum")]
     async with fresh(live) as http:
+
+        async def told() -> bool:
+            return bool(requests(await scraped(http)))
+
+        await comes_about(told)
         try:
             for path in begun:
                 path.touch()

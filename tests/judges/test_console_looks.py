@@ -3,6 +3,7 @@
 With PICTURES set, the pictures of the documentation are made anew.
 """
 
+import asyncio
 import os
 import re
 from collections.abc import AsyncIterator
@@ -13,7 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 import pytest
-from playwright.async_api import Browser, FloatRect, Page, expect
+from playwright.async_api import Browser, FloatRect, Page, Route, expect
 from support.browser import Tenant, choose_zone, chromium, new_tenant, sign_in, visit, watched
 from support.live import Live
 
@@ -225,6 +226,29 @@ async def test_the_keyboard_alone_suffices(browser: Browser, live: Live) -> None
         await tab_to(page, "Revoke it")
         await page.keyboard.press("Enter")
         await expect(revoke).to_have_count(0)
+
+
+async def test_what_comes_late_leaves_the_focus_where_the_person_put_it(browser: Browser, live: Live) -> None:
+    """The list of certificates is still on its way while somebody tabs to Upload; Enter then opens that page."""
+    tenant = new_tenant(live)
+    come = asyncio.Event()
+
+    async def late(route: Route) -> None:
+        await come.wait()
+        await route.continue_()
+
+    async with watched(browser, live.url) as page:
+        await sign_in(page, tenant.token)
+        await choose_zone(page)
+        await page.route("**/custom_certificates?*", late)
+        await enter(page, "Certificates", "Certificates of shop.example")
+        await tab_to(page, "Upload")
+        come.set()
+        await expect(page.get_by_text("There is no certificate here yet.")).to_be_visible()
+        await expect(page.get_by_role("link", name="Upload")).to_be_focused()
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("heading", level=1)).to_have_text("Upload to shop.example")
+        await expect(page.get_by_role("heading", level=1)).to_be_focused()
 
 
 @pytest.fixture

@@ -92,6 +92,7 @@ function navigation() {
       { href: `#${page.id}`, id: `to-${page.id}`, "aria-current": page === current ? "page" : "false" },
       page.title,
     );
+  const before = focused();
   at("navigation").hidden = session === null;
   show(
     at("navigation"),
@@ -101,7 +102,11 @@ function navigation() {
       allowed.map((page) => el("li", {}, link(page))),
     ),
   );
+  at(before)?.focus();
 }
+
+// The id of what has the focus, as the frame is made anew, or the element itself where it has none.
+const focused = () => document.activeElement?.id || document.activeElement;
 
 function picker() {
   const { accounts, zones, account, zone, more } = session;
@@ -134,12 +139,12 @@ function choose(accountId, zoneId) {
   }
   session.account = session.accounts.find((each) => each.id === accountId) ?? null;
   session.zone = session.zones.find((each) => each.id === zoneId) ?? null;
-  const focused = document.activeElement?.id;
+  const before = focused();
   frame();
-  at(focused)?.focus();
+  at(before)?.focus();
   // Pages of a list, and what is open in it, are of the place before.
   history.replaceState(null, "", `#${pageOf().id}`);
-  arrive(focused);
+  arrive(before);
 }
 
 // An account or zone that is in no list: a token may do something there without reading the place itself.
@@ -230,8 +235,9 @@ function contextOf(signal) {
   };
 }
 
-// Shows the page that the address names; `focus` is the id of what keeps the focus, else the heading gets it.
-async function arrive(focus) {
+// Shows the page that the address names. Then what has the id `keep` gets the focus, else the heading, unless the person
+// has moved on meanwhile.
+async function arrive(keep) {
   leaving.abort();
   leaving = new AbortController();
   const { signal } = leaving;
@@ -241,6 +247,7 @@ async function arrive(focus) {
   // Each page fills an element of its own: what an earlier one still does is not seen.
   const place = el("div", { class: `page ${page?.id ?? "welcome"}` });
   show(main, place);
+  const before = focused();
   try {
     if (page === null)
       await welcome(place, {
@@ -258,8 +265,9 @@ async function arrive(focus) {
     fail(where, error);
     place.append(button("Load again", () => arrive()));
   }
-  if (!signal.aborted && page) navigation();
-  if (!signal.aborted) (at(focus) ?? place.querySelector("h1"))?.focus();
+  if (signal.aborted) return;
+  if (page) navigation();
+  if ([before, document.body].includes(focused())) (at(keep) ?? place.querySelector("h1"))?.focus();
 }
 
 async function shown(page, place, signal) {

@@ -124,6 +124,7 @@ class Request(msgspec.Struct, frozen=True):
     """A parsed CSR, repaired where needed; `info` is the signed part, unchanged (RFC 2986 section 4.1)."""
 
     read: x509.CertificateSigningRequest
+    subject: x509.Name
     info: bytes
 
     @property
@@ -132,12 +133,10 @@ class Request(msgspec.Struct, frozen=True):
         key = values(first(self.info).content)[2]
         return dotted(first(first(key.content).content).content)
 
-    def is_signed(self) -> bool:
-        """Whether the CSR's own key signed it; raises ValueError, TypeError or UnsupportedAlgorithm."""
-        if self.read.tbs_certrequest_bytes == self.info:
-            return self.read.is_signature_valid
+    def is_signed_by(self, key: object) -> bool:
+        """Whether the CSR's own key, which is `key`, signed it; raises ValueError, TypeError or UnsupportedAlgorithm."""
         try:
-            _require_signature(self.read.public_key(), self.read, self.info)
+            _require_signature(key, self.read, self.info)
         except InvalidSignature:
             return False
         return True
@@ -145,14 +144,16 @@ class Request(msgspec.Struct, frozen=True):
 
 def request(sent: bytes) -> Request:
     """Parse a DER CSR; raises Unreadable."""
-    return Request(_parse(sent, _read_request, _request)[0], values(first(sent).content)[0].encoded)
+    found, subject = _parse(sent, _read_request, _request)[0]
+    return Request(found, subject, first(first(sent).content).encoded)
 
 
-def _read_request(sent: bytes) -> x509.CertificateSigningRequest:
+def _read_request(sent: bytes) -> tuple[x509.CertificateSigningRequest, x509.Name]:
     found = x509.load_der_x509_csr(sent)
-    _ = found.extensions
-    _require_strings(found.subject)
-    return found
+    # Parsed on access; the subject each time.
+    _, subject = found.extensions, found.subject
+    _require_strings(subject)
+    return found, subject
 
 
 def _reason(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """CSRs (RFC 2986) and certificates (RFC 5280): reading CSRs, and building what our CAs sign. Pure."""
 
+import contextlib
 from collections.abc import Iterable
 from datetime import datetime
 
@@ -120,8 +121,7 @@ def read_csr(text: str) -> Request:
         request = foreign.request(sent)
     except Unreadable as error:
         raise BadCsr(f"The CSR{foreign.subject_of(sent)} cannot be read: {error}.") from None
-    # Read once: the library reads it again each time.
-    read, subject = request.read, request.read.subject
+    read, subject = request.read, request.subject
     encoded = subject.public_bytes()
     _require_subject(subject, encoded)
     sans = tuple(chains.extension(read, x509.SubjectAlternativeName) or ())
@@ -130,22 +130,21 @@ def read_csr(text: str) -> Request:
 
 def _signing_key(request: foreign.Request) -> PublicKey | None:
     read = request.read
-    if request.key_algorithm == weak_keys.RSA_PSS:
-        raise BadCsr(f"The CSR's key {weak_keys.IS_RSA_PSS}.")
-    try:
+    public_key: object = None
+    with contextlib.suppress(ValueError, UnsupportedAlgorithm):
         public_key = read.public_key()
-    except (ValueError, UnsupportedAlgorithm):
-        return None
-    if not isinstance(public_key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
+    if isinstance(public_key, rsa.RSAPublicKey | None) and request.key_algorithm == weak_keys.RSA_PSS:
+        raise BadCsr(f"The CSR's key {weak_keys.IS_RSA_PSS}.")
+    if not isinstance(public_key, PublicKey):
         return None
     try:
-        digest, signed = read.signature_hash_algorithm, request.is_signed()
+        digest = read.signature_hash_algorithm
+        if isinstance(digest, hashes.SHA1 | hashes.MD5):
+            raise BadCsr(f"The CSR is signed with {digest.name.upper()}, which is broken.")
+        signed = request.is_signed_by(public_key)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         oid = read.signature_algorithm_oid.dotted_string
         raise BadCsr(f"The CSR is signed with {oid}, which is broken or not known here.") from None
-    if not signed and isinstance(digest, hashes.SHA1 | hashes.MD5):
-        # `cryptography` does not verify these digests, so the signature may still be correct.
-        raise BadCsr(f"The CSR is signed with {digest.name.upper()}, which is broken.")
     if not signed:
         raise BadCsr("The CSR's signature is not valid: it was changed, or signed with another key.")
     return public_key
@@ -157,11 +156,14 @@ def usages(
     """The key usages and the extended ones, as Request has them."""
     key_usage = chains.extension(holder, x509.KeyUsage)
     extended = chains.extension(holder, x509.ExtendedKeyUsage) or ()
+    words = dict.fromkeys(_EXTENDED_WORDS.get(oid, oid.dotted_string) for oid in extended)
+    return _key_usages(key_usage) if key_usage else (), tuple(words)
+
+
+def _key_usages(found: x509.KeyUsage) -> tuple[str, ...]:
     # Undefined without keyAgreement (RFC 5280 section 4.2.1.3), and `cryptography` raises ValueError for them.
-    undefined = set() if key_usage and key_usage.key_agreement else {"encipher_only", "decipher_only"}
-    key_usages = [w for w, field in KEY_USAGES.items() if field not in undefined and getattr(key_usage, field, False)]
-    words = {oid: word for word, oid in EXTENDED_KEY_USAGES.items()}
-    return tuple(key_usages), tuple(dict.fromkeys(words.get(oid, oid.dotted_string) for oid in extended))
+    undefined = set() if found.key_agreement else {"encipher_only", "decipher_only"}
+    return tuple(word for word, field in KEY_USAGES.items() if field not in undefined and getattr(found, field))
 
 
 def _require_subject(subject: x509.Name, encoded: bytes) -> None:
@@ -201,6 +203,7 @@ EXTENDED_KEY_USAGES = {
     "timeStamping": ExtendedKeyUsageOID.TIME_STAMPING,
     "ocspSigning": ExtendedKeyUsageOID.OCSP_SIGNING,
 }
+_EXTENDED_WORDS = {oid: word for word, oid in EXTENDED_KEY_USAGES.items()}
 ROOT_KEY_USAGES = ("keyCertSign", "cRLSign")
 CA_KEY_USAGES = ("digitalSignature", "keyCertSign", "cRLSign")
 

@@ -1,6 +1,6 @@
 """Detection of weak keys, and of key types and sizes that are not supported. Pure.
 
-Checks of a public key take less than 20 ms of CPU for the longest key, and 18 to 45 ms more for the first key of each
+Checks of a public key take less than 20 ms of CPU for the longest key, and 50 to 100 ms more for the first key of each
 curve in a process; `private_weakness` needs the private key.
 Sources: FIPS 186-5 appendix A.1, CVE-2017-15361 (ROCA), Fermat's factorization method, and M. Wiener, "Cryptanalysis of
 Short RSA Secret Exponents".
@@ -144,8 +144,8 @@ def _rounded_quotient(number: int, by: int) -> int:
 
 
 # Baby-step giant-step: k = i * (2 * BABY_STEPS + 1) + j with 0 <= i <= GIANT_STEPS and abs(j) <= BABY_STEPS.
-# Each giant step costs every check, the baby steps are made once for a curve: in 18 to 45 ms.
-BABY_STEPS, GIANT_STEPS = 4096, 8
+# Each giant step costs every check, the baby steps are made once for a curve: in 50 to 100 ms.
+BABY_STEPS, GIANT_STEPS = 8192, 4
 # Finds private scalars up to this one, and their negatives modulo the order.
 SMALL_SCALARS = GIANT_STEPS * (2 * BABY_STEPS + 1) + BABY_STEPS
 _Point = tuple[int, int]

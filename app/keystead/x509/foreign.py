@@ -134,7 +134,7 @@ class Request(msgspec.Struct, frozen=True):
         return dotted(first(first(key.content).content).content)
 
     def is_signed_by(self, key: object) -> bool:
-        """Whether the CSR's own key, which is `key`, signed it; raises ValueError, TypeError or UnsupportedAlgorithm."""
+        """Whether `key`, which is the CSR's own, signed it; raises ValueError, TypeError or UnsupportedAlgorithm."""
         try:
             _require_signature(key, self.read, self.info)
         except InvalidSignature:

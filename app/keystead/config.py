@@ -53,6 +53,7 @@ class Settings(msgspec.Struct, frozen=True):
     console: bool = True
     remember_cas: bool = True
     trust_dir: Path | None = None
+    tell: Path | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
     log: LogFormat = LogFormat.CONSOLE
@@ -94,6 +95,9 @@ def load(environ: Mapping[str, str]) -> Settings:
         console=read("CONSOLE", _switch, True, "on or off"),
         remember_cas=read("REMEMBER_CAS", _switch, True, "on or off"),
         trust_dir=read("TRUST_DIR", _folder, None, "a folder with PEM certificates of trusted roots"),
+        tell=read(
+            "TELL", _program, None, "the absolute path of a program that this user may run, and others may not write"
+        ),
         tls_cert=tls_cert,
         tls_key=tls_key,
         log=read("LOG", LogFormat, LogFormat.CONSOLE, "json or console"),
@@ -160,6 +164,13 @@ def _readable(text: str) -> Path:
     path = Path(text).absolute()
     with path.open("rb"):
         return path
+
+
+def _program(text: str) -> Path:
+    path = Path(text)
+    if not (path.is_absolute() and path.is_file() and os.access(path, os.X_OK)) or path.stat().st_mode & 0o022:
+        raise ValueError(text)
+    return path
 
 
 def _folder(text: str) -> Path:

@@ -13,6 +13,7 @@ class Services(msgspec.Struct, frozen=True):
     """Opened once by a process. `pki_url` is the address that issued certificates name for CRLs; None for none.
 
     CAs and their opened keys are remembered for `cas_remembered` seconds (docs/decisions/0040-opened-for-a-second.md).
+    `tell` is the operator's program that is told of renewals, if there is one.
     """
 
     db: Database
@@ -22,6 +23,7 @@ class Services(msgspec.Struct, frozen=True):
     trusted: Anchors
     pki_url: str | None = None
     cas_remembered: float = 0
+    tell: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return "Services()"

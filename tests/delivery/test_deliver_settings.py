@@ -25,6 +25,12 @@ BAD = [
     ('state = "/var/lib/keystead-deliver/state.json"', "", 1, "state: it is missing"),
     ('"/var/lib/keystead-deliver/state.json"', '"state.json"', 1, 'state is "state.json": it takes the absolute path'),
     ('"/var/lib/keystead-deliver/state.json"', '"/x"\nmetrics = "/x/y.txt"', 2, 'metrics is "/x/y.txt": it takes'),
+    (
+        "[[deliver]]",
+        'tell = ["/no/program"]\n[[deliver]]',
+        3,
+        "tell is \"['/no/program']\": it takes a list of a program",
+    ),
     ("[[deliver]]", "stat = 1\n[[deliver]]", 3, 'stat is "1": it is not a setting'),
     ("[[deliver]]", "[deliver]", 3, "deliver: it takes one [[deliver]] or more"),
     ('name = "www"', "", 3, "name: it is missing"),

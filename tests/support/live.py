@@ -44,6 +44,11 @@ class Live(msgspec.Struct):
         return {"Authorization": f"Bearer {self.env['CLOUDFLARE_API_TOKEN']}"}
 
     @property
+    def told(self) -> Path:
+        """The folder of the file `notices`, with what the session's server has told its program."""
+        return self.data_dir.parent
+
+    @property
     def account_path(self) -> str:
         return f"/client/v4/accounts/{self.env['CLOUDFLARE_ACCOUNT_ID']}/custom_csrs"
 
@@ -126,7 +131,11 @@ def serving(
 async def live(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Live]:
     """One server for the session, with two workers and no rate limit."""
     async with new_database(cluster, "template0") as url:
-        with serving(url, tmp_path_factory.mktemp("live") / "data", workers=2) as running:
+        folder = tmp_path_factory.mktemp("live")
+        program = folder / "told"
+        program.write_text(f"#!/bin/sh\nexec cat >> {folder}/notices\n")
+        program.chmod(0o755)
+        with serving(url, folder / "data", workers=2, environ={"KEYSTEAD_TELL": str(program)}) as running:
             yield running
 
 

@@ -618,6 +618,7 @@ SETTINGS = {
     "KEYSTEAD_TRUSTED_PROXIES": ["10.0.0.0/8, fd00::/8", "10.0.0.1/8", "::1%a/128"],
     "KEYSTEAD_METRICS_FROM": ["127.0.0.0/8"],
     "KEYSTEAD_TRUST_DIR": ["."],
+    "KEYSTEAD_TELL": ["/bin/sh", "sh"],
     "KEYSTEAD_TLS_CERT": ["missing"],
     "KEYSTEAD_LOG": ["json"],
 }

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import structlog
 
-from keystead import process
+from keystead import process, programs
 from keystead.certificates import following
 from keystead.commands import terminal
 from keystead.commands.terminal import Row
@@ -21,7 +21,7 @@ from keystead.delivery import state as deliver_state
 from keystead.delivery import work
 from keystead.delivery.settings import Settings
 from keystead.delivery.state import State
-from keystead.delivery.telling import Metrics
+from keystead.delivery.telling import Metrics, News
 from keystead.delivery.work import Deliveries, Outcome, Result
 from keystead.errors import KeysteadError, Unavailable
 from keystead.server import logs
@@ -62,6 +62,9 @@ def _look(settings: Settings, state: State, *, dry: bool) -> list[Outcome]:
         outcomes = await deliveries.look(services, dry=dry)
         if settings.metrics and not dry:
             Metrics(settings.metrics).write(outcomes)
+        if not dry:
+            for notice in News().notices(outcomes, outcomes):
+                await programs.tell(settings.tell, notice)
         return outcomes
 
     return terminal.run(looked)
@@ -88,7 +91,7 @@ class _Following:
     def __init__(self, settings: Settings, state: State) -> None:
         self._deliveries = Deliveries(settings, state, terminal.operator("deliver"))
         self._metrics = Metrics(settings.metrics) if settings.metrics else None
-        self._told: dict[str, tuple[Result, str]] = {}
+        self._news, self._program = News(), settings.tell
         self._lost = ""
         self._looked_once = False
         self._stop = threading.Event()
@@ -114,27 +117,26 @@ class _Following:
             if stamp != known or now >= min(looked + _LOOK_SECONDS, self._deliveries.again):
                 outcomes = await self._deliveries.look(services)
                 known, looked = stamp, now
-                self._tell(outcomes)
+                await self._tell(outcomes)
             await asyncio.sleep(_POLL_SECONDS)
 
-    def _tell(self, outcomes: Sequence[Outcome]) -> None:
+    async def _tell(self, outcomes: Sequence[Outcome]) -> None:
         """Say what is new; raises no error for metrics that cannot be written, as deliveries matter more."""
         if self._lost:
             _log.info("the database answers again")
             self._lost = ""
-        for each in outcomes:
-            told = (each.result, each.text)
-            quiet = each.result is Result.UNCHANGED and not each.text
-            if each.result is Result.DELIVERED or (self._told.get(each.delivery) != told and not quiet):
-                say = _log.warning if each.text else _log.info
-                say(each.result.value, delivery=each.delivery, reason=each.text)
-            self._told[each.delivery] = told
+        new = self._news.of(outcomes)
+        for each in new:
+            say = _log.warning if each.text else _log.info
+            say(each.result.value, delivery=each.delivery, reason=each.text)
         if self._metrics:
             with contextlib.suppress(OSError):
                 self._metrics.write(outcomes)
         if not self._looked_once:
             self._looked_once = True
             process.notify("READY=1")
+        for notice in self._news.notices(new, outcomes):
+            await programs.tell(self._program, notice)
 
     def _tell_lost(self, text: str) -> None:
         if text != self._lost:

@@ -75,10 +75,14 @@ class Delivery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`state` is the file that says what was delivered; `metrics` one for node_exporter's textfile collector."""
+    """`state` is the file that says what was delivered; `metrics` one for node_exporter's textfile collector.
+
+    `tell` is a program that is told what happens.
+    """
 
     state: _Path
     metrics: _Path | None = None
+    tell: _Program = ()
     deliver: Annotated[tuple[Delivery, ...], Meta(min_length=1, max_length=1000)]
 
 
@@ -86,6 +90,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 _TAKES = {
     "state": "the absolute path of a file that this command may write",
     "metrics": "the absolute path of a file that ends in .prom",
+    "tell": "a list of a program and its arguments, with which there is such a program",
     "deliver": "one [[deliver]] or more, and 1000 at most",
     "name": "a name of its own: lower-case letters, digits, and . _ - after the first, 64 at most",
     "folder": "an absolute path of letters, digits and . _ / @ + -, without .. and // and a / at its end",
@@ -158,6 +163,8 @@ def _faults(settings: Settings) -> Iterator[_Fault]:
     """What the types do not say."""
     if settings.metrics and not settings.metrics.endswith(".prom"):
         yield _Fault("metrics")
+    if settings.tell and shutil.which(settings.tell[0]) is None:
+        yield _Fault("tell")
     names: set[str] = set()
     targets: set[tuple[str, str]] = set()
     for index, delivery in enumerate(settings.deliver):

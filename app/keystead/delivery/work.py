@@ -10,10 +10,11 @@ from uuid import UUID
 
 import msgspec
 
+from keystead import programs
 from keystead.caller import Caller
 from keystead.certificates.export import export
 from keystead.certificates.model import Certificate
-from keystead.delivery import choosing, formats, hooks, placing
+from keystead.delivery import choosing, formats, haproxy, placing
 from keystead.delivery.choosing import Choice
 from keystead.delivery.settings import Delivery, Format, Settings
 from keystead.delivery.state import Phase, Placed, Record, State
@@ -88,7 +89,7 @@ class Deliveries:
             outcome = await _Work(services, delivery, self._state, self._operator).done(choice, dry=dry)
         except Unavailable:
             raise
-        except (KeysteadError, hooks.Failed) as error:
+        except (KeysteadError, programs.Failed) as error:
             return self._failed(delivery, wanted, str(error))
         except OSError as error:
             return self._failed(delivery, wanted, f"{error.filename or delivery.folder}: {error.strerror}")
@@ -186,9 +187,9 @@ class _Work:
             self._set(msgspec.structs.replace(before, **begun))
             placing.switch(folder, files)
             await self._run(self.delivery.check)
-        except (OSError, hooks.Failed) as error:
+        except (OSError, programs.Failed) as error:
             # Where none was replaced there is nothing to protect, and the check of another delivery may need these.
-            if isinstance(error, hooks.Failed) and not replaced:
+            if isinstance(error, programs.Failed) and not replaced:
                 self._set(after)
             else:
                 self._put_back(folder, before)
@@ -235,14 +236,14 @@ class _Work:
 
     async def _run(self, argv: tuple[str, ...]) -> None:
         if argv:
-            await hooks.run(argv, self.delivery.timeout)
+            await programs.run(argv, self.delivery.timeout)
 
     async def _tell(self) -> None:
         """Make the server serve what was placed."""
         await self._run(self.delivery.reload)
         if self.delivery.haproxy:
             for name in self._combined():
-                await hooks.set_certificate(
+                await haproxy.set_certificate(
                     self.delivery.haproxy, Path(self.delivery.folder, name), self.delivery.timeout
                 )
         self._set(msgspec.structs.replace(self.record, phase=Phase.DONE, untold=()))

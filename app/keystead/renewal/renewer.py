@@ -14,7 +14,7 @@ from uuid import UUID
 import msgspec
 import structlog
 
-from keystead import metrics
+from keystead import metrics, programs, times
 from keystead.audit import record as audit
 from keystead.ca import following
 from keystead.ca.following import Following
@@ -26,6 +26,7 @@ from keystead.csrs import store as csrs
 from keystead.csrs.model import Csr
 from keystead.custody import keyring
 from keystead.errors import Conflict, KeysteadError, NotFound, Refusal, Unavailable
+from keystead.programs import Event, Notice
 from keystead.renewal.model import Rule, State
 from keystead.renewal.rules import COLUMNS
 from keystead.services import Services
@@ -136,7 +137,7 @@ async def _look(work: Work) -> Outcome | None:
     if begun is None:
         return None
     if rule.ca_id is None:
-        return _waits(work, csr)
+        return await _waits(work, csr)
     chain, since = work.certificate.chain, rule.begun_at and begun
     wanted = Following(chain, csr.pem if csr else "", since)
     signed = await following.sign(work.services, CALLER, work.scope, rule.ca_id, wanted)
@@ -145,9 +146,10 @@ async def _look(work: Work) -> Outcome | None:
         upload = Upload(certificate=signed.pem + signed.chain)
         if csr:
             upload = msgspec.structs.replace(upload, custom_csr_id=str(csr.id))
-        await certificates.update(work.services, CALLER, work.scope, work.certificate.id, upload)
+        stored = await certificates.update(work.services, CALLER, work.scope, work.certificate.id, upload)
         metrics.renewal("renewed")
         await work.services.db.execute(_RENEWED, rule.account_id, rule.certificate_id, work.now)
+        await _tell(msgspec.structs.replace(work, certificate=stored.certificate), Event.RENEWED)
     # It has become another, so it is looked at again at once, and then scheduled.
     return None
 
@@ -233,8 +235,8 @@ WHERE account_id = $1 AND certificate_id = $2 AND due_at = $3
 """
 
 
-def _waits(work: Work, csr: Csr | None) -> Outcome:
-    _tell(work.rule, work.certificate, "it waits for the certificate of a CA outside", work.now)
+async def _waits(work: Work, csr: Csr | None) -> Outcome:
+    await _tell(work, Event.EXPIRING, "it waits for the certificate of a CA outside")
     if work.rule.state is not State.WAITING:
         metrics.renewal("waiting")
     name = f"the custom CSR {csr.id}" if csr else "the CSR of its present key"
@@ -245,21 +247,30 @@ async def _failed(services: Services, rule: Rule, now: datetime, reason: str) ->
     failures = rule.failures + 1
     retry = min(FIRST_RETRY * 2 ** min(failures - 1, 10), MAX_RETRY)
     ids = (rule.account_id, rule.certificate_id, rule.zone_id)
+    scope = Scope(rule.account_id, rule.zone_id)
     try:
-        certificate = await certificates.get(services.db, Scope(rule.account_id, rule.zone_id), rule.certificate_id)
+        certificate = await certificates.get(services.db, scope, rule.certificate_id)
     except NotFound:
         # It was deleted meanwhile, and its rule with it.
         return None
     await audit.failed(services.db, CALLER, audit.Action.RENEW, audit.Resource.CUSTOM_CERTIFICATE, ids)
     metrics.renewal("failed")
-    _tell(rule, certificate, reason, now)
+    await _tell(Work(services, rule, scope, certificate, now), Event.FAILED, reason)
     return Outcome(State.FAILING, now + retry, reason[:MAX_PROBLEM] or "unknown", failures)
 
 
-def _tell(rule: Rule, certificate: Certificate, reason: str, now: datetime) -> None:
+async def _tell(work: Work, event: Event, reason: str = "") -> None:
+    """One line of the log, and the operator's program."""
+    rule, certificate, reason = work.rule, work.certificate, reason[:MAX_PROBLEM]
     where = {"account": rule.account_id.hex, "zone": rule.zone_id.hex, "certificate": str(rule.certificate_id)}
-    days = (certificate.not_after - now).days
-    _log.warning("certificate expiring", **where, days_left=days, reason=reason[:MAX_PROBLEM])
+    if event is Event.RENEWED:
+        _log.info("certificate renewed", **where)
+    else:
+        days = (certificate.not_after - work.now).days
+        _log.warning("certificate expiring", **where, days_left=days, reason=reason)
+    ends = times.instant(certificate.not_after)
+    notice = Notice(event=event, **where, hosts=tuple(certificate.hosts), expires_on=ends, reason=reason)
+    await programs.tell(work.services.tell, notice)
 
 
 _FINISH = """

@@ -152,6 +152,7 @@ async def _services(settings: config.Settings, db: Database) -> Services:
         trusted=trust.load(settings.trust_dir),
         pki_url=settings.pki_url,
         cas_remembered=issuing.REMEMBERED_SECONDS if settings.remember_cas else 0,
+        tell=(str(settings.tell),) if settings.tell else (),
     )
 
 

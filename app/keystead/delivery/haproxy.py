@@ -1,55 +1,17 @@
-"""What is run after files were placed: programs, bounded in time, and HAProxy's runtime socket."""
+"""HAProxy's runtime socket, at which it takes new certificates while it runs."""
 
 import asyncio
 import contextlib
 import os
 import pwd
-import signal
 import socket
 import struct
-import sys
 from pathlib import Path
 
 from keystead.errors import quoted
+from keystead.programs import Failed
 
-# A hook gets no settings of ours: the address of the database may have a password in it.
-_PASSED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ")
 _MAX_ANSWER = 64 * 1024
-
-
-class Failed(Exception):  # noqa: N818 - the name says what it is
-    """A hook has refused or not ended; the text says which and how."""
-
-
-async def run(argv: tuple[str, ...], seconds: float) -> None:
-    """Run a program, whose output goes where ours does; its process group is killed after `seconds`. Raises Failed."""
-    shown = quoted(" ".join(argv))
-    environ = {name: os.environ[name] for name in _PASSED if name in os.environ}
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *argv,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=sys.__stderr__,
-            stderr=sys.__stderr__,
-            env=environ,
-            cwd="/",
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise Failed(f"{shown} cannot be run ({error.strerror})") from None
-    try:
-        async with asyncio.timeout(seconds):
-            status = await process.wait()
-    except TimeoutError:
-        raise Failed(f"{shown} was killed after {seconds:g} seconds") from None
-    finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
-    if status:
-        how = f"ended with {status}" if status > 0 else f"was ended by signal {-status}"
-        raise Failed(f"{shown} {how}; its output stands in the log")
 
 
 async def set_certificate(path: str, file: Path, seconds: float) -> None:

@@ -1,6 +1,8 @@
 """The operator's program is told what becomes of certificates, and changes nothing whatever it does."""
 
 import json
+import os
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from keystead.errors import Misconfigured
 from keystead.renewal.model import State
 from keystead.server import first_start
 
+ROOT = Path(__file__).parents[2]
 Json = dict[str, Any]
 Program = Callable[[str], None]
 
@@ -152,3 +155,18 @@ def test_a_program_that_cannot_or_must_not_be_run_stops_the_start(tmp_path: Path
         config.load({"KEYSTEAD_TELL": str(tmp_path / name)})
     with pytest.raises(Misconfigured):
         config.load({"KEYSTEAD_TELL": "told"})
+
+
+@pytest.mark.parametrize(("event", "mails"), [("renewed", 0), ("failed", 1), ("expiring", 1)])
+async def test_the_program_of_the_page_mails_what_needs_somebody(
+    site: Site, program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event: str, mails: int
+) -> None:
+    """As it stands in docs/renewal.md, with a `mail` that keeps what it gets."""
+    mail = tmp_path / "mail"
+    mail.write_text(f"#!/bin/sh\ncat >> {tmp_path}/notices\n")
+    mail.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    page = (ROOT / "docs/renewal.md").read_text()
+    program(textwrap.dedent(page[page.index("    #!/bin/sh") : page.index("    esac") + len("    esac\n")]))
+    await programs.tell(site.services.tell, programs.Notice(event=programs.Event(event), reason="as it is"))
+    assert [each["reason"] for each in notices(tmp_path)] == ["as it is"] * mails

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,7 +19,7 @@ from support.authority import key_pem, pem, root, subject
 from support.pki import all_of
 from support.waiting import SECONDS, at_locks
 from support.walks import WorldWalk
-from support.world import World
+from support.world import World, new_database
 
 from keystead.custody import keyring
 from keystead.server import postgres
@@ -395,4 +396,4 @@ def test_no_certificate_is_without_its_key_and_no_key_without_an_owner(
     cluster: postgres.Cluster, tmp_path: Path
 ) -> None:
     """120 walks over CSRs and certificates, alone and at once, leave keys, owners and audit as they should be."""
-    Walk.run(cluster, tmp_path, examples=50, steps=12)
+    Walk.run(partial(new_database, cluster), tmp_path, examples=50, steps=12)

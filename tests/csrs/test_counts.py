@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 from uuid import UUID, uuid4
@@ -18,7 +19,7 @@ from support.authority import Authority, pem, root
 from support.live import Live
 from support.waiting import comes_about
 from support.walks import WorldWalk
-from support.world import BODY, Tenant, World, _lifespan
+from support.world import BODY, Tenant, World, _lifespan, new_database
 
 from keystead.caller import Scope
 from keystead.csrs import store as csrs
@@ -267,7 +268,7 @@ class Walk(WorldWalk):
 @pytest.mark.walks
 def test_the_total_is_right_whatever_was_done(cluster: postgres.Cluster, tmp_path: Path) -> None:
     """Walks over creates, repeats, refusals, deletions and recounts in three lists: each total is the model's."""
-    Walk.run(cluster, tmp_path, examples=3, steps=40)
+    Walk.run(partial(new_database, cluster), tmp_path, examples=3, steps=40)
 
 
 async def busy(shelf: Shelf, number: int, rounds: int) -> int:

@@ -1,5 +1,6 @@
 """Random walks over create, get, list and delete agree with a model of a few lines of Python."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -8,9 +9,10 @@ import httpx
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, consumes, invariant, multiple, rule
+from support.citus import NEEDS_CLUSTER, spread
 from support.pki import all_of
 from support.walks import WorldWalk
-from support.world import BODY, Tenant
+from support.world import BODY, Tenant, new_database
 
 from keystead.server import postgres
 
@@ -177,6 +179,8 @@ def in_order(csrs: list[Csr], order: str = "created_at", direction: str = "asc")
     ]
 
 
-def test_random_walks_agree_with_the_model(cluster: postgres.Cluster, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["PostgreSQL", pytest.param("Citus", marks=NEEDS_CLUSTER)])
+def test_random_walks_agree_with_the_model(cluster: postgres.Cluster, tmp_path: Path, kind: str) -> None:
     """Eighty walks of two tenants over their lists find what plain dictionaries and sorting say."""
-    Walk.run(cluster, tmp_path, examples=80, steps=15)
+    new = spread if kind == "Citus" else partial(new_database, cluster)
+    Walk.run(new, tmp_path, examples=80, steps=15)

@@ -19,13 +19,15 @@ import asyncpg
 import pytest
 from cloudflare import Cloudflare
 from support.authority import pem, root
-from support.citus import NEEDS_CLUSTER, at, make_role, spread, urls
+from support.citus import NEEDS_CLUSTER, URLS, at, make_role, spread, urls
 from support.live import serving
 from support.sql_texts import texts
 from support.waiting import comes_about, until
 from support.world import BODY, World, new_database, new_world
 
 from keystead.commands import doctor
+from keystead.custody import ring as ringfile
+from keystead.custody import rotation
 from keystead.identity import zones
 from keystead.server import first_start, postgres, roles
 from keystead.store import database as db
@@ -118,6 +120,26 @@ async def test_every_statement_is_taken(citus_url: str, database_url: str) -> No
     assert [(place, text) for place, text in (await _refused(citus_url)).items() if place not in parts] == []
 
 
+@pytest.fixture
+async def without_deadlocks(citus: World) -> AsyncIterator[None]:
+    """No node has counted a deadlock meanwhile; without a cluster there is one."""
+    url = citus.settings.database_url or ""
+    nodes = [at(node, url) for node in urls()] if urlsplit(url).port in {urlsplit(n).port for n in URLS} else [url]
+    before = [await _deadlocks(node) for node in nodes]
+    yield
+    assert [await _deadlocks(node) for node in nodes] == before
+
+
+async def _deadlocks(url: str) -> int:
+    connection: db.Connection = await asyncpg.connect(url)
+    try:
+        found = await connection.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+        return int(found)
+    finally:
+        await connection.close()
+
+
+@pytest.mark.usefixtures("without_deadlocks")
 async def test_creates_at_once_make_no_errors(citus: World) -> None:
     """24 in one account and 24 in one zone come at once, and each is there once, with its key and in the count."""
     for path in citus.a.paths:
@@ -134,6 +156,7 @@ async def test_creates_at_once_make_no_errors(citus: World) -> None:
         await citus.key_of(first["id"])
 
 
+@pytest.mark.usefixtures("without_deadlocks")
 async def test_creates_in_many_accounts_do_not_deadlock(citus: World) -> None:
     """Connections of their own create in four accounts crosswise; PostgreSQL sees no deadlock on any node."""
     owner = {"X-Auth-Email": citus.a.email, "X-Auth-Key": citus.a.key}
@@ -230,6 +253,37 @@ async def test_a_retired_kek_seals_nothing(citus: World) -> None:
         await citus.database.execute("UPDATE keks SET retired_at = NULL WHERE id = $1", kek)
     assert answer.status_code == 503
     assert await citus.database.fetchrow(count) == before
+
+
+@pytest.mark.usefixtures("without_deadlocks")
+async def test_a_rotation_goes_on_beside_creates(citus: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All keys are re-wrapped under a new KEK while others are made; then the old one retires, and all keys open."""
+    path, creating = citus.settings.keyring, asyncio.Event()
+    old = citus.ring.keks[0].id
+
+    async def create(path: str) -> None:
+        while not creating.is_set():
+            assert (await citus.http.post(path, json=BODY, headers=citus.a.bearer)).status_code == 201
+
+    creators = [asyncio.create_task(create(path)) for path in citus.a.paths]
+    try:
+        new = await rotation.add(citus.database, citus.ring, lambda _: first_start.operator(), path)
+        ringfile.promote(path)
+        ring = ringfile.load(path)
+        async for batch in rotation.rewrap(citus.database, ring):
+            assert batch.damaged == ()
+    finally:
+        creating.set()
+        await asyncio.gather(*creators)
+    # One may have been sealed under the old KEK, and written later.
+    async for batch in rotation.rewrap(citus.database, ring):
+        assert batch.damaged == ()
+    monkeypatch.setattr(ringfile, "SETTLED", timedelta(0))
+    await rotation.retire(citus.database, ring, first_start.operator(), path, old)
+    assert {*await rotation.counts(citus.database)} == {new}
+    async for batch in rotation.verify(citus.database, ring):
+        assert batch.damaged == ()
+    assert (await citus.http.post(citus.a.account_path, json=BODY, headers=citus.a.bearer)).status_code == 201
 
 
 def _told(url: str, folder: Path) -> dict[str, doctor.Finding]:

@@ -17,16 +17,16 @@ VARIABLE = "KEYSTEAD_TEST_CITUS_URLS"
 
 
 # Read before the tests take all such variables away.
-_URLS = tuple(os.environ.get(VARIABLE, "").split())
+URLS = tuple(os.environ.get(VARIABLE, "").split())
 _MISSING = f"{VARIABLE} names no coordinator and workers of a Citus cluster"
-NEEDS_CLUSTER = pytest.mark.skipif(not _URLS, reason=_MISSING)
+NEEDS_CLUSTER = pytest.mark.skipif(not URLS, reason=_MISSING)
 
 
 def urls() -> tuple[str, ...]:
     """The addresses, or the test is skipped."""
-    if not _URLS:
+    if not URLS:
         pytest.skip(_MISSING)
-    return _URLS
+    return URLS
 
 
 def at(url: str, database: str) -> str:

@@ -2,15 +2,14 @@
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
-from support.world import World, new_database, new_world
-
-from keystead.server import postgres
+from support.world import World, new_world
 
 T = TypeVar("T")
 
@@ -22,15 +21,14 @@ class WorldWalk(RuleBasedStateMachine):
     runner: ClassVar["asyncio.Runner"]
 
     @classmethod
-    def run(cls, cluster: postgres.Cluster, folder: Path, examples: int, steps: int) -> None:
+    def run(cls, new: Callable[[], AbstractAsyncContextManager[str]], folder: Path, examples: int, steps: int) -> None:
+        """Walk so often, and so far, in a world whose database `new` makes."""
         # A factory, because a runner without one would take the event loop of the other tests with it when it closes.
         with asyncio.Runner(loop_factory=asyncio.new_event_loop) as cls.runner:
             stack = contextlib.AsyncExitStack()
 
             async def start() -> World:
-                return await stack.enter_async_context(
-                    new_world(await stack.enter_async_context(new_database(cluster)), folder)
-                )
+                return await stack.enter_async_context(new_world(await stack.enter_async_context(new()), folder))
 
             try:
                 cls.world = cls.runner.run(start())

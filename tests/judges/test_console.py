@@ -6,7 +6,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+from uuid import UUID
 
+import asyncpg
 import httpx
 import msgspec
 import pytest
@@ -259,6 +261,57 @@ async def test_a_certificate_is_renewed_in_place(page: Page, tenant: Tenant, liv
     [after] = tenant.call("GET", f"/client/v4/zones/{tenant.zone}/custom_certificates")
     assert after["id"] == before["id"]
     assert after["expires_on"] > before["expires_on"]
+
+
+async def test_a_rule_is_set_shown_and_taken_away(page: Page, tenant: Tenant, live: Live) -> None:
+    """By a private CA, then by one outside; a wrong number stands at its field; the timeline has the next renewal."""
+    made = uploaded(tenant, live, 80)
+    ca = tenant.ca("Acme Root")
+    path = f"/client/v4/zones/{tenant.zone}/custom_certificates/{made['id']}"
+    await sign_in(page, tenant.token)
+    await choose_zone(page)
+    await visit(page, f"certificates?id={made['id']}")
+    days = page.get_by_label("Days before the end")
+    await days.fill("soon")
+    await page.get_by_role("button", name="Set the rule").click()
+    await expect(days).to_have_attribute("aria-invalid", "true")
+    await days.fill("20")
+    await page.get_by_role("button", name="Set the rule").click()
+    renewal = page.locator("dt").filter(has_text=re.compile("^Renewal$")).locator("+ dd")
+    await expect(renewal).to_contain_text("scheduled on")
+    rule = tenant.call("GET", path)["keystead_renewal"]
+    assert (rule["renew_with"], rule["days_before"], rule["new_key"]) == (ca["id"], 20, "every")
+    await expect(days).to_have_value("20")
+    await page.get_by_label("Signed by").select_option("outside")
+    await page.get_by_label("New key").select_option("never")
+    await page.get_by_role("button", name="Change the rule").click()
+    await expect(renewal).to_contain_text("with a CA outside")
+    await visit(page, "overview")
+    picture = page.get_by_role("img", name=re.compile("What ends within 12 months"))
+    renews = f"www.shop.example: {rule['renews_on'][:7]}"
+    await expect(picture.get_by_text("Renewal by itself")).to_be_visible()
+    await expect(picture.locator("title").filter(has_text=renews)).to_be_attached()
+    await visit(page, f"certificates?id={made['id']}")
+    await page.get_by_role("button", name="Take the rule away").click()
+    await expect(renewal).to_have_count(0)
+    assert "keystead_renewal" not in tenant.call("GET", path)
+
+
+async def test_a_rule_that_fails_says_why(page: Page, tenant: Tenant, live: Live) -> None:
+    """The certificate's page has the state and the problem, and the overview names the state."""
+    made = uploaded(tenant, live, 80)
+    ca = tenant.ca("Acme Root")
+    path = f"/client/v4/zones/{tenant.zone}/custom_certificates/{made['id']}"
+    tenant.call("PUT", f"{path}/keystead_renewal", {"renew_with": ca["id"], "days_before": 40})
+    connection = await asyncpg.connect(live.database_url)
+    sql = "UPDATE renewal_rules SET state = 'failing', problem = $2, failures = 3 WHERE certificate_id = $1"
+    await connection.execute(sql, UUID(made["id"]), "CA is not active")
+    await connection.close()
+    await sign_in(page, tenant.token)
+    await expect(row(page, "www.shop.example (failing)")).to_be_visible()
+    await choose_zone(page)
+    await visit(page, f"certificates?id={made['id']}")
+    await expect(page.locator("dt", has_text="Problem").locator("+ dd")).to_have_text("CA is not active")
 
 
 async def test_a_csr_that_is_used_stays_and_one_that_is_not_goes(page: Page, tenant: Tenant, live: Live) -> None:

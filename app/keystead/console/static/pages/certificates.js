@@ -1,4 +1,4 @@
-// The certificates of a zone: the list, one alone with its history, deletion; uploads and renewals are upload.js.
+// The certificates of a zone: the list, one alone with its history, deletion; upload.js has uploads, rule.js the rule.
 
 import {
   advice,
@@ -17,6 +17,7 @@ import {
   until,
 } from "../dom.js";
 import { few } from "./csrs.js";
+import * as rule from "./rule.js";
 import { told, upload } from "./upload.js";
 
 const PER_PAGE = 20;
@@ -123,7 +124,7 @@ async function one(main, context, zone, id) {
     ["Issuer", it.issuer],
     ["Status", chip(it.status, KINDS[it.status])],
     ["Ends", [moment(it.expires_on), " ", until(it.expires_on)]],
-    ...ruleOf(it),
+    ...rule.rowsOf(it),
     ["Signature", it.signature],
     ["Key", keyOf(zone, it)],
     ["Chain", it.bundle_method],
@@ -156,20 +157,10 @@ async function one(main, context, zone, id) {
         : null,
     ),
     write ? renewal(context, zone, it, path) : null,
+    write ? await rule.section(context, it, path) : null,
     context.may("settings", "Read") ? el("section", {}, el("h2", {}, "History"), history) : null,
   );
   await past(context, it, history);
-}
-
-const RULES = { scheduled: "good", waiting: "warn", failing: "bad", stopped: "bad" };
-
-// How it is renewed by itself; the command `keystead certificate set` says so.
-function ruleOf({ keystead_renewal: rule }) {
-  if (!rule) return [];
-  const by = rule.renew_with === "outside" ? "a CA outside" : el("a", { href: "#ca" }, "a private CA");
-  const rows = [["Renewal", [chip(rule.state, RULES[rule.state]), " on ", date(rule.renews_on), " with ", by]]];
-  if (rule.problem) rows.push(["Problem", rule.problem]);
-  return rows;
 }
 
 function renewal(context, zone, it, path) {

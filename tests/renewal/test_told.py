@@ -157,16 +157,16 @@ def test_a_program_that_cannot_or_must_not_be_run_stops_the_start(tmp_path: Path
         config.load({"KEYSTEAD_TELL": "told"})
 
 
-@pytest.mark.parametrize(("event", "mails"), [("renewed", 0), ("failed", 1), ("expiring", 1)])
-async def test_the_program_of_the_page_mails_what_needs_somebody(
-    site: Site, program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event: str, mails: int
+@pytest.mark.parametrize(("event", "handed_on"), [("renewed", 0), ("failed", 1), ("expiring", 1)])
+async def test_the_program_of_the_page_hands_on_what_needs_somebody(
+    site: Site, program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event: str, handed_on: int
 ) -> None:
-    """As it stands in docs/renewal.md, with a `mail` that keeps what it gets."""
-    mail = tmp_path / "mail"
-    mail.write_text(f"#!/bin/sh\ncat >> {tmp_path}/notices\n")
-    mail.chmod(0o755)
+    """As it stands in docs/renewal.md, with a `curl` that keeps what it gets."""
+    curl = tmp_path / "curl"
+    curl.write_text(f"#!/bin/sh\ncat >> {tmp_path}/notices\n")
+    curl.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     page = (ROOT / "docs/renewal.md").read_text()
     program(textwrap.dedent(page[page.index("    #!/bin/sh") : page.index("    esac") + len("    esac\n")]))
     await programs.tell(site.services.tell, programs.Notice(event=programs.Event(event), reason="as it is"))
-    assert [each["reason"] for each in notices(tmp_path)] == ["as it is"] * mails
+    assert [each["reason"] for each in notices(tmp_path)] == ["as it is"] * handed_on

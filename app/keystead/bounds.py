@@ -43,6 +43,9 @@ STATEMENT_SECONDS = 10.0
 # Shorter than STATEMENT_SECONDS, so that a locked row does not use up the connections.
 LOCK_SECONDS = 5.0
 IDLE_IN_TRANSACTION_SECONDS = 30.0
+# A standby that is further behind is not read from, and one that does not answer in time is not waited for.
+STANDBY_LAG_SECONDS = 10.0
+STANDBY_SECONDS = 2.0
 # A page at a larger offset counts as a search, which Database.search limits.
 NEAR = 5000
 # How long a start waits for a database in recovery, and how often a waiting worker logs it.

@@ -39,6 +39,7 @@ class Settings(msgspec.Struct, frozen=True):
     port: int = 8787
     data_dir: Path = Path(".data")
     database_url: str | None = None
+    read_database_url: str | None = None
     # True when `serve` runs its own PostgreSQL, and `database_url` points to it.
     embedded: bool = False
     statement_cache_size: int = 100
@@ -59,7 +60,7 @@ class Settings(msgspec.Struct, frozen=True):
     log: LogFormat = LogFormat.CONSOLE
 
     def __repr__(self) -> str:
-        # Settings show up in tracebacks, and database_url may contain a password.
+        # Settings show up in tracebacks, and the addresses of databases may contain a password.
         return f"Settings({self.host}:{self.port}, data_dir={str(self.data_dir)!r})"
 
 
@@ -81,6 +82,12 @@ def load(environ: Mapping[str, str]) -> Settings:
         port=port,
         data_dir=data_dir,
         database_url=read("DATABASE_URL", _database_url, None, "an address such as postgresql://user@host/database"),
+        read_database_url=read(
+            "READ_DATABASE_URL",
+            _one_server,
+            None,
+            "the address of one standby, such as postgresql://user@host/database",
+        ),
         statement_cache_size=read("STATEMENT_CACHE_SIZE", _between(0, 1000), 100, "a number from 0 to 1000"),
         keyring=_absolute(read("KEYRING", Path, data_dir / "keyring.json", "a file")),
         workers=read("WORKERS", _between(1, 64), min(os.cpu_count() or 1, 4), "a number from 1 to 64"),
@@ -110,6 +117,10 @@ def _check_together(settings: Settings) -> None:
     if (settings.tls_cert is None) != (settings.tls_key is None):
         missing = "KEYSTEAD_TLS_KEY" if settings.tls_key is None else "KEYSTEAD_TLS_CERT"
         raise Misconfigured(f"{missing} is missing: TLS needs both KEYSTEAD_TLS_CERT and KEYSTEAD_TLS_KEY")
+    if settings.read_database_url and not settings.database_url:
+        raise Misconfigured(
+            "KEYSTEAD_READ_DATABASE_URL needs KEYSTEAD_DATABASE_URL: the bundled PostgreSQL has no standby"
+        )
     exposed = not ipaddress.ip_address(settings.host).is_loopback
     if exposed and settings.tls_cert is None and not settings.trusted_proxies:
         raise Misconfigured(
@@ -129,8 +140,8 @@ class _Reader:
         try:
             return parse(text)
         except (ValueError, OSError):
-            # The database URL may contain a password, so its value is not shown.
-            shown = "" if name == "DATABASE_URL" else f" is {text!r}, which"
+            # The address of a database may contain a password, so its value is not shown.
+            shown = "" if name.endswith("DATABASE_URL") else f" is {text!r}, which"
             raise Misconfigured(f"KEYSTEAD_{name}{shown} is not valid; it takes {allowed}") from None
 
 
@@ -184,6 +195,13 @@ def _database_url(text: str) -> str:
     if not text.startswith(("postgresql://", "postgres://")):
         raise ValueError("scheme")
     return text
+
+
+def _one_server(text: str) -> str:
+    # What is known of one standby says nothing of another.
+    if "," in text.rpartition("@")[2]:
+        raise ValueError("several")
+    return _database_url(text)
 
 
 def _rate_limit(text: str) -> RateLimit | None:

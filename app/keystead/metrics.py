@@ -35,6 +35,14 @@ _generation = Histogram(
     "keystead_key_generation_seconds", "Making an RSA key on demand.", ["key_type"], buckets=_BUCKETS
 )
 _renewals = Counter("keystead_renewals", "What renewal rules have done: renewed, failed or waiting.", ["result"])
+_standby_reads = Counter(
+    "keystead_standby_reads", "Reads that may be answered by a standby, by the database that did.", ["database"]
+)
+_standby_lag = Gauge(
+    "keystead_standby_lag_seconds",
+    "How far behind the standby is; infinite if it is not read from.",
+    multiprocess_mode="livemax",
+)
 # Seconds of the requests since the last flush, by the labels of the counter.
 _unwritten: defaultdict[tuple[str, str, str, int], list[float]] = defaultdict(list)
 _connections = Gauge(
@@ -86,6 +94,12 @@ def renewal(result: str) -> None:
 def connections(in_use: int, idle: int) -> None:
     _connections.labels("in_use").set(in_use)
     _connections.labels("idle").set(idle)
+
+
+def standby(from_primary: int, from_standby: int, lag_seconds: float) -> None:
+    _standby_reads.labels("primary").inc(from_primary)
+    _standby_reads.labels("standby").inc(from_standby)
+    _standby_lag.set(lag_seconds)
 
 
 def text(*more: Collector) -> bytes:

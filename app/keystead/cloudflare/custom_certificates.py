@@ -148,7 +148,7 @@ class CustomCertificates(Controller):
     @get(needs=_READ)
     async def list_(self, context: ScopeContext, filters: Query[CertificateFilters]) -> Page[CustomCertificate]:
         """List the certificates."""
-        found, total = await rules.list_(context.services.db, context.scope, filters)
+        found, total = await context.read(lambda db: rules.list_(db, context.scope, filters))
         return context.page([renewing(each) for each in found], filters.page, filters.per_page, total)
 
     @put("/prioritize", needs=_WRITE)
@@ -162,7 +162,8 @@ class CustomCertificates(Controller):
     async def get_one(self, context: ScopeContext, custom_certificate_id: str) -> Envelope[CustomCertificate]:
         """Get a certificate."""
         certificate_id = reading.certificate_id(custom_certificate_id)
-        return context.envelope(renewing(await rules.get(context.services.db, context.scope, certificate_id)))
+        found = await context.read(lambda db: rules.get(db, context.scope, certificate_id))
+        return context.envelope(renewing(found))
 
     @patch("/{custom_certificate_id:str}", needs=_WRITE)
     async def edit(

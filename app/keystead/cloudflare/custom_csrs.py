@@ -106,7 +106,7 @@ class CustomCsrs(Controller):
     async def list_(self, context: ScopeContext, filters: Query[CsrQuery]) -> Page[CustomCsr]:
         """List the CSRs."""
         per_page = filters.per_page or (50 if context.scope.zone_id is None else 20)
-        found = await csrs.list_(context.services.db, context.scope, filters, per_page)
+        found = await context.read(lambda db: csrs.list_(db, context.scope, filters, per_page))
         return context.page([object_(csr) for csr in found.items], filters.page, per_page, found.total)
 
     @get("/{custom_csr_id:str}", needs=_READ)
@@ -114,7 +114,8 @@ class CustomCsrs(Controller):
         self, context: ScopeContext, request: AnyRequest, custom_csr_id: str
     ) -> Envelope[CustomCsr] | Response[bytes]:
         """Get a CSR."""
-        csr = await csrs.get(context.services.db, context.scope, reading.csr_id(custom_csr_id))
+        csr_id = reading.csr_id(custom_csr_id)
+        csr = await context.read(lambda db: csrs.get(db, context.scope, csr_id))
         return _answer(context, request, csr, context.scope.age_advice(csr.created_at, datetime.now(UTC)))
 
     @delete("/{custom_csr_id:str}", needs=_WRITE)

@@ -23,6 +23,7 @@ from keystead.custody import ring as ringfile
 from keystead.custody.peppers import load_peppers
 from keystead.errors import KeysteadError, Misconfigured, Unavailable
 from keystead.store import distribution, schema
+from keystead.store import standby as standbys
 from keystead.store.database import Connection, Database
 
 # Older major versions get no security fixes.
@@ -125,9 +126,30 @@ async def _database(settings: config.Settings, dsn: str) -> list[Finding]:
             return [*findings, Finding("schema", False, text)]
         findings.append(Finding("schema", True, f"version {schema.version_of_this_program()}"))
         findings += await _cluster(database)
-        return [*findings, *await _custody(settings, database)]
+        return [*findings, *await _custody(settings, database), *await _standby(settings, database)]
     finally:
         await database.close()
+
+
+async def _standby(settings: config.Settings, database: Database) -> list[Finding]:
+    if settings.read_database_url is None:
+        return []
+    standby = Database(settings.read_database_url, 1, settings.statement_cache_size, standbys.SETTING)
+    since = time.monotonic()
+    try:
+        wanted = (found := await standbys.compared(database, standby)).written
+        while found.replayed < wanted:
+            await asyncio.sleep(standbys.LOOK_SECONDS)
+            found = await standbys.compared(database, standby)
+            if time.monotonic() - since > bounds.STANDBY_LAG_SECONDS:
+                text = f"it is more than {bounds.STANDBY_LAG_SECONDS:.0f} seconds behind: see its log, and its network"
+                return [Finding("standby", False, f"{text}; until then all is read from the primary")]
+    except (KeysteadError, asyncpg.PostgresError) as error:
+        repair = "until that is mended, or KEYSTEAD_READ_DATABASE_URL unset, all is read from the primary"
+        return [Finding("standby", False, f"{standbys.why(error)}: {repair}")]
+    finally:
+        await standby.close()
+    return [Finding("standby", True, f"it follows the primary, {time.monotonic() - since:.1f} s behind")]
 
 
 async def _cluster(database: Database) -> list[Finding]:

@@ -71,7 +71,8 @@ async def prepare(settings: Settings, cluster: Cluster | None = None) -> str:
         raise Misconfigured(f"the ring {settings.keyring} does not belong to this database: {error}") from None
     finally:
         await database.close()
-    (settings.data_dir / "limits").unlink(missing_ok=True)
+    for shared in ("limits", "writes"):
+        (settings.data_dir / shared).unlink(missing_ok=True)
     return _banner(settings, credentials)
 
 

@@ -35,7 +35,10 @@ from keystead.server import edge, health, logs, pages
 from keystead.server.request_log import RequestLog
 from keystead.services import Services
 from keystead.store import bundles, idempotency
+from keystead.store import standby as standbys
 from keystead.store.database import Database
+from keystead.store.standby import Standby
+from keystead.store.writes import Writes
 from keystead.web import asgi
 from keystead.web.handling import AnyRequest
 from keystead.web.limits import Limiter
@@ -117,15 +120,18 @@ async def _open(app: Litestar) -> AsyncIterator[None]:
         public_url=settings.public_url,
         metrics_from=settings.metrics_from,
         proxies=settings.trusted_proxies,
+        standby=_standby(settings, db),
     )
     app.state.shared = state
     services.pool.start()
-    rounds: tuple[tuple[float, str, Callable[[], Awaitable[object]]], ...] = (
+    rounds: list[tuple[float, str, Callable[[], Awaitable[object]]]] = [
         (PRUNE_SECONDS, "expired rows cannot be deleted", lambda: _prune(db)),
         (PEPPER_SECONDS, "ring and peppers cannot be read again", lambda: _follow(services)),
         (RENEWAL_SECONDS, "certificates cannot be renewed", lambda: renewer.turn(services)),
         (failures.FLUSH_SECONDS, "failed logins cannot be saved", lambda: state.failures.flush(db)),
-    )
+    ]
+    if state.standby:
+        rounds.append((standbys.LOOK_SECONDS, "the standby cannot be looked at", state.standby.look))
     tasks = [asyncio.create_task(_every(*each)) for each in rounds]
     try:
         yield
@@ -138,8 +144,19 @@ async def _open(app: Litestar) -> AsyncIterator[None]:
             await state.failures.flush(db)
         services.pool.close()
         state.limiter.close()
+        if state.standby:
+            await state.standby.close()
         await db.close()
         metrics.flush()
+
+
+def _standby(settings: config.Settings, db: Database) -> Standby | None:
+    if settings.read_database_url is None:
+        return None
+    elsewhere = Database(
+        settings.read_database_url, bounds.DATABASE_CONNECTIONS, settings.statement_cache_size, standbys.SETTING
+    )
+    return Standby(db, elsewhere, Writes(settings.data_dir / "writes", settings.workers))
 
 
 async def _services(settings: config.Settings, db: Database) -> Services:

@@ -109,12 +109,17 @@ def _has_written() -> None:
 class Database:
     """Up to `size` connections to one PostgreSQL. Every call has a time limit and raises Unavailable after it."""
 
-    def __init__(self, dsn: str, size: int, statement_cache_size: int = 100) -> None:
+    def __init__(
+        self, dsn: str, size: int, statement_cache_size: int = 100, setting: str = "KEYSTEAD_DATABASE_URL"
+    ) -> None:
         self._dsn = dsn
+        self._setting = setting
         self._statement_cache_size = statement_cache_size
         self.size = size
         # Whether Citus spreads the tables over machines (store/distribution.py); known with the first connection.
         self.distributed = False
+        # How many connections were made so far.
+        self.opened = 0
         # A stack: the last used is reused first, so that no more are opened than needed. None is not connected.
         self._idle: list[Connection | None] = [None] * size
         self._waiting: deque[tuple[float, asyncio.Future[Connection | None]]] = deque()
@@ -295,7 +300,8 @@ class Database:
             settings["statement_timeout"] = milliseconds(bounds.STATEMENT_SECONDS)
             settings["lock_timeout"] = milliseconds(bounds.LOCK_SECONDS)
             settings["idle_in_transaction_session_timeout"] = milliseconds(bounds.IDLE_IN_TRANSACTION_SECONDS)
-        with readable():
+        self.opened += 1
+        with readable(self._setting):
             connection = await asyncpg.connect(
                 self._dsn,
                 timeout=bounds.CONNECT_SECONDS,
@@ -415,17 +421,17 @@ def encoded(columns: Mapping[str, str], values: Sequence[Sequence[object]]) -> s
 
 
 @contextmanager
-def readable() -> Iterator[None]:
-    """Turn asyncpg's errors about the database URL into Misconfigured, without quoting the URL."""
+def readable(setting: str = "KEYSTEAD_DATABASE_URL") -> Iterator[None]:
+    """Turn asyncpg's errors about the address in this setting into Misconfigured, without quoting it."""
     try:
         yield
     except (ValueError, OverflowError) as error:
         # The only text of asyncpg here that never quotes the URL, which may contain a password.
         if "root certificate file" in str(error):
-            raise Misconfigured(f"KEYSTEAD_DATABASE_URL asks for TLS: {str(error).splitlines()[0]}") from None
-        text = "KEYSTEAD_DATABASE_URL cannot be read; in a password write / # ? @ : and % percent-encoded, / as %2F"
+            raise Misconfigured(f"{setting} asks for TLS: {str(error).splitlines()[0]}") from None
+        text = f"{setting} cannot be read; in a password write / # ? @ : and % percent-encoded, / as %2F"
         raise Misconfigured(text) from None
     except KeyError:
         # From getpass: without a user in the URL, asyncpg uses the name of the system user.
-        text = f"KEYSTEAD_DATABASE_URL names no user, and the uid {os.geteuid()} has no name here"
+        text = f"{setting} names no user, and the uid {os.geteuid()} has no name here"
         raise Misconfigured(f"{text}: write postgresql://user@host/database") from None

@@ -6,6 +6,7 @@ than half of what a small GET costs.
 """
 
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from enum import Enum, auto
 from typing import Any, TypeAlias
 
@@ -24,6 +25,9 @@ AnyConnection: TypeAlias = ASGIConnection[Any, Any, Any, Any]
 def header_values(connection: AnyConnection, name: bytes) -> list[str]:
     """The values of a header, whose name is in lower case; without the mapping that Litestar builds of all of them."""
     return [value.decode("latin-1") for key, value in connection.scope["headers"] if key == name]
+
+
+_NOTHING = nullcontext()
 
 
 class Part(Enum):
@@ -97,7 +101,9 @@ class Handler(HTTPRouteHandler):
         values = {"request": request, "context": scope["state"].get("context"), **scope["path_params"]}
         for name, (source, struct) in self._sources.items():
             values[name] = await source.read(request, struct)
-        answer = await self.fn(**{name: values[name] for name in self._arguments})
+        # `State.count` has put there what is to be noted of a write, before its answer is sent.
+        with scope["state"].get("noted") or _NOTHING:
+            answer = await self.fn(**{name: values[name] for name in self._arguments})
         if isinstance(answer, msgspec.Struct | list):
             await _send(self.status_code, msgspec.json.encode(answer), send)
         else:

@@ -1,38 +1,47 @@
 """A primary and a streaming standby of it, in PostgreSQLs of their own."""
 
+import asyncio
 import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
-from support.waiting import until
+import asyncpg
+from support.waiting import comes_about, until
 
 from keystead.server import layout as layouts
-from keystead.server import postgres
+from keystead.server import postgres, roles
+from keystead.store import database as db
+from keystead.store import schema
+
+DATABASE = "keystead"
+_STATE = "SELECT pg_get_wal_replay_pause_state()"
 
 
 class Server:
-    """A PostgreSQL on a folder of data that is there, which the caller starts and stops."""
+    """A PostgreSQL on data that is there, which tests start and stop."""
 
     def __init__(self, folder: Path) -> None:
         self.layout = layouts.find_layout(folder)
         self.sockets = layouts.make_socket_folder(self.layout)
         self._process: subprocess.Popen[bytes] | None = None
 
-    def address(self, database: str, role: str = "keystead") -> str:
-        return f"postgresql:///{database}?host={quote(str(self.sockets), safe='')}&user={role}&sslmode=disable"
+    def address(self, role: str = "keystead") -> str:
+        return f"postgresql:///{DATABASE}?host={quote(str(self.sockets), safe='')}&user={role}&sslmode=disable"
 
-    def run(self, program: str, *arguments: str | Path) -> None:
-        process = self.layout.spawn(self.layout.programs / program, *arguments)
-        assert process.wait(layouts.PATIENCE) == 0, (self.layout.home / "log").read_text()
+    async def ask(self, sql: str) -> object:
+        connection: db.Connection = await asyncpg.connect(self.address())
+        try:
+            return await connection.fetchval(sql)
+        finally:
+            await connection.close()
 
     def start(self) -> None:
         """Start it, and wait until it takes connections."""
         data = self.layout.data
-        (data / "postmaster.pid").unlink(missing_ok=True)
         arguments = ("-D", data, "-k", self.sockets, "-c", "listen_addresses=")
         process = self._process = self.layout.spawn(self.layout.programs / "postgres", *arguments)
 
@@ -45,19 +54,57 @@ class Server:
         until(is_there)
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """End it; by SIGQUIT as by a crash, without writing what it has in memory."""
         if self._process is not None and self._process.poll() is None:
             # It may be in a user namespace, as the child of what was started.
             os.kill(int((self.layout.data / "postmaster.pid").read_text().split()[0]), how)
             self._process.wait()
 
+    @contextlib.asynccontextmanager
+    async def paused(self) -> AsyncIterator[None]:
+        """What is written at the primary does not come here within the block."""
+        await self.ask("SELECT pg_wal_replay_pause()")
 
-def copied(primary: postgres.Cluster, folder: Path, delay: str) -> Server:
-    """A standby of the primary that applies each commit after `delay`; not started yet."""
+        async def is_paused() -> bool:
+            return await self.ask(_STATE) == "paused"
+
+        await comes_about(is_paused)
+        yield
+        await self.ask("SELECT pg_wal_replay_resume()")
+
+
+@contextlib.contextmanager
+def primary(folder: Path) -> Iterator[postgres.Cluster]:
+    """A PostgreSQL with the schema and the roles; a crash of the machine would lose its data."""
+    with postgres.running(folder) as cluster:
+        asyncio.run(_prepare(cluster))
+        yield cluster
+
+
+async def _prepare(cluster: postgres.Cluster) -> None:
+    connection: db.Connection = await asyncpg.connect(cluster.dsn)
+    try:
+        for setting in ("fsync", "full_page_writes", "autovacuum"):
+            await connection.execute(f"ALTER SYSTEM SET {setting} = off")
+        await connection.execute("SELECT pg_reload_conf()")
+    finally:
+        await connection.close()
+    await roles.make(cluster.dsn)
+    await schema.migrate(cluster.owner)
+    await roles.grant(cluster.owner)
+
+
+def copied(source: str, folder: Path, **settings: str) -> Server:
+    """A standby of the server at this address; not started yet."""
     made = Server(folder)
-    source = primary.address("postgres").replace("postgresql:///postgres", "postgresql:///")
-    made.run("pg_basebackup", "-D", made.layout.data, "-R", "-X", "stream", "-c", "fast", "--no-sync", "-d", source)
-    with (made.layout.data / "postgresql.auto.conf").open("a") as settings:
-        settings.write(f"recovery_min_apply_delay = '{delay}'\nfsync = off\n")
+    whole = source.replace(f"postgresql:///{DATABASE}?", "postgresql:///?")
+    program = made.layout.programs / "pg_basebackup"
+    arguments = ("-R", "-X", "stream", "-c", "fast", "--no-sync", "-D", made.layout.data, "-d", whole)
+    assert made.layout.spawn(program, *arguments).wait() == 0, (made.layout.home / "log").read_text()
+    # A conflict cancels a statement at once.
+    chosen = {"max_standby_streaming_delay": "0", **settings}
+    with (made.layout.data / "postgresql.auto.conf").open("a") as file:
+        file.writelines(f"{name} = '{value}'\n" for name, value in chosen.items())
     return made
 
 

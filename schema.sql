@@ -1,6 +1,6 @@
 -- The catalogue of a new database. Databases of an earlier release reach the same one through app/keystead/store/migrations/.
--- Directory tables (accounts, users, memberships, zones, deleted_scopes, tokens, access_tokens, keks, peppers,
--- failed_authentications) are keyed by their own id;
+-- Directory tables (accounts, users, memberships, zones, deleted_scopes, tokens, access_tokens, delivery_tokens, keks,
+-- peppers, failed_authentications) are keyed by their own id;
 -- every other table carries account_id first, so that it can be spread over machines by account
 -- (docs/decisions/0003-keys-and-scopes.md).
 
@@ -174,6 +174,37 @@ CREATE INDEX access_tokens_token_id_idx ON access_tokens (token_id);
 CREATE INDEX access_tokens_expires_at_idx ON access_tokens (expires_at);
 COMMENT ON TABLE access_tokens IS 'Short-lived tokens of the universal-auth login; each is its API token under another value.';
 COMMENT ON COLUMN access_tokens.digest IS 'HMAC-SHA-256 of the access token under the pepper that was the newest.';
+
+CREATE TABLE delivery_tokens (
+    id uuid NOT NULL,
+    account_id uuid NOT NULL,
+    zone_id uuid NOT NULL,
+    certificate_id uuid,
+    host text,
+    name text NOT NULL,
+    digest bytea,
+    pepper_id uuid,
+    networks cidr[] NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    modified_at timestamptz NOT NULL DEFAULT now(),
+    expires_at timestamptz,
+    revoked_at timestamptz,
+    CONSTRAINT delivery_tokens_pkey PRIMARY KEY (id),
+    CONSTRAINT delivery_tokens_digest_key UNIQUE (digest),
+    CONSTRAINT delivery_tokens_zone_fkey FOREIGN KEY (account_id, zone_id)
+        REFERENCES zones (account_id, id) ON DELETE CASCADE,
+    CONSTRAINT delivery_tokens_pepper_id_fkey FOREIGN KEY (pepper_id) REFERENCES peppers (id),
+    CONSTRAINT delivery_tokens_reach_check CHECK (num_nonnulls(certificate_id, host) <= 1),
+    CONSTRAINT delivery_tokens_host_check CHECK (length(host) BETWEEN 1 AND 255),
+    CONSTRAINT delivery_tokens_name_check CHECK (length(name) BETWEEN 1 AND 120),
+    CONSTRAINT delivery_tokens_digest_check CHECK (length(digest) = 32),
+    CONSTRAINT delivery_tokens_networks_check CHECK (cardinality(networks) BETWEEN 1 AND 32),
+    CONSTRAINT delivery_tokens_revoked_check CHECK (num_nonnulls(digest, pepper_id) = CASE WHEN revoked_at IS NULL THEN 2 ELSE 0 END)
+);
+COMMENT ON TABLE delivery_tokens IS 'Tokens of TLS servers, which open certificates with their keys at the delivery listener and nothing else.';
+COMMENT ON COLUMN delivery_tokens.certificate_id IS 'The only certificate that it opens; else those of the zone that serve host, or all.';
+COMMENT ON COLUMN delivery_tokens.digest IS 'HMAC-SHA-256 of the token under the pepper pepper_id; NULL once it is revoked.';
+COMMENT ON COLUMN delivery_tokens.networks IS 'From where it is taken.';
 
 CREATE TABLE failed_authentications (
     network cidr NOT NULL,
@@ -364,6 +395,24 @@ COMMENT ON COLUMN renewal_rules.due_at IS 'When a server looks at it next: after
 COMMENT ON COLUMN renewal_rules.csr_id IS 'The CSR that the rule made last: of the next certificate, and then of the present one.';
 COMMENT ON COLUMN renewal_rules.begun_at IS 'What the CA has signed for csr_id since then is put in place, and not signed again.';
 COMMENT ON COLUMN renewal_rules.previous_csr_id IS 'The CSR before, made by the rule too; it is deleted with its key after previous_ends.';
+
+CREATE TABLE key_deliveries (
+    account_id uuid NOT NULL,
+    key_id uuid NOT NULL,
+    token_id uuid NOT NULL,
+    certificate_id uuid NOT NULL,
+    count bigint NOT NULL DEFAULT 0,
+    first_at timestamptz NOT NULL DEFAULT now(),
+    last_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT key_deliveries_pkey PRIMARY KEY (account_id, key_id, token_id),
+    CONSTRAINT key_deliveries_key_fkey FOREIGN KEY (account_id, key_id)
+        REFERENCES private_keys (account_id, id) ON DELETE CASCADE,
+    CONSTRAINT key_deliveries_count_check CHECK (count >= 0)
+);
+CREATE INDEX key_deliveries_token_id_idx ON key_deliveries (token_id);
+COMMENT ON TABLE key_deliveries IS 'Which keys have left for which delivery token: the first time is in audit_log too, later ones are counted here.';
+COMMENT ON COLUMN key_deliveries.certificate_id IS 'The certificate with which the key left first.';
+COMMENT ON COLUMN key_deliveries.count IS 'How often it left, up to some seconds ago.';
 
 CREATE TABLE certificate_authorities (
     account_id uuid NOT NULL,
@@ -649,4 +698,4 @@ COMMENT ON COLUMN audit_log.result IS 'success, or failure for what was denied.'
 COMMENT ON COLUMN audit_log.status IS 'The HTTP status of the answer; NULL for the command line.';
 COMMENT ON COLUMN audit_log.count IS 'How many attempts the row stands for: failed authentications are one row an address and minute.';
 
-INSERT INTO schema_version (version) VALUES (11);
+INSERT INTO schema_version (version) VALUES (12);

@@ -24,6 +24,10 @@ GRANT SELECT, DELETE, INSERT (id, account_id, user_id, name, status, digest, pep
 -- KEKs and peppers are the operator's.
 GRANT SELECT ON keks TO keystead_api;
 GRANT SELECT ON peppers TO keystead_api;
+-- Delivery tokens are made and revoked by the operator; their digests change after a new pepper.
+GRANT SELECT, UPDATE (digest, pepper_id, modified_at) ON delivery_tokens TO keystead_api;
+-- Which keys have left for which of these tokens is written before they do; the rows go with the keys.
+GRANT SELECT, INSERT, UPDATE (count, last_at) ON key_deliveries TO keystead_api;
 -- Logins create access tokens; they are renewed and revoked, and expired ones are deleted.
 GRANT SELECT, INSERT, DELETE, UPDATE (expires_at) ON access_tokens TO keystead_api;
 -- Sealed keys come and go, and are never changed; `keystead keys rotate` works as the owner.

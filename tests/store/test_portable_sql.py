@@ -13,7 +13,7 @@ from keystead.store import schema
 
 # By account_id: the tables that Citus distributes. All others are small, and copied to each node.
 DISTRIBUTED = (  # noqa: SIM905 - shorter
-    "private_keys custom_csrs csr_counts custom_certificates certificate_history renewal_rules "
+    "private_keys custom_csrs csr_counts custom_certificates certificate_history renewal_rules key_deliveries "
     "certificate_authorities "
     "ca_certificates issued_certificates crls last_crls certificate_policies certificate_profiles applications "
     "application_profiles idempotency_keys audit_log"

@@ -1,5 +1,6 @@
 """A world in which every table has rows."""
 
+from ipaddress import ip_network
 from uuid import uuid4
 
 import httpx
@@ -7,6 +8,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from support.authority import Authority, csr_of, pem, root
 from support.world import BODY, World
 
+from keystead.certificates import store as certificates
+from keystead.identity import delivery_tokens
+from keystead.identity.delivery_tokens import NewToken, Reach
+from keystead.server import first_start
 from keystead.x509 import chains
 
 
@@ -22,6 +27,7 @@ async def _use_everything(world: World) -> tuple[httpx.Response, dict[str, list[
     renewed = {**body, "certificate": pem(ca.of_csr(of_zone["csr"]))}
     await world.http.patch(f"{certificates}/{uploaded}", json=renewed, headers=a.bearer)
     await _use_a_rule(world, ca)
+    await _use_a_delivery_token(world, uploaded)
     new = {"projectSlug": a.account.slug, "type": "root", "commonName": "Root", "keyAlgorithm": "EC_prime256v1"}
     made = await world.http.post("/api/v1/pki/ca", json=new, headers=a.bearer)
     authority = f"/api/v1/pki/ca/{made.json()['ca']['id']}"
@@ -47,6 +53,17 @@ async def _use_everything(world: World) -> tuple[httpx.Response, dict[str, list[
         "certificate_authorities": [authority, f"{authority}/certificate"],
     }
     return repeat, paths, {"Authorization": f"Bearer {access}"}
+
+
+async def _use_a_delivery_token(world: World, certificate_id: str) -> None:
+    """A token of a TLS server, and a key that has left for it."""
+    found = await certificates.find(world.database, certificate_id)
+    new = NewToken(Reach(found.account_id, found.zone_id), "edge", (ip_network("192.0.2.0/24"),))
+    token, _ = await delivery_tokens.create(world.services, first_start.operator(), new)
+    await world.database.execute(
+        "INSERT INTO key_deliveries (account_id, key_id, token_id, certificate_id) VALUES ($1, $2, $3, $4)",
+        *(found.account_id, found.key_id, token.id, found.id),
+    )
 
 
 async def _use_a_rule(world: World, ca: Authority) -> None:

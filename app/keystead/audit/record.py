@@ -37,6 +37,7 @@ class Resource(StrEnum):
     ZONE = "zone"
     USER = "user"
     TOKEN = "token"  # noqa: S105 - a kind of resource, not a secret
+    DELIVERY_TOKEN = "delivery_token"  # noqa: S105 - likewise
     CUSTOM_CSR = "custom_csr"
     CUSTOM_CERTIFICATE = "custom_certificate"
     CERTIFICATE_AUTHORITY = "certificate_authority"

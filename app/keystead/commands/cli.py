@@ -16,6 +16,7 @@ from keystead.commands import ca as ca_commands
 from keystead.commands import certificate as certificate_commands
 from keystead.commands import csr as csr_commands
 from keystead.commands import deliver as deliver_command
+from keystead.commands import delivery as delivery_commands
 from keystead.commands import doctor, terminal
 from keystead.commands import keys as keys_commands
 from keystead.commands import profile as profile_commands
@@ -151,6 +152,7 @@ def completion(shell: str) -> None:
 
 
 cli.add_command(deliver_command.deliver)
+cli.add_command(delivery_commands.delivery)
 
 
 @cli.command("doctor")

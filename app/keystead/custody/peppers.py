@@ -111,7 +111,8 @@ class PepperUse(msgspec.Struct, frozen=True):
 
 
 _PEPPER_USES = """
-SELECT p.id, p.created_at, (SELECT count(*) FROM tokens t WHERE t.pepper_id = p.id) AS tokens,
+SELECT p.id, p.created_at, (SELECT count(*) FROM tokens t WHERE t.pepper_id = p.id)
+       + (SELECT count(*) FROM delivery_tokens d WHERE d.pepper_id = p.id) AS tokens,
        (SELECT count(*) FROM users u WHERE u.key_pepper_id = p.id) AS users
 FROM peppers p ORDER BY p.created_at DESC, p.id
 """

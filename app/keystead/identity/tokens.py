@@ -59,8 +59,8 @@ class Token(msgspec.Struct, frozen=True):
 
 
 _ALPHABET = string.digits + string.ascii_letters
-API_TOKEN, ACCESS_TOKEN = "kst_", "ksa_"
-_TOKEN_TEXT = re.compile(f"(?:{API_TOKEN}|{ACCESS_TOKEN})[0-9A-Za-z]{{46}}")
+API_TOKEN, ACCESS_TOKEN, DELIVERY_TOKEN = "kst_", "ksa_", "ksd_"
+_TOKEN_TEXT = re.compile(f"(?:{API_TOKEN}|{ACCESS_TOKEN}|{DELIVERY_TOKEN})[0-9A-Za-z]{{46}}")
 ACCESS_SECONDS = 7200
 
 
@@ -79,7 +79,7 @@ def _checksum(body: str) -> str:
 
 
 def is_well_formed(value: str) -> bool:
-    """Whether it has the format and checksum of a token or access token of ours."""
+    """Whether it has the format and checksum of a token of ours, of any kind."""
     return _TOKEN_TEXT.fullmatch(value) is not None and value.endswith(_checksum(value[:-6]))
 
 
@@ -221,6 +221,10 @@ def of_row(row: asyncpg.Record | None) -> Token:
 
 
 _REVOKE_TOKENS = f"DELETE FROM tokens WHERE pepper_id = $1 RETURNING {COLUMNS}"
+_REVOKE_DELIVERY_TOKENS = (
+    "UPDATE delivery_tokens SET revoked_at = now(), modified_at = now(), digest = NULL, pepper_id = NULL "
+    "WHERE pepper_id = $1 RETURNING id, account_id, zone_id"
+)
 _REVOKE_KEYS = "UPDATE users SET key_digest = NULL, key_pepper_id = NULL WHERE key_pepper_id = $1 RETURNING id"
 
 
@@ -243,6 +247,9 @@ async def retire_pepper(db: Database, caller: Caller, pepper_id: UUID, *, revoke
         if revoke:
             for row in await connection.fetch(_REVOKE_TOKENS, pepper_id):
                 await changes.record(connection, caller, entry(audit.Action.DELETE, of_row(row)))
+            for row in await connection.fetch(_REVOKE_DELIVERY_TOKENS, pepper_id):
+                ids = (row["account_id"], row["id"], row["zone_id"])
+                await audit.record(connection, caller, audit.Action.REVOKE, audit.Resource.DELIVERY_TOKEN, ids)
             for row in await connection.fetch(_REVOKE_KEYS, pepper_id):
                 await changes.record(connection, caller, _user_entry(row["id"]))
         # The foreign keys catch rows added meanwhile.

@@ -34,6 +34,20 @@ class LogFormat(StrEnum):
     CONSOLE = "console"
 
 
+class Listen(msgspec.Struct, frozen=True):
+    """An address and port to bind."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        return ipaddress.ip_address(self.host).is_loopback
+
+
 class Settings(msgspec.Struct, frozen=True):
     host: str = "127.0.0.1"
     port: int = 8787
@@ -57,6 +71,7 @@ class Settings(msgspec.Struct, frozen=True):
     tell: Path | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    delivery_listen: Listen | None = None
     log: LogFormat = LogFormat.CONSOLE
 
     def __repr__(self) -> str:
@@ -107,6 +122,7 @@ def load(environ: Mapping[str, str]) -> Settings:
         ),
         tls_cert=tls_cert,
         tls_key=tls_key,
+        delivery_listen=read("DELIVERY_LISTEN", _listen, None, "an IP address with a port, such as 127.0.0.1:8790"),
         log=read("LOG", LogFormat, LogFormat.CONSOLE, "json or console"),
     )
     _check_together(settings)
@@ -127,6 +143,15 @@ def _check_together(settings: Settings) -> None:
             f"KEYSTEAD_HOST={settings.host} would send tokens in clear text over the network: set KEYSTEAD_TLS_CERT "
             "and KEYSTEAD_TLS_KEY, or KEYSTEAD_TRUSTED_PROXIES to the proxies that end TLS, or bind to 127.0.0.1"
         )
+
+    delivery = settings.delivery_listen
+    if delivery and not delivery.is_loopback and settings.tls_cert is None:
+        raise Misconfigured(
+            f"KEYSTEAD_DELIVERY_LISTEN={delivery} would send private keys in clear text over the network: set "
+            "KEYSTEAD_TLS_CERT and KEYSTEAD_TLS_KEY, or use a loopback address"
+        )
+    if delivery and delivery.port == settings.port:
+        raise Misconfigured(f"KEYSTEAD_DELIVERY_LISTEN={delivery} takes another port than KEYSTEAD_PORT")
 
 
 class _Reader:
@@ -162,6 +187,14 @@ def _switch(text: str) -> bool:
 
 def _address(text: str) -> str:
     return str(ipaddress.ip_address("127.0.0.1" if text == "localhost" else text))
+
+
+def _listen(text: str) -> Listen:
+    host, _, port = text.rpartition(":")
+    bare = host[1:-1] if host[:1] == "[" and host[-1:] == "]" else host
+    if (":" in bare) == (bare == host):
+        raise ValueError(text)
+    return Listen(_address(bare), _between(1, 65535)(port))
 
 
 def _absolute(path: Path) -> Path:

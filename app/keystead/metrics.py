@@ -43,6 +43,13 @@ _standby_lag = Gauge(
     "How far behind the standby is; infinite if it is not read from.",
     multiprocess_mode="livemax",
 )
+_key_deliveries = Counter("keystead_key_deliveries", "Keys that have left for delivery tokens.", ["way"])
+_followed = Gauge(
+    "keystead_delivery_certificates", "Certificates that the delivery listener has.", multiprocess_mode="livesum"
+)
+_followed_at = Gauge(
+    "keystead_delivery_looked_timestamp_seconds", "When it last read what it answers from.", multiprocess_mode="max"
+)
 # Seconds of the requests since the last flush, by the labels of the counter.
 _unwritten: defaultdict[tuple[str, str, str, int], list[float]] = defaultdict(list)
 _connections = Gauge(
@@ -89,6 +96,16 @@ def key_generated(key_type: str, seconds: float) -> None:
 
 def renewal(result: str) -> None:
     _renewals.labels(result).inc()
+
+
+def keys_delivered(way: str, number: int) -> None:
+    _key_deliveries.labels(way).inc(number)
+
+
+def followed(certificates: int) -> None:
+    """That the delivery listener has just read what it answers from."""
+    _followed.set(certificates)
+    _followed_at.set_to_current_time()
 
 
 def connections(in_use: int, idle: int) -> None:

@@ -44,7 +44,7 @@ TENANTS = ROOT / "docs/tenants.md"
 REFERENCE = [ROOT / "docs/cloudflare.md", ROOT / "docs/operations.md"]
 # What a reader pastes, and what is only to be read.
 SHELL, PYTHON, OUTPUT, JSON, UNIT, SQL = "sh", "python", "text", "json", "ini", "sql"
-NGINX, HAPROXY, TOML = "nginx", "haproxy", "toml"
+NGINX, HAPROXY, TOML, CADDY, YAML = "nginx", "haproxy", "toml", "caddyfile", "yaml"
 RUN = "make run\n"
 # The first start downloads and installs.
 START_SECONDS = 400.0
@@ -441,9 +441,8 @@ def test_no_block_escapes_being_run() -> None:
     for page in PAGES:
         blocks = _blocks(page)
         assert len(blocks) * 2 == len(re.findall("^```", page.read_text(), re.MULTILINE)), page.name
-        assert {block.tag for block in blocks} <= {SHELL, PYTHON, OUTPUT, JSON, UNIT, SQL, NGINX, HAPROXY, TOML}, (
-            page.name
-        )
+        known = {SHELL, PYTHON, OUTPUT, JSON, UNIT, SQL, NGINX, HAPROXY, TOML, CADDY, YAML}
+        assert {block.tag for block in blocks} <= known, page.name
         assert not _runnable(page) or page in {ROOT / "README.md", TUTORIAL, DEPLOY, PRIVATE_CA, TENANTS, *REFERENCE}, (
             page.name
         )

@@ -44,6 +44,14 @@ def test_the_defaults_are_the_documented_ones() -> None:
         ("LOG", "xml", "json or console"),
         ("TLS_CERT", "/nonexistent/cert.pem", "readable file"),
         ("STATEMENT_CACHE_SIZE", "-1", "0 to 1000"),
+        *(
+            ("DELIVERY_LISTEN", value, "such as 127.0.0.1:8790")
+            for value in ("8790", ":8790", "127.0.0.1", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", "::1:8790")
+        ),
+        *(
+            ("DELIVERY_LISTEN", value, "such as 127.0.0.1:8790")
+            for value in ("[::1]", "[127.0.0.1]:8790", "keystead.example.com:8790", "127.0.0.1:+1", "[::1:8790")
+        ),
     ],
 )
 def test_a_value_that_makes_no_sense_stops_with_what_would(name: str, value: str, allowed: str) -> None:
@@ -87,6 +95,25 @@ def test_clear_text_beyond_loopback_stops_the_start(host: str, tmp_path: Path) -
     assert config.load({"KEYSTEAD_HOST": host, **both}).public_url.startswith("https://")
     with pytest.raises(Misconfigured, match="KEYSTEAD_TLS_KEY is missing"):
         config.load({"KEYSTEAD_TLS_CERT": str(pem)})
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:8790", "[::]:8790", "192.0.2.1:8790"])
+def test_keys_in_clear_text_beyond_loopback_stop_the_start(address: str, tmp_path: Path) -> None:
+    """The delivery listener takes TLS there, and trusted proxies are no substitute."""
+    listen = {"KEYSTEAD_DELIVERY_LISTEN": address}
+    with pytest.raises(Misconfigured, match="private keys in clear text"):
+        config.load({**listen, "KEYSTEAD_TRUSTED_PROXIES": "10.0.0.0/8"})
+    pem = tmp_path / "pem"
+    pem.touch()
+    settings = config.load({**listen, "KEYSTEAD_TLS_CERT": str(pem), "KEYSTEAD_TLS_KEY": str(pem)})
+    assert str(settings.delivery_listen) == address
+    assert str(config.load({"KEYSTEAD_DELIVERY_LISTEN": "[::1]:8790"}).delivery_listen) == "[::1]:8790"
+
+
+def test_the_delivery_listener_has_a_port_of_its_own() -> None:
+    """That of the API is refused."""
+    with pytest.raises(Misconfigured, match="another port"):
+        config.load({"KEYSTEAD_DELIVERY_LISTEN": "127.0.0.1:8787"})
 
 
 def test_ipv6_is_written_in_brackets_where_an_address_needs_them() -> None:

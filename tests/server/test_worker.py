@@ -11,6 +11,7 @@ from support.world import World
 
 from keystead import bounds
 from keystead.server import worker
+from keystead.server.rounds import every
 
 _KEY = """
 INSERT INTO idempotency_keys (account_id, caller_id, digest, body_sha256, resource_id, created_at)
@@ -73,7 +74,7 @@ async def test_a_round_that_fails_is_followed_by_the_next() -> None:
             raise ArithmeticError
         done.set()
 
-    task = asyncio.create_task(worker._every(0, "this cannot be done", work))
+    task = asyncio.create_task(every(0, "this cannot be done", work))
     await asyncio.wait_for(done.wait(), SECONDS)
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):

@@ -106,7 +106,7 @@ def serving(
             env={**inherited, **settings, **(environ or {})},
         )
     try:
-        url = f"http://127.0.0.1:{port}"
+        url = f"{'https' if 'KEYSTEAD_TLS_CERT' in (environ or {}) else 'http'}://127.0.0.1:{port}"
         wait_until_it_answers(f"{url}/healthz", process, log)
         credentials = (data_dir / "credentials.env").read_text()
         yield Live(
@@ -157,7 +157,7 @@ def free_port() -> int:
 
 def wait_until_it_answers(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     """Return once the server at this address, or with this path, says 200."""
-    with httpx.Client() as client:
+    with httpx.Client(verify=False) as client:
 
         def answers() -> bool:
             assert process.poll() is None, f"the server ended with {process.returncode}:\n{log.read_text()}"

@@ -620,6 +620,7 @@ SETTINGS = {
     "KEYSTEAD_TRUST_DIR": ["."],
     "KEYSTEAD_TELL": ["/bin/sh", "sh"],
     "KEYSTEAD_TLS_CERT": ["missing"],
+    "KEYSTEAD_DELIVERY_LISTEN": ["127.0.0.1:8790", "[::1]:1", "::1:1", "[fe80::1%eth0]:٣"],
     "KEYSTEAD_LOG": ["json"],
 }
 WRITTEN = TEXTS | st.builds(lambda text, more: text + more, st.sampled_from(["http://", "https://a/", "1", "x"]), TEXTS)

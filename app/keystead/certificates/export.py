@@ -6,6 +6,7 @@ from keystead.audit import record as audit
 from keystead.caller import Caller
 from keystead.certificates.model import Certificate
 from keystead.custody import keyring
+from keystead.custody.ring import Ring
 from keystead.services import Services
 from keystead.x509 import chains, keys
 
@@ -18,6 +19,11 @@ class Exported(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return "Exported()"
+
+
+def opened(ring: Ring, certificate: Certificate, held: keyring.Held, spki_sha256: bytes) -> Exported:
+    """The chain and the decrypted private key, from memory, for what was audited before; raises KeyDamaged."""
+    return Exported(certificate.chain, keys.pem(keyring.open_held(ring, held, spki_sha256)))
 
 
 async def export(services: Services, caller: Caller, certificate: Certificate) -> Exported:

@@ -1,6 +1,7 @@
 """Following the certificates of zones: what a delivery asks each second, and what it reads when that has changed."""
 
 from collections.abc import Collection
+from datetime import datetime
 from uuid import UUID
 
 import msgspec
@@ -33,3 +34,30 @@ ORDER BY uploaded_at DESC, id DESC LIMIT {MOST}
 async def latest(db: Database, account_id: UUID, zone_id: UUID) -> tuple[Certificate, ...]:
     """The certificates of a zone, the latest upload first, and MOST of them at most."""
     return tuple(msgspec.convert(dict(row), Certificate) for row in await db.fetch(_LATEST, account_id, zone_id))
+
+
+# Of all zones that are followed, for memory.
+MOST_FOLLOWED = 50_000
+_LASTING = """
+SELECT account_id, id, modified_at FROM custom_certificates
+WHERE account_id = ANY($1::uuid[]) AND zone_id = ANY($2::uuid[]) AND not_after > now()
+ORDER BY uploaded_at DESC, id DESC LIMIT $3
+"""
+
+
+async def lasting(db: Database, places: Collection[tuple[UUID, UUID]]) -> dict[tuple[UUID, UUID], datetime]:
+    """When each certificate of these zones that has not expired was changed, by account and id.
+
+    At most MOST_FOLLOWED, the latest uploads.
+    """
+    accounts, zones = [account_id for account_id, _ in places], [zone_id for _, zone_id in places]
+    rows = await db.fetch(_LASTING, accounts, zones, MOST_FOLLOWED)
+    return {(row["account_id"], row["id"]): row["modified_at"] for row in rows}
+
+
+_SOME = f"SELECT {_COLUMNS} FROM custom_certificates WHERE account_id = $1 AND id = ANY($2::uuid[])"
+
+
+async def some(db: Database, account_id: UUID, ids: Collection[UUID]) -> tuple[Certificate, ...]:
+    """These certificates of an account, without those that are not there."""
+    return tuple(msgspec.convert(dict(row), Certificate) for row in await db.fetch(_SOME, account_id, list(ids)))

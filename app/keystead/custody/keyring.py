@@ -2,6 +2,7 @@
 
 import hmac
 import time
+from collections.abc import Collection
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -147,6 +148,28 @@ async def open_key(db: Database, ring: Ring, caller: Caller, key: tuple[UUID, UU
     except KeyDamaged:
         await note_damage(db, caller, account_id, key_id)
         raise
+
+
+class Held(msgspec.Struct, frozen=True):
+    """A sealed private key in memory, which `open_held` opens without the database. The repr is empty."""
+
+    row: asyncpg.Record
+
+    def __repr__(self) -> str:
+        return "Held()"
+
+
+_HELD = f"SELECT {_KEY_COLUMNS} FROM private_keys WHERE account_id = $1 AND id = ANY($2::uuid[])"
+
+
+async def held(db: Database, account_id: UUID, key_ids: Collection[UUID]) -> dict[UUID, Held]:
+    """These keys of an account by their ids, sealed; without those that are not there."""
+    return {row["id"]: Held(row) for row in await db.fetch(_HELD, account_id, list(key_ids))}
+
+
+def open_held(ring: Ring, held: Held, spki_sha256: bytes) -> keys.PrivateKey:
+    """Raises KeyDamaged, also where the key was re-wrapped since and the ring has lost its earlier KEK."""
+    return open_row(ring, held.row, spki_sha256)
 
 
 # Keys of CAs that this worker opened just now (docs/decisions/0040-opened-for-a-second.md).

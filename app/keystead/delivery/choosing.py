@@ -1,7 +1,7 @@
 """Which certificates a delivery is to have in its files, and why another is not, or no longer."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from uuid import UUID
 
@@ -41,7 +41,7 @@ async def choose(db: Database, delivery: Delivery, now: datetime) -> Choice:
         found, places = await _candidates(db, delivery)
     except NotFound as error:
         return Choice(nothing=str(error))
-    withheld = {each.id: f"is {each.status(now).value}" for each in found if each.status(now) is not Status.ACTIVE}
+    withheld = {each.id: f"is {each.status(now).value}" for each in found if not lasts(each, now)}
     withheld |= await _revoked(db, found)
     good = [each for each in found if each.id not in withheld]
     if not good:
@@ -65,30 +65,44 @@ async def _candidates(db: Database, delivery: Delivery) -> tuple[tuple[Certifica
     return tuple(fitting), frozenset({(zone.account_id, zone.id)})
 
 
+def lasts(certificate: Certificate, now: datetime) -> bool:
+    """Whether it may be delivered by its times."""
+    return certificate.status(now) is Status.ACTIVE
+
+
+def names_for(host: str) -> tuple[str, str]:
+    """The names in a certificate that serve a host, the better one first."""
+    return host, f"*.{host.partition('.')[2]}"
+
+
+def within(host: str, pattern: str) -> bool:
+    """Whether a host is that of the pattern, or below its wildcard."""
+    return host == pattern or (pattern.startswith("*.") and host.endswith(pattern[1:]))
+
+
 def serves(hosts: Iterable[str], wanted: str) -> bool:
     """Whether one of a certificate's hosts is the wanted one, or its wildcard, or below what is wanted with one."""
-    for host in hosts:
-        above = host.partition(".")[2]
-        if host == wanted or (host.startswith("*.") and above == wanted.partition(".")[2]):
-            return True
-        if wanted.startswith("*.") and host.endswith(wanted[1:]):
-            return True
-    return False
+    return any(host in names_for(wanted) or within(host, wanted) for host in hosts)
 
 
 async def _revoked(db: Database, found: Iterable[Certificate]) -> dict[UUID, str]:
     """Those of which the leaf, or a CA above it, was revoked by a CA of their account; and those that are damaged."""
     withheld: dict[UUID, str] = {}
-    of_accounts: dict[UUID, dict[UUID, set[int]]] = {}
+    of_accounts: dict[UUID, dict[UUID, frozenset[int]]] = {}
     for each in found:
         try:
-            serials = {certificate.serial_number for certificate in chains.stored(each.chain)}
+            serials = frozenset(certificate.serial_number for certificate in chains.stored(each.chain))
         except ValueError:
             # One damaged row must not stop other deliveries.
             withheld[each.id] = "cannot be read"
         else:
             of_accounts.setdefault(each.account_id, {})[each.id] = serials
     for account_id, serials_of in of_accounts.items():
-        bad = await revoked.among(db, account_id, sorted(set().union(*serials_of.values())))
-        withheld |= {id_: "was revoked" for id_, serials in serials_of.items() if serials & bad}
+        withheld |= dict.fromkeys(await revoked_of(db, account_id, serials_of), "was revoked")
     return withheld
+
+
+async def revoked_of(db: Database, account_id: UUID, serials_of: Mapping[UUID, frozenset[int]]) -> set[UUID]:
+    """Those of an account's certificates of which a CA of the account has revoked one of the serial numbers."""
+    bad = await revoked.among(db, account_id, sorted(frozenset().union(*serials_of.values())))
+    return {id_ for id_, serials in serials_of.items() if serials & bad}

@@ -43,8 +43,11 @@ class Edge:
         rate_limit: RateLimit | None,
         log: RequestLog,
         overload: Overload | None = None,
+        dialect: str | None = None,
     ) -> None:
         self._app = app
+        # By its paths, unless it has one.
+        self._dialect = dialect
         self._overload = overload
         self._log = log
         self._budgets = bodies.Budgets()
@@ -90,7 +93,7 @@ class Edge:
     def _record(self, scope: Message, request_info: RequestInfo, seconds: float) -> None:
         state, route = scope["state"], _route(scope.get("path_template", "-"))
         status = state.get("status", 0)
-        metrics.answered(_dialect(request_info.path), request_info.method, route, status, seconds)
+        metrics.answered(self._dialect or _dialect(request_info.path), request_info.method, route, status, seconds)
         line = Line(
             request_id=request_info.request_id,
             method=request_info.method,

@@ -33,7 +33,7 @@ from granian.server.mp import MPServer
 
 from keystead import bounds, child, config, metrics, process
 from keystead.errors import Misconfigured, Unavailable
-from keystead.server import logs, postgres, tls
+from keystead.server import delivering, logs, postgres, tls
 from keystead.server.interrupts import Interrupt
 from keystead.server.postgres import Cluster
 
@@ -63,9 +63,11 @@ def serve(settings: config.Settings) -> int:
     try:
         with _alone(settings.data_dir), _named(settings):
             check_port(settings)
+            # Before the workers are started, which would otherwise find the address taken.
+            delivery = delivering.bound(settings.delivery_listen) if settings.delivery_listen else None
             server = _Server(settings)
             with _database(settings) as (complete, cluster):
-                return _run(server, complete, _prepared(complete, cluster))
+                return _run(server, complete, _prepared(complete, cluster), delivery)
     except KeyboardInterrupt:
         return 0
     finally:
@@ -219,7 +221,7 @@ def _watch(cluster: Cluster, leaving: threading.Event) -> None:
             leaving.wait(5)
 
 
-def _run(server: "_Server", settings: config.Settings, banner: str) -> int:
+def _run(server: "_Server", settings: config.Settings, banner: str, delivery: socket.socket | None) -> int:
     folder = settings.data_dir / "metrics"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)
@@ -230,7 +232,7 @@ def _run(server: "_Server", settings: config.Settings, banner: str) -> int:
     # keep the locks of a killed parent.
     multiprocessing.set_start_method("spawn", force=True)
     # granian also exits with 1 if a worker ended during a regular stop.
-    with contextlib.suppress(SystemExit):
+    with contextlib.suppress(SystemExit), server.delivering(settings, delivery):
         load = functools.partial(_load, settings, os.getpid(), server.listens)
         server.serve(target_loader=load, wrap_loader=False)
     if server.interrupt_signal:
@@ -327,6 +329,7 @@ class _Server(MPServer):
         # memfds with the current pair, and the previous one, which a worker that is starting may still read.
         self.copies: list[int] = []
         self.pair = (settings.tls_cert, settings.tls_key)
+        self.deliverer: delivering.Deliverer | None = None
         self.take_pair()
 
     def take_pair(self) -> None:
@@ -343,6 +346,20 @@ class _Server(MPServer):
             os.close(old)
         self.copies = [*self.copies[-1:], copy]
         self.ssl_ctx = tls.context(tls.path(copy))  # type: ignore[assignment]
+
+    @contextlib.contextmanager
+    def delivering(self, settings: config.Settings, listening: socket.socket | None) -> Iterator[None]:
+        """With the delivery listener beside the workers, if there is one."""
+        if listening is None or settings.delivery_listen is None:
+            yield
+            return
+        plain = settings.delivery_listen.is_loopback
+        self.deliverer = delivering.Deliverer(settings, listening, lambda: None if plain else self.ssl_ctx)
+        self.deliverer.start()
+        try:
+            yield
+        finally:
+            self.deliverer.stop()
 
     def listened(self, pid: int | None) -> bool:
         while self.heard.poll():
@@ -402,6 +419,8 @@ class _Server(MPServer):
             # The ends that follow are intended.
             self.ends.clear()
             super()._reload(spawn_target, target_loader)  # type: ignore[no-untyped-call]
+            if self.deliverer:
+                self.deliverer.renew()
             trial.join(self.workers_kill_timeout)
         else:
             _log.error("a new worker does not start, so the running ones stay, with their certificate and key")

@@ -2,8 +2,7 @@
 
 import asyncio
 import contextlib
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import TypeVar
 from urllib.parse import unquote_to_bytes
@@ -31,7 +30,7 @@ from keystead.identity.memory import Memory
 from keystead.infisical import router as infisical
 from keystead.infisical import wire as infisical_wire
 from keystead.renewal import renewer
-from keystead.server import edge, health, logs, pages
+from keystead.server import edge, health, logs, pages, rounds
 from keystead.server.request_log import RequestLog
 from keystead.services import Services
 from keystead.store import bundles, idempotency
@@ -124,15 +123,15 @@ async def _open(app: Litestar) -> AsyncIterator[None]:
     )
     app.state.shared = state
     services.pool.start()
-    rounds: list[tuple[float, str, Callable[[], Awaitable[object]]]] = [
+    repeated: list[rounds.Round] = [
         (PRUNE_SECONDS, "expired rows cannot be deleted", lambda: _prune(db)),
-        (PEPPER_SECONDS, "ring and peppers cannot be read again", lambda: _follow(services)),
+        (PEPPER_SECONDS, "ring and peppers cannot be read again", lambda: rounds.follow(services)),
         (RENEWAL_SECONDS, "certificates cannot be renewed", lambda: renewer.turn(services)),
         (failures.FLUSH_SECONDS, "failed logins cannot be saved", lambda: state.failures.flush(db)),
     ]
     if state.standby:
-        rounds.append((standbys.LOOK_SECONDS, "the standby cannot be looked at", state.standby.look))
-    tasks = [asyncio.create_task(_every(*each)) for each in rounds]
+        repeated.append((standbys.LOOK_SECONDS, "the standby cannot be looked at", state.standby.look))
+    tasks = [asyncio.create_task(rounds.every(*each)) for each in repeated]
     try:
         yield
     finally:
@@ -164,42 +163,13 @@ async def _services(settings: config.Settings, db: Database) -> Services:
     return Services(
         db=db,
         ring=ring,
-        peppers=await _wait_for(lambda: load_peppers(db, ring)),
+        peppers=await rounds.wait_for(lambda: load_peppers(db, ring)),
         pool=KeyPool(settings.key_pool, settings.data_dir / "keymaker.lock"),
         trusted=trust.load(settings.trust_dir),
         pki_url=settings.pki_url,
         cas_remembered=issuing.REMEMBERED_SECONDS if settings.remember_cas else 0,
         tell=(str(settings.tell),) if settings.tell else (),
     )
-
-
-async def _wait_for(work: Callable[[], Awaitable[T]]) -> T:
-    # A worker that ended because the database is away would be restarted at once, and some such ends in a row end the
-    # server.
-    warn_at = time.monotonic() + bounds.DATABASE_PATIENCE_SECONDS
-    while True:
-        try:
-            return await work()
-        except Unavailable as error:
-            if time.monotonic() > warn_at:
-                _log.warning("a worker waits for the database before it serves", reason=str(error))
-                warn_at = time.monotonic() + bounds.DATABASE_PATIENCE_SECONDS
-            await asyncio.sleep(0.2)
-
-
-async def _every(seconds: float, failed: str, work: Callable[[], Awaitable[object]]) -> None:
-    while True:
-        try:
-            await work()
-        except Exception as error:  # noqa: BLE001 - what the worker has stays good, and the next round tries again
-            _log.warning(f"{failed} for now", reason=type(error).__name__)
-        await asyncio.sleep(seconds)
-
-
-async def _follow(services: Services) -> None:
-    metrics.connections(services.db.in_use, services.db.size - services.db.in_use)
-    services.ring.follow()
-    await services.peppers.refresh(services.db, services.ring)
 
 
 async def _prune(db: Database) -> None:

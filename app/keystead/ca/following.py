@@ -5,7 +5,7 @@ from uuid import UUID
 
 import msgspec
 
-from keystead.ca import authorities, issuing, leaves
+from keystead.ca import authorities, issuing, leaves, revoked
 from keystead.ca.issuing import Signed
 from keystead.ca.leaves import LeafRequest
 from keystead.caller import Caller, Scope
@@ -64,12 +64,7 @@ async def _signed_since(
     return await issuing.signed(services, issuing.issued(row)) if row else None
 
 
-_REVOKED = "SELECT revoked_at FROM issued_certificates WHERE account_id = $1 AND serial = $2 AND spki_sha256 = $3"
-
-
 async def is_revoked(db: Database, scope: Scope, chain: str) -> bool:
     """Whether a CA of this account signed the leaf of a chain, and has revoked it."""
     leaf = issuing.read_of("the certificate", chain)[0]
-    values = (scope.account_id, f"{leaf.serial_number:040x}", chains.spki_digest(leaf))
-    row = await db.fetchrow(_REVOKED, *values)
-    return bool(row and row["revoked_at"])
+    return bool(await revoked.among(db, scope.account_id, [leaf.serial_number]))

@@ -15,6 +15,7 @@ import msgspec
 from cryptography import x509
 
 from keystead.audit import record as audit
+from keystead.ca import revoked
 from keystead.ca.model import Authority, CaCertificate, Issued, Profile
 from keystead.caller import Caller, Scope
 from keystead.custody import keyring
@@ -116,32 +117,11 @@ async def installed(db: Database, authority: Authority) -> Signer:
     if certificate.not_after <= now():
         raise Refusal(f"CA is expired: its certificate ended on {shown(certificate.not_after)}")
     path = read_of(f"CA '{authority.id}'", certificate.pem, certificate.chain)
-    revoked = path[0] if certificate.revoked else await revoked_among(db, path)
-    if revoked:
-        text = "by the CA above it" if revoked == path[0] else f"{chains.named(revoked.subject)} above it"
+    found = path[0] if certificate.revoked else await revoked.first_in(db, path)
+    if found:
+        text = "by the CA above it" if found == path[0] else f"{chains.named(found.subject)} above it"
         raise Refusal(f"CA certificate is revoked: {text}")
     return Signer(authority, certificate, path)
-
-
-# Across accounts, because a parent CA may be in another one. Fetches unrevoked rows too: with a filter on revoked_at,
-# PostgreSQL might scan all revoked certificates.
-_SIGNED_HERE = """
-SELECT signed.position, i.revoked_at
-FROM unnest($1::integer[], $2::bytea[], $3::text[]) AS signed (position, spki_sha256, serial)
-JOIN certificate_authorities c ON c.spki_sha256 = signed.spki_sha256
-JOIN issued_certificates i ON i.account_id = c.account_id AND i.ca_id = c.id AND i.serial = signed.serial
-ORDER BY signed.position
-"""
-
-
-async def revoked_among(db: Database, path: Sequence[x509.Certificate]) -> x509.Certificate | None:
-    """The first certificate of a path (each signed by the next) that a CA of this server has revoked, or None."""
-    if len(path) < 2:
-        return None
-    issuers = [chains.spki_digest(issuer) for issuer in path[1:]]
-    serials = [f"{certificate.serial_number:040x}" for certificate in path[:-1]]
-    rows = await db.fetch(_SIGNED_HERE, list(range(len(issuers))), issuers, serials)
-    return next((path[row["position"]] for row in rows if row["revoked_at"]), None)
 
 
 def require_other(subject: x509.Name, public_key: pkix.PublicKey | None, by: Signer) -> None:

@@ -13,7 +13,7 @@ import msgspec
 from cryptography import x509
 
 from keystead.audit import record as audit
-from keystead.ca import authorities, issuing
+from keystead.ca import authorities, issuing, revoked
 from keystead.ca.authorities import NewAuthority
 from keystead.ca.issuing import Entry, Signed
 from keystead.ca.model import Authority, CaCertificate, CaType
@@ -166,11 +166,11 @@ async def import_certificate(
         raise Refusal("CA and certificate public key do not match: the CA's CSR has another key")
     if authority.spki_sha256 in map(chains.spki_digest, above):
         raise Refusal("The chain comes back to this CA itself")
-    revoked = await issuing.revoked_among(db, (own, *above))
-    if revoked:
-        if revoked == own:
-            raise Refusal("The certificate is revoked")
-        raise Refusal(f"Invalid certificate chain: {chains.named(revoked.subject)} is revoked")
+    bad = await revoked.first_in(db, (own, *above))
+    if bad == own:
+        raise Refusal("The certificate is revoked")
+    if bad:
+        raise Refusal(f"Invalid certificate chain: {chains.named(bad.subject)} is revoked")
     row = await db.fetchrow(_PARENT, authority.account_id, chains.facts(above[0]).sha256)
     parent_id = row["ca_id"] if row and row["ca_id"] != authority.id else None
     await _install(db, caller, authority, _Version((own, *above), parent_id), audit.Action.IMPORT)

@@ -10,13 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import asyncpg
+import httpx
 import pytest
+from httpx._transports import default
 from support import fuzzing
+from support.databases import Kept, new_database
 from support.live import live
 from support.released import made_up
-from support.world import World, new_database, new_world
+from support.world import World, new_world
 
-from keystead.server import postgres
+from keystead.server import postgres, worker
 from keystead.store import database as db
 from keystead.store import schema
 from keystead.x509 import chains
@@ -91,10 +94,19 @@ async def shared_world(cluster: postgres.Cluster, tmp_path_factory: pytest.TempP
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _trust_store_is_read_once() -> Iterator[None]:
-    """It takes most of the start of an application, and each process starts hundreds."""
+def _trust_stores_are_read_once() -> Iterator[None]:
+    """They take most of the start of an application, or of a client, and each process starts hundreds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chains, "read_anchors", functools.cache(chains.read_anchors))
+        patch.setattr(default, "create_ssl_context", functools.cache(httpx.create_ssl_context))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _connections_are_kept() -> Iterator[None]:
+    """For the next application on the same database; a new backend costs more than most tests ask of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "Database", Kept)
         yield
 
 

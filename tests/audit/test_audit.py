@@ -23,9 +23,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import BaseModel
 from support import authority
 from support.authority import csr_of, key_pem, pem, root
+from support.databases import new_database
 from support.live import free_port
 from support.waiting import comes_about
-from support.world import BODY, World, make_token, new_database, new_world
+from support.world import BODY, World, make_token, new_world
 
 from keystead.audit import failures
 from keystead.audit import log as audit_log

@@ -30,7 +30,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from litestar import Litestar
 from support.authority import csr_of, key_pem, pem, root, rsa_of_known_primes
-from support.world import BODY, World, make_token, new_database, new_world
+from support.databases import new_database
+from support.world import BODY, World, make_token, new_world
 
 from keystead.caller import GROUPS, Role
 from keystead.identity import accounts, policies, zones

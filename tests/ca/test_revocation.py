@@ -18,11 +18,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from structlog.testing import capture_logs
+from support.databases import new_database
 from support.live import serving
 from support.pki import BASE, HALF_LIFE, SECONDS, Pki, days_pass, number_of, serials_of
 from support.pki_limits import _REVOKED, read_by_openssl
 from support.waiting import at_locks, comes_about
-from support.world import World, new_database
+from support.world import World
 
 from keystead import bounds
 from keystead.ca import crls, issuing

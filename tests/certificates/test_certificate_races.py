@@ -16,10 +16,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule
 from support.authority import key_pem, pem, root, subject
+from support.databases import new_database
 from support.pki import all_of
 from support.waiting import SECONDS, at_locks
 from support.walks import WorldWalk
-from support.world import World, new_database
+from support.world import World
 
 from keystead.custody import keyring
 from keystead.server import postgres
@@ -396,4 +397,4 @@ def test_no_certificate_is_without_its_key_and_no_key_without_an_owner(
     cluster: postgres.Cluster, tmp_path: Path
 ) -> None:
     """120 walks over CSRs and certificates, alone and at once, leave keys, owners and audit as they should be."""
-    Walk.run(partial(new_database, cluster), tmp_path, examples=50, steps=12)
+    Walk.run(partial(new_database, cluster, "blank"), tmp_path, examples=50, steps=12)

@@ -15,8 +15,9 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from support.authority import Authority, key_pem, pem, subject
+from support.databases import new_database
 from support.live import Live, serving
-from support.world import BODY, World, document, make_token, new_database, new_world
+from support.world import BODY, World, document, make_token, new_world
 
 from keystead.config import RateLimit
 from keystead.identity import accounts, policies, tokens, zones

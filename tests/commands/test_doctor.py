@@ -20,12 +20,12 @@ import asyncpg
 import msgspec
 import pytest
 from support.command import run_command
+from support.databases import new_database
 from support.live import Live, free_port, serving
 from support.processes import is_gone, processes_below
 from support.released import RELEASED
 from support.rotation import mounted
 from support.waiting import comes_about, until
-from support.world import new_database
 
 from keystead import config
 from keystead.commands import doctor

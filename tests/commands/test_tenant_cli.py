@@ -11,8 +11,9 @@ from uuid import UUID
 
 import pytest
 from support.command import Ended, run_command
+from support.databases import new_database
 from support.waiting import comes_about
-from support.world import World, new_database, new_world
+from support.world import World, new_world
 
 from keystead import config
 from keystead.caller import GROUPS

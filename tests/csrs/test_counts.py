@@ -16,10 +16,11 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule
 from support.authority import Authority, pem, root
+from support.databases import new_database
 from support.live import Live
 from support.waiting import comes_about
 from support.walks import WorldWalk
-from support.world import BODY, Tenant, World, _lifespan, new_database
+from support.world import BODY, Tenant, World, _lifespan
 
 from keystead.caller import Scope
 from keystead.csrs import store as csrs
@@ -268,7 +269,7 @@ class Walk(WorldWalk):
 @pytest.mark.walks
 def test_the_total_is_right_whatever_was_done(cluster: postgres.Cluster, tmp_path: Path) -> None:
     """Walks over creates, repeats, refusals, deletions and recounts in three lists: each total is the model's."""
-    Walk.run(partial(new_database, cluster), tmp_path, examples=3, steps=40)
+    Walk.run(partial(new_database, cluster, "blank"), tmp_path, examples=3, steps=40)
 
 
 async def busy(shelf: Shelf, number: int, rounds: int) -> int:

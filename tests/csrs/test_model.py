@@ -10,9 +10,10 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, consumes, invariant, multiple, rule
 from support.citus import NEEDS_CLUSTER, spread
+from support.databases import new_database
 from support.pki import all_of
 from support.walks import WorldWalk
-from support.world import BODY, Tenant, new_database
+from support.world import BODY, Tenant
 
 from keystead.server import postgres
 
@@ -182,5 +183,5 @@ def in_order(csrs: list[Csr], order: str = "created_at", direction: str = "asc")
 @pytest.mark.parametrize("kind", ["PostgreSQL", pytest.param("Citus", marks=NEEDS_CLUSTER)])
 def test_random_walks_agree_with_the_model(cluster: postgres.Cluster, tmp_path: Path, kind: str) -> None:
     """Eighty walks of two tenants over their lists find what plain dictionaries and sorting say."""
-    new = spread if kind == "Citus" else partial(new_database, cluster)
+    new = spread if kind == "Citus" else partial(new_database, cluster, "blank")
     Walk.run(new, tmp_path, examples=80, steps=15)

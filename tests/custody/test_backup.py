@@ -18,9 +18,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from support.authority import key_pem, pem, subject
+from support.databases import new_database
 from support.live import Live, serving
 from support.psql import psql
-from support.world import BODY, new_database
+from support.world import BODY
 
 from keystead.custody import keyring
 from keystead.custody import ring as ringfile

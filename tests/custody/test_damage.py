@@ -15,9 +15,10 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from support.authority import key_pem, pem, root, subject
+from support.databases import new_database
 from support.rotation import Place
 from support.waiting import comes_about
-from support.world import World, new_database, new_world
+from support.world import World, new_world
 
 from keystead.ca import authorities, issuing
 from keystead.caller import Scope

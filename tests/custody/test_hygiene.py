@@ -25,12 +25,13 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from support.authority import csr_of, key_pem, pem, subject
+from support.databases import new_database
 from support.live import Live, free_port, serving
 from support.processes import workers
 from support.rotation import Place, known_everywhere, new_pepper
 from support.secrets_search import ORDINARY, Secret, leaks, looks_into, of_key, waiting
 from support.waiting import until
-from support.world import BODY, World, new_database
+from support.world import BODY, World
 
 from keystead.ca import leaves
 from keystead.ca.issuing import Signed

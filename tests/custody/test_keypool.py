@@ -22,11 +22,12 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from support.databases import new_database
 from support.live import serving
 from support.processes import ROOT, hurry, is_gone
 from support.secrets_search import ORDINARY, leaks, looks_into, of_key, waiting
 from support.waiting import comes_about, until
-from support.world import BODY, new_database, new_world
+from support.world import BODY, new_world
 
 from keystead import bounds
 from keystead.custody import keypool

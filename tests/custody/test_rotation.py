@@ -29,6 +29,7 @@ import asyncpg
 import httpx
 import msgspec
 import pytest
+from support.databases import new_database
 from support.live import Live, serving
 from support.rotation import (
     COMMAND_SECONDS,
@@ -50,7 +51,7 @@ from support.rotation import (
     with_token,
 )
 from support.waiting import comes_about, until
-from support.world import BODY, new_database
+from support.world import BODY
 
 from keystead import files
 from keystead.custody import keyring, rotation, seal

@@ -17,8 +17,9 @@ import asyncpg
 import httpx
 import msgspec
 import pytest
+from support.databases import new_database
 from support.live import Live, serving
-from support.world import BODY, Tenant, World, new_database, new_world
+from support.world import BODY, Tenant, World, new_world
 
 from keystead.caller import GROUPS, Level, Role, Scope
 from keystead.identity import accounts, policies, tokens, zones

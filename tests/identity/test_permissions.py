@@ -16,7 +16,8 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.world import Tenant, World, document, make_token, new_database, new_world
+from support.databases import new_database
+from support.world import Tenant, World, document, make_token, new_world
 
 from keystead.caller import GROUPS, Access, Actor, Area, Caller, Role, Scope
 from keystead.identity import accounts, policies, tokens, zones

@@ -13,7 +13,8 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from support.authority import key_pem, pem, root, subject
-from support.world import Tenant, World, make_token, new_database, new_world
+from support.databases import new_database
+from support.world import Tenant, World, make_token, new_world
 
 from keystead.caller import Role
 from keystead.identity import accounts, policies, zones

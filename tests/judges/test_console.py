@@ -15,9 +15,9 @@ import pytest
 from playwright.async_api import Browser, Locator, Page, Request, expect
 from support.authority import pem
 from support.browser import Tenant, choose_zone, chromium, new_tenant, sign_in, visit, watched
+from support.databases import new_database
 from support.live import Live, serving
 from support.trouble import Proxy, proxy
-from support.world import new_database
 
 from keystead.server import postgres
 

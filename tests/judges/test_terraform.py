@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 from support.authority import Authority, pem, root
-from support.world import World, new_database, new_world
+from support.databases import new_database
+from support.world import World, new_world
 
 from keystead.server import postgres
 from keystead.x509 import chains

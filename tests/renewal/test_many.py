@@ -15,10 +15,11 @@ import asyncpg
 import httpx
 import pytest
 from support.authority import pem
+from support.databases import new_database
 from support.live import Live, serving
 from support.renewing import Site, new_site
 from support.waiting import comes_about
-from support.world import BODY, World, new_database
+from support.world import BODY, World
 
 from keystead.renewal import renewer
 from keystead.server import postgres

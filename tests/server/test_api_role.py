@@ -23,6 +23,7 @@ from support.api_role import (
     infisical,
     tenants,
 )
+from support.databases import new_database
 from support.live import serving
 from support.rotation import (
     Place,
@@ -35,7 +36,6 @@ from support.rotation import (
     with_token,
 )
 from support.waiting import until
-from support.world import new_database
 
 from keystead.config import Settings
 from keystead.custody import ring as ringfile

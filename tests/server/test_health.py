@@ -16,10 +16,11 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.authority import pem, root
+from support.databases import new_database
 from support.live import Live, serving
 from support.processes import hurry
 from support.waiting import comes_about
-from support.world import BODY, World, make_token, new_database, new_world
+from support.world import BODY, World, make_token, new_world
 
 from keystead.server import health, postgres
 from keystead.store import schema

@@ -31,8 +31,9 @@ from soak.overload import (
     why_not_turned_away,
     workers,
 )
+from support.databases import new_database
 from support.live import Live, serving
-from support.world import BODY, Judge, new_database
+from support.world import BODY, Judge
 
 from keystead import bounds
 from keystead.server import postgres

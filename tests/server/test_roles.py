@@ -11,11 +11,12 @@ import asyncpg
 import msgspec
 import pytest
 from support.api_role import FORBIDDEN, Client, Served, cloudflare, connected, granted, held, infisical, tenants
+from support.databases import new_database
 from support.live import Live, serving
 from support.psql import psql
 from support.released import RELEASED
 from support.rotation import Place, in_thread
-from support.world import BODY, new_database
+from support.world import BODY
 
 from keystead.commands import terminal
 from keystead.config import Settings

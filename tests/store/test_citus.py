@@ -20,10 +20,11 @@ import pytest
 from cloudflare import Cloudflare
 from support.authority import pem, root
 from support.citus import NEEDS_CLUSTER, URLS, at, make_role, spread, urls
+from support.databases import new_database
 from support.live import serving
 from support.sql_texts import texts
 from support.waiting import comes_about, until
-from support.world import BODY, World, new_database, new_world
+from support.world import BODY, World, new_world
 
 from keystead.commands import doctor
 from keystead.custody import ring as ringfile

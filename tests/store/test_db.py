@@ -5,9 +5,10 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from support.databases import new_database
 from support.pki import Pki
 from support.waiting import SECONDS
-from support.world import BODY, World, new_database
+from support.world import BODY, World
 
 from keystead import bounds
 from keystead.config import Settings

@@ -6,8 +6,8 @@ from typing import Any
 
 import asyncpg
 import pytest
+from support.databases import new_database
 from support.released import RELEASED, STEPS, catalogue, later
-from support.world import new_database
 
 from keystead import bounds
 from keystead.errors import Misconfigured

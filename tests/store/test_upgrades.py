@@ -13,10 +13,11 @@ import asyncpg
 import httpx
 import msgspec
 import pytest
+from support.databases import new_database
 from support.everything import _use_everything
 from support.released import RELEASED, catalogue, later
 from support.waiting import comes_about
-from support.world import BODY, Tenant, World, _lifespan, judged_client, new_database, new_world
+from support.world import BODY, Tenant, World, _lifespan, judged_client, new_world
 
 from keystead.config import Settings
 from keystead.custody import keyring

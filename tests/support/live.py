@@ -17,8 +17,8 @@ import httpx
 import msgspec
 import pytest
 from support.authority import Authority, pem, root
+from support.databases import new_database
 from support.waiting import until
-from support.world import new_database
 
 from keystead.server import postgres
 

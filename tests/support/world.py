@@ -12,17 +12,18 @@ import io
 import json
 import re
 from collections.abc import AsyncIterator
+from copy import copy
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
-import asyncpg
 import httpx
 import jsonschema_rs
 import msgspec
 import structlog
 from cryptography.hazmat.primitives.asymmetric import rsa
 from litestar import Litestar
+from support.databases import Kept, copied
 
 from keystead import config
 from keystead.caller import Role
@@ -35,7 +36,7 @@ from keystead.identity import accounts, policies, tokens, zones
 from keystead.identity.accounts import Account
 from keystead.identity.zones import Zone
 from keystead.infisical import router as infisical_router
-from keystead.server import first_start, pages, postgres
+from keystead.server import first_start, pages
 from keystead.server import worker as main
 from keystead.services import Services, for_command
 from keystead.store import database as db
@@ -53,80 +54,6 @@ BODY: dict[str, Any] = {
     "sans": ["example.com", "www.example.com"],
     "key_type": "p256v1",
 }
-
-
-# Of each cluster by its address: databases that are as empty as the template, and what its schema is.
-_FREE: dict[str, list[str]] = {}
-_BLANK: dict[str, str] = {}
-_CATALOGUES = ("class", "attribute", "constraint", "description", "index", "namespace", "proc", "trigger", "type")
-# Every change of the schema leaves younger rows in the catalogue than the template had, or fewer.
-_SCHEMA = f"""
-SELECT ROW(d.datacl, d.datconnlimit, (SELECT count(*) FROM pg_db_role_setting WHERE setdatabase = d.oid),
-           (SELECT count(*) FROM pg_statistic WHERE starelid >= 16384),
-           (SELECT array_agg(v::text) FROM schema_version v),
-           {", ".join(f"(SELECT ROW(count(*), max(xmin::text::bigint)) FROM pg_{name})" for name in _CATALOGUES)})::text
-FROM pg_database d WHERE datname = current_database()
-"""
-_OTHERS = """
-SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
-WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
-"""
-_TABLES = """
-SELECT relname, pg_total_relation_size(oid) AS size, pg_relation_size(oid) > 0 AS filled FROM pg_class
-WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND relname <> 'schema_version'
-"""
-_SMALL = 4_000_000
-
-
-@contextlib.asynccontextmanager
-async def new_database(cluster: postgres.Cluster, template: str = "blank") -> AsyncIterator[str]:
-    """A database for one user; if only rows were written to it, it is emptied and used again, which is much cheaper."""
-    free = _FREE.setdefault(cluster.dsn, [])
-    admin: db.Connection = await asyncpg.connect(cluster.dsn)
-    try:
-        if template == "blank" and free:
-            name = free.pop()
-        else:
-            name = f"t_{uuid4().hex}"
-            # Copying files is quick only where nothing is forced to disk.
-            strategy = "FILE_COPY" if await admin.fetchval("SHOW fsync") == "off" else "WAL_LOG"
-            await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY {strategy}")
-            if template == "blank" and cluster.dsn not in _BLANK:
-                _BLANK[cluster.dsn] = await _schema(cluster, name)
-        yield cluster.address(name)
-        if template == "blank" and await _empty(cluster, name):
-            free.append(name)
-        else:
-            await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    finally:
-        await admin.close()
-
-
-async def _empty(cluster: postgres.Cluster, name: str) -> bool:
-    """Delete all rows; false if the database is then not yet what its template is, or holds too much."""
-    connection: db.Connection = await asyncpg.connect(cluster.address(name))
-    try:
-        await connection.execute(_OTHERS)
-        tables = await connection.fetch(_TABLES)
-        if sum(table["size"] for table in tables) > _SMALL:
-            return False
-        deletes = "".join(f"DELETE FROM {table['relname']};" for table in tables)
-        # No trigger may refuse it, and foreign keys need no order.
-        await connection.execute(f"BEGIN; SET LOCAL session_replication_role = replica; {deletes} COMMIT")
-        # Without the places of deleted rows, others come in the order in which they are written, as in a new database.
-        if filled := ", ".join(table["relname"] for table in tables if table["filled"]):
-            await connection.execute(f"VACUUM {filled}")
-        return bool(await connection.fetchval(_SCHEMA) == _BLANK[cluster.dsn])
-    finally:
-        await connection.close()
-
-
-async def _schema(cluster: postgres.Cluster, name: str) -> str:
-    connection: db.Connection = await asyncpg.connect(cluster.address(name))
-    try:
-        return str(await connection.fetchval(_SCHEMA))
-    finally:
-        await connection.close()
 
 
 def document(public_url: str) -> dict[str, Any]:
@@ -235,12 +162,10 @@ async def new_world(
         ),
         **changes,
     )
-    database = db.Database(database_url, 1)
-    ring = await first_start.ring_for(settings, database)
-    services = for_command(database, ring, await load_peppers(database, ring))
+    database = Kept(database_url, 1)
+    services, (a, b) = await _furnished(settings, database)
     seen: list[str] = []
     log = io.StringIO()
-    a, b = [await _tenant(services, slug) for slug in ("a", "b")]
     routes = _ROUTES.pop() if _ROUTES else main.routes()
     app = main.around(routes, settings)
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(log))
@@ -255,6 +180,33 @@ async def new_world(
     await _audited_as_answered(made, statuses)
     await _nothing_leaked(made, log.getvalue())
     await database.close()
+
+
+class _Furniture(msgspec.Struct):
+    """What the first world of this process has been furnished with, for the others."""
+
+    ring: str
+    rows: str
+    a: Tenant
+    b: Tenant
+
+
+_FURNITURE: list[_Furniture] = []
+
+
+async def _furnished(settings: config.Settings, database: db.Database) -> tuple[Services, tuple[Tenant, Tenant]]:
+    """Two tenants, which are made once and then copied."""
+    for made in _FURNITURE:
+        settings.keyring.touch(0o600)
+        settings.keyring.write_text(made.ring)
+        await database.execute(made.rows)
+    ring = await first_start.ring_for(settings, database)
+    services = for_command(database, ring, await load_peppers(database, ring))
+    if not _FURNITURE:
+        a, b = await _tenant(services, "a"), await _tenant(services, "b")
+        _FURNITURE.append(_Furniture(settings.keyring.read_text(), await copied(database), a, b))
+    # Tests change their tenants.
+    return services, (copy(_FURNITURE[0].a), copy(_FURNITURE[0].b))
 
 
 async def _tenant(services: Services, slug: str) -> Tenant:

@@ -29,6 +29,7 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 from litestar.connection import ASGIConnection
+from support.databases import new_database
 from support.fuzzing import (
     BENDS,
     JSON,
@@ -46,7 +47,7 @@ from support.fuzzing import (
     read,
     sequence,
 )
-from support.world import BODY, Judge, World, document, new_database, new_world
+from support.world import BODY, Judge, World, document, new_world
 
 from keystead import addresses, config, times
 from keystead.audit import log as audit_log

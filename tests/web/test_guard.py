@@ -15,7 +15,8 @@ import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from support.world import BODY, Judge, Tenant, World, make_token, new_database, new_world
+from support.databases import new_database
+from support.world import BODY, Judge, Tenant, World, make_token, new_world
 
 from keystead.caller import Caller, Role, Scope
 from keystead.config import RateLimit

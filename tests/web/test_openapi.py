@@ -16,8 +16,9 @@ import jsonschema_rs
 import pytest
 import schemathesis
 from litestar import Litestar
+from support.databases import new_database
 from support.live import Live, serving
-from support.world import BODY, World, new_database
+from support.world import BODY, World
 from support.world import document as world_document
 
 from keystead import config

@@ -88,9 +88,9 @@ def test_a_path_that_is_too_long_is_told(tmp_path: Path) -> None:
     long = str(tmp_path / ("x" * 300) / "y")
     for words, settings in (
         (["account", "list"], {"KEYSTEAD_DATA_DIR": long}),
-        (["doctor"], {"KEYSTEAD_KEYRING": long}),
+        (["doctor"], {"KEYSTEAD_KEYRING": long, "KEYSTEAD_DATA_DIR": str(tmp_path)}),
     ):
-        assert run(tmp_path, *words, settings=settings)[0] == 1
+        assert run_command(settings, *words).status == 1
 
 
 @pytest.mark.parametrize(
@@ -104,11 +104,12 @@ def test_a_path_that_is_too_long_is_told(tmp_path: Path) -> None:
 )
 def test_an_address_of_no_database_is_one_sentence(tmp_path: Path, address: str, why: str) -> None:
     """It says why, also to a command that is no doctor."""
-    run(tmp_path, "keys", "init")
-    status, said = run(tmp_path, "account", "list", settings={"KEYSTEAD_DATABASE_URL": address, "HOME": "/nowhere"})
-    assert status == 1
-    assert why in said
-    assert said.count("\n") == 1
+    settings = {"KEYSTEAD_DATA_DIR": str(tmp_path / "data"), "HOME": "/nowhere"}
+    assert run_command(settings, "keys", "init").status == 0
+    ended = run_command({**settings, "KEYSTEAD_DATABASE_URL": address}, "account", "list")
+    assert ended.status == 1
+    assert why in ended.err
+    assert ended.err.count("\n") == 1
 
 
 REFUSES = """

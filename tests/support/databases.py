@@ -15,13 +15,23 @@ from keystead import bounds
 from keystead.server import postgres
 from keystead.store import database as db
 
-_CATALOGUES = ("class", "attribute", "constraint", "description", "index", "namespace", "proc", "trigger", "type")
+_CATALOGUES = {
+    **dict.fromkeys(("class", "constraint", "proc", "trigger", "type"), "oid"),
+    "attribute": "attrelid",
+    "description": "objoid",
+    "index": "indexrelid",
+}
+_OF_USERS = 16384
 # Every change of the schema leaves younger rows in the catalogue than the template had, or fewer.
+_YOUNGEST = ", ".join(
+    f"(SELECT ROW(count(*), max(xmin::text::bigint)) FROM pg_{name} WHERE {key} >= {_OF_USERS})"
+    for name, key in _CATALOGUES.items()
+)
 _SCHEMA = f"""
 SELECT ROW(d.datacl, d.datconnlimit, (SELECT count(*) FROM pg_db_role_setting WHERE setdatabase = d.oid),
-           (SELECT count(*) FROM pg_statistic WHERE starelid >= 16384),
+           (SELECT count(*) FROM pg_statistic WHERE starelid >= {_OF_USERS}),
            (SELECT array_agg(v::text) FROM schema_version v),
-           {", ".join(f"(SELECT ROW(count(*), max(xmin::text::bigint)) FROM pg_{name})" for name in _CATALOGUES)})::text
+           (SELECT ROW(count(*), max(xmin::text::bigint)) FROM pg_namespace), {_YOUNGEST})::text
 FROM pg_database d WHERE datname = current_database()
 """
 _OTHERS = """

@@ -9,18 +9,16 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import asyncpg
 import httpx
 import pytest
 from httpx._transports import default
 from support import fuzzing
-from support.databases import Kept, new_database
+from support.databases import Kept, connected, new_database
 from support.live import live
 from support.released import made_up
 from support.world import World, new_world
 
 from keystead.server import postgres, worker
-from keystead.store import database as db
 from keystead.store import schema
 from keystead.x509 import chains
 
@@ -59,8 +57,7 @@ def _running(folder: Path, off: tuple[str, ...] = ()) -> Iterator[postgres.Clust
 
 
 async def _make_template(running: postgres.Cluster, off: tuple[str, ...]) -> None:
-    admin: db.Connection = await asyncpg.connect(running.dsn)
-    try:
+    async with connected(running.dsn) as admin:
         if await admin.fetchval("SELECT 1 FROM pg_database WHERE datname = 'blank'") is None:
             for setting in off:
                 await admin.execute(f"ALTER SYSTEM SET {setting} = off")
@@ -68,8 +65,6 @@ async def _make_template(running: postgres.Cluster, off: tuple[str, ...]) -> Non
             await admin.execute("CREATE DATABASE blank_draft")
             await schema.migrate(running.address("blank_draft"))
             await admin.execute("ALTER DATABASE blank_draft RENAME TO blank")
-    finally:
-        await admin.close()
 
 
 @pytest.fixture

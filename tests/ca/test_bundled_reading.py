@@ -3,14 +3,12 @@
 import asyncio
 from uuid import UUID
 
-import asyncpg
 import pytest
 from support.bundling import Asked, bundle_behind, on_their_way, patient
+from support.databases import connected
 from support.pki import BASE, Pki
 from support.waiting import at_locks
 from support.world import World
-
-from keystead.store.database import Connection
 
 pytestmark = pytest.mark.usefixtures("patient")
 __all__ = ["patient"]
@@ -60,20 +58,16 @@ async def test_a_read_whose_connection_is_lost_is_in_no_doubt(world: World) -> N
     """A client that asked for no change is not told that a change may have been made."""
     pki = Pki(world.http, world.a.account.slug, world.a.bearer)
     path = f"{BASE}/certificates/{(await pki.sign(await pki.root())).serial}"
-    other: Connection = await asyncpg.connect(world.settings.database_url)
-    try:
-        async with other.transaction():
-            async with bundle_behind(world, pki.http.get(path, headers=pki.headers), LOCK) as made:
-                for _ in range(2):
-                    await made.add(pki.http.get(path, headers=pki.headers))
-                # It waits for the read that is held up, and the bundle waits for it.
-                locking = asyncio.create_task(other.execute(LOCK))
-                await at_locks(world.database, 2)
-            await locking
-            [pid] = await on_their_way(other)
-            await other.execute("SELECT pg_terminate_backend($1)", pid)
-            answers = await made.answers()
-    finally:
-        await other.close()
+    async with connected(world.settings.database_url) as other, other.transaction():
+        async with bundle_behind(world, pki.http.get(path, headers=pki.headers), LOCK) as made:
+            for _ in range(2):
+                await made.add(pki.http.get(path, headers=pki.headers))
+            # It waits for the read that is held up, and the bundle waits for it.
+            locking = asyncio.create_task(other.execute(LOCK))
+            await at_locks(world.database, 2)
+        await locking
+        [pid] = await on_their_way(other)
+        await other.execute("SELECT pg_terminate_backend($1)", pid)
+        answers = await made.answers()
     assert [answer.status_code for answer in answers] == [503] * 2
     assert not any("not known" in answer.text for answer in answers)

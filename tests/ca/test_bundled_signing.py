@@ -7,18 +7,17 @@ from functools import partial
 from pathlib import Path
 from uuid import UUID
 
-import asyncpg
 import pytest
 from cryptography import x509
 from support.authority import csr_of
 from support.bundling import Asked, Bundle, bundle_behind, killed_three_times, on_their_way, patient
+from support.databases import connected
 from support.pki import BASE, EC_KEY, HOST, Pki
 from support.waiting import at_locks
 from support.world import World, new_world
 
 from keystead.server import postgres
 from keystead.store import schema
-from keystead.store.database import Connection
 
 pytestmark = pytest.mark.usefixtures("patient")
 __all__ = ["patient"]
@@ -90,16 +89,13 @@ async def test_what_is_signed_together_is_one_transaction(world: World, pki: Pki
 async def test_a_ca_that_ends_in_between_has_signed_nothing(world: World, pki: Pki, sql: str, status: int) -> None:
     """What waits while its CA is disabled or deleted is refused, each of it, and nothing of it is there."""
     root = await pki.root()
-    holder: Connection = await asyncpg.connect(world.settings.database_url)
-    try:
+    async with connected(world.settings.database_url) as holder:
         async with holder.transaction():
             await holder.execute("SELECT FROM certificate_authorities WHERE id = $1 FOR UPDATE", UUID(root))
             tasks = [asyncio.create_task(sign(pki, root, f"x{number}")) for number in range(5)]
             await on_their_way(holder)
             await holder.execute(sql, UUID(root))
         answers = await asyncio.gather(*tasks)
-    finally:
-        await holder.close()
     assert {answer.status_code for answer in answers} == {status}
     await nothing_is_odd(world, 0)
 
@@ -107,8 +103,7 @@ async def test_a_ca_that_ends_in_between_has_signed_nothing(world: World, pki: P
 async def test_a_connection_that_is_lost_puts_each_signature_in_doubt(world: World, pki: Pki) -> None:
     """Each is told that it is not known whether its certificate was made; here none was."""
     root = await pki.root()
-    other: Connection = await asyncpg.connect(world.settings.database_url)
-    try:
+    async with connected(world.settings.database_url) as other:
         transaction = other.transaction()
         async with bundle(world, pki, root) as made:
             for number in range(3):
@@ -122,8 +117,6 @@ async def test_a_connection_that_is_lost_puts_each_signature_in_doubt(world: Wor
         await other.execute("SELECT pg_terminate_backend($1)", pid)
         answers = await made.answers()
         await transaction.rollback()
-    finally:
-        await other.close()
     assert [answer.status_code for answer in answers] == [503] * 3
     assert all("not known whether" in answer.text for answer in answers)
     await nothing_is_odd(world, 1)

@@ -18,7 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from structlog.testing import capture_logs
-from support.databases import new_database
+from support.databases import connected, new_database
 from support.live import serving
 from support.pki import BASE, HALF_LIFE, SECONDS, Pki, days_pass, number_of, serials_of
 from support.pki_limits import _REVOKED, read_by_openssl
@@ -77,13 +77,9 @@ async def worker(world: World, size: int = 8) -> AsyncIterator[db.Database]:
 
 @contextlib.asynccontextmanager
 async def locked_crl(world: World, ca_id: str) -> AsyncIterator[None]:
-    connection: db.Connection = await asyncpg.connect(world.settings.database_url or "")
-    try:
-        async with connection.transaction():
-            await connection.execute("SELECT FROM crls WHERE ca_id = $1 FOR UPDATE", UUID(ca_id))
-            yield
-    finally:
-        await connection.close()
+    async with connected(world.settings.database_url or "") as connection, connection.transaction():
+        await connection.execute("SELECT FROM crls WHERE ca_id = $1 FOR UPDATE", UUID(ca_id))
+        yield
 
 
 async def revoke(world: World, database: db.Database, serial: str) -> Issued:

@@ -20,7 +20,7 @@ import asyncpg
 import msgspec
 import pytest
 from support.command import run_command
-from support.databases import new_database
+from support.databases import connected, new_database
 from support.live import Live, free_port, serving
 from support.processes import is_gone, processes_below
 from support.released import RELEASED
@@ -166,23 +166,17 @@ async def home(database_url: str, tmp_path: Path) -> Home:
 
 
 async def execute(url: str, *statements: str) -> None:
-    connection: db.Connection = await asyncpg.connect(url)
-    try:
+    async with connected(url) as connection:
         for sql in statements:
             await connection.execute(sql)
-    finally:
-        await connection.close()
 
 
 async def tables(url: str) -> dict[str, list[str]]:
     """Every row of every table."""
     listed = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
-    connection: db.Connection = await asyncpg.connect(url)
-    try:
+    async with connected(url) as connection:
         names = [row["relname"] for row in await connection.fetch(listed)]
         return {n: [row["r"] for row in await connection.fetch(f"SELECT t::text AS r FROM {n} t")] for n in names}
-    finally:
-        await connection.close()
 
 
 def files_in(folder: Path) -> dict[str, tuple[int, int, bytes]]:

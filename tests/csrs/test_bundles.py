@@ -11,13 +11,13 @@ import asyncpg
 import httpx
 import pytest
 from support.bundling import Asked, Bundle, bundle_behind, killed_three_times, on_their_way, patient
+from support.databases import connected
 from support.world import BODY, World, new_world
 
 from keystead.custody import keyring
 from keystead.custody import ring as ringfile
 from keystead.server import postgres
 from keystead.store import schema
-from keystead.store.database import Connection
 
 pytestmark = pytest.mark.usefixtures("patient")
 __all__ = ["patient"]
@@ -138,8 +138,7 @@ async def test_a_connection_that_is_lost_puts_each_of_a_bundle_in_doubt(world: W
     """Each is told that it is not known whether its CSR was made, and a repeat with its key makes the only one."""
     await post(world, "x 0", "key 0")
     await world.database.execute("UPDATE idempotency_keys SET created_at = now() - interval '25 hours'")
-    other: Connection = await asyncpg.connect(world.settings.database_url)
-    try:
+    async with connected(world.settings.database_url) as other:
         # The bundle waits for the old claim of its first request.
         transaction = other.transaction()
         await transaction.start()
@@ -151,8 +150,6 @@ async def test_a_connection_that_is_lost_puts_each_of_a_bundle_in_doubt(world: W
         await other.execute("SELECT pg_terminate_backend($1)", pid)
         answers = await made.answers()
         await transaction.rollback()
-    finally:
-        await other.close()
     assert [told(answer) for answer in answers] == [(503, 1501)] * 3
     assert all("not known whether" in answer.text for answer in answers)
     await nothing_is_odd(world, 2)
@@ -175,8 +172,7 @@ async def test_what_the_database_refuses_harms_no_neighbour(world: World) -> Non
 async def test_a_zone_that_is_deleted_in_between_gets_none(world: World) -> None:
     """Creates that wait while their zone is deleted find it gone, each of them: 404/7003."""
     zone = world.a.zone.id
-    holder: Connection = await asyncpg.connect(world.settings.database_url)
-    try:
+    async with connected(world.settings.database_url) as holder:
         async with holder.transaction():
             await holder.execute("SELECT FROM zones WHERE id = $1 FOR UPDATE", zone)
             posts = (world.http.post(world.a.zone_path, json=BODY, headers=world.a.bearer) for _ in range(5))
@@ -184,8 +180,6 @@ async def test_a_zone_that_is_deleted_in_between_gets_none(world: World) -> None
             await on_their_way(holder)
             await holder.execute("UPDATE zones SET deleted_at = now() WHERE id = $1", zone)
         answers = await asyncio.gather(*tasks)
-    finally:
-        await holder.close()
     assert {told(answer) for answer in answers} == {(404, 7003)}
     await nothing_is_odd(world, 0)
 

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 from uuid import UUID, uuid4
 
-import asyncpg
 import httpx
 import msgspec
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule
 from support.authority import Authority, pem, root
-from support.databases import new_database
+from support.databases import connected, new_database
 from support.live import Live
 from support.waiting import comes_about
 from support.walks import WorldWalk
@@ -368,13 +367,9 @@ async def test_a_deletion_amid_creators_leaves_no_counts(world: World) -> None:
 @contextlib.asynccontextmanager
 async def held_slots(world: World, scope_id: UUID) -> AsyncIterator[list[int]]:
     """A transaction that holds all slots of a list, but those that others hold; yields their numbers."""
-    other: db.Connection = await asyncpg.connect(world.settings.database_url)
-    try:
-        async with other.transaction():
-            rows = await other.fetch(HOLD, scope_id)
-            yield [row["slot"] for row in rows]
-    finally:
-        await other.close()
+    async with connected(world.settings.database_url) as other, other.transaction():
+        rows = await other.fetch(HOLD, scope_id)
+        yield [row["slot"] for row in rows]
 
 
 async def test_a_writer_does_not_wait_for_another_one(world: World) -> None:
@@ -490,15 +485,11 @@ async def test_two_recounts_at_once_mend_once(world: World) -> None:
     account, zone, _ = shelves(world)
     like = await account.create()
     await written_before(zone, like, 3)
-    other: db.Connection = await asyncpg.connect(world.settings.database_url)
-    try:
-        async with other.transaction():
-            assert await other.fetchval("SELECT pg_try_advisory_xact_lock($1)", csrs._RECOUNT_LOCK)
-            await other.execute(csrs._RECOUNT)
-            await csrs.recount(world.database)
-            assert await zone.total() == 0
-    finally:
-        await other.close()
+    async with connected(world.settings.database_url) as other, other.transaction():
+        assert await other.fetchval("SELECT pg_try_advisory_xact_lock($1)", csrs._RECOUNT_LOCK)
+        await other.execute(csrs._RECOUNT)
+        await csrs.recount(world.database)
+        assert await zone.total() == 0
     assert await zone.total() == 3
     assert await wrong(world.database) == {}
     await written_before(zone, like, 2)

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-import asyncpg
 import httpx
 import msgspec
 import pytest
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from support.databases import connected
 from support.live import free_port
 from support.ordinary_user import ROOT, python_for
 from support.processes import processes_below
@@ -238,8 +238,7 @@ async def test_a_key_that_is_on_its_way_is_waited_for(site: Place) -> None:
     _ = [batch async for batch in rotation.rewrap(site.db, site.ring)]
     pair = keys.generate(KeyType.P256V1)
     row = keyring.new_key(behind, site.account.id, pair).row
-    other = await asyncpg.connect(site.url)
-    try:
+    async with connected(site.url) as other:
         async with other.transaction():
             assert await other.execute(keyring.insert_key(1), *row) == "INSERT 0 1"
             retiring = asyncio.create_task(rotation.retire(site.db, site.ring, keyring.SYSTEM, site.path, old))
@@ -247,8 +246,6 @@ async def test_a_key_that_is_on_its_way_is_waited_for(site: Place) -> None:
             await comes_about(lambda: site.value(waits))
         with pytest.raises(Misconfigured, match=f"1 private keys and 0 peppers need the KEK {old}"):
             await retiring
-    finally:
-        await other.close()
     assert [kek.id for kek in site.ring.keks] == [new, old]
     assert (await site.under())[UUID(str(row[1]))] == old
     await site.assert_all_open(site.ring)
@@ -469,12 +466,9 @@ async def test_verify_names_keys_that_are_missing(site: Place) -> None:
     """A restore without foreign keys has lost the row: what needs it is told, and the others are still gone through."""
     ids = [await site.make(site.ring) for _ in range(4)]
     lost, broken = ids[0], ids[1]
-    lawless = await asyncpg.connect(site.url)
-    try:
+    async with connected(site.url) as lawless:
         await lawless.execute("SET session_replication_role = replica")
         await lawless.execute("DELETE FROM private_keys WHERE id = $1", lost)
-    finally:
-        await lawless.close()
     await site.db.execute("UPDATE private_keys SET ciphertext = '' WHERE id = $1", broken)
     csr_id = await site.value("SELECT id FROM custom_csrs WHERE key_id = $1", lost)
     told = await site.damage()

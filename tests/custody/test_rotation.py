@@ -29,7 +29,7 @@ import asyncpg
 import httpx
 import msgspec
 import pytest
-from support.databases import new_database
+from support.databases import connected, new_database
 from support.live import Live, serving
 from support.rotation import (
     COMMAND_SECONDS,
@@ -91,8 +91,7 @@ def seed(place: Place, count: int) -> UUID:
     account_id = uuid4()
 
     async def fill() -> None:
-        connection: db.Connection = await asyncpg.connect(place.database_url)
-        try:
+        async with connected(place.database_url) as connection:
             sql = "INSERT INTO accounts (id, name, slug) VALUES ($1, 'Bulk', $2)"
             await connection.execute(sql, account_id, f"bulk-{account_id.hex[:12]}")
             for first in range(0, count, 5000):
@@ -104,8 +103,6 @@ def seed(place: Place, count: int) -> UUID:
                 await connection.copy_records_to_table("private_keys", records=[n.row for n in new], columns=columns)
                 csrs = [_csr(account_id, each) for each in new]
                 await connection.copy_records_to_table("custom_csrs", records=csrs, columns=_CSR_COLUMNS.split(", "))
-        finally:
-            await connection.close()
 
     in_thread(fill)
     return account_id

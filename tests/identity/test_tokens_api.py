@@ -8,10 +8,10 @@ from typing import Any
 from urllib.parse import quote, quote_plus
 from uuid import UUID, uuid4
 
-import asyncpg
 import httpx
 import pytest
 import structlog
+from support.databases import connected
 from support.waiting import at_locks
 from support.world import World, make_token
 
@@ -20,7 +20,6 @@ from keystead.identity import accounts, delegation, policies, tokens, zones
 from keystead.identity.accounts import Account
 from keystead.identity.zones import Zone
 from keystead.server import first_start
-from keystead.store import database as db
 
 Json = dict[str, Any]
 Headers = dict[str, str]
@@ -1507,8 +1506,7 @@ async def test_a_token_that_is_widened_while_it_is_rolled_is_not_taken_over(worl
     maker = await narrow(world, policy(on(world.a.account), TOKENS_READ))
     target = await create(world, policy(on(world.a.account), TOKENS_READ))
     wide = policies.write(world.a.account, (policies.find_group("Account Settings Write"),))
-    holder: db.Connection = await asyncpg.connect(world.settings.database_url)
-    try:
+    async with connected(world.settings.database_url) as holder:
         async with holder.transaction():
             await holder.execute("SELECT FROM accounts WHERE id = $1 FOR UPDATE", world.a.account.id)
             url = f"{path_of(world)}/{target['id']}/value"
@@ -1517,8 +1515,6 @@ async def test_a_token_that_is_widened_while_it_is_rolled_is_not_taken_over(worl
             sql = "UPDATE tokens SET policies = $2, modified_on = now() WHERE id = $1"
             await holder.execute(sql, UUID(target["id"]), wide)
         answer = await roll
-    finally:
-        await holder.close()
     assert told(answer) == (409, [(1462, None)])
     assert answer.headers["x-should-retry"] == "false"
     assert await lives(world, target["value"])

@@ -1,21 +1,18 @@
 """A thousand certificates that fall due in one hour, and servers that are killed while they renew."""
 
 import asyncio
-import contextlib
 import itertools
 import os
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
-import asyncpg
 import httpx
 import pytest
 from support.authority import pem
-from support.databases import new_database
+from support.databases import connected, new_database
 from support.live import Live, serving
 from support.renewing import Site, new_site
 from support.waiting import comes_about
@@ -88,15 +85,6 @@ async def _until_idle(site: Site, at: datetime) -> None:
         pass
 
 
-@contextlib.asynccontextmanager
-async def _connected(url: str) -> AsyncIterator[db.Connection]:
-    connection: db.Connection = await asyncpg.connect(url)
-    try:
-        yield connection
-    finally:
-        await connection.close()
-
-
 def _due(live: Live) -> tuple[UUID, UUID]:
     """A certificate that is due, and the CA that renews it."""
     span = {"days": 9 / 24, "since": 15 / 24}
@@ -115,7 +103,7 @@ async def test_servers_that_are_killed_renew_each_once(cluster: postgres.Cluster
     """Of two servers one is killed again and again; the claims that it leaves end, and nothing is done twice."""
     many = int(os.environ["RENEWALS"])
     renewed = "SELECT count(*) FROM certificate_history"
-    async with new_database(cluster, "template0") as url, _connected(url) as sql:
+    async with new_database(cluster, "template0") as url, connected(url) as sql:
         with serving(url, tmp_path / "one", workers=2) as one:
             certificate_id, ca_id = _due(one)
             await sql.execute(_CERTIFICATES, certificate_id, many)

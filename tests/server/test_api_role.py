@@ -17,13 +17,12 @@ from support.api_role import (
     Json,
     Served,
     cloudflare,
-    connected,
     granted,
     held,
     infisical,
     tenants,
 )
-from support.databases import new_database
+from support.databases import connected, new_database
 from support.live import serving
 from support.rotation import (
     Place,

@@ -10,11 +10,11 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any
 from uuid import UUID, uuid4
 
-import asyncpg
 import cloudflare
 import httpx
 import msgspec
 import pytest
+from support.databases import connected
 from support.live import Live, serving
 from support.trouble import (
     KINDS,
@@ -44,7 +44,6 @@ from support.world import BODY, Judge
 
 from keystead import bounds
 from keystead.custody.peppers import PEPPER_SECONDS
-from keystead.store.database import Connection
 
 pytestmark = pytest.mark.serve
 
@@ -272,11 +271,8 @@ def path_of(scene: Scene, what: str) -> str:
 
 async def made(scene: Scene, what: str, name: str) -> int:
     table, column = ("custom_csrs", "name") if what == "csr" else ("certificate_authorities", "friendly_name")
-    connection: Connection = await asyncpg.connect(scene.place.address)
-    try:
+    async with connected(scene.place.address) as connection:
         return int(await connection.fetchval(f"SELECT count(*) FROM {table} WHERE {column} = $1", name))
-    finally:
-        await connection.close()
 
 
 @pytest.mark.parametrize("reaches", [True, False], ids=["done", "lost"])
@@ -323,14 +319,11 @@ async def test_the_sdk_with_its_own_repeats_never_makes_two_csrs_for_one_call(sc
             await sdk.close()
         assert min(before.cuts, behind.cuts - cuts) > CALLS / 20
     assert [csr.name for csr in csrs] == [f"{run} {i}" for i in range(CALLS)]
-    connection: Connection = await asyncpg.connect(scene.place.address)
-    try:
+    async with connected(scene.place.address) as connection:
         kept = await connection.fetch("SELECT id FROM custom_csrs WHERE starts_with(name, $1)", run)
         ids = [UUID(csr.id) for csr in csrs]
         audited = await connection.fetch("SELECT resource_id FROM audit_log WHERE resource_id = ANY($1)", ids)
         orphans = await connection.fetchval(_ORPHANS)
-    finally:
-        await connection.close()
     assert sorted(row["id"] for row in kept) == sorted(ids)
     assert sorted(row["resource_id"] for row in audited) == sorted(ids)
     assert orphans == 0

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import asyncpg
 import pytest
+from support.databases import connected
 from support.ordinary_user import ROOT, as_root, python_for
 from support.processes import is_gone, processes_below
 from support.waiting import until
@@ -46,11 +46,8 @@ def has_ended(data_dir: Path) -> bool:
 
 def ask(dsn: str, question: str) -> object:
     async def answer() -> object:
-        connection = await asyncpg.connect(dsn)
-        try:
+        async with connected(dsn) as connection:
             return await connection.fetchval(question)
-        finally:
-            await connection.close()
 
     # In a thread, as these tests wait by blocking and this one may hold the event loop of others.
     with ThreadPoolExecutor(1) as thread:

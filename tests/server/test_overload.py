@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import asyncpg
 import httpx
 import msgspec
 import pytest
@@ -31,7 +30,7 @@ from soak.overload import (
     why_not_turned_away,
     workers,
 )
-from support.databases import new_database
+from support.databases import connected, new_database
 from support.live import Live, serving
 from support.world import BODY, Judge
 
@@ -117,11 +116,8 @@ async def rush(server: Live) -> Rush:
 
 
 async def csrs(live: Live) -> set[str]:
-    connection = await asyncpg.connect(live.database_url)
-    try:
+    async with connected(live.database_url) as connection:
         return {str(row[0]) for row in await connection.fetch("SELECT id FROM custom_csrs")}
-    finally:
-        await connection.close()
 
 
 async def test_each_request_is_served_or_turned_away(rush: Rush) -> None:

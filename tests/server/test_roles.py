@@ -10,8 +10,8 @@ from pathlib import Path
 import asyncpg
 import msgspec
 import pytest
-from support.api_role import FORBIDDEN, Client, Served, cloudflare, connected, granted, held, infisical, tenants
-from support.databases import new_database
+from support.api_role import FORBIDDEN, Client, Served, cloudflare, granted, held, infisical, tenants
+from support.databases import connected, new_database
 from support.live import Live, serving
 from support.psql import psql
 from support.released import RELEASED

@@ -17,11 +17,10 @@ import asyncpg
 import httpx
 import pytest
 import trustme
+from support.databases import connected
 from support.live import STOP_SECONDS, Live, free_port, serving, wait_until_it_answers
 from support.waiting import comes_about
 from support.world import BODY
-
-from keystead.store import database as db
 
 pytestmark = pytest.mark.serve
 
@@ -87,19 +86,13 @@ def _made(text: bytes) -> str:
 
 
 async def _fetch(url: str, sql: str) -> list[asyncpg.Record]:
-    connection: db.Connection = await asyncpg.connect(url)
-    try:
+    async with connected(url) as connection:
         return await connection.fetch(sql)
-    finally:
-        await connection.close()
 
 
 async def _execute(url: str, script: str) -> None:
-    connection: db.Connection = await asyncpg.connect(url)
-    try:
+    async with connected(url) as connection:
         await connection.execute(script)
-    finally:
-        await connection.close()
 
 
 async def _refuses(live: Live) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 import asyncpg
 import msgspec
 import pytest
+from support.databases import connected
 from support.waiting import comes_about
 
 from keystead import bounds
@@ -35,13 +36,9 @@ class Table(msgspec.Struct):
 
     @contextlib.asynccontextmanager
     async def locked(self) -> AsyncIterator[Connection]:
-        holder: Connection = await asyncpg.connect(self.url)
-        try:
-            async with holder.transaction():
-                await holder.execute("LOCK TABLE numbers IN ACCESS EXCLUSIVE MODE")
-                yield holder
-        finally:
-            await holder.close()
+        async with connected(self.url) as holder, holder.transaction():
+            await holder.execute("LOCK TABLE numbers IN ACCESS EXCLUSIVE MODE")
+            yield holder
 
     async def tried(self, times: int) -> None:
         """Return once work was begun so many times."""

@@ -20,7 +20,7 @@ import pytest
 from cloudflare import Cloudflare
 from support.authority import pem, root
 from support.citus import NEEDS_CLUSTER, URLS, at, make_role, spread, urls
-from support.databases import new_database
+from support.databases import connected, new_database
 from support.live import serving
 from support.sql_texts import texts
 from support.waiting import comes_about, until
@@ -107,12 +107,9 @@ async def _refusal(connection: db.Connection, sql: str) -> str:
 
 
 async def _refused(url: str) -> dict[str, str]:
-    connection: db.Connection = await asyncpg.connect(url)
-    try:
+    async with connected(url) as connection:
         taken = {place: sql for place, sql in texts().items() if not place.startswith(_ELSEWHERE)}
         return {place: refusal for place, sql in taken.items() if (refusal := await _refusal(connection, sql))}
-    finally:
-        await connection.close()
 
 
 async def test_every_statement_is_taken(citus_url: str, database_url: str) -> None:
@@ -132,12 +129,9 @@ async def without_deadlocks(citus: World) -> AsyncIterator[None]:
 
 
 async def _deadlocks(url: str) -> int:
-    connection: db.Connection = await asyncpg.connect(url)
-    try:
+    async with connected(url) as connection:
         found = await connection.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
         return int(found)
-    finally:
-        await connection.close()
 
 
 @pytest.mark.usefixtures("without_deadlocks")
@@ -320,15 +314,12 @@ async def test_the_sdk_works_with_the_role_of_the_servers(tmp_path: Path) -> Non
         name = urlsplit(url).path[1:]
         await make_role("keystead_api")
         grants = f"{roles.GRANTS};{distribution.GRANTS}".replace("DATABASE keystead", f"DATABASE {name}")
-        connection: db.Connection = await asyncpg.connect(url)
-        try:
+        async with connected(url) as connection:
             # Makes the ring known, the first account and its credentials.
             with serving(url, tmp_path / "data"):
                 pass
             for statement in schema.statements(grants):
                 await connection.execute(statement)
-        finally:
-            await connection.close()
         narrow = urlunsplit(urlsplit(url)._replace(netloc=f"keystead_api@{urlsplit(url).netloc.split('@')[-1]}"))
         with serving(narrow, tmp_path / "data", workers=2) as live:
             client = Cloudflare(api_token=live.env["CLOUDFLARE_API_TOKEN"], base_url=live.env["CLOUDFLARE_BASE_URL"])
@@ -346,11 +337,8 @@ async def test_the_sdk_works_with_the_role_of_the_servers(tmp_path: Path) -> Non
 
 
 async def _postmaster(url: str) -> int:
-    connection: db.Connection = await asyncpg.connect(url)
-    try:
+    async with connected(url) as connection:
         return _parent(await connection.fetchval("SELECT pg_backend_pid()"))
-    finally:
-        await connection.close()
 
 
 def _parent(pid: int) -> int:

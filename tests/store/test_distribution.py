@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-import asyncpg
 import pytest
 from support.citus import blank
+from support.databases import connected
 
 from keystead.errors import Misconfigured
-from keystead.store import database as db
 from keystead.store import distribution, schema
 from keystead.store.distribution import Table
 
@@ -21,11 +20,8 @@ async def test_plain_postgresql_is_left_as_it_is(database_url: str) -> None:
     """Without Citus the command says what to run, and makes no table."""
     with pytest.raises(Misconfigured, match="CREATE EXTENSION citus"):
         await distribution.distribute(database_url, with_rows=True)
-    connection: db.Connection = await asyncpg.connect(database_url)
-    try:
+    async with connected(database_url) as connection:
         assert await connection.fetchval("SELECT to_regclass('scopes')") is None
-    finally:
-        await connection.close()
 
 
 def test_a_plan_names_the_largest_tables_and_the_time() -> None:
@@ -39,8 +35,7 @@ async def test_tables_with_rows_are_distributed_when_it_is_said() -> None:
     """First the plan, and nothing is changed; then all of it, with the rows; a second time nothing is left to do."""
     async with blank() as url:
         await schema.migrate(url)
-        connection: db.Connection = await asyncpg.connect(url)
-        try:
+        async with connected(url) as connection:
             await connection.execute(_ACCOUNT)
             keys = await connection.fetchval(_KEYS)
             with pytest.raises(Misconfigured, match="--with-rows"):
@@ -51,8 +46,6 @@ async def test_tables_with_rows_are_distributed_when_it_is_said() -> None:
             assert await distribution.distribute(url, with_rows=False) == []
             assert await connection.fetchval("SELECT count(*) FROM accounts") == 1
             assert await connection.fetchval(_KEYS) == keys
-        finally:
-            await connection.close()
 
 
 def test_the_documentation_shows_the_grants() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from support.databases import new_database
+from support.databases import connected, new_database
 from support.released import RELEASED, STEPS, catalogue, later
 
 from keystead import bounds
@@ -20,11 +20,8 @@ FIRST = RELEASED["schema_0008"]
 
 
 async def _catalogue_at(url: str) -> dict[str, list[tuple[Any, ...]]]:
-    connection: db.Connection = await asyncpg.connect(url)
-    try:
+    async with connected(url) as connection:
         return await catalogue(connection)
-    finally:
-        await connection.close()
 
 
 @pytest.mark.parametrize("released", RELEASED)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import asyncpg
 import pytest
+from support.databases import connected
 from support.sql_texts import migrations, texts
 
 from keystead.errors import Conflict, Unavailable
@@ -143,15 +144,12 @@ def test_the_texts_are_those_of_the_program() -> None:
 
 async def test_all_tables_are_known(database_url: str) -> None:
     """Tables that Citus distributes are those with an account_id in their primary key, but for memberships."""
-    connection: db.Connection = await asyncpg.connect(database_url)
-    try:
+    async with connected(database_url) as connection:
         rows = await connection.fetch("""
             SELECT c.relname AS name FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
             JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY(k.conkey)
             WHERE k.contype = 'p' AND a.attname = 'account_id' AND c.relname <> 'memberships'
         """)
-    finally:
-        await connection.close()
     assert sorted(row["name"] for row in rows) == sorted(DISTRIBUTED)
 
 

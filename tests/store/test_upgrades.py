@@ -1,7 +1,6 @@
 """Upgrades of databases with everything in them: rows, keys and answers stay, and both releases go on working."""
 
 import asyncio
-import contextlib
 import os
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import asyncpg
 import httpx
 import msgspec
 import pytest
-from support.databases import new_database
+from support.databases import connected, new_database
 from support.everything import _use_everything
 from support.released import RELEASED, catalogue, later
 from support.waiting import comes_about
@@ -50,15 +49,6 @@ AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
 
 
-@contextlib.asynccontextmanager
-async def _connected(url: str) -> AsyncIterator[db.Connection]:
-    connection: db.Connection = await asyncpg.connect(url)
-    try:
-        yield connection
-    finally:
-        await connection.close()
-
-
 class Site(NamedTuple):
     """An installation with rows in every table: what is in them, and what it answered."""
 
@@ -77,7 +67,7 @@ async def site(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFacto
     async with new_database(cluster) as url, new_world(url, tmp_path_factory.mktemp("site")) as world:
         repeat, paths, access = await _use_everything(world)
         told = {table: await _ask(world.http, world.a.bearer, of_table) for table, of_table in paths.items()}
-        async with _connected(url) as connection:
+        async with connected(url) as connection:
             tables = await _columns(connection)
             rows = {name: await connection.fetch(f"SELECT {_list(tables[name])} FROM {name}") for name in tables}
         assert [table for table in rows if not rows[table]] == []
@@ -110,7 +100,7 @@ class Old(NamedTuple):
 @pytest.fixture(params=RELEASED)
 async def old(request: pytest.FixtureRequest, cluster: postgres.Cluster, site: Site) -> AsyncIterator[Old]:
     """As its release left it, with the rows of the site."""
-    async with new_database(cluster, "template0") as url, _connected(url) as connection:
+    async with new_database(cluster, "template0") as url, connected(url) as connection:
         await connection.execute(RELEASED[request.param])
         columns = await _columns(connection)
         await _fill(connection, columns, site.rows)
@@ -170,7 +160,7 @@ async def test_every_row_stays_and_every_answer_is_the_same(old: Old, site: Site
 async def test_a_database_with_rows_ends_in_the_same_catalogue(old: Old, database_url: str) -> None:
     """Rows change nothing: also how tables are stored is as in a new database, and there is no code in either."""
     await schema.migrate(old.url)
-    async with _connected(database_url) as new:
+    async with connected(database_url) as new:
         assert await catalogue(old.connection) == await catalogue(new)
         assert await old.connection.fetch(_STORAGE) == await new.fetch(_STORAGE)
         assert await old.connection.fetch(_CODE) == await new.fetch(_CODE) == []
@@ -197,7 +187,7 @@ async def test_two_migrations_at_once_are_one(old: Old) -> None:
 @pytest.mark.serve
 async def test_the_bundled_database_is_upgraded_by_the_start(cluster: postgres.Cluster, tmp_path: Path) -> None:
     """With the PostgreSQL of its own, `keystead serve` brings an earlier schema up to date before it serves."""
-    async with new_database(cluster, "template0") as url, _connected(url) as connection:
+    async with new_database(cluster, "template0") as url, connected(url) as connection:
         await connection.execute(RELEASED["schema_0008"])
         settings = Settings(data_dir=tmp_path, database_url=url, keyring=tmp_path / "keyring.json", embedded=True)
         await first_start.prepare(settings)
@@ -207,7 +197,7 @@ async def test_the_bundled_database_is_upgraded_by_the_start(cluster: postgres.C
 async def test_requests_are_served_while_a_migration_waits(world: World) -> None:
     """A migration that waits for another one holds up no request, and goes on when the other has ended."""
     url = world.settings.database_url or ""
-    async with _connected(url) as other:
+    async with connected(url) as other:
         await other.execute("SELECT pg_advisory_lock($1)", schema._MIGRATION_LOCK)
         migrating = asyncio.create_task(schema.migrate(url))
         await comes_about(lambda: other.fetchval(_MIGRATION_WAITS))
@@ -220,7 +210,7 @@ async def test_requests_are_served_while_a_migration_waits(world: World) -> None
 @pytest.mark.parametrize("how", ["pg_cancel_backend", "pg_terminate_backend"])
 async def test_a_migration_that_is_broken_off_changes_nothing(cluster: postgres.Cluster, how: str) -> None:
     """A statement that is cancelled, as by its time-out, or a connection that is cut is told in one sentence."""
-    async with new_database(cluster, "template0") as url, _connected(url) as connection:
+    async with new_database(cluster, "template0") as url, connected(url) as connection:
         await connection.execute(RELEASED["schema_0008"])
         async with connection.transaction():
             await connection.execute("LOCK TABLE zones IN ACCESS SHARE MODE")
@@ -235,7 +225,7 @@ async def test_a_migration_that_is_broken_off_changes_nothing(cluster: postgres.
 
 async def test_a_step_that_fails_is_named(cluster: postgres.Cluster) -> None:
     """The steps before it stay, and the sentence does not say that nothing was changed."""
-    async with new_database(cluster, "template0") as url, _connected(url) as connection:
+    async with new_database(cluster, "template0") as url, connected(url) as connection:
         await connection.execute(RELEASED["schema_0008"])
         await connection.execute("CREATE TABLE csr_counts (mine integer)")
         with pytest.raises(Misconfigured, match=r"0010_counts\.sql") as refused:
@@ -259,7 +249,7 @@ async def test_a_schema_of_another_release_is_refused(
     """The command ends with status 1 and one sentence that helps, and changes nothing."""
     settings = {"KEYSTEAD_DATABASE_URL": database_url, "KEYSTEAD_DATA_DIR": str(tmp_path)}
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("KEYSTEAD_")}
-    async with _connected(database_url) as connection:
+    async with connected(database_url) as connection:
         await connection.execute("UPDATE schema_version SET version = $1", version)
         ran = await asyncio.to_thread(
             subprocess.run,

@@ -1,13 +1,10 @@
 """A server under a role of PostgreSQL that may only serve, and every request that it serves."""
 
-import contextlib
 import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import asyncpg
 import httpx
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -47,15 +44,6 @@ class Served(msgspec.Struct):
         entries = re.split(r"(?m)^(?=\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)", self.log.read_text())
         found = {re.sub(prefix, "", entry).strip() for entry in entries if re.match(prefix, entry)}
         return {text for text in found if re.match(r"(WITH|SELECT|INSERT|UPDATE|DELETE)\b", text)}
-
-
-@contextlib.asynccontextmanager
-async def connected(url: str) -> AsyncIterator[db.Connection]:
-    connection: db.Connection = await asyncpg.connect(url)
-    try:
-        yield connection
-    finally:
-        await connection.close()
 
 
 class Client:

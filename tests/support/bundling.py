@@ -12,6 +12,7 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
+from support.databases import connected
 from support.waiting import comes_about
 from support.world import World
 
@@ -67,8 +68,7 @@ async def on_their_way(connection: Connection) -> list[int]:
 @contextlib.asynccontextmanager
 async def bundle_behind(world: World, before: Asked, sql: str, *values: object) -> AsyncIterator[Bundle]:
     """Hold up a request by the locks of a statement, so that what is added meanwhile goes on together at the end."""
-    holder: Connection = await asyncpg.connect(world.settings.database_url)
-    try:
+    async with connected(world.settings.database_url) as holder:
         transaction = holder.transaction()
         await transaction.start()
         await holder.execute(sql, *values)
@@ -78,8 +78,6 @@ async def bundle_behind(world: World, before: Asked, sql: str, *values: object) 
         yield made
         await transaction.rollback()
         assert (await first).is_success
-    finally:
-        await holder.close()
 
 
 async def killed_three_times(cluster: postgres.Cluster, ask: Callable[[str], Asked]) -> dict[str, httpx.Response]:

@@ -8,8 +8,8 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from support.databases import connected
 
-from keystead.store import database as db
 from keystead.store import distribution
 
 # Addresses of superusers: of the coordinator first, and of the workers.
@@ -62,13 +62,10 @@ async def blank() -> AsyncIterator[str]:
 
 
 async def _run(url: str, sql: str, *, apart: bool = False) -> None:
-    connection: db.Connection = await asyncpg.connect(url)
-    try:
+    async with connected(url) as connection:
         if apart:
             await connection.execute("SELECT set_config('citus.enable_create_database_propagation', 'off', false)")
         await connection.execute(sql)
-    finally:
-        await connection.close()
 
 
 @contextlib.asynccontextmanager

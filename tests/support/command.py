@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-import asyncpg
 import pytest
+from support.databases import connected
 from support.live import Live
 
 from keystead.commands.cli import main
-from keystead.store import database as db
 
 
 class Ended(NamedTuple):
@@ -60,11 +59,8 @@ def beside(live: Live) -> dict[str, str]:
 
 def rows(live: Live, sql: str, *args: object) -> list[tuple[Any, ...]]:
     async def fetch() -> list[tuple[Any, ...]]:
-        connection: db.Connection = await asyncpg.connect(live.database_url)
-        try:
+        async with connected(live.database_url) as connection:
             return [tuple(row) for row in await connection.fetch(sql, *args)]
-        finally:
-            await connection.close()
 
     # In a thread, because the session's loop may be running in this one.
     with ThreadPoolExecutor(1) as pool:

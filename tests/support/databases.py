@@ -68,6 +68,15 @@ _IN_USE: dict[str, _Lent] = {}
 
 
 @contextlib.asynccontextmanager
+async def connected(url: str | None) -> AsyncIterator[db.Connection]:
+    connection: db.Connection = await asyncpg.connect(url)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+@contextlib.asynccontextmanager
 async def new_database(cluster: postgres.Cluster, template: str | None = None) -> AsyncIterator[str]:
     """A database for one user; if only rows were written to it, it is emptied and used again, which is much cheaper.
 
@@ -104,23 +113,17 @@ async def _blank(cluster: postgres.Cluster) -> _Lent:
 
 
 async def _create(cluster: postgres.Cluster, template: str) -> str:
-    admin: db.Connection = await asyncpg.connect(cluster.dsn)
-    try:
-        name = f"t_{uuid4().hex}"
+    name = f"t_{uuid4().hex}"
+    async with connected(cluster.dsn) as admin:
         # Copying files is quick only where nothing is forced to disk.
         strategy = "FILE_COPY" if await admin.fetchval("SHOW fsync") == "off" else "WAL_LOG"
         await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY {strategy}")
-        return name
-    finally:
-        await admin.close()
+    return name
 
 
 async def _drop(cluster: postgres.Cluster, name: str) -> None:
-    admin: db.Connection = await asyncpg.connect(cluster.dsn)
-    try:
+    async with connected(cluster.dsn) as admin:
         await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    finally:
-        await admin.close()
 
 
 async def _empty(lent: _Lent, blank: str) -> bool:

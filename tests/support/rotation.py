@@ -19,6 +19,7 @@ import httpx
 import msgspec
 import pytest
 from click.testing import CliRunner
+from support.databases import connected
 from support.live import Live
 from support.waiting import until
 
@@ -28,7 +29,6 @@ from keystead.custody import rotation
 from keystead.custody.ring import Ring
 from keystead.custody.rotation import Damage
 from keystead.errors import KeysteadError
-from keystead.store import database as db
 from keystead.store.database import Database
 
 T = TypeVar("T")
@@ -94,11 +94,8 @@ class Place(msgspec.Struct):
 
     def rows(self, sql: str, *args: object) -> list[asyncpg.Record]:
         async def fetch() -> list[asyncpg.Record]:
-            connection: db.Connection = await asyncpg.connect(self.database_url)
-            try:
+            async with connected(self.database_url) as connection:
                 return await connection.fetch(sql, *args)
-            finally:
-                await connection.close()
 
         return in_thread(fetch)
 

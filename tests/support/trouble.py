@@ -22,6 +22,7 @@ from uuid import uuid4
 import asyncpg
 import httpx
 import msgspec
+from support.databases import connected
 from support.live import Live, free_port
 from support.waiting import comes_about
 from support.world import BODY, Judge
@@ -188,11 +189,8 @@ class Shaken(msgspec.Struct):
 
     async def sql(self, statement: str) -> list[asyncpg.Record]:
         """Run it as the superuser, past the proxy and in another database, which stays as it is."""
-        connection: db.Connection = await asyncpg.connect(self.cluster.dsn)
-        try:
+        async with connected(self.cluster.dsn) as connection:
             return await connection.fetch(statement)
-        finally:
-            await connection.close()
 
     async def backends(self) -> list[int]:
         """The processes of PostgreSQL that work for the server, those that are just starting too."""
@@ -311,8 +309,7 @@ def stopped(pids: Iterable[int]) -> Iterator[None]:
 async def shaken(folder: Path) -> AsyncIterator[Shaken]:
     """A PostgreSQL of its own, with an empty database, behind a proxy."""
     with _small_disk(folder / "disk") as disk, postgres.running(folder / "cluster") as cluster:
-        connection: db.Connection = await asyncpg.connect(cluster.dsn)
-        try:
+        async with connected(cluster.dsn) as connection:
             postmaster = Path(await connection.fetchval("SHOW data_directory")) / "postmaster.pid"
             sockets = Path(await connection.fetchval("SHOW unix_socket_directories"))
             await connection.execute(f"CREATE ROLE {ROLE} LOGIN")
@@ -322,8 +319,6 @@ async def shaken(folder: Path) -> AsyncIterator[Shaken]:
                 await connection.execute(f"CREATE TABLESPACE small LOCATION '{disk}'")
                 space = "TABLESPACE small"
             await connection.execute(f"CREATE DATABASE {DATABASE} OWNER {ROLE} TEMPLATE template0 {space}")
-        finally:
-            await connection.close()
         with proxy(sockets / ".s.PGSQL.5432") as made:
             url = f"postgresql://{ROLE}@127.0.0.1:{made.port}/{DATABASE}?sslmode=disable"
             yield Shaken(cluster, made, url, postmaster, disk)

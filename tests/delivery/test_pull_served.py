@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from support.authority import Authority, key_pem, pem, root
 from support.command import beside, run_command
+from support.databases import new_database
 from support.delivery import Site
 from support.live import Live, free_port, serving
 from support.waiting import until
-from support.world import new_database
 
 from keystead.server import postgres
 

@@ -15,10 +15,10 @@ import pytest
 from cryptography import x509
 from support.authority import openssl
 from support.command import beside, run_command
+from support.databases import new_database
 from support.delivery import Site
 from support.live import Live, free_port, serving
 from support.waiting import until
-from support.world import new_database
 
 from keystead.server import postgres
 

@@ -83,10 +83,13 @@ class Pulled:
         entry = self._zones.get(reach.zone_id, {}).get(certificate_id)
         return entry if entry and self._opens(reach, entry, datetime.now(UTC)) else None
 
-    def all_of(self, reach: Reach) -> list[Entry]:
+    async def all_of(self, reach: Reach) -> list[Entry]:
         """All that are opened, the latest first."""
         now = datetime.now(UTC)
-        found = [e for e in self._zones.get(reach.zone_id, {}).values() if self._opens(reach, e, now)]
+        found: list[Entry] = []
+        for some in _parts(list(self._zones.get(reach.zone_id, {}).values()), _READ):
+            found += [entry for entry in some if self._opens(reach, entry, now)]
+            await asyncio.sleep(0)
         return sorted(found, key=_uploaded, reverse=True)
 
     def _opens(self, reach: Reach, entry: Entry, now: datetime) -> bool:
@@ -124,15 +127,18 @@ class Pulled:
         metrics.followed(len(self._entries))
 
     async def _look(self, services: Services, places: frozenset[tuple[UUID, UUID]]) -> None:
-        lasting = await following.lasting(services.db, places) if places else {}
-        ids = {id_ for _, id_ in lasting}
+        lasting = await following.lasting(services.db, places) if places else []
+        ids: set[UUID] = set()
+        stale: dict[UUID, list[UUID]] = {}
+        for some_lasting in _parts(lasting, _READ):
+            for account_id, id_, modified_at in some_lasting:
+                ids.add(id_)
+                entry = self._entries.get(id_)
+                if entry is None or entry.certificate.modified_at != modified_at:
+                    stale.setdefault(account_id, []).append(id_)
+            await asyncio.sleep(0)
         for id_ in self._entries.keys() - ids:
             self._drop(id_)
-        stale: dict[UUID, list[UUID]] = {}
-        for (account_id, id_), modified_at in lasting.items():
-            entry = self._entries.get(id_)
-            if entry is None or entry.certificate.modified_at != modified_at:
-                stale.setdefault(account_id, []).append(id_)
         for account_id, of_account in stale.items():
             for some in _parts(of_account, _READ):
                 await self._take_some(services, account_id, some)

@@ -186,7 +186,7 @@ class Listener:
         return answers.bundle(handed[0][1])
 
     async def _document(self, scope: Message, token: DeliveryToken, caller: Caller) -> Answer:
-        entries = self._pulled.all_of(token.reach)
+        entries = await self._pulled.all_of(token.reach)
         if len(entries) > MAX_DOCUMENT:
             text = f"this token opens {len(entries)} certificates, and a document has {MAX_DOCUMENT} at most"
             raise Refused(409, f"{text}: give each Traefik a token with a host pattern")

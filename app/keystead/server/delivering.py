@@ -5,7 +5,6 @@ The parent holds the listening socket: while the process is restarted, connectio
 
 import asyncio
 import contextlib
-import gc
 import logging
 import multiprocessing
 import os
@@ -113,8 +112,7 @@ async def _run(settings: config.Settings, listening: socket.socket, context: Tls
     from keystead.server import delivery_app
 
     async with delivery_app.opened(settings) as (edge, listener):
-        gc.collect()
-        gc.freeze()
+        process.collect_rarely()
         server = delivery_app.Server(edge, listening.fileno(), context, settings.log)
         serving = asyncio.create_task(server.serve())
         await _first(stop.wait(), serving)

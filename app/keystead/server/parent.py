@@ -9,7 +9,6 @@ import contextlib
 import errno
 import fcntl
 import functools
-import gc
 import logging
 import multiprocessing
 import os
@@ -39,8 +38,6 @@ from keystead.server.postgres import Cluster
 
 _log = logging.getLogger(__name__)
 
-# Allocated objects; Python's default of 700 would trigger a collection every few requests.
-GARBAGE_THRESHOLD = 20_000
 # Seconds to wait for the workers of a killed parent to end, which still hold its port.
 _GRACE = 2
 # File descriptors of a worker apart from its clients, with a margin.
@@ -267,10 +264,7 @@ def _load(settings: config.Settings, parent: int, listens: "Connection[Any, Any]
     from keystead.server import worker
 
     app = worker.create_app(settings)
-    # The objects so far are permanent, and a request leaves few cycles behind, so collect rarely.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GARBAGE_THRESHOLD, 20, 20)
+    process.collect_rarely()
     return app
 
 

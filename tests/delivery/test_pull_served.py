@@ -1,7 +1,9 @@
 """The delivery listener as `keystead serve` runs it: on a socket of its own, through deaths of its process."""
 
+import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import ssl
@@ -9,6 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import uuid4
 
+import asyncpg
 import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -18,11 +21,12 @@ from support.command import beside, run_command
 from support.databases import new_database
 from support.delivery import Site
 from support.live import Live, free_port, serving
-from support.waiting import until
+from support.waiting import comes_about, until
 
 from keystead.server import postgres
 
 pytestmark = pytest.mark.serve
+LISTEN = "KEYSTEAD_DELIVERY_LISTEN"
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +89,64 @@ def test_connections_wait_while_the_process_is_started_again(delivering: tuple[L
     until(lambda: before not in processes(live))
     assert asked(url, new["token"], path).text.startswith(site.text)
     assert processes(live) != [before]
+
+
+_WAITS = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'key_deliveries'::regclass"
+
+
+async def test_what_was_accepted_is_answered_when_the_process_stops(delivering: tuple[Live, str]) -> None:
+    """A first delivery that waits for the database when SIGTERM comes gets its key."""
+    live, url = delivering
+    first, second = token(live), token(live)
+    site = Site(live, f"{uuid4().hex[:12]}.example.com")
+    path = f"/caddy?server_name={site.host}"
+    until(lambda: asked(url, first["token"], path).status_code == 200)
+    until(lambda: asked(url, second["token"], "/caddy?server_name=nobody.example.com").status_code == 204)
+    connection = await asyncpg.connect(live.database_url)
+    try:
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE key_deliveries IN EXCLUSIVE MODE")
+            asking = asyncio.create_task(asyncio.to_thread(asked, url, second["token"], path))
+            await comes_about(lambda: connection.fetchval(_WAITS))
+            (stopped,) = processes(live)
+            os.kill(stopped, signal.SIGTERM)
+        answer = await asking
+    finally:
+        await connection.close()
+    assert answer.text.startswith(site.text)
+    until(lambda: stopped not in processes(live) and len(processes(live)) == 1)
+
+
+def test_the_metrics_of_the_server_have_those_of_the_listener(delivering: tuple[Live, str]) -> None:
+    """What has left by which way, how many certificates it has, and its requests as a dialect of their own."""
+    live, url = delivering
+    new = token(live)
+    site = Site(live, f"{uuid4().hex[:12]}.example.com")
+    until(lambda: asked(url, new["token"], f"/caddy?server_name={site.host}").status_code == 200)
+    assert asked(url, new["token"], f"/certificates/{site.id}.pem").status_code == 200
+
+    def told() -> bool:
+        text = httpx.get(f"{live.url}/metrics").text
+        return all(
+            re.search(pattern, text, re.MULTILINE)
+            for pattern in (
+                r'^keystead_key_deliveries_total\{way="caddy"\} [1-9]',
+                r'^keystead_key_deliveries_total\{way="bundle"\} [1-9]',
+                r"^keystead_delivery_certificates [1-9]",
+                r"^keystead_delivery_looked_timestamp_seconds [1-9]",
+                r'^keystead_requests_total\{dialect="delivery",method="GET",route="/caddy",status="200"\} [1-9]',
+            )
+        )
+
+    until(told)
+
+
+def test_doctor_asks_the_listener(delivering: tuple[Live, str]) -> None:
+    """It says where it answers, and where nobody does."""
+    live, url = delivering
+    here = {**beside(live), "KEYSTEAD_PORT": live.url.rpartition(":")[2]}
+    until(lambda: "ok  delivery: it answers on" in run_command({**here, LISTEN: url[7:]}, "doctor").out)
+    assert "BAD delivery: nobody answers" in run_command({**here, LISTEN: f"127.0.0.1:{free_port()}"}, "doctor").out
 
 
 def put(ca: Authority, files: tuple[Path, Path]) -> bytes:

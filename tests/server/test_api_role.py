@@ -9,6 +9,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import asyncpg
+import httpx
 import pytest
 from support.api_role import (
     FORBIDDEN,
@@ -23,7 +24,8 @@ from support.api_role import (
     tenants,
 )
 from support.databases import connected, new_database
-from support.live import serving
+from support.delivery import Site
+from support.live import free_port, serving
 from support.rotation import (
     Place,
     in_thread,
@@ -64,7 +66,9 @@ async def served(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFac
                 place = Place(url.replace("user=keystead", f"user={owner}"), folder / "data")
                 _install(place, role, name)
                 as_role = url.replace("user=keystead", f"user={role}")
-                with serving(as_role, folder / "data", workers=2) as running:
+                listen = {"KEYSTEAD_DELIVERY_LISTEN": f"127.0.0.1:{free_port()}"}
+                with serving(as_role, folder / "data", workers=2, environ=listen) as running:
+                    running.env.update(listen)
                     yield Served(running, place, name, role, cluster._layout.home / "log")
         finally:
             await admin.execute(f"DROP ROLE {role}_too; DROP ROLE {role}; DROP ROLE {owner}")
@@ -117,9 +121,38 @@ def served_all(served: Served, client: Client) -> Served:
     infisical(client, served.live)
     tenants(served, client)
     issue_a_key(served, client)
+    token = deliver_a_key(served)
     digest_anew(served)
+    moves_too(served, *token)
     a_damaged_key_is_audited(served, client)
     return served
+
+
+def deliver_a_key(served: Served) -> tuple[UUID, str]:
+    """By the delivery listener, noted and counted; returns the token's id and value."""
+    site = Site(served.live, "delivered.example.com")
+    words = ("delivery", "token", "create", "--zone", site.zone_id, "--from", "127.0.0.1", "--json")
+    made = one(served.owner.run(*words).out)
+    until(lambda: fetched(served, made["token"]) == 200)
+    sql = "SELECT count FROM key_deliveries WHERE token_id = $1"
+    until(lambda: served.owner.value(sql, UUID(made["id"])) > 0)
+    return UUID(made["id"]), made["token"]
+
+
+def fetched(served: Served, token: str) -> int:
+    url = f"http://{served.live.env['KEYSTEAD_DELIVERY_LISTEN']}/caddy?server_name=delivered.example.com"
+    return httpx.get(url, auth=("caddy", token), timeout=60).status_code
+
+
+def moves_too(served: Served, token_id: UUID, token: str) -> None:
+    """As other credentials a delivery token moves to the newest pepper when it is used."""
+    newest = served.owner.value("SELECT id FROM peppers ORDER BY created_at DESC LIMIT 1")
+
+    def moved() -> bool:
+        assert fetched(served, token) == 200
+        return bool(served.owner.value("SELECT pepper_id FROM delivery_tokens WHERE id = $1", token_id) == newest)
+
+    until(moved)
 
 
 def digest_anew(served: Served) -> None:

@@ -280,7 +280,18 @@ def _server(settings: config.Settings) -> list[Finding]:
     if not answers:
         text = f"process {parent} does not answer on {where}: check its log, and restart it"
         return [*findings, Finding("server", False, text)]
-    return [*findings, Finding("server", True, f"process {parent} answers on {where}")]
+    return [*findings, Finding("server", True, f"process {parent} answers on {where}"), *_delivery(settings)]
+
+
+def _delivery(settings: config.Settings) -> list[Finding]:
+    listen = settings.delivery_listen
+    if listen is None:
+        return []
+    # It has no such path; whoever says so is there.
+    if _status(listen.host, listen.port, "/", tls=not listen.is_loopback) == 404:
+        return [Finding("delivery", True, f"it answers on {listen}")]
+    text = f"nobody answers on {listen}, KEYSTEAD_DELIVERY_LISTEN: the log of the server says why its listener ends"
+    return [Finding("delivery", False, text)]
 
 
 def _port(settings: config.Settings, where: str) -> Finding:
@@ -329,17 +340,22 @@ def _workers(parent: int) -> int:
 
 
 def _answers(settings: config.Settings) -> bool:
+    return _status(settings.host, settings.port, "/healthz", tls=settings.tls_cert is not None) == 200
+
+
+def _status(host: str, port: int, path: str, *, tls: bool) -> int | None:
+    """The status of the answer, if there is one."""
     # Only whether it answers; the certificate is not checked, because no secret is sent.
     context = ssl._create_unverified_context()  # noqa: S323, SLF001
     connection = (
-        http.client.HTTPSConnection(settings.host, settings.port, timeout=5, context=context)
-        if settings.tls_cert
-        else http.client.HTTPConnection(settings.host, settings.port, timeout=5)
+        http.client.HTTPSConnection(host, port, timeout=5, context=context)
+        if tls
+        else http.client.HTTPConnection(host, port, timeout=5)
     )
     try:
-        connection.request("GET", "/healthz")
-        return connection.getresponse().status == 200
+        connection.request("GET", path)
+        return connection.getresponse().status
     except (OSError, http.client.HTTPException):
-        return False
+        return None
     finally:
         connection.close()

@@ -16,7 +16,9 @@ from support.waiting import comes_about
 from support.world import World
 
 from keystead.certificates import following
+from keystead.custody import keyring
 from keystead.custody.peppers import add_pepper
+from keystead.custody.ring import Ring
 from keystead.delivery import choosing, pulled
 from keystead.errors import Unavailable
 from keystead.identity import delivery_tokens, tokens
@@ -24,7 +26,7 @@ from keystead.identity.zones import Zone
 from keystead.pull import listener
 from keystead.server import first_start
 from keystead.store.database import Database
-from keystead.x509 import chains
+from keystead.x509 import chains, keys
 
 HOUR = timedelta(hours=1)
 
@@ -498,6 +500,24 @@ async def test_a_key_that_was_wrapped_anew_still_opens(pulling: Pulling, zone: Z
         msgspec.structs.replace(entry, held=msgspec.structs.replace(entry.held, row=old)),
     )
     assert is_pair(await pulling.for_host(name, value), made)
+
+
+async def test_a_key_is_opened_for_each_answer(pulling: Pulling, zone: Zone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not kept between them: in memory it is sealed."""
+    await pulling.upload(zone, name := host())
+    _, value = await pulling.token(zone)
+    await pulling.follow()
+    opened = []
+
+    def noted(ring: Ring, held: keyring.Held, spki_sha256: bytes) -> keys.PrivateKey:
+        opened.append(spki_sha256)
+        return open_held(ring, held, spki_sha256)
+
+    open_held = keyring.open_held
+    monkeypatch.setattr(keyring, "open_held", noted)
+    for number in (1, 2, 3):
+        assert (await pulling.for_host(name, value)).status_code == 200
+        assert len(opened) == number
 
 
 async def test_a_token_moves_to_a_new_pepper_when_it_is_used(pulling: Pulling, zone: Zone) -> None:

@@ -213,13 +213,14 @@ async def _clock(connection: Connection, _: config.Settings) -> str:
 
 async def _connections(connection: Connection, settings: config.Settings) -> str:
     limit = int(await connection.fetchval("SELECT current_setting('max_connections')"))
-    needed = settings.workers * bounds.DATABASE_CONNECTIONS
+    needed = (settings.workers + bool(settings.delivery_listen)) * bounds.DATABASE_CONNECTIONS
+    who = f"{settings.workers} workers{' and the delivery listener' if settings.delivery_listen else ''}"
     if needed + SPARE_CONNECTIONS > limit:
         raise Misconfigured(
-            f"{settings.workers} workers hold {needed} connections, and PostgreSQL allows {limit} in all: lower "
+            f"{who} hold {needed} connections, and PostgreSQL allows {limit} in all: lower "
             f"KEYSTEAD_WORKERS or set max_connections to {needed + SPARE_CONNECTIONS}"
         )
-    return f"{settings.workers} workers hold {needed} of {limit}"
+    return f"{who} hold {needed} of {limit}"
 
 
 # Each returns what is good, or raises Misconfigured with what is wrong and how to fix it.

@@ -142,6 +142,8 @@ class Pulled:
         for account_id, of_account in stale.items():
             for some in _parts(of_account, _READ):
                 await self._take_some(services, account_id, some)
+                # A zone that is new and large makes what is here no less true.
+                self._certificates_at = time.monotonic()
         self._is_full = len(lasting) >= following.MOST_FOLLOWED
 
     async def _take_some(self, services: Services, account_id: UUID, ids: Sequence[UUID]) -> None:

@@ -16,7 +16,6 @@ from collections.abc import Awaitable, Callable
 from multiprocessing.process import BaseProcess
 
 from keystead import bounds, config, process
-from keystead.errors import Misconfigured
 
 _log = logging.getLogger(__name__)
 # granian's form of the pair for TLS; None for none.
@@ -26,7 +25,7 @@ _EARLY_SECONDS = 5.0
 
 
 def bound(address: config.Listen) -> socket.socket:
-    """A listening socket; raises Misconfigured."""
+    """A listening socket; raises OSError."""
     listening = socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -35,9 +34,9 @@ def bound(address: config.Listen) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, bounds.UNREAD_BYTES)
         listening.bind((address.host, address.port))
         listening.listen(bounds.BACKLOG)
-    except OSError as error:
+    except OSError:
         listening.close()
-        raise Misconfigured(f"KEYSTEAD_DELIVERY_LISTEN={address} cannot be bound ({error.strerror})") from None
+        raise
     return listening
 
 
@@ -71,21 +70,28 @@ class Deliverer:
                 self._renew.clear()
                 old, running, since = running, self._started(), time.monotonic()
                 _stop(old)
-            elif not running.is_alive():
+            elif running is None or not running.is_alive():
                 _log.error("the delivery listener has ended; restarting it")
                 if time.monotonic() < since + _EARLY_SECONDS:
                     self._leaving.wait(1)
                 running, since = self._started(), time.monotonic()
         _stop(running)
 
-    def _started(self) -> BaseProcess:
+    def _started(self) -> BaseProcess | None:
+        """None if the system has no room for another process just now."""
         given = (self._settings, self._listening, self._context(), os.getpid())
         started = multiprocessing.get_context("spawn").Process(target=_serve, args=given, name="delivery", daemon=True)
-        started.start()
+        try:
+            started.start()
+        except OSError as error:
+            _log.error("the delivery listener cannot be started (%s)", error.strerror)
+            return None
         return started
 
 
-def _stop(running: BaseProcess) -> None:
+def _stop(running: BaseProcess | None) -> None:
+    if running is None:
+        return
     running.terminate()
     running.join(bounds.STOP_SECONDS)
     running.kill()

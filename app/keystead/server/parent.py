@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from granian.constants import HTTPModes, Interfaces, Loops
@@ -36,6 +36,7 @@ from keystead.server import delivering, logs, postgres, tls
 from keystead.server.interrupts import Interrupt
 from keystead.server.postgres import Cluster
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 # Seconds to wait for the workers of a killed parent to end, which still hold its port.
@@ -61,7 +62,7 @@ def serve(settings: config.Settings) -> int:
         with _alone(settings.data_dir), _named(settings):
             check_port(settings)
             # Before the workers are started, which would otherwise find the address taken.
-            delivery = delivering.bound(settings.delivery_listen) if settings.delivery_listen else None
+            delivery = _delivery_socket(settings)
             server = _Server(settings)
             with _database(settings) as (complete, cluster):
                 return _run(server, complete, _prepared(complete, cluster), delivery)
@@ -139,7 +140,7 @@ def _alone(data_dir: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _while_taken(take: Callable[[], None]) -> None:
+def _while_taken(take: Callable[[], T]) -> T:
     """Try again for _GRACE seconds while something is taken, by the workers of a killed parent as a rule."""
     deadline = time.monotonic() + _GRACE
     while True:
@@ -187,6 +188,16 @@ def _bind(settings: config.Settings) -> None:
         # Without SO_REUSEPORT, which granian sets and which would share the port with another server.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind((settings.host, settings.port))
+
+
+def _delivery_socket(settings: config.Settings) -> socket.socket | None:
+    listen = settings.delivery_listen
+    if listen is None:
+        return None
+    try:
+        return _while_taken(lambda: delivering.bound(listen))
+    except OSError as error:
+        raise Misconfigured(f"KEYSTEAD_DELIVERY_LISTEN={listen} cannot be bound ({error.strerror})") from None
 
 
 @contextlib.contextmanager

@@ -87,9 +87,8 @@ def _place(row: asyncpg.Record | None) -> _Place:
 
 
 def why(error: Exception) -> str:
-    """What is wrong with a standby; the driver's words say more than ours, and never show the address."""
-    cause = error.__cause__ or error
-    return str(cause) or type(cause).__name__
+    """What is wrong with a standby; the driver's words say more than ours, and never show a password."""
+    return str(error.__cause__ or error) or "it has not answered in time"
 
 
 class Standby:

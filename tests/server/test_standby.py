@@ -18,14 +18,14 @@ from support import standby as standbys
 from support.authority import pem, root
 from support.live import free_port
 from support.waiting import comes_about
-from support.world import World, new_world
+from support.world import World, make_token, new_world
 
-from keystead import config, metrics
+from keystead import bounds, config, metrics
 from keystead.commands import doctor
 from keystead.errors import Misconfigured
 from keystead.server import postgres
 from keystead.store import standby, writes
-from keystead.store.database import Database
+from keystead.store.database import ApiError, Database
 from keystead.store.standby import Standby
 from keystead.store.writes import Writes
 from keystead.x509 import chains
@@ -33,7 +33,8 @@ from keystead.x509 import chains
 Json = dict[str, Any]
 SECRET = "not-to-be-shown"
 SEEN = "SELECT count(*) AS n, pg_is_in_recovery() AS elsewhere FROM kept"
-INSERT = "INSERT INTO kept VALUES (1)"
+INSERT = "INSERT INTO kept (n) VALUES (1)"
+READ = "Account: SSL and Certificates Read"
 AWAY = f"postgresql://keystead:{SECRET}@127.0.0.1:{{}}/keystead"
 
 
@@ -57,8 +58,9 @@ class Followed(msgspec.Struct):
 
     primary: Database
     standby: Standby
-    me: UUID = msgspec.field(default_factory=uuid4)
-    other: UUID = msgspec.field(default_factory=uuid4)
+    # Of two slots.
+    me: UUID = UUID(int=1)
+    other: UUID = UUID(int=2)
 
     async def write(self, sql: str = INSERT) -> None:
         with self.standby.writes.noted(self.me):
@@ -95,9 +97,12 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
 
 
 @pytest.fixture(autouse=True)
-def _sure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker that has just started does not wait for statements of one before it."""
+def _no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that has just started does not wait for statements of one before it, and no delay is too long."""
     monkeypatch.setattr(writes, "_UNSURE", 0)
+    monkeypatch.setattr(standby, "_MOST_LAG", 3600 * writes.SECOND)
+    monkeypatch.setattr(bounds, "STANDBY_SECONDS", 60.0)
+    monkeypatch.setattr(bounds, "STATEMENT_SECONDS", 60.0)
 
 
 @contextlib.asynccontextmanager
@@ -123,8 +128,10 @@ async def followed(pair: Pair, tmp_path: Path) -> AsyncIterator[Followed]:
 
 
 async def problem(pair: Pair, folder: Path, address: str) -> str:
-    """What one look logs of a standby at this address."""
-    async with following(pair, folder, address) as made:
+    """What is logged of a standby at this address by the first look, and by the second no more."""
+    own = folder / "own"
+    own.mkdir()
+    async with following(pair, own, address) as made:
         with capture_logs() as logs:
             await made.standby.look()
             await made.standby.look()
@@ -139,19 +146,19 @@ async def problem(pair: Pair, folder: Path, address: str) -> str:
 
 async def test_one_that_is_away_leaves_the_primary(pair: Pair, followed: Followed, tmp_path: Path) -> None:
     """Nothing is behind the address: reads are answered, the log says once why, and never the password."""
-    assert "Connect call failed" in await problem(pair, tmp_path / "..", AWAY.format(free_port()))
+    assert "Connect call failed" in await problem(pair, tmp_path, AWAY.format(free_port()))
 
 
 async def test_one_of_another_cluster_is_not_read_from(
     pair: Pair, followed: Followed, cluster: postgres.Cluster, tmp_path: Path
 ) -> None:
     """The system identifier is compared, and not just whether it answers."""
-    assert "no standby of the primary's cluster" in await problem(pair, tmp_path / "..", cluster.address("postgres"))
+    assert "no standby of the primary's cluster" in await problem(pair, tmp_path, cluster.address("postgres"))
 
 
 async def test_the_primary_itself_is_no_standby(pair: Pair, followed: Followed, tmp_path: Path) -> None:
     """Its address under both settings is a mistake that is named."""
-    assert "the primary itself" in await problem(pair, tmp_path / "..", pair.url)
+    assert "the primary itself" in await problem(pair, tmp_path, pair.url)
 
 
 async def test_what_a_primary_acknowledges_must_be_flushed(pair: Pair, cluster: postgres.Cluster) -> None:
@@ -198,22 +205,28 @@ async def test_one_that_was_killed_and_is_back_with_less(pair: Pair, followed: F
     await followed.has_all()
 
 
-async def test_a_read_that_replay_cancels_is_answered_by_the_primary(pair: Pair, followed: Followed) -> None:
+async def test_a_read_that_replay_cancels_is_the_primarys(pair: Pair, followed: Followed) -> None:
     """A change of the table ends a statement that reads it at the standby."""
-    sleeps = iter((30, 0))
+    seconds = iter((50, 0))
+    errors: list[str] = []
 
     async def slow(database: Database) -> Seen:
-        sql = f"SELECT count(*) AS n, pg_is_in_recovery() AS elsewhere FROM kept, pg_sleep({next(sleeps)})"
-        return msgspec.convert(dict(await database.fetchrow(sql) or ()), Seen)
+        try:
+            async with database.connection() as connection:
+                row = await connection.fetchrow(f"{SEEN}, pg_sleep({next(seconds)})")
+        except ApiError as error:
+            errors.append(str(error))
+            raise
+        return msgspec.convert(dict(row or ()), Seen)
 
-    async def runs() -> bool:
-        found = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(30)%' AND pid <> pg_backend_pid()"
-        return await pair.server.ask(found) == 1
+    async def sleeps() -> bool:
+        return await pair.server.ask("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'") == 1
 
     reading = asyncio.create_task(followed.standby.read(followed.other, slow))
-    await comes_about(runs)
+    await comes_about(sleeps)
     await followed.primary.execute("ALTER TABLE kept ADD COLUMN IF NOT EXISTS more integer")
     assert await reading == Seen(0, False)
+    assert "conflict with recovery" in errors[0]
 
 
 async def test_a_schema_that_is_newer_than_the_standbys(pair: Pair, followed: Followed) -> None:
@@ -241,9 +254,9 @@ def test_a_worker_that_is_killed_while_it_writes(tmp_path: Path) -> None:
         assert mine.latest(caller) == writes._RUNNING > mine.latest(UUID(int=8))
         worker.kill()
     assert mine.latest(caller) == writes._RUNNING
-    taken = program.replace("time.sleep(60)", "noted.__exit__(None, None, None)")
+    taken, before = program.replace("time.sleep(60)", "noted.__exit__(None, None, None)"), writes.now()
     subprocess.run([sys.executable, "-c", taken], check=True, stdout=subprocess.DEVNULL)
-    assert writes.now() < mine.latest(caller) < writes._RUNNING
+    assert before + 10 * writes.SECOND <= mine.latest(caller) < writes._RUNNING
     mine.close()
 
 
@@ -275,7 +288,7 @@ def test_an_address_with_a_password_is_not_shown() -> None:
 
 async def test_an_address_that_cannot_be_read_names_its_setting(pair: Pair, followed: Followed, tmp_path: Path) -> None:
     """The log names KEYSTEAD_READ_DATABASE_URL and nothing of its value."""
-    said = await problem(pair, tmp_path / "..", f"postgresql://u:se/cret{SECRET}@127.0.0.1/d")
+    said = await problem(pair, tmp_path, f"postgresql://u:se/cret{SECRET}@127.0.0.1/d")
     assert said.startswith("KEYSTEAD_READ_DATABASE_URL cannot be read")
 
 
@@ -324,7 +337,7 @@ async def test_what_the_api_answers_from_a_standby(pair: Pair, world: World) -> 
     ca = root()
     world.trust(chains.anchors([pem(ca.certificate).encode()]))
     a, zone = world.a, f"/client/v4/zones/{world.a.zone.id.hex}/custom_certificates"
-    reader = {"Authorization": f"Bearer {a.read_token}"}
+    reader = {"Authorization": f"Bearer {await _other_token(world)}"}
     old = await world.create(path=a.zone_path, sans=["www.a.example.com"])
     upload = {"certificate": pem(ca.of_csr(old["csr"])), "custom_csr_id": old["id"]}
     kept = (await world.http.post(zone, json=upload, headers=a.bearer)).json()["result"]
@@ -339,6 +352,12 @@ async def test_what_the_api_answers_from_a_standby(pair: Pair, world: World) -> 
     async def has_come() -> bool:
         return await ids(reader) == {old["id"], gone["id"]} and len(await told(zone, reader)) == 1
 
+    async def reads_what_was() -> bool:
+        # While a worker opens connections to a standby, it also asks the primary.
+        listed, shown = (await told(zone, reader))[0], await told(f"{zone}/{kept['id']}", reader)
+        there = await told(f"{a.zone_path}/{gone['id']}", reader)
+        return await has_come() and listed["priority"] == shown["priority"] == 0 and there is not None
+
     await comes_about(has_come)
     async with pair.server.paused():
         new = await world.create(path=a.zone_path)
@@ -348,12 +367,24 @@ async def test_what_the_api_answers_from_a_standby(pair: Pair, world: World) -> 
         assert await ids(a.bearer) == {old["id"], new["id"]}
         assert await told(f"{a.zone_path}/{gone['id']}") is None
         assert (await told(zone))[0]["priority"] == (await told(f"{zone}/{kept['id']}"))["priority"] == 7
-        assert await ids(reader) == {old["id"], gone["id"]}
-        assert (
-            (await told(zone, reader))[0]["priority"] == (await told(f"{zone}/{kept['id']}", reader))["priority"] == 0
-        )
-        assert (await told(f"{a.zone_path}/{gone['id']}", reader))["id"] == gone["id"]
+        await comes_about(reads_what_was)
         assert (await told(f"{a.zone_path}/{new['id']}", reader))["id"] == new["id"]
+
+
+async def _other_token(world: World) -> str:
+    """One that only reads, and is not by chance in the slot of the first token."""
+
+    async def slot(token: str) -> int:
+        path, headers = (
+            f"/client/v4/accounts/{world.a.account.id.hex}/tokens/verify",
+            {"Authorization": f"Bearer {token}"},
+        )
+        return UUID((await world.http.get(path, headers=headers)).json()["result"]["id"]).int % writes._SLOTS
+
+    while True:
+        token = await make_token(world.services, world.a.account, ("SSL and Certificates Read", READ))
+        if await slot(token) != await slot(world.a.token):
+            return token
 
 
 async def test_doctor_says_how_far_it_is(pair: Pair, followed: Followed, tmp_path: Path) -> None:

@@ -119,6 +119,7 @@ async def test_no_caller_misses_what_it_wrote(behind: tuple[Live, standbys.Serve
 
         await comes_about(is_read_from)
         running = asyncio.gather(*map(go_on, callers))
+        # In the middle of it.
         await asyncio.sleep(READS_FOR / 2)
         copy.stop(signal.SIGQUIT)
         copy.start()

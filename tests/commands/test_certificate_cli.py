@@ -235,13 +235,13 @@ def test_tls_is_served_with_what_export_wrote(
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / NAMES[0], tmp_path / NAMES[1])
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
-        listener.settimeout(20)
+        listener.settimeout(60)
         port = listener.getsockname()[1]
 
         def serve() -> None:
             for _ in range(2):
                 connection, _ = listener.accept()
-                connection.settimeout(20)
+                connection.settimeout(60)
                 with context.wrap_socket(connection, server_side=True) as tls:
                     tls.recv(1)
 

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from support.authority import csr_of, key_pem, pem, subject
 from support.databases import new_database
-from support.live import Live, free_port, serving
+from support.live import START_SECONDS, Live, free_port, serving
 from support.processes import workers
 from support.rotation import Place, known_everywhere, new_pepper
 from support.secrets_search import ORDINARY, Secret, leaks, looks_into, of_key, waiting
@@ -164,7 +164,7 @@ def test_an_ordinary_user_serves_with_tls(empty_database: str, tmp_path: Path) -
         command = [*ORDINARY, sys.executable, "-m", "keystead", "serve"]
         process = subprocess.Popen(command, env=environ, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
     try:
-        until(lambda: answers(port) or process.poll() is not None, 60)
+        until(lambda: answers(port) or process.poll() is not None, START_SECONDS)
         assert process.poll() is None, (tmp_path / "output").read_text()
         (worker,) = workers(process.pid)
         assert "Permission denied" in looks_into(worker)

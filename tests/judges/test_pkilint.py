@@ -5,10 +5,6 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from pkilint import finding_filter, loader
-from pkilint.cabf import serverauth
-from pkilint.cabf.serverauth.serverauth_constants import CertificateType
-from pkilint.pkix import certificate as linted
 from support.authority import root
 from support.world import World
 
@@ -39,6 +35,12 @@ def world(shared_world: World) -> World:
 
 def findings(leaf: x509.Certificate) -> set[str]:
     """The codes of what is wrong, or not recommended, in the parts that come from the CSR."""
+    # Reading these takes a second, and who runs other tests reads this file too.
+    from pkilint import finding_filter, loader
+    from pkilint.cabf import serverauth
+    from pkilint.cabf.serverauth.serverauth_constants import CertificateType
+    from pkilint.pkix import certificate as linted
+
     kind = CertificateType.OV_FINAL_CERTIFICATE
     der = leaf.public_bytes(serialization.Encoding.DER)
     document = loader.RFC5280CertificateDocumentLoader().load_der_document(der, "leaf")

@@ -305,7 +305,7 @@ def test_stops_cleanly_during_its_start(server: Server) -> None:
 def test_command_serves_the_real_application(server: Server) -> None:
     """`keystead serve` makes all it needs in an empty data folder, answers, and stops with status 0."""
     process = server.start("-m", "keystead", "serve")
-    until(lambda: server.answers("/healthz") or process.poll() is not None, 60)
+    until(lambda: server.answers("/healthz") or process.poll() is not None, START_SECONDS)
     assert (server.data_dir / "credentials.env").exists(), server.output()
     process.send_signal(signal.SIGTERM)
     assert process.wait(STOP_SECONDS) == 0

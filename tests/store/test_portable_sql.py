@@ -126,7 +126,7 @@ def test_no_sql_text_breaks_a_rule_that_finds_what_is_planted(rule: Rule) -> Non
     """Each rule catches its planted violations, and no statement of the program or of a migration."""
     assert [sql for sql in PLANTED[rule] if not rule(sql)] == []
     found = {place: sql for place, sql in texts().items() if not place.startswith(_BUNDLED_ONLY)}
-    assert [place for place, sql in (found | migrations()).items() if rule(sql)] == []
+    assert [place for place, sql in {**found, **migrations()}.items() if rule(sql)] == []
 
 
 def test_the_texts_are_those_of_the_program() -> None:

@@ -1,6 +1,7 @@
 """All SQL texts of the program: what its modules hold as constants, and the literals in its functions."""
 
 import ast
+import functools
 import importlib
 import pkgutil
 import re
@@ -15,7 +16,8 @@ _SQL = re.compile(r"\s*(?:WITH|SELECT|INSERT INTO|UPDATE|DELETE FROM)\s", re.ASC
 _WHOLE = re.compile(r"(?i)\b(?:FROM|SET|INTO|SELECT)\b")
 
 
-def texts() -> dict[str, str]:
+@functools.cache
+def texts() -> Mapping[str, str]:
     """SQL by the place where it stands."""
     found: dict[str, str] = {}
     for module in modules():
@@ -27,7 +29,8 @@ def texts() -> dict[str, str]:
     return {place: text for text, place in found.items()}
 
 
-def migrations() -> dict[str, str]:
+@functools.cache
+def migrations() -> Mapping[str, str]:
     """Each statement of each migration, by its place."""
     return {
         f"{each.name}[{index}]": statement

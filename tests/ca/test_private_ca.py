@@ -31,7 +31,7 @@ from cryptography.x509.oid import (
 from support import authority
 from support.authority import Key, csr_of, openssl, pem
 from support.command import rows
-from support.csr_judges import judge, run
+from support.csr_judges import run
 from support.live import Live
 from support.pki import (
     AKI,
@@ -78,6 +78,7 @@ from support.pki import (
     signed,
     signed_fields,
 )
+from support.tools import tool
 from support.waiting import at_locks
 from support.world import BODY, World, _encodings, make_token, new_world
 
@@ -224,7 +225,7 @@ def assert_ca_csr(text: str, name: Json, path_length: int, algorithm: str) -> No
 
 
 def assert_gnutls_reads(csr: str) -> None:
-    said = run(judge("certtool"), "--crq-info", text=csr)
+    said = run(tool("certtool"), "--crq-info", text=csr)
     assert "Self signature: verified" in said
     assert "Certificate Authority (CA): TRUE" in said
 

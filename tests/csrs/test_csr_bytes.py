@@ -12,8 +12,9 @@ from cryptography.x509.oid import ExtensionOID, NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 from support import handmade
-from support.csr_judges import judge, run
+from support.csr_judges import run
 from support.fuzzing import examples
+from support.tools import tool
 from support.world import BODY, World
 
 from keystead.x509 import keys, pkcs10
@@ -112,7 +113,7 @@ async def test_cryptography_reads_what_was_asked(world: World, case: dict[str, A
 async def test_openssl_reads_and_verifies_it(world: World, case: dict[str, Any], key_type: str) -> None:
     """OpenSSL verifies the signature, and shows string types, SANs and version as asked."""
     made = await world.create(key_type=key_type, **case)
-    openssl = judge("openssl")
+    openssl = tool("openssl")
     assert "verify OK" in run(openssl, "req", "-verify", "-noout", text=made["csr"])
     shown = run(openssl, "req", "-noout", "-text", "-nameopt", "RFC2253,show_type,sname", text=made["csr"])
     assert "Version: 1 (0x0)" in shown
@@ -129,7 +130,7 @@ async def test_openssl_reads_and_verifies_it(world: World, case: dict[str, Any],
 @pytest.mark.judges
 async def test_gnutls_reads_and_verifies_it(world: World, case: dict[str, Any], key_type: str) -> None:
     """GnuTLS verifies the self signature and names the same SANs and the same public key."""
-    certtool = judge("certtool")
+    certtool = tool("certtool")
     made = await world.create(key_type=key_type, **case)
     shown = run(certtool, "--crq-info", text=made["csr"])
     assert "Self signature: verified" in shown
@@ -142,7 +143,7 @@ async def test_go_reads_it(world: World, case: dict[str, Any], key_type: str) ->
     """Go, through cfssl, reads the same common name and SANs."""
     import json
 
-    cfssl = judge("cfssl")
+    cfssl = tool("cfssl")
     made = await world.create(key_type=key_type, **case)
     shown = json.loads(run(cfssl, "certinfo", "-csr", "-", text=made["csr"]))
     assert shown["Subject"]["CommonName"] == made["common_name"]

@@ -4,9 +4,7 @@ import contextlib
 import functools
 import hashlib
 import json
-import os
 import re
-import shutil
 import ssl
 import subprocess
 import tempfile
@@ -22,6 +20,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from support import corpus, handmade
 from support.corpus import Case, Kind
+from support.tools import tool
 from support.world import World
 
 from keystead.ca import leaves
@@ -136,16 +135,6 @@ def _csr(case: Case) -> Verdict:
     chain = chains.pem([made, *chains.read(handmade.pem(corpus.MIDDLE.der))])
     named = x509.DNSName(handmade.HOST) in sans
     return Verdict("", Taken(chain, _key_pem(case), (corpus.ROOT.der,), named))
-
-
-@functools.cache
-def tool(name: str) -> str:
-    path = shutil.which(name)
-    if path is None:
-        if os.environ.get("CI"):
-            pytest.fail(f"{name} is not installed, and with CI=true every judge must be")
-        pytest.skip(f"{name} is not installed")
-    return path
 
 
 class Judge:

@@ -28,22 +28,13 @@ from support.authority import openssl, pem
 from support.command import beside
 from support.delivery import Host, Site
 from support.live import Live, serving
+from support.tools import tool
 from support.waiting import until
 
 pytestmark = pytest.mark.judges
 RENEWALS = int(os.environ.get("DELIVERY_RENEWALS", "5"))
 SEED = int(os.environ.get("DELIVERY_SEED", "1"))
 KINDS = ("nginx", "haproxy", "caddy")
-
-
-def program(name: str) -> str:
-    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-    if found:
-        return found
-    text = f"{name} is not installed"
-    if os.environ.get("CI") == "true":
-        pytest.fail(text)
-    pytest.skip(text)
 
 
 class Server(msgspec.Struct):
@@ -66,10 +57,10 @@ class Server(msgspec.Struct):
     @property
     def command(self) -> list[str]:
         if self.kind == "nginx":
-            return [program("nginx"), "-p", str(self.folder), "-c", str(self.file), "-e", "stderr"]
+            return [tool("nginx"), "-p", str(self.folder), "-c", str(self.file), "-e", "stderr"]
         if self.kind == "haproxy":
-            return [program("haproxy"), "-f", str(self.file)]
-        return [program("caddy"), "run", "--adapter", "caddyfile", "--config", str(self.file)]
+            return [tool("haproxy"), "-f", str(self.file)]
+        return [tool("caddy"), "run", "--adapter", "caddyfile", "--config", str(self.file)]
 
     def configure(self) -> None:
         made: dict[str, Callable[[], tuple[str, str]]] = {
@@ -138,8 +129,8 @@ https://{self.site.host} {{
 }}
 """
         with_file = ["--adapter", "caddyfile", "--config", str(self.file)]
-        check = msgspec.json.encode([program("caddy"), "validate", *with_file]).decode()
-        words = [program("caddy"), "reload", "--force", "--address", f"unix/{self.address}.admin", *with_file]
+        check = msgspec.json.encode([tool("caddy"), "validate", *with_file]).decode()
+        words = [tool("caddy"), "reload", "--force", "--address", f"unix/{self.address}.admin", *with_file]
         hooks = f"check = {check}\nreload = {msgspec.json.encode(words).decode()}"
         return text, self.host.pair(f'certificate = "{self.site.id}"', hooks)
 
@@ -246,7 +237,7 @@ class Client(threading.Thread):
 @contextlib.contextmanager
 def followed(kind: str, folder: Path, live: Live, site: Site) -> Iterator[tuple[Server, Deliver]]:
     """A server with its first pair, and `keystead deliver` beside it."""
-    program(kind)
+    tool(kind)
     # A socket rather than a port, which another could take; its path has to be short.
     sockets = Path(tempfile.mkdtemp())
     server = Server(kind, Host(folder, live), sockets / "tls", site)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from support.live import Live
+from support.tools import missing
 
 pytestmark = pytest.mark.typescript
 
@@ -27,8 +28,7 @@ def facts() -> Path:
     command = ["go", "build", "-mod=mod", "-o", "facts", "."]
     built = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=BUILD_SECONDS)
     if built.returncode != 0:
-        text = f"go cannot build with the Go SDK: {built.stderr[-1000:]}"
-        pytest.fail(text) if os.environ.get("CI") == "true" else pytest.skip(text)
+        missing(f"go cannot build with the Go SDK: {built.stderr[-1000:]}")
     return folder / "facts"
 
 

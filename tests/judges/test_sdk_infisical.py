@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from support.authority import csr_of, openssl
 from support.live import Live
 from support.sdk_infisical import REQUIREMENT
+from support.tools import missing
 from support.world import Tenant, World, make_token
 
 from keystead.identity import tokens
@@ -45,15 +46,9 @@ def sdk() -> Path:
             command = (sys.executable, *words, "--target", folder / "packages", REQUIREMENT)
             ran = subprocess.run(command, capture_output=True, text=True, check=False)
             if ran.returncode != 0:
-                _missing(f"Infisical's SDK cannot be installed: {(ran.stdout + ran.stderr)[-500:]}")
+                missing(f"Infisical's SDK cannot be installed: {(ran.stdout + ran.stderr)[-500:]}")
             (folder / "installed").touch()
     return folder / "packages"
-
-
-def _missing(text: str) -> NoReturn:
-    if os.environ.get("CI") == "true":
-        pytest.fail(text)
-    pytest.skip(text)
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,11 @@ import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 from support.live import Live
+from support.tools import missing, tool
 
 pytestmark = pytest.mark.typescript
 
@@ -23,9 +24,8 @@ CACHE = Path(__file__).parents[2] / ".cache"
 @pytest.fixture(scope="module")
 def sdk() -> Path:
     """A folder outside the sources with the SDK and the script, made once for each package.json."""
-    for program in ("node", "npm"):
-        if shutil.which(program) is None:
-            _missing(f"{program} is not installed, so nobody judges the wire with the TypeScript SDK")
+    tool("node")
+    tool("npm")
     digest = hashlib.sha256((SOURCE / "package.json").read_bytes()).hexdigest()[:16]
     folder = CACHE / f"sdk_typescript-{digest}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -36,19 +36,13 @@ def sdk() -> Path:
             command = ["npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts"]
             installed = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
             if installed.returncode != 0:
-                _missing(f"npm cannot install the TypeScript SDK: {installed.stderr[-500:]}")
+                missing(f"npm cannot install the TypeScript SDK: {installed.stderr[-500:]}")
             (folder / "installed").touch()
         # Node looks for packages beside the script, whatever its working directory is.
         script = folder / f"facts.{os.getpid()}.mjs"
         shutil.copyfile(SOURCE / "facts.mjs", script)
         script.replace(folder / "facts.mjs")
     return folder
-
-
-def _missing(text: str) -> NoReturn:
-    if os.environ.get("CI") == "true":
-        pytest.fail(text)
-    pytest.skip(text)
 
 
 @pytest.fixture(scope="module")

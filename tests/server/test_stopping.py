@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import pytest
 import trustme
 from support.databases import connected
 from support.live import STOP_SECONDS, Live, free_port, serving, wait_until_it_answers
+from support.tools import tool
 from support.waiting import comes_about
 from support.world import BODY
 
@@ -180,16 +180,6 @@ async def _never_reads(live: Live) -> Stream:
 # A rolling restart.
 
 
-def _nginx() -> str:
-    # Debian has it where an ordinary user's PATH does not look.
-    path = shutil.which("nginx", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
-    if path is None:
-        if os.environ.get("CI"):
-            pytest.fail("nginx is not installed, and with CI=true it must be")
-        pytest.skip("nginx is not installed")
-    return path
-
-
 def _documented(folder: Path, port: int, servers: tuple[int, int]) -> str:
     """The configuration of docs/operations.md with our ports and our certificate."""
     blocks: list[str] = re.findall(r"^```nginx\n(.*?)^```$", OPERATIONS.read_text(), re.MULTILINE | re.DOTALL)
@@ -259,7 +249,7 @@ def _restart_each(running: dict[int, subprocess.Popen[bytes]], folder: Path, set
 async def test_a_rolling_restart_loses_no_request(database_url: str, tmp_path: Path) -> None:
     """While two servers behind nginx are restarted one after the other, every request is done, once."""
     port, first, second = free_port(), free_port(), free_port()
-    program, configuration = _nginx(), _documented(tmp_path, port, (first, second))
+    program, configuration = tool("nginx"), _documented(tmp_path, port, (first, second))
     authority = trustme.CA()
     settings = {
         "KEYSTEAD_DATABASE_URL": database_url,

@@ -5,16 +5,15 @@ A missing browser is said, and with CI=true it is a failure.
 
 import contextlib
 import os
-import shutil
 from collections.abc import AsyncIterator
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import httpx
 import msgspec
-import pytest
 from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright, expect
 from support.live import Live
+from support.tools import tool
 
 # Generous to a machine that does much else.
 SECONDS = 30.0
@@ -31,10 +30,7 @@ document.addEventListener("securitypolicyviolation", (event) => {
 @contextlib.asynccontextmanager
 async def chromium() -> AsyncIterator[Browser]:
     """The system's Chromium; nothing is downloaded."""
-    program = shutil.which("chromium")
-    if program is None:
-        text = "chromium is not installed, so nobody looks at the console"
-        pytest.fail(text) if os.environ.get("CI") == "true" else pytest.skip(text)
+    program = tool("chromium")
     expect.set_options(timeout=SECONDS * 1000)
     # Root has no sandbox, and small containers have no large /dev/shm.
     words = ["--disable-dev-shm-usage", *(["--no-sandbox"] if os.geteuid() == 0 else [])]

@@ -18,7 +18,8 @@ from cryptography.x509.oid import (
     NameOID,
 )
 from support.authority import Key, csr_of, pem
-from support.csr_judges import judge, run
+from support.csr_judges import run
+from support.tools import tool
 from support.world import World
 
 Json = dict[str, Any]
@@ -260,7 +261,7 @@ def by_gnutls(made: Signed, *words: str, crls: str = "") -> tuple[bool, str]:
     with tempfile.TemporaryDirectory() as name:
         for file, text in {"root": pem(top), "crls": crls}.items():
             Path(name, file).write_text(text)
-        command = [judge("certtool"), "--verify", "--load-ca-certificate", f"{name}/root", *words]
+        command = [tool("certtool"), "--verify", "--load-ca-certificate", f"{name}/root", *words]
         command += ["--load-crl", f"{name}/crls"] if crls else []
         text = pem(made.leaf, *between)
         done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=30, check=False)
@@ -297,7 +298,7 @@ def assert_crl_verifies(crl: x509.CertificateRevocationList, issuer: x509.Certif
         ca.write_text(pem(issuer))
         text = crl_pem(crl)
         assert "verify OK" in run("openssl", "crl", "-verify", "-CAfile", str(ca), "-noout", text=text)
-        assert "Verified" in run(judge("certtool"), "--verify-crl", "--load-ca-certificate", str(ca), text=text)
+        assert "Verified" in run(tool("certtool"), "--verify-crl", "--load-ca-certificate", str(ca), text=text)
 
 
 HALF_LIFE = """

@@ -133,8 +133,8 @@ async def test_refusals_are_counted_and_missing_credentials_are_not(pulling: Pul
     address = "198.51.100.77"
     for value in (None, "x", tokens.new_token(tokens.DELIVERY_TOKEN)):
         await pulling.ask("/traefik", value, address=address)
-    counted = {str(network): number for (network, _), number in pulling.failures._counts.items()}
-    assert counted[f"{address}/32"] == 2
+    counts = pulling.failures._counts.items()
+    assert sum(number for (network, _), number in counts if str(network) == f"{address}/32") == 2
 
 
 async def test_another_zone_is_as_if_it_were_not_there(pulling: Pulling, zone: Zone) -> None:

@@ -1,6 +1,7 @@
 """The delivery listener as `keystead serve` runs it: on a socket of its own, through deaths of its process."""
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -51,15 +52,17 @@ def token(live: Live, *words: str) -> dict[str, str]:
 
 
 def asked(url: str, value: str, path: str) -> httpx.Response:
-    return httpx.get(f"{url}{path}", auth=("caddy", value), timeout=30)
+    return httpx.get(f"{url}{path}", auth=("caddy", value), timeout=60)
 
 
 def processes(live: Live) -> list[int]:
     """Those of the listener, which a thread of the parent has started."""
     found = []
     for task in Path(f"/proc/{live.pid}/task").iterdir():
-        if task.name != str(live.pid):
-            found += [int(each) for each in (task / "children").read_text().split()]
+        # Another thread may end meanwhile.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if task.name != str(live.pid):
+                found += [int(each) for each in (task / "children").read_text().split()]
     return found
 
 

@@ -24,6 +24,7 @@ from keystead.server import postgres
 
 pytestmark = pytest.mark.judges
 PAGE = Path(__file__).parents[2] / "docs" / "pull.md"
+ASK = "https://keystead.example.com:8790/none"
 ADDRESS = "https://caddy:{$DELIVERY_TOKEN}@keystead.example.com:8790/caddy"
 
 
@@ -64,10 +65,12 @@ def caddy(live: Live, tmp_path: Path) -> Iterator[Caddy]:
     (token,) = json.loads(run_command(beside(live), *words).out)
     file, log, port = tmp_path / "Caddyfile", tmp_path / "caddy.log", free_port()
     (documented,) = re.findall(r"^```caddyfile\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    assert ADDRESS in documented
+    assert documented.count(ADDRESS) == documented.count(ASK) == 1
+    assert documented.startswith("{\n")
     own = f"admin off\nhttps_port {port}\nauto_https disable_redirects\nstorage file_system {tmp_path}/store"
-    here = f"http://caddy:{{$DELIVERY_TOKEN}}@{live.env['KEYSTEAD_DELIVERY_LISTEN']}/caddy"
-    file.write_text(f"{{\n{own}\n}}\n{documented.replace(ADDRESS, here)}")
+    there = live.env["KEYSTEAD_DELIVERY_LISTEN"]
+    here = f"http://caddy:{{$DELIVERY_TOKEN}}@{there}/caddy"
+    file.write_text(f"{{\n{own}{documented[1:].replace(ADDRESS, here).replace(ASK, f'http://{there}/none')}")
     environ = {**os.environ, "DELIVERY_TOKEN": token["token"], "HOME": str(tmp_path)}
     with log.open("wb") as output:
         command = [program, "run", "--adapter", "caddyfile", "--config", str(file)]
@@ -89,6 +92,7 @@ def test_caddy_serves_what_it_fetches(live: Live, caddy: Caddy) -> None:
     until(lambda: caddy.shows(site.host) == site.leaf, said=caddy.log.read_text)
     assert site.leaf.public_key() != before.public_key()
     assert caddy.shows("nobody.example.com") is None
+    assert "obtain" not in caddy.log.read_text()
     words = ("s_client", "-connect", f"127.0.0.1:{caddy.port}", "-servername", site.host.upper())
     assert "-----BEGIN CERTIFICATE-----" in openssl(*words, text="Q\n")
 

@@ -545,6 +545,24 @@ async def test_a_token_moves_to_a_new_pepper_when_it_is_used(pulling: Pulling, z
     assert (await delivery_tokens.known(database)).of_peppers[token_id] == newest
 
 
+async def test_what_is_unforeseen_is_told_without_its_text(
+    pulling: Pulling, zone: Zone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """500, and the next request is answered as usual."""
+    await pulling.upload(zone, name := host())
+    _, value = await pulling.token(zone)
+    await pulling.follow()
+    with monkeypatch.context() as patch:
+
+        async def broken(*_: object) -> None:
+            raise ArithmeticError("what nobody should be told")
+
+        patch.setattr(pulling.hands, "hand", broken)
+        answer = await pulling.for_host(name, value)
+    assert (answer.status_code, "nobody" in answer.text) == (500, False)
+    assert (await pulling.for_host(name, value)).status_code == 200
+
+
 # Bounds.
 
 

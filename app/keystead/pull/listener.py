@@ -97,7 +97,8 @@ class Listener:
         except Unavailable as error:
             return _told(503, str(error), (b"retry-after", b"1"))
         except Exception as error:  # noqa: BLE001 - its text may hold anything, and is not told
-            _log.error("a delivery failed", reason=type(error).__name__)
+            request: RequestInfo = scope["state"]["request_info"]
+            _log.error("unexpected error", request_id=request.request_id, exc_info=error)
             return _told(500, "something unforeseen happened; the log has its request id")
 
     async def _routed(self, scope: Message) -> Answer:

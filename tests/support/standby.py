@@ -9,12 +9,11 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
-import asyncpg
+from support.databases import connected
 from support.waiting import comes_about, until
 
 from keystead.server import layout as layouts
 from keystead.server import postgres, roles
-from keystead.store import database as db
 from keystead.store import schema
 
 DATABASE = "keystead"
@@ -33,11 +32,8 @@ class Server:
         return f"postgresql:///{DATABASE}?host={quote(str(self.sockets), safe='')}&user={role}&sslmode=disable"
 
     async def ask(self, sql: str) -> object:
-        connection: db.Connection = await asyncpg.connect(self.address())
-        try:
+        async with connected(self.address()) as connection:
             return await connection.fetchval(sql)
-        finally:
-            await connection.close()
 
     def start(self) -> None:
         """Start it, and wait until it takes connections."""
@@ -82,13 +78,10 @@ def primary(folder: Path) -> Iterator[postgres.Cluster]:
 
 
 async def _prepare(cluster: postgres.Cluster) -> None:
-    connection: db.Connection = await asyncpg.connect(cluster.dsn)
-    try:
+    async with connected(cluster.dsn) as connection:
         for setting in ("fsync", "full_page_writes", "autovacuum"):
             await connection.execute(f"ALTER SYSTEM SET {setting} = off")
         await connection.execute("SELECT pg_reload_conf()")
-    finally:
-        await connection.close()
     await roles.make(cluster.dsn)
     await schema.migrate(cluster.owner)
     await roles.grant(cluster.owner)

@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
-import asyncpg
 import httpx
 import msgspec
 import pytest
@@ -19,7 +18,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from structlog.testing import capture_logs
 from support.databases import connected, new_database
-from support.live import serving
+from support.live import Live, serving
 from support.pki import BASE, HALF_LIFE, SECONDS, Pki, days_pass, number_of, serials_of
 from support.pki_limits import _REVOKED, read_by_openssl
 from support.waiting import at_locks, comes_about
@@ -35,6 +34,7 @@ from keystead.server import postgres
 from keystead.store import database as db
 
 MANY = 20_000
+AT_A_KILL = 400
 _SIGNED = _REVOKED.replace("now(), (ARRAY[0, 1, 4, 9])[n % 4 + 1]", "NULL, NULL").replace("'5a'", "'6b'")
 
 
@@ -304,32 +304,48 @@ async def revoke_until_it_ends(url: str, bearer: dict[str, str], serials: list[s
     return done
 
 
+async def killed_while_it_revokes(live: Live, serials: list[str], acknowledged: int) -> list[str]:
+    """What was acknowledged before all its processes were killed, which comes after so many were asked for."""
+    total = len(serials)
+    work = asyncio.create_task(revoke_until_it_ends(live.url, live.bearer, serials))
+    await comes_about(lambda: total - len(serials) > acknowledged)
+    for pid in family(live.pid):
+        os.kill(pid, signal.SIGKILL)
+    return await work
+
+
 @pytest.mark.serve
-@pytest.mark.parametrize("acknowledged", [3, 40, 110])
 async def test_a_kill_between_revocation_and_crl_leaves_both_or_neither(
-    cluster: postgres.Cluster, tmp_path: Path, acknowledged: int
+    cluster: postgres.Cluster, tmp_path: Path
 ) -> None:
-    """After kill -9 of all its processes every revocation that was acknowledged, or is stored, is on the CRL."""
-    async with new_database(cluster, "template0") as url:
-        connection: db.Connection = await asyncpg.connect(url)
-        with contextlib.suppress(AssertionError), serving(url, tmp_path / "data", workers=2) as live:
-            async with httpx.AsyncClient(base_url=live.url, timeout=SECONDS) as http:
-                pki = Pki(http, live.env["KEYSTEAD_PROJECT_SLUG"], live.bearer)
-                root = await pki.root()
-                await pki.crl(root)
-            account = UUID(live.env["CLOUDFLARE_ACCOUNT_ID"])
-            serials: list[str] = [row["serial"] for row in await connection.fetch(_SIGNED, account, UUID(root), 400)]
-            total = len(serials)
-            work = asyncio.create_task(revoke_until_it_ends(live.url, live.bearer, serials))
-            await comes_about(lambda: total - len(serials) > acknowledged)
-            for pid in family(live.pid):
-                os.kill(pid, signal.SIGKILL)
-            done = await work
-        with serving(url, tmp_path / "data", workers=1) as live:
+    """After each kill -9 of all its processes what was acknowledged, or is stored, is on the CRL."""
+    root, done, found = "", list[str](), list[tuple[list[str], list[str], list[str]]]()
+    async with new_database(cluster, "template0") as url, connected(url) as connection:
+
+        async def look(live: Live) -> None:
             async with httpx.AsyncClient(base_url=live.url, timeout=SECONDS) as http:
                 listed = serials_of(await Pki(http, "", {}).crl(root))
-        stored = await connection.fetch("SELECT serial FROM issued_certificates WHERE revoked_at IS NOT NULL")
-        await connection.close()
-    assert sorted(listed) == sorted(row["serial"] for row in stored)
-    assert {*done} <= {*listed}
-    assert len(done) < total
+            stored = await connection.fetch("SELECT serial FROM issued_certificates WHERE revoked_at IS NOT NULL")
+            found.append((sorted(listed), sorted(row["serial"] for row in stored), list(done)))
+
+        for number, acknowledged in enumerate((3, 40, 110)):
+            with contextlib.suppress(AssertionError), serving(url, tmp_path / "data", workers=2) as live:
+                if number:
+                    await look(live)
+                else:
+                    async with httpx.AsyncClient(base_url=live.url, timeout=SECONDS) as http:
+                        pki = Pki(http, live.env["KEYSTEAD_PROJECT_SLUG"], live.bearer)
+                        root = await pki.root()
+                        await pki.crl(root)
+                    account = UUID(live.env["CLOUDFLARE_ACCOUNT_ID"])
+                    rows = await connection.fetch(_SIGNED, account, UUID(root), 3 * AT_A_KILL)
+                    serials = [row["serial"] for row in rows]
+                left = serials[number * AT_A_KILL :][:AT_A_KILL]
+                done += await killed_while_it_revokes(live, left, acknowledged)
+        with serving(url, tmp_path / "data", workers=1) as live:
+            await look(live)
+    for listed, stored, acknowledged_by_then in found:
+        assert listed == stored
+        assert {*acknowledged_by_then} <= {*listed}
+    assert len(found) == 3
+    assert len(done) < 3 * AT_A_KILL

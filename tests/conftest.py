@@ -75,6 +75,13 @@ async def database_url(cluster: postgres.Cluster) -> AsyncIterator[str]:
 
 
 @pytest.fixture
+async def empty_database(cluster: postgres.Cluster) -> AsyncIterator[str]:
+    """One without even the schema."""
+    async with new_database(cluster, "template0") as url:
+        yield url
+
+
+@pytest.fixture
 async def world(database_url: str, tmp_path: Path) -> AsyncIterator[World]:
     """Two tenants behind one application, on a database of this test's own."""
     async with new_world(database_url, tmp_path) as made:

@@ -45,7 +45,6 @@ from keystead.x509 import chains
 Json = dict[str, Any]
 V4, V1 = "/client/v4", "/api/v1"
 AGENT = "audit-test/1"
-SECONDS = 20.0
 KEY = ec.generate_private_key(ec.SECP256R1())
 NOWHERE = UUID(int=0)
 YEARS = f"{datetime.now(UTC).year + 3}"

@@ -24,7 +24,6 @@ from keystead.store.database import Database
 
 Json = dict[str, Any]
 ACCOUNT, ZONE = "com.cloudflare.api.account.", "com.cloudflare.api.account.zone."
-PATIENCE = 20.0
 LOGIN = "/api/v1/auth/universal-auth/login"
 ENTRY = [
     *("at", "actor", "name", "address", "action", "resource", "resource_id", "result", "count", "request_id"),

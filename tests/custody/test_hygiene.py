@@ -136,12 +136,6 @@ async def quiet(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFact
             yield running
 
 
-@pytest.fixture
-async def empty_database(cluster: postgres.Cluster) -> AsyncIterator[str]:
-    async with new_database(cluster, "template0") as url:
-        yield url
-
-
 @pytest.mark.serve
 def test_an_ordinary_user_serves_with_tls(empty_database: str, tmp_path: Path) -> None:
     """That nobody can look into the processes with the ring does not keep the workers from the certificate."""

@@ -22,7 +22,6 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from support.databases import new_database
 from support.live import serving
 from support.processes import ROOT, hurry, is_gone
 from support.secrets_search import ORDINARY, leaks, looks_into, of_key, waiting
@@ -33,7 +32,6 @@ from keystead import bounds
 from keystead.custody import keypool
 from keystead.custody.keypool import KeyPool
 from keystead.errors import Unavailable
-from keystead.server import postgres
 from keystead.x509 import keys
 from keystead.x509.keys import CaKeyType, KeyType
 
@@ -601,12 +599,6 @@ def pool_level(url: str) -> float:
     with contextlib.suppress(httpx.TransportError):
         found = re.search(r"^keystead_key_pool_keys ([0-9.]+)$", httpx.get(f"{url}/metrics").text, re.MULTILINE)
     return float(found[1]) if found else 0
-
-
-@pytest.fixture
-async def empty_database(cluster: postgres.Cluster) -> AsyncIterator[str]:
-    async with new_database(cluster, "template0") as url:
-        yield url
 
 
 @pytest.mark.serve

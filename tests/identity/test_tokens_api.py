@@ -1254,60 +1254,48 @@ async def test_nobody_makes_a_token_with_wider_policies(world: World) -> None:
 
     # Of one zone.
     maker = await narrow(world, policy(first, SSL_WRITE))
-    await _judge(
-        world,
-        path_of(world),
-        maker,
-        rows(
-            (fine, (policy(first, SSL_WRITE),)),
-            (fine, (policy(first, SSL_READ),)),
-            (fine, (policy(inside, SSL_WRITE),)),
-            (fine, (policy(here, TOKENS_WRITE), policy(first, SSL_WRITE))),
-            (fine, (policy(here, TOKENS_READ),)),
-            (fine, (policy(on(None), TOKENS_WRITE),)),
-            (fine, (policy(ALL_ZONES, SSL_WRITE), deny(ALL_ZONES, SSL_READ))),
-            (wider, (policy(second, SSL_READ),)),
-            (wider, (policy({**first, **second}, SSL_READ),)),
-            (wider, (policy(ALL_ZONES, SSL_READ),)),
-            (wider, (policy(all_inside, SSL_READ),)),
-            (wider, (policy(ALL_ZONES, SSL_WRITE), deny(second, SSL_READ))),
-            (wider, (policy(first, "Zone Read"),)),
-            (wider, (policy(here, account_ssl),)),
-            (wider, (policy(here, OWN_READ),)),
-            (wider, (policy(here, "Private CA Issue Key"),)),
-        ),
+    cases = rows(
+        (fine, (policy(first, SSL_WRITE),)),
+        (fine, (policy(first, SSL_READ),)),
+        (fine, (policy(inside, SSL_WRITE),)),
+        (fine, (policy(here, TOKENS_WRITE), policy(first, SSL_WRITE))),
+        (fine, (policy(here, TOKENS_READ),)),
+        (fine, (policy(on(None), TOKENS_WRITE),)),
+        (fine, (policy(ALL_ZONES, SSL_WRITE), deny(ALL_ZONES, SSL_READ))),
+        (wider, (policy(second, SSL_READ),)),
+        (wider, (policy({**first, **second}, SSL_READ),)),
+        (wider, (policy(ALL_ZONES, SSL_READ),)),
+        (wider, (policy(all_inside, SSL_READ),)),
+        (wider, (policy(ALL_ZONES, SSL_WRITE), deny(second, SSL_READ))),
+        (wider, (policy(first, "Zone Read"),)),
+        (wider, (policy(here, account_ssl),)),
+        (wider, (policy(here, OWN_READ),)),
+        (wider, (policy(here, "Private CA Issue Key"),)),
     )
+    await _judge(world, path_of(world), maker, cases)
     # That may only read.
     maker = await narrow(world, policy(all_inside, SSL_READ))
-    await _judge(
-        world,
-        path_of(world),
-        maker,
-        rows(
-            (fine, (policy(ALL_ZONES, SSL_READ),)),
-            (fine, (policy({**first, **second}, SSL_READ),)),
-            (fine, (policy(first, SSL_WRITE), deny(first, SSL_WRITE))),
-            (wider, (policy(first, SSL_WRITE),)),
-            (wider, (policy(here, account_ssl),)),
-        ),
+    cases = rows(
+        (fine, (policy(ALL_ZONES, SSL_READ),)),
+        (fine, (policy({**first, **second}, SSL_READ),)),
+        (fine, (policy(first, SSL_WRITE), deny(first, SSL_WRITE))),
+        (wider, (policy(first, SSL_WRITE),)),
+        (wider, (policy(here, account_ssl),)),
     )
+    await _judge(world, path_of(world), maker, cases)
     # That is denied something.
     maker = await narrow(world, policy(ALL_ZONES, SSL_WRITE), deny(first, SSL_WRITE), policy(here, account_ssl))
-    await _judge(
-        world,
-        path_of(world),
-        maker,
-        rows(
-            (fine, (policy(ALL_ZONES, SSL_WRITE), deny(first, SSL_WRITE))),
-            (fine, (policy(ALL_ZONES, SSL_WRITE), deny(inside, SSL_READ))),
-            (fine, (policy(second, SSL_WRITE),)),
-            (fine, (policy(ALL_ZONES, SSL_READ),)),
-            (fine, (policy(here, account_ssl),)),
-            (wider, (policy(ALL_ZONES, SSL_WRITE),)),
-            (wider, (policy(first, SSL_WRITE),)),
-            (wider, (policy(ALL_ZONES, SSL_WRITE), deny(second, SSL_WRITE))),
-        ),
+    cases = rows(
+        (fine, (policy(ALL_ZONES, SSL_WRITE), deny(first, SSL_WRITE))),
+        (fine, (policy(ALL_ZONES, SSL_WRITE), deny(inside, SSL_READ))),
+        (fine, (policy(second, SSL_WRITE),)),
+        (fine, (policy(ALL_ZONES, SSL_READ),)),
+        (fine, (policy(here, account_ssl),)),
+        (wider, (policy(ALL_ZONES, SSL_WRITE),)),
+        (wider, (policy(first, SSL_WRITE),)),
+        (wider, (policy(ALL_ZONES, SSL_WRITE), deny(second, SSL_WRITE))),
     )
+    await _judge(world, path_of(world), maker, cases)
 
 
 async def test_nobody_makes_a_token_for_more_addresses_or_time(world: World) -> None:
@@ -1321,56 +1309,44 @@ async def test_nobody_makes_a_token_for_more_addresses_or_time(world: World) -> 
         return {"condition": {"request_ip": {**({"in": list(networks)} if networks else {}), **lists}}}
 
     maker = await narrow(world, **ip("127.0.0.0/8", "10.0.0.0/9", "10.128.0.0/9", not_in=["10.9.0.0/16"]))
-    await _judge(
-        world,
-        path_of(world),
-        maker,
-        [
-            row(**ip("127.0.0.0/8", "10.0.0.0/9", "10.128.0.0/9", not_in=["10.9.0.0/16"])),
-            row(**ip("127.0.0.1")),
-            row(**ip("10.0.0.0/8", not_in=["10.8.0.0/15"])),
-            row(**ip("10.9.0.0/16", not_in=["10.9.0.0/16"])),
-            row("/condition"),
-            row("/condition", condition={}),
-            row("/condition", **ip("10.0.0.0/8")),
-            row("/condition", **ip("10.9.0.0/32")),
-            row("/condition", **ip("126.0.0.0/7", not_in=["10.0.0.0/8"])),
-            row("/condition", **ip("0.0.0.0/0")),
-            row("/condition", **ip("::1")),
-            row("/condition", **ip(not_in=["10.9.0.0/16"])),
-        ],
-    )
+    cases = [
+        row(**ip("127.0.0.0/8", "10.0.0.0/9", "10.128.0.0/9", not_in=["10.9.0.0/16"])),
+        row(**ip("127.0.0.1")),
+        row(**ip("10.0.0.0/8", not_in=["10.8.0.0/15"])),
+        row(**ip("10.9.0.0/16", not_in=["10.9.0.0/16"])),
+        row("/condition"),
+        row("/condition", condition={}),
+        row("/condition", **ip("10.0.0.0/8")),
+        row("/condition", **ip("10.9.0.0/32")),
+        row("/condition", **ip("126.0.0.0/7", not_in=["10.0.0.0/8"])),
+        row("/condition", **ip("0.0.0.0/0")),
+        row("/condition", **ip("::1")),
+        row("/condition", **ip(not_in=["10.9.0.0/16"])),
+    ]
+    await _judge(world, path_of(world), maker, cases)
     maker = await narrow(world, **ip(not_in=["10.0.0.0/8"]))
-    await _judge(
-        world,
-        path_of(world),
-        maker,
-        [
-            row(**ip(not_in=["10.0.0.0/8"])),
-            row(**ip(not_in=["10.128.0.0/9", "10.0.0.0/9"])),
-            row(**ip("11.0.0.0/8", "2001:db8::/32")),
-            row("/condition", **ip(not_in=["10.0.0.0/9"])),
-            row("/condition"),
-        ],
-    )
+    cases = [
+        row(**ip(not_in=["10.0.0.0/8"])),
+        row(**ip(not_in=["10.128.0.0/9", "10.0.0.0/9"])),
+        row(**ip("11.0.0.0/8", "2001:db8::/32")),
+        row("/condition", **ip(not_in=["10.0.0.0/9"])),
+        row("/condition"),
+    ]
+    await _judge(world, path_of(world), maker, cases)
     end, sooner, later = time(days=2), time(days=1), time(days=2, seconds=1)
     maker = await narrow(world, **ip("127.0.0.0/8"), expires_on=end)
     local = ip("127.0.0.1")
-    await _judge(
-        world,
-        path_of(world),
-        maker,
-        [
-            row(expires_on=end, **local),
-            row(expires_on=sooner, **local),
-            row(expires_on=sooner, not_before="2020-01-01", **local),
-            row("/expires_on", **local),
-            row("/expires_on", expires_on=later, **local),
-            row("/condition", expires_on=end),
-            row("/condition", "/expires_on", expires_on=later),
-            (body(policy(on(world.a.account), "Account Settings Read")), ("/policies", "/condition", "/expires_on")),
-        ],
-    )
+    cases = [
+        row(expires_on=end, **local),
+        row(expires_on=sooner, **local),
+        row(expires_on=sooner, not_before="2020-01-01", **local),
+        row("/expires_on", **local),
+        row("/expires_on", expires_on=later, **local),
+        row("/condition", expires_on=end),
+        row("/condition", "/expires_on", expires_on=later),
+        (body(policy(on(world.a.account), "Account Settings Read")), ("/policies", "/condition", "/expires_on")),
+    ]
+    await _judge(world, path_of(world), maker, cases)
 
 
 async def test_a_token_cannot_widen_itself(world: World) -> None:
@@ -1438,34 +1414,26 @@ async def test_a_users_token_makes_no_wider_ones(world: World) -> None:
     )
     headers = bearer(maker["value"])
     wider = ("/policies",)
-    await _judge(
-        world,
-        OWN,
-        headers,
-        [
-            (body(policy(both, OWN_WRITE)), ()),
-            (body(policy(there, OWN_READ)), ()),
-            (body(policy({ACCOUNT + other.id.hex: in_zone(zone)}, SSL_READ)), ()),
-            (body(policy(here, TOKENS_READ)), ()),
-            # The user may join more accounts.
-            (body(policy(everywhere, OWN_READ)), wider),
-            (body(policy(there, TOKENS_READ)), wider),
-            (body(policy(in_zone(world.a.zone), SSL_READ)), wider),
-            (body(policy({ACCOUNT + other.id.hex: ALL_ZONES}, SSL_READ)), wider),
-        ],
-    )
-    await _judge(
-        world,
-        path_of(world),
-        headers,
-        [
-            (body(policy(here, TOKENS_WRITE)), ()),
-            # All accounts of an account's token are the one that it is of.
-            (body(policy(everywhere, OWN_READ)), ()),
-            (body(policy(here, "Account Settings Read")), wider),
-            (body(policy(in_zone(world.a.zone), SSL_READ)), wider),
-        ],
-    )
+    cases = [
+        (body(policy(both, OWN_WRITE)), ()),
+        (body(policy(there, OWN_READ)), ()),
+        (body(policy({ACCOUNT + other.id.hex: in_zone(zone)}, SSL_READ)), ()),
+        (body(policy(here, TOKENS_READ)), ()),
+        # The user may join more accounts.
+        (body(policy(everywhere, OWN_READ)), wider),
+        (body(policy(there, TOKENS_READ)), wider),
+        (body(policy(in_zone(world.a.zone), SSL_READ)), wider),
+        (body(policy({ACCOUNT + other.id.hex: ALL_ZONES}, SSL_READ)), wider),
+    ]
+    await _judge(world, OWN, headers, cases)
+    cases = [
+        (body(policy(here, TOKENS_WRITE)), ()),
+        # All accounts of an account's token are the one that it is of.
+        (body(policy(everywhere, OWN_READ)), ()),
+        (body(policy(here, "Account Settings Read")), wider),
+        (body(policy(in_zone(world.a.zone), SSL_READ)), wider),
+    ]
+    await _judge(world, path_of(world), headers, cases)
     theirs = f"/client/v4/accounts/{other.id.hex}/tokens"
     assert told(await ask(world, "POST", theirs, headers, body(policy(there, OWN_READ)))) == UNAUTHORIZED
 

@@ -28,7 +28,6 @@ from keystead.store import database as db
 from keystead.store import schema
 
 pytestmark = pytest.mark.usefixtures("made_up")
-SECONDS = 30.0
 Rows = dict[str, list[asyncpg.Record]]
 # Beyond what test_migrations compares: how tables are stored, and that there is nothing else.
 _STORAGE = """

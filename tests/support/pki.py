@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import (
     NameOID,
 )
-from support.authority import Key, csr_of, pem
+from support.authority import Key, csr_of, pem, root
 from support.csr_judges import run
 from support.tools import tool
 from support.world import World
@@ -27,11 +27,14 @@ T = TypeVar("T")
 Thing = x509.Certificate | x509.CertificateSigningRequest | x509.CertificateRevocationList
 BASE = "/api/v1/pki"
 HOST = "www.example.com"
-SECONDS = 20.0
+SECONDS = 60.0
 P256 = "EC_prime256v1"
 # Only the public half of these goes into certificates, so one of each kind does for all tests.
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
 RSA_KEY = rsa.generate_private_key(65537, 2048)
+# One of each kind that signs, and a CA with it.
+KEYS: tuple[Key, ...] = (*(ec.generate_private_key(c()) for c in (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)), RSA_KEY)
+ISSUERS = {key: root(key=key).certificate for key in KEYS}
 
 NAME: Json = {
     "commonName": "Example CA",

@@ -23,7 +23,6 @@ from keystead.csrs.model import CsrRequest
 from keystead.errors import Rule, Unavailable
 from keystead.identity import delegation, policies, zones
 from keystead.infisical import ca
-from keystead.server import first_start
 from keystead.server import worker as main
 from keystead.store import database as db
 from keystead.web import bodies
@@ -31,7 +30,6 @@ from keystead.x509.names import NamePolicy
 from keystead.x509.subjects import CaSubject, Subject
 
 Json = dict[str, Any]
-OPERATOR = first_start.operator()
 TIMES = 3
 MANY = 3000
 _READ = """

@@ -47,7 +47,6 @@ CHANGING = {b"x-request-id", b"cf-ray", b"ratelimit", b"date"}
 OWN = ("id", "created_at", "csr")
 OK: Outcome = (200, [])
 CREATED: Outcome = (201, [])
-FULL: Outcome = (403, [1403])
 OFF: Outcome = (403, [1404])
 INVALID: Outcome = (403, [9109])
 UNKNOWN: Outcome = (404, [1419])

@@ -5,23 +5,16 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import AuthorityInformationAccessOID
 from hypothesis import given
 from hypothesis import strategies as st
-from support.authority import Key, root
+from support.authority import Key
 from support.fuzzing import examples
+from support.pki import ISSUERS, KEYS
 
 from keystead.x509 import certificate, pkix, signing
 from keystead.x509.subjects import CaSubject
-
-KEYS: tuple[Key, ...] = (
-    ec.generate_private_key(ec.SECP256R1()),
-    ec.generate_private_key(ec.SECP384R1()),
-    ec.generate_private_key(ec.SECP521R1()),
-    rsa.generate_private_key(65537, 2048),
-)
-ISSUERS = {key: root(key=key).certificate for key in KEYS}
 
 hosts = st.from_regex(r"[a-z0-9]{1,20}(\.[a-z]{1,9}){1,3}", fullmatch=True)
 sans = st.lists(

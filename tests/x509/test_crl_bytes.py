@@ -5,22 +5,16 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import example, given
 from hypothesis import strategies as st
-from support.authority import Key, root
+from support.authority import Key
 from support.fuzzing import examples
+from support.pki import ISSUERS, KEYS
 
 from keystead.x509 import crl as crl_bytes
 from keystead.x509 import pkix, signing
 
-KEYS: tuple[Key, ...] = (
-    ec.generate_private_key(ec.SECP256R1()),
-    ec.generate_private_key(ec.SECP384R1()),
-    ec.generate_private_key(ec.SECP521R1()),
-    rsa.generate_private_key(65537, 2048),
-)
-ISSUERS = {key: root(key=key).certificate for key in KEYS}
 REASONS = {
     1: x509.ReasonFlags.key_compromise,
     2: x509.ReasonFlags.ca_compromise,

@@ -142,6 +142,11 @@ async def _empty(lent: _Lent, blank: str) -> bool:
     return bool(await sweeper.fetchval(_SCHEMA) == blank)
 
 
+def is_lent(url: str | None) -> bool:
+    """Whether this was as its template is when its user got it."""
+    return url in _IN_USE
+
+
 class Kept(db.Database):
     """One whose connections are used again by the next of the same database."""
 

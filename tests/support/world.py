@@ -23,7 +23,7 @@ import msgspec
 import structlog
 from cryptography.hazmat.primitives.asymmetric import rsa
 from litestar import Litestar
-from support.databases import Kept, copied
+from support.databases import Kept, copied, is_lent
 
 from keystead import config
 from keystead.caller import Role
@@ -195,18 +195,22 @@ _FURNITURE: list[_Furniture] = []
 
 
 async def _furnished(settings: config.Settings, database: db.Database) -> tuple[Services, tuple[Tenant, Tenant]]:
-    """Two tenants, which are made once and then copied."""
-    for made in _FURNITURE:
+    """Two tenants, which are made once and then copied wherever the schema is the usual one."""
+    usual = is_lent(settings.database_url)
+    made = _FURNITURE[0] if usual and _FURNITURE else None
+    if made:
         settings.keyring.touch(0o600)
         settings.keyring.write_text(made.ring)
         await database.execute(made.rows)
     ring = await first_start.ring_for(settings, database)
     services = for_command(database, ring, await load_peppers(database, ring))
-    if not _FURNITURE:
+    if made is None:
         a, b = await _tenant(services, "a"), await _tenant(services, "b")
-        _FURNITURE.append(_Furniture(settings.keyring.read_text(), await copied(database), a, b))
+        made = _Furniture(settings.keyring.read_text(), await copied(database), a, b)
+        if usual:
+            _FURNITURE.append(made)
     # Tests change their tenants.
-    return services, (copy(_FURNITURE[0].a), copy(_FURNITURE[0].b))
+    return services, (copy(made.a), copy(made.b))
 
 
 async def _tenant(services: Services, slug: str) -> Tenant:

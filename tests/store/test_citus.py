@@ -78,7 +78,7 @@ async def citus(
         async with spread() as url, new_world(url, folder) as made:
             yield made
         return
-    async with new_database(cluster) as url:
+    async with new_database(cluster, "blank") as url:
         connection: db.Connection = await asyncpg.connect(url)
         await connection.execute(distribution.SCOPES)
         await connection.close()

@@ -6,9 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
-from uuid import UUID
 
-import asyncpg
 import httpx
 import msgspec
 import pytest
@@ -18,6 +16,7 @@ from support.browser import Tenant, choose_zone, chromium, new_tenant, sign_in, 
 from support.databases import new_database
 from support.live import Live, serving
 from support.trouble import Proxy, proxy
+from support.waiting import comes_about
 
 from keystead.server import postgres
 
@@ -299,19 +298,19 @@ async def test_a_rule_is_set_shown_and_taken_away(page: Page, tenant: Tenant, li
 
 async def test_a_rule_that_fails_says_why(page: Page, tenant: Tenant, live: Live) -> None:
     """The certificate's page has the state and the problem, and the overview names the state."""
-    made = uploaded(tenant, live, 80)
-    ca = tenant.ca("Acme Root")
+    csr = tenant.csr()
+    # It is due at once, and its CA ends before it does.
+    body = {"certificate": pem(live.ca.of_csr(csr["csr"], days=20, since=70)), "custom_csr_id": csr["id"]}
+    made = tenant.call("POST", f"/client/v4/zones/{tenant.zone}/custom_certificates", body)
+    ca = tenant.ca("Acme Root", notAfter=f"{datetime.now(UTC) + timedelta(days=10):%Y-%m-%d}")
     path = f"/client/v4/zones/{tenant.zone}/custom_certificates/{made['id']}"
-    tenant.call("PUT", f"{path}/keystead_renewal", {"renew_with": ca["id"], "days_before": 40})
-    connection = await asyncpg.connect(live.database_url)
-    sql = "UPDATE renewal_rules SET state = 'failing', problem = $2, failures = 3 WHERE certificate_id = $1"
-    await connection.execute(sql, UUID(made["id"]), "CA is not active")
-    await connection.close()
+    tenant.call("PUT", f"{path}/keystead_renewal", {"renew_with": ca["id"]})
+    await comes_about(lambda: tenant.call("GET", path)["keystead_renewal"]["state"] == "failing")
     await sign_in(page, tenant.token)
     await expect(row(page, "www.shop.example (failing)")).to_be_visible()
     await choose_zone(page)
     await visit(page, f"certificates?id={made['id']}")
-    await expect(page.locator("dt", has_text="Problem").locator("+ dd")).to_have_text("CA is not active")
+    await expect(page.locator("dt", has_text="Problem").locator("+ dd")).to_contain_text("CA ends on")
 
 
 async def test_a_csr_that_is_used_stays_and_one_that_is_not_goes(page: Page, tenant: Tenant, live: Live) -> None:

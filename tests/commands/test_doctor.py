@@ -416,6 +416,7 @@ async def test_a_database_that_cannot_be_reached_is_named(ask: Ask, home: Home, 
     assert "KEYSTEAD_DATABASE_URL" in said.bad.text
 
 
+@pytest.mark.serve
 def test_it_ends_soon_when_the_database_says_nothing(home: Home) -> None:
     """An address that drops packets, and one that takes them and keeps silent, are each given up within seconds."""
     with listening(answer=False) as silent, dropping() as dropped, ThreadPoolExecutor(2) as pool:

@@ -15,6 +15,8 @@ from support.delivery import Host, Site
 from support.live import Live
 from support.waiting import SECONDS, until
 
+pytestmark = pytest.mark.serve
+
 NO_DATABASE = "postgresql://nobody@/none?host=/nonexistent"
 Start = Callable[..., subprocess.Popen[bytes]]
 

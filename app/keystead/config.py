@@ -27,6 +27,8 @@ D = TypeVar("D")
 # Default of KEYSTEAD_METRICS_FROM: only this machine can read the metrics.
 LOOPBACK: tuple[Network, ...] = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
 _URL = "an address that begins with http:// or https://, without a query"
+_STANDBY = "the address of one standby, such as postgresql://user@host/database"
+_PROGRAM = "the absolute path of a program that this user may run, and others may not write"
 
 
 class LogFormat(StrEnum):
@@ -97,12 +99,7 @@ def load(environ: Mapping[str, str]) -> Settings:
         port=port,
         data_dir=data_dir,
         database_url=read("DATABASE_URL", _database_url, None, "an address such as postgresql://user@host/database"),
-        read_database_url=read(
-            "READ_DATABASE_URL",
-            _one_server,
-            None,
-            "the address of one standby, such as postgresql://user@host/database",
-        ),
+        read_database_url=read("READ_DATABASE_URL", _one_server, None, _STANDBY),
         statement_cache_size=read("STATEMENT_CACHE_SIZE", _between(0, 1000), 100, "a number from 0 to 1000"),
         keyring=_absolute(read("KEYRING", Path, data_dir / "keyring.json", "a file")),
         workers=read("WORKERS", _between(1, 64), min(os.cpu_count() or 1, 4), "a number from 1 to 64"),
@@ -117,9 +114,7 @@ def load(environ: Mapping[str, str]) -> Settings:
         console=read("CONSOLE", _switch, True, "on or off"),
         remember_cas=read("REMEMBER_CAS", _switch, True, "on or off"),
         trust_dir=read("TRUST_DIR", _folder, None, "a folder with PEM certificates of trusted roots"),
-        tell=read(
-            "TELL", _program, None, "the absolute path of a program that this user may run, and others may not write"
-        ),
+        tell=read("TELL", _program, None, _PROGRAM),
         tls_cert=tls_cert,
         tls_key=tls_key,
         delivery_listen=read("DELIVERY_LISTEN", _listen, None, "an IP address with a port, such as 127.0.0.1:8790"),

@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Callable
+from ipaddress import ip_network
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from support.authority import pem, root
@@ -13,6 +14,7 @@ from support.world import World
 from keystead.custody.peppers import add_pepper
 from keystead.errors import Conflict
 from keystead.identity import delivery_tokens, tokens
+from keystead.identity.delivery_tokens import NewToken, Reach
 from keystead.server import first_start
 from keystead.x509 import chains
 
@@ -159,3 +161,11 @@ async def test_a_pepper_stays_while_a_delivery_token_needs_it(run: Run, world: W
     assert found.revoked_at is not None
     rows = await world.database.fetch("SELECT action FROM audit_log WHERE resource_id = $1", found.id)
     assert {each["action"] for each in rows} == {"create", "revoke"}
+
+
+async def test_a_zone_that_is_gone_gets_no_token(world: World) -> None:
+    """It was deleted while the command ran: one sentence, and nothing is there."""
+    new = NewToken(Reach(world.a.account.id, uuid4()), "edge", (ip_network("10.0.0.0/8"),))
+    with pytest.raises(Conflict, match="the zone does not exist any more"):
+        await delivery_tokens.create(world.services, first_start.operator(), new)
+    assert await delivery_tokens.list_(world.database) == ()

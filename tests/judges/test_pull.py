@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -18,6 +17,7 @@ from support.command import beside, run_command
 from support.databases import new_database
 from support.delivery import Site
 from support.live import Live, free_port, serving
+from support.tools import tool
 from support.waiting import until
 
 from keystead.server import postgres
@@ -56,11 +56,7 @@ async def live(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture
 def caddy(live: Live, tmp_path: Path) -> Iterator[Caddy]:
     """Caddy, as the page says but for its address and port, and where it keeps what is its own."""
-    program = shutil.which("caddy")
-    if program is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("caddy is not installed")
-        pytest.skip("caddy is not installed")
+    program = tool("caddy")
     words = ("delivery", "token", "create", "--from", "127.0.0.1", "--json", "--zone", live.env["CLOUDFLARE_ZONE_ID"])
     (token,) = json.loads(run_command(beside(live), *words).out)
     file, log, port = tmp_path / "Caddyfile", tmp_path / "caddy.log", free_port()

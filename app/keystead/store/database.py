@@ -45,6 +45,8 @@ _CONFLICTS = {
     "issued_certificates_ca_fkey": "the CA does not exist any more",
     "tokens_pepper_id_fkey": "a token needs this pepper since just now; try again",
     "users_key_pepper_id_fkey": "a global key needs this pepper since just now; try again",
+    "delivery_tokens_pepper_id_fkey": "a delivery token needs this pepper since just now; try again",
+    "delivery_tokens_zone_fkey": "the zone does not exist any more",
     "zones_account_id_fkey": _GONE,
     "tokens_account_id_fkey": _GONE,
     "memberships_account_id_fkey": _GONE,

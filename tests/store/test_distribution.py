@@ -1,10 +1,12 @@
 """Where there is no Citus, nothing is distributed; and what is told before tables with rows are."""
 
+import re
 from pathlib import Path
 
 import pytest
-from support.citus import blank
+from support.citus import blank, spread
 from support.databases import connected
+from support.released import RELEASED, catalogue, later
 
 from keystead.errors import Misconfigured
 from keystead.store import distribution, schema
@@ -19,7 +21,7 @@ _DISTRIBUTED = "SELECT count(*) FROM pg_dist_partition"
 async def test_plain_postgresql_is_left_as_it_is(database_url: str) -> None:
     """Without Citus the command says what to run, and makes no table."""
     with pytest.raises(Misconfigured, match="CREATE EXTENSION citus"):
-        await distribution.distribute(database_url, with_rows=True)
+        await schema.distribute(database_url, with_rows=True)
     async with connected(database_url) as connection:
         assert await connection.fetchval("SELECT to_regclass('scopes')") is None
 
@@ -39,13 +41,44 @@ async def test_tables_with_rows_are_distributed_when_it_is_said() -> None:
             await connection.execute(_ACCOUNT)
             keys = await connection.fetchval(_KEYS)
             with pytest.raises(Misconfigured, match="--with-rows"):
-                await distribution.distribute(url, with_rows=False)
+                await schema.distribute(url, with_rows=False)
             assert await connection.fetchval(_DISTRIBUTED) == 0
-            done = await distribution.distribute(url, with_rows=True)
+            done = await schema.distribute(url, with_rows=True)
             assert await connection.fetchval(_DISTRIBUTED) == len(done) > 20
-            assert await distribution.distribute(url, with_rows=False) == []
+            assert await schema.distribute(url, with_rows=False) == []
             assert await connection.fetchval("SELECT count(*) FROM accounts") == 1
             assert await connection.fetchval(_KEYS) == keys
+
+
+@pytest.mark.usefixtures("made_up")
+@pytest.mark.parametrize("released", RELEASED)
+async def test_an_earlier_release_that_is_distributed_ends_as_a_new_database_does(released: str) -> None:
+    """New tables are distributed by the migrations that make them; nothing is left for --distribute."""
+    async with blank() as url, spread() as new:
+        async with connected(url) as connection:
+            for statement in schema.statements(RELEASED[released]):
+                await connection.execute(statement)
+            await connection.execute(_ACCOUNT)
+            await connection.execute(distribution.SCOPES)
+            async with connection.transaction():
+                await distribution.one_by_one(connection)
+                await distribution.place(connection, await distribution.not_placed(connection))
+            assert await schema.migrate(url) == later(released)
+            assert await _placed(url) == await _placed(new)
+            assert await connection.fetchval("SELECT count(*) FROM accounts") == 1
+        assert await schema.distribute(url, with_rows=False) == []
+
+
+async def _placed(url: str) -> tuple[object, ...]:
+    """All that can be noticed of the tables on this node, and how each is distributed, without their parts."""
+    async with connected(url) as connection:
+        rows = await connection.fetch("SELECT logicalrelid::text, partmethod FROM pg_dist_partition ORDER BY 1")
+        placed = [tuple(row) for row in rows]
+        seen = {
+            name: [row for row in rows if not any(re.search(r"_[0-9]{6,}$", str(each)) for each in row)]
+            for name, rows in (await catalogue(connection)).items()
+        }
+        return placed, seen
 
 
 def test_the_documentation_shows_the_grants() -> None:

@@ -84,6 +84,12 @@ def _deletes_over_accounts(sql: str) -> bool:
     return False
 
 
+def _refers_while_it_is_made(sql: str) -> bool:
+    # The table is distributed only when it is there, and until then may not refer to one that is.
+    makes = re.search(r"^CREATE TABLE\b", sql, re.MULTILINE)
+    return makes is not None and any(re.search(rf"\bREFERENCES {table}\b", sql) for table in DISTRIBUTED)
+
+
 Rule = Callable[[str], bool]
 PLANTED: dict[Rule, tuple[str, ...]] = {
     _names_ctid: ("DELETE FROM tokens WHERE ctid = ANY(ARRAY(SELECT ctid FROM tokens LIMIT 1))",),
@@ -115,6 +121,9 @@ PLANTED: dict[Rule, tuple[str, ...]] = {
         "DELETE FROM private_keys USING csr WHERE private_keys.account_id = csr.account_id",
         "WITH k AS (DELETE FROM private_keys WHERE id = $2), a AS (SELECT id FROM zones WHERE account_id = $1) TABLE a",
         "DELETE FROM audit_log WHERE at < $1",
+    ),
+    _refers_while_it_is_made: (
+        "-- Pins.\nCREATE TABLE pins (account_id uuid, id uuid, FOREIGN KEY (account_id, id) REFERENCES private_keys)",
     ),
 }
 # The database and the roles of the bundled PostgreSQL, where there is no Citus.

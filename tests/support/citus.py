@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 from support.databases import connected
 
-from keystead.store import distribution
+from keystead.store import schema
 
 # Addresses of superusers: of the coordinator first, and of the workers.
 VARIABLE = "KEYSTEAD_TEST_CITUS_URLS"
@@ -72,5 +72,5 @@ async def _run(url: str, sql: str, *, apart: bool = False) -> None:
 async def spread() -> AsyncIterator[str]:
     """A database whose tables are distributed, without rows."""
     async with blank() as url:
-        await distribution.distribute(url, with_rows=False)
+        await schema.distribute(url, with_rows=False)
         yield url

@@ -24,7 +24,7 @@ from keystead.commands import tenants as tenant_commands
 from keystead.commands import tokens as token_commands
 from keystead.errors import KeysteadError, Unavailable
 from keystead.store import database as db
-from keystead.store import distribution, schema
+from keystead.store import schema
 
 
 def main() -> None:
@@ -126,7 +126,7 @@ def migrate(distribute: bool, with_rows: bool) -> None:
     """Migrate the database to this release's schema."""
     with terminal.dsn(terminal.settings()) as dsn:
         if distribute:
-            tables = asyncio.run(distribution.distribute(dsn, with_rows=with_rows))
+            tables = asyncio.run(schema.distribute(dsn, with_rows=with_rows))
             done = (f"{'distributed' if table.by_account else 'copied to each node'}: {table.name}" for table in tables)
             print("\n".join(done) or "the tables are distributed")
             return

@@ -179,12 +179,11 @@ async def delete(db: Database, caller: Caller, scope: Scope) -> None:
 
     async def work(connection: Connection) -> None:
         # Inserts that reference the account lock it too, so they wait and then fail.
-        await lock(db, connection, scope, Lock.END)
-        slug = await connection.fetchval("SELECT slug FROM accounts WHERE id = $1", account_id)
-        if slug is None:
+        if not await lock(db, connection, scope, Lock.END):
             raise scope.gone()
         held = await connection.fetchrow(_IN_ACCOUNT, account_id)
         if held is not None and any(held.values()):
+            slug = await connection.fetchval("SELECT slug FROM accounts WHERE id = $1", account_id)
             counts = f"{held['csrs']} custom CSRs, {held['certificates']} certificates, {held['authorities']} CAs"
             raise Conflict(f"the account {slug} holds {counts} and {held['zones']} zones", Clash.HOLDS)
         for sql in _DELETE:

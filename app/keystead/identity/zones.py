@@ -176,7 +176,7 @@ async def _insert(db: Database, connection: Connection, caller: Caller, zone_id:
     sent_name = None if draft.name.isascii() else draft.name
     values = (lookup_name(draft.name), sent_name, draft.type, draft.paused, list(draft.vanity_name_servers))
     zone = _zone(await connection.fetchrow(insert, zone_id, account_id, *values))
-    await changes.record(connection, caller, _entry(audit.Action.CREATE, zone))
+    await changes.record(connection, caller, _entry(audit.Action.CREATE, zone.account_id, zone.id))
     return zone
 
 
@@ -327,7 +327,7 @@ async def edit(
 ) -> Zone:
     """Change a zone's settings; raises Invalid, and NotFound if it was deleted. `malformed` as in Draft."""
     changes.require_valid(name_server_problems(settings.vanity_name_servers or ()), malformed)
-    entry = Entry(audit.Action.UPDATE, audit.Resource.ZONE, scope.account_id, scope.id, scope.id)
+    entry = _entry(audit.Action.UPDATE, scope.account_id, scope.id)
     values = msgspec.structs.astuple(settings)
     row = await changes.change(db, caller, entry, _EDIT, scope.account_id, scope.id, *values)
     return _zone(row) if row else await get(db, scope)
@@ -354,7 +354,7 @@ WHERE id = $1
 
 async def set_(db: Database, caller: Caller, zone: Zone, wanted: Changes) -> Zone:
     """Change a zone, for the operator; raises NotFound."""
-    entry, values = _entry(audit.Action.UPDATE, zone), msgspec.structs.astuple(wanted)
+    entry, values = _entry(audit.Action.UPDATE, zone.account_id, zone.id), msgspec.structs.astuple(wanted)
     return _zone(await changes.change(db, caller, entry, _SET, zone.id, *values))
 
 
@@ -371,22 +371,23 @@ async def delete(db: Database, caller: Caller, scope: Scope) -> None:
     """
 
     async def work(connection: Connection) -> None:
-        await lock(db, connection, scope, Lock.END)
-        zone = _found(await connection.fetchrow(_GET, scope.account_id, scope.id), scope)
+        if not await lock(db, connection, scope, Lock.END):
+            raise scope.gone()
         held = await connection.fetchrow(_HELD, scope.account_id, scope.id)
         if held is not None and any(held.values()):
+            zone = _found(await connection.fetchrow(_GET, scope.account_id, scope.id), scope)
             counts = f"{held['csrs']} custom CSRs and {held['certificates']} certificates"
             raise Conflict(f"the zone {zone.name} holds {counts}", Clash.HOLDS)
         await connection.execute("UPDATE zones SET deleted_at = now() WHERE id = $1", scope.id)
         delete_counts = "DELETE FROM csr_counts WHERE account_id = $1 AND scope_id = $2"
         await connection.execute(delete_counts, scope.account_id, scope.id)
-        await changes.record(connection, caller, _entry(audit.Action.DELETE, zone))
+        await changes.record(connection, caller, _entry(audit.Action.DELETE, scope.account_id, scope.id))
 
     await db.transaction(work)
 
 
-def _entry(action: audit.Action, zone: Zone) -> Entry:
-    return Entry(action, audit.Resource.ZONE, zone.account_id, zone.id, zone.id)
+def _entry(action: audit.Action, account_id: UUID, zone_id: UUID) -> Entry:
+    return Entry(action, audit.Resource.ZONE, account_id, zone_id, zone_id)
 
 
 def _found(row: asyncpg.Record | None, scope: Scope) -> Zone:

@@ -4,12 +4,9 @@ Tables that begin with an account are distributed by it, and what belongs to one
 All others are small, and each machine has a copy.
 """
 
-from importlib import resources
-
 import msgspec
 
 from keystead.errors import Misconfigured
-from keystead.store import schema
 from keystead.store.database import DISTRIBUTED, Connection
 
 
@@ -70,28 +67,8 @@ _DISTRIBUTE = "SELECT create_distributed_table($1::text::regclass, 'account_id',
 _FIRST = "custom_csrs"
 
 
-async def distribute(dsn: str, *, with_rows: bool) -> list[Table]:
-    """Distribute the tables of a current or empty database, in one transaction; returns what was done.
-
-    Raises Misconfigured where there is no Citus, and, unless `with_rows`, with the plan for a database with rows.
-    """
-    async with schema.changing(dsn) as connection:
-        await _require_cluster(connection)
-        state = await schema.schema_state(connection)
-        if state not in (schema.SchemaState.EMPTY, schema.SchemaState.CURRENT):
-            raise Misconfigured(
-                f"the schema is {state.name.lower()}: run `keystead migrate` of the newest release first"
-            )
-        async with connection.transaction():
-            await connection.execute(_ONE_BY_ONE)
-            if state is schema.SchemaState.EMPTY:
-                text = resources.files("keystead").joinpath("schema.sql").read_text("utf-8")
-                for statement in schema.statements(text):
-                    await connection.execute(statement)
-            return await _distribute(connection, with_rows=with_rows or state is schema.SchemaState.EMPTY)
-
-
-async def _require_cluster(connection: Connection) -> None:
+async def require_cluster(connection: Connection) -> None:
+    """Raise Misconfigured unless the connection is to a coordinator with workers."""
     if await connection.fetchval(_CITUS) is None:
         raise Misconfigured("the database has no Citus: run CREATE EXTENSION citus in it, on each node")
     nodes = await connection.fetchrow(_NODES)
@@ -103,12 +80,18 @@ async def _require_cluster(connection: Connection) -> None:
         raise Misconfigured("Citus has no worker that holds tables: run SELECT citus_add_node(…) for each")
 
 
-async def _distribute(connection: Connection, *, with_rows: bool) -> list[Table]:
-    if await connection.fetchval("SELECT to_regclass('scopes')") is None:
-        await connection.execute(SCOPES)
-    tables = [msgspec.convert(dict(row), Table) for row in await connection.fetch(_TABLES)]
-    if not with_rows and any(table.has_rows for table in tables if table.name != "schema_version"):
-        raise Misconfigured(plan(tables))
+async def one_by_one(connection: Connection) -> None:
+    """Begin a transaction that changes tables."""
+    await connection.execute(_ONE_BY_ONE)
+
+
+async def not_placed(connection: Connection) -> list[Table]:
+    """The tables that are not distributed yet."""
+    return [msgspec.convert(dict(row), Table) for row in await connection.fetch(_TABLES)]
+
+
+async def place(connection: Connection, tables: list[Table]) -> None:
+    """Distribute these tables, with their rows, or copy them to each node."""
     keys = await connection.fetch(_FOREIGN_KEYS, [table.name for table in tables])
     for key in keys:
         await connection.execute(key["dropped"])
@@ -119,7 +102,6 @@ async def _distribute(connection: Connection, *, with_rows: bool) -> list[Table]
             await connection.execute(_REFERENCE, table.name)
     for key in keys:
         await connection.execute(key["added"])
-    return tables
 
 
 def plan(tables: list[Table]) -> str:

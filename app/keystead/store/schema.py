@@ -11,7 +11,8 @@ import msgspec
 
 from keystead import bounds
 from keystead.errors import Misconfigured, Unavailable
-from keystead.store.database import UNAVAILABLE, Connection, Database, milliseconds, readable
+from keystead.store import distribution
+from keystead.store.database import DISTRIBUTED, UNAVAILABLE, Connection, Database, milliseconds, readable
 
 # That of release 0.1.0, the first one.
 FIRST_VERSION = 10
@@ -105,12 +106,43 @@ async def migrate(dsn: str) -> list[str]:
             text = f"the database has schema version {version}, and this release knows {expected}"
             raise Misconfigured(f"{text}: run the newer release")
         if version == 0:
-            await _step(connection, "schema.sql", resources.files("keystead").joinpath("schema.sql").read_text("utf-8"))
+            await _step(connection, "schema.sql", _schema())
             return ["schema.sql"]
         missing = [migration for migration in migrations() if migration.version > version]
         for migration in missing:
             await _step(connection, migration.name, migration.sql, migration.version)
         return [migration.name for migration in missing]
+
+
+def _schema() -> str:
+    return resources.files("keystead").joinpath("schema.sql").read_text("utf-8")
+
+
+async def distribute(dsn: str, *, with_rows: bool) -> list[distribution.Table]:
+    """Distribute the tables of a current or empty database, in one transaction; returns what was done.
+
+    Raises Misconfigured where there is no Citus, and, unless `with_rows`, with the plan for a database with rows.
+    """
+    async with changing(dsn) as connection:
+        await distribution.require_cluster(connection)
+        state = await schema_state(connection)
+        if state not in (SchemaState.EMPTY, SchemaState.CURRENT):
+            raise Misconfigured(
+                f"the schema is {state.name.lower()}: run `keystead migrate` of the newest release first"
+            )
+        async with connection.transaction():
+            await distribution.one_by_one(connection)
+            if state is SchemaState.EMPTY:
+                for statement in statements(_schema()):
+                    await connection.execute(statement)
+            if not await connection.fetchval(DISTRIBUTED):
+                await connection.execute(distribution.SCOPES)
+            tables = await distribution.not_placed(connection)
+            has_rows = any(table.has_rows for table in tables if table.name != "schema_version")
+            if has_rows and not with_rows:
+                raise Misconfigured(distribution.plan(tables))
+            await distribution.place(connection, tables)
+            return tables
 
 
 @asynccontextmanager
@@ -152,8 +184,14 @@ def statements(sql: str) -> list[str]:
 async def _step(connection: Connection, name: str, sql: str, version: int | None = None) -> None:
     try:
         async with connection.transaction():
+            distributed = await connection.fetchval(DISTRIBUTED)
+            if distributed:
+                await distribution.one_by_one(connection)
             for statement in statements(sql):
                 await connection.execute(statement)
+                if distributed:
+                    # What comes next may refer to a table that is new.
+                    await distribution.place(connection, await distribution.not_placed(connection))
             if version is not None:
                 await connection.execute("INSERT INTO schema_version (version) VALUES ($1)", version)
     except UNAVAILABLE:

@@ -18,8 +18,6 @@ CREATE TABLE renewal_rules (
     renewed_at timestamptz,
     created_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT renewal_rules_pkey PRIMARY KEY (account_id, certificate_id),
-    CONSTRAINT renewal_rules_certificate_fkey FOREIGN KEY (account_id, certificate_id)
-        REFERENCES custom_certificates (account_id, id) ON DELETE CASCADE,
     CONSTRAINT renewal_rules_before_check CHECK (num_nonnulls(days_before, percent_before) = 1),
     CONSTRAINT renewal_rules_days_before_check CHECK (days_before BETWEEN 1 AND 3650),
     CONSTRAINT renewal_rules_percent_before_check CHECK (percent_before BETWEEN 1 AND 50),
@@ -28,6 +26,8 @@ CREATE TABLE renewal_rules (
     CONSTRAINT renewal_rules_failures_check CHECK (failures >= 0),
     CONSTRAINT renewal_rules_previous_check CHECK ((previous_csr_id IS NULL) = (previous_ends IS NULL))
 );
+ALTER TABLE renewal_rules ADD CONSTRAINT renewal_rules_certificate_fkey FOREIGN KEY (account_id, certificate_id)
+    REFERENCES custom_certificates (account_id, id) ON DELETE CASCADE;
 CREATE INDEX renewal_rules_due_at_idx ON renewal_rules (due_at);
 COMMENT ON TABLE renewal_rules IS 'How a certificate is renewed by itself. A rule names its CA and CSRs without keeping them.';
 COMMENT ON COLUMN renewal_rules.ca_id IS 'The CA of the account that signs; NULL where a CA outside does, and the CSR waits for it.';

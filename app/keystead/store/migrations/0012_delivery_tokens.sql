@@ -39,10 +39,10 @@ CREATE TABLE key_deliveries (
     first_at timestamptz NOT NULL DEFAULT now(),
     last_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT key_deliveries_pkey PRIMARY KEY (account_id, key_id, token_id),
-    CONSTRAINT key_deliveries_key_fkey FOREIGN KEY (account_id, key_id)
-        REFERENCES private_keys (account_id, id) ON DELETE CASCADE,
     CONSTRAINT key_deliveries_count_check CHECK (count >= 0)
 );
+ALTER TABLE key_deliveries ADD CONSTRAINT key_deliveries_key_fkey FOREIGN KEY (account_id, key_id)
+    REFERENCES private_keys (account_id, id) ON DELETE CASCADE;
 CREATE INDEX key_deliveries_token_id_idx ON key_deliveries (token_id);
 COMMENT ON TABLE key_deliveries IS 'Which keys have left for which delivery token: the first time is in audit_log too, later ones are counted here.';
 COMMENT ON COLUMN key_deliveries.certificate_id IS 'The certificate with which the key left first.';

@@ -1,47 +1,32 @@
 """The API under a PostgreSQL role that may do what serving needs, and nothing else (docs/operations.md)."""
 
 import contextlib
-import json
 import re
 from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import asyncpg
-import httpx
 import pytest
 from support.api_role import (
     FORBIDDEN,
     GRANTS,
     Client,
-    Json,
     Served,
-    cloudflare,
     granted,
     held,
-    infisical,
-    tenants,
 )
 from support.databases import connected, new_database
-from support.delivery import Site
 from support.live import free_port, serving
+from support.role_use import install, use_everything
 from support.rotation import (
     Place,
-    in_thread,
-    key_pepper,
-    known_everywhere,
-    new_pepper,
-    pepper_of,
-    with_key,
-    with_token,
 )
-from support.waiting import until
 
 from keystead.config import Settings
 from keystead.custody import ring as ringfile
 from keystead.errors import Misconfigured
-from keystead.identity import accounts
 from keystead.server import first_start, postgres
 from keystead.store import database as db
 
@@ -64,7 +49,9 @@ async def served(cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFac
                 # Who asks for what, in PostgreSQL's log.
                 await admin.execute(f"ALTER ROLE {role} IN DATABASE {name} SET log_statement = 'all'")
                 place = Place(url.replace("user=keystead", f"user={owner}"), folder / "data")
-                _install(place, role, name)
+                install(place)
+                async with connected(place.database_url) as connection:
+                    await connection.execute(grants(role, name))
                 as_role = url.replace("user=keystead", f"user={role}")
                 listen = {"KEYSTEAD_DELIVERY_LISTEN": f"127.0.0.1:{free_port()}"}
                 with serving(as_role, folder / "data", workers=2, environ=listen) as running:
@@ -78,35 +65,6 @@ def grants(role: str, database: str) -> str:
     return re.sub(r"\bkeystead_api\b", role, re.sub(r"DATABASE keystead\b", f"DATABASE {database}", GRANTS))
 
 
-def _install(place: Place, role: str, database: str) -> None:
-    """What the owner does before the first start under the role."""
-    place.run("keys", "init")
-    place.run("migrate")
-    account = one(place.run("account", "create", "default", "--json").out)
-    zone = one(place.run("zone", "create", "example.com", "--json").out)
-    user = one(place.run("user", "create", "admin@example.com", "--role", "administrator", "--json").out)
-    token = one(place.run("token", "create", "first", "--json").out)
-    # With quotas, as they take locks.
-    place.run("account", "set", "default", "--csr-quota", "500", "--ca-quota", "500")
-    place.run("zone", "set", "example.com", "--csr-quota", "500", "--certificate-quota", "500")
-    home = place.with_database(lambda database: accounts.find_account(database, account["id"]))
-    fields = (token["token"], home, UUID(zone["id"]), user["email"], user["global_key"])
-    text = first_start.Credentials(Settings().public_url, *fields).text()
-    (place.data_dir / "credentials.env").write_text(text)
-
-    async def grant() -> None:
-        async with connected(place.database_url) as connection:
-            await connection.execute(grants(role, database))
-
-    in_thread(grant)
-
-
-def one(text: str) -> Json:
-    (row,) = json.loads(text)
-    found: Json = row
-    return found
-
-
 @pytest.fixture(scope="module")
 def client(served: Served) -> Iterator[Client]:
     made = Client(served.live, served.live.env["CLOUDFLARE_API_TOKEN"])
@@ -117,76 +75,8 @@ def client(served: Served) -> Iterator[Client]:
 @pytest.fixture(scope="module")
 def served_all(served: Served, client: Client) -> Served:
     """After everything that the API does was done once."""
-    cloudflare(client, served.live)
-    infisical(client, served.live)
-    tenants(served, client)
-    issue_a_key(served, client)
-    token = deliver_a_key(served)
-    digest_anew(served)
-    moves_too(served, *token)
-    a_damaged_key_is_audited(served, client)
+    use_everything(served, client)
     return served
-
-
-def deliver_a_key(served: Served) -> tuple[UUID, str]:
-    """By the delivery listener, noted and counted; returns the token's id and value."""
-    site = Site(served.live, "delivered.example.com")
-    words = ("delivery", "token", "create", "--zone", site.zone_id, "--from", "127.0.0.1", "--json")
-    made = one(served.owner.run(*words).out)
-    until(lambda: fetched(served, made["token"]) == 200)
-    sql = "SELECT count FROM key_deliveries WHERE token_id = $1"
-    until(lambda: served.owner.value(sql, UUID(made["id"])) > 0)
-    return UUID(made["id"]), made["token"]
-
-
-def fetched(served: Served, token: str) -> int:
-    url = f"http://{served.live.env['KEYSTEAD_DELIVERY_LISTEN']}/caddy?server_name=delivered.example.com"
-    return httpx.get(url, auth=("caddy", token), timeout=60).status_code
-
-
-def moves_too(served: Served, token_id: UUID, token: str) -> None:
-    """As other credentials a delivery token moves to the newest pepper when it is used."""
-    newest = served.owner.value("SELECT id FROM peppers ORDER BY created_at DESC LIMIT 1")
-
-    def moved() -> bool:
-        assert fetched(served, token) == 200
-        return bool(served.owner.value("SELECT pepper_id FROM delivery_tokens WHERE id = $1", token_id) == newest)
-
-    until(moved)
-
-
-def digest_anew(served: Served) -> None:
-    """A token and a global key of an earlier pepper move to the newest."""
-    newest = new_pepper(served.owner)
-    known_everywhere(served.owner, served.live)
-    first = served.owner.value("SELECT id FROM tokens WHERE name = 'first'")
-
-    def moved() -> bool:
-        assert with_token(served.live, served.live.env["CLOUDFLARE_API_TOKEN"]) == with_key(served.live) == 200
-        return {pepper_of(served.owner, first), key_pepper(served.owner, served.live)} == {newest}
-
-    until(moved)
-
-
-def issue_a_key(served: Served, client: Client) -> None:
-    groups = ("--group", "Private CA Issue Key", "--group", "Private CA Write")
-    keys = Client(served.live, one(served.owner.run("token", "create", "keys", *groups, "--json").out)["token"])
-    new = {"projectSlug": client.slug, "keyAlgorithm": "EC_prime256v1", "type": "root", "commonName": "Issuing Root"}
-    ca_id = keys.ask("POST", "/api/v1/pki/ca", new)["ca"]["id"]
-    body = {"commonName": "i.example.com", "ttl": "1d"}
-    assert "BEGIN PRIVATE KEY" in keys.ask("POST", f"/api/v1/pki/ca/{ca_id}/issue-certificate", body)["privateKey"]
-    keys.http.close()
-
-
-def a_damaged_key_is_audited(served: Served, client: Client) -> None:
-    new = {"projectSlug": client.slug, "keyAlgorithm": "EC_prime256v1", "type": "intermediate", "commonName": "Damaged"}
-    ca_id = client.ask("POST", "/api/v1/pki/ca", new)["ca"]["id"]
-    key_id = served.owner.value("SELECT key_id FROM certificate_authorities WHERE id::text = $1", ca_id)
-    served.owner.rows("UPDATE private_keys SET ciphertext = '' WHERE id = $1", key_id)
-    client.ask("GET", f"/api/v1/pki/ca/{ca_id}/csr", status=500)
-    audited = "SELECT action FROM audit_log WHERE resource_id = $1"
-    assert [row[0] for row in served.owner.rows(audited, key_id)] == ["key-damaged"]
-    client.ask("DELETE", f"/api/v1/pki/ca/{ca_id}")
 
 
 def test_the_role_serves_everything(served_all: Served) -> None:

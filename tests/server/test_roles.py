@@ -10,11 +10,12 @@ from pathlib import Path
 import asyncpg
 import msgspec
 import pytest
-from support.api_role import FORBIDDEN, Client, Served, cloudflare, granted, held, infisical, tenants
+from support.api_role import FORBIDDEN, Client, Served, granted, held
 from support.databases import connected, new_database
 from support.live import Live, serving
 from support.psql import psql
 from support.released import RELEASED
+from support.role_use import cloudflare, infisical, tenants
 from support.rotation import Place, in_thread
 from support.world import BODY
 

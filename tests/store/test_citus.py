@@ -18,10 +18,13 @@ from uuid import UUID
 import asyncpg
 import pytest
 from cloudflare import Cloudflare
+from support.api_role import Client, Served
 from support.authority import pem, root
 from support.citus import NEEDS_CLUSTER, URLS, at, make_role, spread, urls
 from support.databases import connected, new_database
-from support.live import serving
+from support.live import Live, free_port, serving
+from support.role_use import install, use_everything
+from support.rotation import Place
 from support.sql_texts import texts
 from support.waiting import comes_about, until
 from support.world import BODY, World, new_world
@@ -68,14 +71,21 @@ async def citus_url() -> AsyncIterator[str]:
         yield url
 
 
-@pytest.fixture(scope="module", params=["PostgreSQL", pytest.param("Citus", marks=NEEDS_CLUSTER)])
+@pytest.fixture(
+    scope="module",
+    params=["PostgreSQL", *(pytest.param(each, marks=NEEDS_CLUSTER) for each in ("Citus", "a worker of Citus"))],
+)
 async def citus(
     request: pytest.FixtureRequest, cluster: postgres.Cluster, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[World]:
-    """Two tenants behind an application that takes its database for a distributed one; of Citus it is one."""
+    """Two tenants behind an application that takes its database for a distributed one; of Citus it is one.
+
+    It is connected to the coordinator or to another node.
+    """
     folder = tmp_path_factory.mktemp("citus")
-    if request.param == "Citus":
-        async with spread() as url, new_world(url, folder) as made:
+    if request.param != "PostgreSQL":
+        node = urls()[request.param != "Citus"]
+        async with spread() as url, new_world(at(node, url), folder) as made:
             yield made
         return
     async with new_database(cluster, "blank") as url:
@@ -122,10 +132,14 @@ async def test_every_statement_is_taken(citus_url: str, database_url: str) -> No
 async def without_deadlocks(citus: World) -> AsyncIterator[None]:
     """No node has counted a deadlock meanwhile; without a cluster there is one."""
     url = citus.settings.database_url or ""
-    nodes = [at(node, url) for node in urls()] if urlsplit(url).port in {urlsplit(n).port for n in URLS} else [url]
+    nodes = [at(node, url) for node in urls()] if _is_spread(citus) else [url]
     before = [await _deadlocks(node) for node in nodes]
     yield
     assert [await _deadlocks(node) for node in nodes] == before
+
+
+def _is_spread(citus: World) -> bool:
+    return urlsplit(citus.settings.database_url or "").port in {urlsplit(node).port for node in URLS}
 
 
 async def _deadlocks(url: str) -> int:
@@ -308,32 +322,45 @@ async def test_doctor_looks_at_each_node(citus_url: str, tmp_path: Path) -> None
 
 
 @pytest.mark.serve
-async def test_the_sdk_works_with_the_role_of_the_servers(tmp_path: Path) -> None:
-    """A server with the narrow role alone, which has its GRANTs on each node, serves what the SDK asks for."""
+@pytest.mark.parametrize("node", [0, 1], ids=["coordinator", "worker"])
+async def test_the_role_of_the_servers_serves_everything(tmp_path: Path, node: int) -> None:
+    """With its GRANTS a server does what the API does, and what the SDK asks for; commands go to its node too."""
     async with spread() as url:
-        name = urlsplit(url).path[1:]
         await make_role("keystead_api")
-        grants = f"{roles.GRANTS};{distribution.GRANTS}".replace("DATABASE keystead", f"DATABASE {name}")
+        place = Place(at(urls()[node], url), tmp_path / "data")
+        install(place)
+        grants = f"{roles.GRANTS};{distribution.GRANTS}".replace(
+            "DATABASE keystead", f"DATABASE {urlsplit(url).path[1:]}"
+        )
         async with connected(url) as connection:
-            # Makes the ring known, the first account and its credentials.
-            with serving(url, tmp_path / "data"):
-                pass
             for statement in schema.statements(grants):
                 await connection.execute(statement)
-        narrow = urlunsplit(urlsplit(url)._replace(netloc=f"keystead_api@{urlsplit(url).netloc.split('@')[-1]}"))
-        with serving(narrow, tmp_path / "data", workers=2) as live:
-            client = Cloudflare(api_token=live.env["CLOUDFLARE_API_TOKEN"], base_url=live.env["CLOUDFLARE_BASE_URL"])
-            account = live.env["CLOUDFLARE_ACCOUNT_ID"]
-            made = await asyncio.to_thread(client.custom_csrs.create, account_id=account, **BODY)
-            assert made
-            assert made.id
-            got = await asyncio.to_thread(client.custom_csrs.get, made.id, account_id=account)
-            assert got
-            assert got.csr == made.csr
-            await asyncio.to_thread(client.custom_csrs.delete, made.id, account_id=account)
-            assert await asyncio.to_thread(lambda: list(client.custom_csrs.list(account_id=account))) == []
-        # Nor in its work of its own, which only logs it.
-        assert "InsufficientPrivilege" not in await asyncio.to_thread(live.log.read_text)
+        there = urlsplit(at(urls()[node], url))
+        narrow = urlunsplit(there._replace(netloc=f"keystead_api@{there.netloc.split('@')[-1]}"))
+        listen = {"KEYSTEAD_DELIVERY_LISTEN": f"127.0.0.1:{free_port()}"}
+        with serving(narrow, tmp_path / "data", workers=2, environ=listen) as live:
+            live.env.update(listen)
+            served = Served(live, place, "", "keystead_api", live.log)
+            client = Client(live, live.env["CLOUDFLARE_API_TOKEN"])
+            with client.http:
+                await asyncio.to_thread(use_everything, served, client)
+            await asyncio.to_thread(_use_the_sdk, live)
+        # What was provoked, and nothing else, not even in its work of its own, which only logs it.
+        log = await asyncio.to_thread(live.log.read_text)
+        assert log.count('"level": "error"') == log.count("KeyDamaged: ") == 1
+
+
+def _use_the_sdk(live: Live) -> None:
+    client = Cloudflare(api_token=live.env["CLOUDFLARE_API_TOKEN"], base_url=live.env["CLOUDFLARE_BASE_URL"])
+    account = live.env["CLOUDFLARE_ACCOUNT_ID"]
+    made = client.custom_csrs.create(account_id=account, **BODY)
+    assert made
+    assert made.id
+    got = client.custom_csrs.get(made.id, account_id=account)
+    assert got
+    assert got.csr == made.csr
+    client.custom_csrs.delete(made.id, account_id=account)
+    assert made.id not in [each.id for each in client.custom_csrs.list(account_id=account)]
 
 
 async def _postmaster(url: str) -> int:
@@ -361,16 +388,16 @@ def _again(pid: int) -> None:
 
 
 @pytest.mark.serve
-async def test_a_killed_worker_loses_nothing(citus: World, citus_url: str) -> None:
+async def test_a_killed_worker_loses_nothing(citus: World) -> None:
     """A node is killed under creates in four accounts: what was acknowledged stays, and all go on when it is back."""
-    if citus.settings.database_url != citus_url:
+    if not _is_spread(citus):
         pytest.skip("one machine has no other node")
     owner = {"X-Auth-Email": citus.a.email, "X-Auth-Key": citus.a.key}
     paths = []
     for number in range(4):
         made = await citus.http.post("/client/v4/accounts", json={"name": f"k {number}"}, headers=owner)
         paths.append(f"/client/v4/accounts/{made.json()['result']['id']}/custom_csrs")
-    worker, acknowledged, refused = at(urls()[-1], citus_url), [], []
+    worker, acknowledged, refused = at(urls()[-1], citus.settings.database_url or ""), [], []
     pid, killed = await _postmaster(worker), asyncio.Event()
 
     async def create(path: str) -> None:

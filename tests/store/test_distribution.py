@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from support.citus import blank, spread
+from support.citus import at, blank, spread, urls
 from support.databases import connected
 from support.released import RELEASED, catalogue, later
 
@@ -61,12 +61,25 @@ async def test_an_earlier_release_that_is_distributed_ends_as_a_new_database_doe
             await connection.execute(_ACCOUNT)
             await connection.execute(distribution.SCOPES)
             async with connection.transaction():
-                await distribution.one_by_one(connection)
+                await distribution.begin(connection)
                 await distribution.place(connection, await distribution.not_placed(connection))
             assert await schema.migrate(url) == later(released)
             assert await _placed(url) == await _placed(new)
             assert await connection.fetchval("SELECT count(*) FROM accounts") == 1
         assert await schema.distribute(url, with_rows=False) == []
+
+
+async def test_a_worker_changes_no_tables() -> None:
+    """Whoever gives the address of a worker is told to give the coordinator's, and nothing is changed."""
+    async with spread() as url:
+        worker = at(urls()[1], url)
+        with pytest.raises(Misconfigured, match="coordinator's address"):
+            await schema.distribute(worker, with_rows=True)
+        async with connected(url) as connection:
+            await connection.execute("UPDATE schema_version SET version = version - 1")
+        with pytest.raises(Misconfigured, match="coordinator's address"):
+            await schema.migrate(worker)
+        assert await schema.state_at(url) is schema.SchemaState.OLDER
 
 
 async def _placed(url: str) -> tuple[object, ...]:

@@ -40,8 +40,9 @@ CREATE TABLE scopes (
 # locks rows of the tables that a changed one refers to, which takes the privilege to change a column.
 GRANTS = """
 GRANT SELECT, INSERT, UPDATE (id) ON scopes TO keystead_api;
-GRANT INSERT ON accounts, zones, tokens, audit_log TO keystead_api;
+GRANT INSERT ON accounts, zones, tokens, renewal_rules, audit_log TO keystead_api;
 GRANT UPDATE (created_at) ON peppers TO keystead_api;
+GRANT DELETE ON memberships TO keystead_api;
 """
 _TABLES = """
 SELECT c.oid::regclass::text AS name, c.relname <> 'memberships' AND EXISTS (
@@ -80,8 +81,10 @@ async def require_cluster(connection: Connection) -> None:
         raise Misconfigured("Citus has no worker that holds tables: run SELECT citus_add_node(…) for each")
 
 
-async def one_by_one(connection: Connection) -> None:
-    """Begin a transaction that changes tables."""
+async def begin(connection: Connection) -> None:
+    """What comes first in a transaction that changes tables; raises Misconfigured on a worker."""
+    if not await connection.fetchval("SELECT citus_is_coordinator()"):
+        raise Misconfigured("this node is a worker of Citus: run it with the coordinator's address")
     await connection.execute(_ONE_BY_ONE)
 
 

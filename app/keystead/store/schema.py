@@ -131,7 +131,7 @@ async def distribute(dsn: str, *, with_rows: bool) -> list[distribution.Table]:
                 f"the schema is {state.name.lower()}: run `keystead migrate` of the newest release first"
             )
         async with connection.transaction():
-            await distribution.one_by_one(connection)
+            await distribution.begin(connection)
             if state is SchemaState.EMPTY:
                 for statement in statements(_schema()):
                     await connection.execute(statement)
@@ -186,7 +186,7 @@ async def _step(connection: Connection, name: str, sql: str, version: int | None
         async with connection.transaction():
             distributed = await connection.fetchval(DISTRIBUTED)
             if distributed:
-                await distribution.one_by_one(connection)
+                await distribution.begin(connection)
             for statement in statements(sql):
                 await connection.execute(statement)
                 if distributed:

@@ -6,12 +6,11 @@ Not asyncpg's pool: its acquire, and the reset round trip on release, cost more 
 
 import asyncio
 import contextlib
-import os
 import re
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 from uuid import UUID
@@ -21,7 +20,8 @@ import asyncpg
 import msgspec
 
 from keystead import bounds
-from keystead.errors import Clash, Conflict, KeysteadError, Misconfigured, Unavailable
+from keystead.errors import Clash, Conflict, KeysteadError, Unavailable
+from keystead.store import address
 from keystead.store.bundles import CROWDED, Bundles, Made, Row, Work
 
 T = TypeVar("T")
@@ -303,7 +303,7 @@ class Database:
             settings["lock_timeout"] = milliseconds(bounds.LOCK_SECONDS)
             settings["idle_in_transaction_session_timeout"] = milliseconds(bounds.IDLE_IN_TRANSACTION_SECONDS)
         self.opened += 1
-        with readable(self._setting):
+        with address.readable(self._dsn, self._setting):
             connection = await asyncpg.connect(
                 self._dsn,
                 timeout=bounds.CONNECT_SECONDS,
@@ -420,20 +420,3 @@ def encoded(columns: Mapping[str, str], values: Sequence[Sequence[object]]) -> s
         for each in objects:
             each[name] = None if each[name] is None else f"\\x{each[name].hex()}"
     return msgspec.json.encode(objects, enc_hook=str).decode()
-
-
-@contextmanager
-def readable(setting: str = "KEYSTEAD_DATABASE_URL") -> Iterator[None]:
-    """Turn asyncpg's errors about the address in this setting into Misconfigured, without quoting it."""
-    try:
-        yield
-    except (ValueError, OverflowError) as error:
-        # The only text of asyncpg here that never quotes the URL, which may contain a password.
-        if "root certificate file" in str(error):
-            raise Misconfigured(f"{setting} asks for TLS: {str(error).splitlines()[0]}") from None
-        text = f"{setting} cannot be read; in a password write / # ? @ : and % percent-encoded, / as %2F"
-        raise Misconfigured(text) from None
-    except KeyError:
-        # From getpass: without a user in the URL, asyncpg uses the name of the system user.
-        text = f"{setting} names no user, and the uid {os.geteuid()} has no name here"
-        raise Misconfigured(f"{text}: write postgresql://user@host/database") from None

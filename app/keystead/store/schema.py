@@ -12,7 +12,8 @@ import msgspec
 from keystead import bounds
 from keystead.errors import Misconfigured, Unavailable
 from keystead.store import distribution
-from keystead.store.database import DISTRIBUTED, UNAVAILABLE, Connection, Database, milliseconds, readable
+from keystead.store.address import readable
+from keystead.store.database import DISTRIBUTED, UNAVAILABLE, Connection, Database, milliseconds
 
 # That of release 0.1.0, the first one.
 FIRST_VERSION = 10
@@ -67,7 +68,7 @@ async def state_at(dsn: str) -> SchemaState:
 
 async def _connect_once(dsn: str) -> Connection:
     try:
-        with readable():
+        with readable(dsn):
             return await asyncpg.connect(dsn, timeout=bounds.CONNECT_SECONDS)
     except UNAVAILABLE as error:
         raise Unavailable(f"the database cannot be reached: {error}") from None

@@ -1,5 +1,6 @@
 """What the delivery listener answers: the hostile first, then who gets which key, and what is noted of it."""
 
+import asyncio
 import base64
 import json
 from datetime import UTC, datetime, timedelta
@@ -11,8 +12,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from support.authority import pem, root
+from support.databases import connected
 from support.pulling import ADDRESS, Made, Pulling
-from support.waiting import comes_about
+from support.waiting import at_locks, comes_about
 from support.world import World
 
 from keystead.certificates import following
@@ -22,6 +24,7 @@ from keystead.custody.ring import Ring
 from keystead.delivery import choosing, pulled
 from keystead.errors import Unavailable
 from keystead.identity import delivery_tokens, tokens
+from keystead.identity.delivery_tokens import Reach
 from keystead.identity.zones import Zone
 from keystead.pull import listener
 from keystead.server import first_start
@@ -285,6 +288,36 @@ async def test_a_deleted_certificate_is_not_delivered_although_it_is_in_memory(p
     assert (answer.status_code, "PRIVATE" in answer.text) == (503, False)
     await pulling.follow()
     assert (await pulling.for_host(name, value)).status_code == 204
+    assert await pulling.world.database.fetch(_EXPORTS, UUID(made.id)) == []
+
+
+_ENDS = (
+    "DELETE FROM custom_certificates WHERE account_id = $1 AND id = $2",
+    "DELETE FROM custom_csrs WHERE account_id = $1 AND key_id = $2",
+    "DELETE FROM private_keys WHERE account_id = $1 AND id = $2",
+)
+
+
+async def test_a_key_that_is_deleted_while_it_is_delivered_does_not_leave(pulling: Pulling, zone: Zone) -> None:
+    """Its first delivery waits for the deletion, and is neither noted nor an unforeseen error."""
+    made = await pulling.upload(zone, name := host())
+    token_id, value = await pulling.token(zone)
+    await pulling.follow()
+    entry = pulling.pulled.for_host(Reach(zone.account_id, zone.id), name)
+    assert entry
+    key_id = entry.certificate.key_id
+    # The listener's only connection waits.
+    watching = Database(pulling.world.settings.database_url or "", 1)
+    async with connected(pulling.world.settings.database_url) as other:
+        async with other.transaction():
+            for sql, id_ in zip(_ENDS, (UUID(made.id), key_id, key_id), strict=True):
+                assert await other.execute(sql, zone.account_id, id_) == "DELETE 1"
+            asked = asyncio.create_task(pulling.for_host(name, value))
+            await at_locks(watching, 1)
+        await watching.close()
+        answer = await asked
+        assert (answer.status_code, "PRIVATE" in answer.text) == (503, False)
+        assert await other.fetch("SELECT FROM key_deliveries WHERE token_id = $1", token_id) == []
     assert await pulling.world.database.fetch(_EXPORTS, UUID(made.id)) == []
 
 

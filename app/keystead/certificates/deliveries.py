@@ -21,8 +21,10 @@ async def known(db: Database, token_ids: Collection[UUID]) -> set[Pair]:
     return {(row["account_id"], row["key_id"], row["token_id"]) for row in rows}
 
 
+# Locked, so that what is noted is not deleted or renewed before it is committed.
 _PRESENT = """
 SELECT id, key_id FROM custom_certificates WHERE account_id = $1 AND zone_id = $2 AND id = ANY($3::uuid[])
+ORDER BY id FOR SHARE
 """
 _INSERT = """
 INSERT INTO key_deliveries (account_id, key_id, token_id, certificate_id)

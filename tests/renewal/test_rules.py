@@ -133,6 +133,25 @@ async def test_a_rule_is_of_one_account_alone(site: Site) -> None:
     assert rule["renew_with"] == site.ca_id
 
 
+async def test_a_ca_is_named_as_for_commands(site: Site) -> None:
+    """By a common or friendly name that it alone has; its name, which is unique, goes before those of others."""
+    made = await site.certificate()
+    named = {"commonName": "Edge CA", "friendlyName": "edge"}, {"commonName": "Twin"}, {"commonName": "Twin"}
+    body = {"projectSlug": site.world.a.account.slug, "type": "root", "keyAlgorithm": "EC_prime256v1"}
+    post, headers = site.world.http.post, site.world.a.bearer
+    edge, *_ = [
+        (await post("/api/v1/pki/ca", json={**body, **new}, headers=headers)).json()["ca"]["id"] for new in named
+    ]
+    for word in ("Edge CA", "edge", edge):
+        answer = await put(site, made, {"renew_with": word})
+        assert answer.json()["result"]["keystead_renewal"]["renew_with"] == edge, word
+    assert [each["code"] for each in (await put(site, made, {"renew_with": "Twin"})).json()["errors"]] == [1434]
+    path_ = f"/api/v1/cert-manager/ca/internal/{site.ca_id}"
+    assert (await site.world.http.patch(path_, json={"name": "edge"}, headers=headers)).status_code == 200
+    answer = await put(site, made, {"renew_with": "edge"})
+    assert answer.json()["result"]["keystead_renewal"]["renew_with"] == site.ca_id
+
+
 async def test_a_rule_is_shown_with_its_certificate(site: Site) -> None:
     """In the certificate and in the list: with what, when next, and what it waits for; removed, it is shown no more."""
     made, other = await site.certificate(), await site.certificate()

@@ -66,6 +66,7 @@ def test_the_command_sets_shows_and_removes_a_rule(live: Live, keystead: Run, ce
     assert (made["id"], made["renew_with"], made["new_key"]) == (certificate_id, ca_id, "never")
     made = row(keystead(*set_, "--days-before", "14"))
     assert (made["state"], made["new_key"]) == ("scheduled", "every")
+    assert "say --days-before or --fraction" in keystead(*set_, "--days-before", "14", "--fraction", "0.3", fails=True)
     listed = json.loads(run_command(beside(live), "certificate", "renewals", "--json").out)
     (mine,) = [each for each in listed if each["id"] == certificate_id]
     assert {name: mine[name] for name in made if name != "state"} == {n: v for n, v in made.items() if n != "state"}

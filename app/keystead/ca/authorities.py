@@ -158,14 +158,18 @@ async def get(db: Database | Connection, scope: Scope, ca_id: UUID) -> Authority
     return _authority(row)
 
 
-_ID = "SELECT id FROM certificate_authorities WHERE account_id = $1 AND (id::text = $2 OR name = $2)"
+_ID = """
+SELECT id, id::text = $2 OR name IS NOT DISTINCT FROM $2 AS unique FROM certificate_authorities
+WHERE account_id = $1 AND (id::text = $2 OR name = $2 OR friendly_name = $2 OR common_name = $2)
+ORDER BY id::text = $2 DESC, name IS NOT DISTINCT FROM $2 DESC LIMIT 2
+"""
 
 
 async def id_of(db: Database, scope: Scope, word: str) -> UUID | None:
-    """The id of a CA of this account, by its id or name; None if there is none."""
-    # An id has the form of a name too.
-    row = await db.fetchrow(_ID, scope.account_id, word) if _NAME.fullmatch(word) else None
-    return row["id"] if row else None
+    """The id of a CA of this account, by its id or one of its names; None if there is none, or several."""
+    # PostgreSQL stores neither U+0000 nor surrogates.
+    rows = await db.fetch(_ID, scope.account_id, word) if word.isprintable() else []
+    return rows[0]["id"] if rows and (len(rows) == 1 or rows[0]["unique"]) else None
 
 
 _LIST = f"{_LISTED} WHERE c.account_id = $1 ORDER BY c.created_at, c.id LIMIT {MAX_AUTHORITIES}"

@@ -160,10 +160,16 @@ async def renew(
 @access_.command(certificate, "set")
 @click.argument("certificate")
 @click.option(
-    "--renew-with", help="A private CA of the account, by id or name; or outside, to make CSRs ahead of time."
+    "--renew-with",
+    help="A private CA of the account, by id, name or common name; or outside, to make CSRs ahead of time.",
 )
 @click.option("--days-before", type=click.IntRange(1, MAX_DAYS_BEFORE), help="Days before its end; default: 30.")
-@click.option("--fraction", type=percent, help="How much of its lifetime is left then, in place of days, such as 0.33.")
+@click.option(
+    "--fraction",
+    type=percent,
+    metavar="FRACTION",
+    help="How much of its lifetime is left then, in place of days, such as 0.33.",
+)
 @click.option("--new-key", type=terminal.choice(NewKey), help="A new key for every renewal, the default, or never.")
 @click.option("--no-renewal", is_flag=True, help="Renew it no more by itself.")
 @account_option
@@ -176,6 +182,8 @@ async def set_(
         raise click.UsageError(
             "say --renew-with, perhaps with --days-before or --fraction and --new-key; or --no-renewal"
         )
+    if wanted["days_before"] is not None and wanted["fraction"] is not None:
+        raise click.UsageError("say --days-before or --fraction, not both: one of them says when")
     scope, found = await access_.find_certificate(access, await access_.places(access, account, zone), certificate)
     if no_renewal:
         await access.remove_renewal(scope, UUID(found.id))

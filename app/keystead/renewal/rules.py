@@ -80,7 +80,8 @@ async def set_(db: Database, caller: Caller, scope: Scope, certificate_id: UUID,
         await _require_signing(db, caller, scope)
         ca_id = await authorities.id_of(db, scope, wanted.renew_with)
         if ca_id is None:
-            text = f"renew_with {quoted(wanted.renew_with)} is no CA of this account, by id or name, nor {OUTSIDE}."
+            named = f"renew_with {quoted(wanted.renew_with)}"
+            text = f"{named} is no CA of this account by its id, or by a name that only one has, nor {OUTSIDE}."
             raise Invalid((Problem(Broken.CHOICE, "renew_with", text),))
     certificate = await certificates.get(db, scope, certificate_id)
     if certificate.custom_csr_id is None and wanted.new_key is NewKey.EVERY:

@@ -1,8 +1,10 @@
 """Settings from KEYSTEAD_* environment variables, which only this module reads; see docs/operations.md."""
 
+import errno
 import ipaddress
 import os
 import re
+import stat
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -146,7 +148,9 @@ def _check_together(settings: Settings) -> None:
             "KEYSTEAD_TLS_CERT and KEYSTEAD_TLS_KEY, or use a loopback address"
         )
     if delivery and delivery.port == settings.port:
-        raise Misconfigured(f"KEYSTEAD_DELIVERY_LISTEN={delivery} takes another port than KEYSTEAD_PORT")
+        raise Misconfigured(
+            f"KEYSTEAD_DELIVERY_LISTEN={delivery} has the port of the API: give it another, or set KEYSTEAD_PORT"
+        )
 
 
 class _Reader:
@@ -159,10 +163,11 @@ class _Reader:
             return default
         try:
             return parse(text)
-        except (ValueError, OSError):
+        except (ValueError, OSError) as error:
             # The address of a database may contain a password, so its value is not shown.
             shown = "" if name.endswith("DATABASE_URL") else f" is {text!r}, which"
-            raise Misconfigured(f"KEYSTEAD_{name}{shown} is not valid; it takes {allowed}") from None
+            why = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
+            raise Misconfigured(f"KEYSTEAD_{name}{shown} is not valid{why}; it takes {allowed}") from None
 
 
 def _between(low: int, high: int) -> Callable[[str], int]:
@@ -207,8 +212,12 @@ def _readable(text: str) -> Path:
 
 def _program(text: str) -> Path:
     path = Path(text)
-    if not (path.is_absolute() and path.is_file() and os.access(path, os.X_OK)) or path.stat().st_mode & 0o022:
+    if not path.is_absolute() or not stat.S_ISREG(mode := path.stat().st_mode):
         raise ValueError(text)
+    if not os.access(path, os.X_OK):
+        raise PermissionError(errno.EACCES, "this user may not run it")
+    if mode & 0o022:
+        raise PermissionError(errno.EACCES, "others may write it")
     return path
 
 

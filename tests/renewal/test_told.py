@@ -146,12 +146,23 @@ def test_a_server_tells_the_program_of_its_setting(live: Live) -> None:
     assert notice["event"] == "expiring"
 
 
-@pytest.mark.parametrize(("name", "mode"), [("missing", 0), ("told", 0o644), ("told", 0o775), ("told", 0o757)])
-def test_a_program_that_cannot_or_must_not_be_run_stops_the_start(tmp_path: Path, name: str, mode: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "mode", "why"),
+    [
+        ("missing", 0, r"\(No such file or directory\)"),
+        ("told", 0o644, r"\(this user may not run it\)"),
+        ("told", 0o775, r"\(others may write it\)"),
+        ("told", 0o757, r"\(others may write it\)"),
+        ("", 0o755, "is not valid;"),
+    ],
+)
+def test_a_program_that_cannot_or_must_not_be_run_stops_the_start(
+    tmp_path: Path, name: str, mode: int, why: str
+) -> None:
     """It is not there, no program, or others may write it, who would then run what they like beside the keys."""
     (tmp_path / "told").touch()
     (tmp_path / "told").chmod(mode)
-    with pytest.raises(Misconfigured, match=r"KEYSTEAD_TELL is .* the absolute path of a program that this user may"):
+    with pytest.raises(Misconfigured, match=rf"KEYSTEAD_TELL is .*{why}.* the absolute path of a program"):
         config.load({"KEYSTEAD_TELL": str(tmp_path / name)})
     with pytest.raises(Misconfigured):
         config.load({"KEYSTEAD_TELL": "told"})

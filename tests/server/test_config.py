@@ -112,7 +112,7 @@ def test_keys_in_clear_text_beyond_loopback_stop_the_start(address: str, tmp_pat
 
 def test_the_delivery_listener_has_a_port_of_its_own() -> None:
     """That of the API is refused."""
-    with pytest.raises(Misconfigured, match="another port"):
+    with pytest.raises(Misconfigured, match="give it another"):
         config.load({"KEYSTEAD_DELIVERY_LISTEN": "127.0.0.1:8787"})
 
 

@@ -197,7 +197,10 @@ def _delivery_socket(settings: config.Settings) -> socket.socket | None:
     try:
         return _while_taken(lambda: delivering.bound(listen))
     except OSError as error:
-        raise Misconfigured(f"KEYSTEAD_DELIVERY_LISTEN={listen} cannot be bound ({error.strerror})") from None
+        raise Misconfigured(
+            f"KEYSTEAD_DELIVERY_LISTEN={listen} cannot be bound ({error.strerror}): set it to an address of this "
+            "machine and a free port"
+        ) from None
 
 
 @contextlib.contextmanager

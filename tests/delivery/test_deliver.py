@@ -246,6 +246,18 @@ def test_a_deleted_certificate_is_reported_and_its_files_stay(host: Host, site: 
     assert host.held() == {}
 
 
+def test_why_there_is_nothing_is_said_before_what_stays(host: Host, site: Site) -> None:
+    """A zone that is not there is named, and so are the zone and what stays where no certificate of it fits."""
+    host.configure(host.pair(by_id(site)))
+    host.deliver()
+    for where, why in (
+        ('zone = "no-such.example"\nhost = "www.example.com"', 'there is no zone "no-such.example"'),
+        ('zone = "example.com"\nhost = "nobody.example.org"', "no certificate fits in the zone example.com"),
+    ):
+        host.configure(host.pair(where))
+        assert re.search(rf"{why}; {site.id}.*its files stay in {host.tls}", host.deliver("--dry-run").out), where
+
+
 def test_what_is_deleted_while_its_key_is_opened_is_not_placed(
     host: Host, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:

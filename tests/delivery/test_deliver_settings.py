@@ -46,7 +46,7 @@ BAD = [
     ('"fullchain.pem"', '"{ids}.pem"', 6, "files is"),
     ('"fullchain.pem"', '"privkey.pem"', 6, "one of these files is named twice"),
     ('"fullchain.pem"', '"{id}.pem"', 6, "all of the names have {id}, or none"),
-    ("fullchain =", "jks =", 6, "files is"),
+    ("fullchain =", "jks =", 6, "it takes names without folders for fullchain, privkey"),
     ('{ fullchain = "fullchain.pem", privkey = "privkey.pem" }', "{}", 6, "files is"),
     ('"11111111-1111-4111-8111-111111111111"', '"x"', 7, 'certificate is "x": it takes the id of a certificate'),
     ("certificate =", 'zone = "example.com"\ncertificate =', 8, "it takes either certificate, or zone"),
@@ -57,10 +57,11 @@ BAD = [
     ("certificate =", 'owner = "no-such-user"\ncertificate =', 7, 'owner is "no-such-user": it takes a user'),
     ("certificate =", 'group = "no-such-group"\ncertificate =', 7, 'group is "no-such-group": it takes a group'),
     ("certificate =", 'reload = "nginx -s reload"\ncertificate =', 7, "reload is"),
-    ("certificate =", 'check = ["no-such-program"]\ncertificate =', 7, "check is"),
-    ("certificate =", 'passphrase = "/x"\ncertificate =', 7, "it and the file pkcs12 need each other"),
-    ("fullchain =", "pkcs12 =", 3, "passphrase: it and the file pkcs12 need each other"),
-    ("certificate =", 'haproxy = "/run/x"\ncertificate =', 7, "it needs a file combined"),
+    ("certificate =", 'check = ["no-such-program"]\ncertificate =', 7, "the program has to be on this host"),
+    ("[[deliver]]", "[[delivery]]", 3, "delivery is"),
+    ("certificate =", 'passphrase = "/x"\ncertificate =', 7, "it is needed with pkcs12 in files, and only then"),
+    ("fullchain =", "pkcs12 =", 3, "passphrase: it is needed with pkcs12 in files"),
+    ("certificate =", 'haproxy = "/run/x"\ncertificate =', 7, "it takes combined in files"),
     ("certificate =", "timeout = 0\ncertificate =", 7, 'timeout is "0": it takes a number of seconds'),
     ("certificate =", "timeout = true\ncertificate =", 7, 'timeout is "True": it takes a number of seconds'),
     ("certificate =", "timeout = 601\ncertificate =", 7, 'timeout is "601": it takes a number of seconds'),
@@ -104,7 +105,7 @@ def test_deliveries_share_no_name_and_no_file(tmp_path: Path, change: tuple[str,
 
 def test_a_zone_needs_a_host_or_names_of_their_own(tmp_path: Path) -> None:
     """One file for all certificates of a zone is refused; with the id in the names they all have their own."""
-    with pytest.raises(Misconfigured, match=r':7: zone is "example.com": without a host'):
+    with pytest.raises(Misconfigured, match=r':7: zone is "example.com": it takes a host'):
         load(tmp_path, BY_ZONE)
     many = BY_ZONE.replace('"fullchain', '"{id}-fullchain').replace('"privkey', '"{id}-privkey')
     assert load(tmp_path, many).deliver[0].many

@@ -66,6 +66,7 @@ BAD = (
     (("--zone", "ZONE", "--from", "10.0.0.0/8", "--expires", "2001-01-01"), "in the past"),
     (("--zone", "no-such.example", "--from", "10.0.0.0/8"), "there is no zone"),
     (("--certificate", "0" * 32, "--from", "10.0.0.0/8"), "there is no certificate"),
+    (("--certificate", "x", "--host-pattern", "a.example", "--from", "10.0.0.0/8"), "cannot be combined"),
 )
 
 
@@ -104,9 +105,10 @@ async def test_the_value_is_shown_once_and_not_stored(run: Run, world: World) ->
 async def test_making_and_revoking_are_audited(run: Run, world: World) -> None:
     """Each is one row with the token's id; the value stands in none."""
     new = made(run, world)
-    assert run(*TOKEN, "revoke", new["id"]).status == 0
+    revoked = run(*TOKEN, "revoke", new["id"])
+    assert (revoked.status, f"revoked the delivery token {new['id']}:" in revoked.out) == (0, True)
     again = run(*TOKEN, "revoke", new["id"])
-    assert (again.status, "was revoked before" in again.err) == (1, True)
+    assert (again.status, f"the delivery token {new['id']} was revoked before" in again.err) == (1, True)
     rows = await world.database.fetch(
         "SELECT action, l::text AS row FROM audit_log l WHERE resource_id = $1", UUID(new["id"])
     )

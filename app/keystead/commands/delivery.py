@@ -44,10 +44,22 @@ def _pattern(text: str) -> str:
 
 @terminal.command(token, "create")
 @click.option("--zone", help="Zone id or name.")
-@click.option("--host-pattern", "host", type=_pattern, help="Only what serves this host, or hosts below *.example.com.")
+@click.option(
+    "--host-pattern",
+    "host",
+    type=_pattern,
+    metavar="HOST",
+    help="Only what serves this host, or hosts below *.example.com.",
+)
 @click.option("--certificate", help="Only the certificate with this id.")
 @click.option(
-    "--from", "networks", type=_network, multiple=True, required=True, help="Network that it is taken from; repeatable."
+    "--from",
+    "networks",
+    type=_network,
+    metavar="NETWORK",
+    multiple=True,
+    required=True,
+    help="Network that it is taken from; repeatable.",
 )
 @click.option("--name", help="For lists and the audit log; default: what it opens.")
 @click.option("--expires", type=terminal.time, help="Expiry, such as 2029-01-31 or 2029-01-31T12:00:00Z.")
@@ -71,9 +83,9 @@ async def token_create(
 async def _reach(db: Database, zone: str | None, host: str | None, certificate: str | None) -> tuple[Reach, str]:
     """What the options name, and a name for it."""
     if certificate:
-        found = await certificates.find(db, certificate)
         if host:
             raise click.BadParameter("it cannot be combined with --certificate", param_hint="--host-pattern")
+        found = await certificates.find(db, certificate)
         if zone and (await zones.find(db, zone)).id != found.zone_id:
             raise click.BadParameter(f"it is not in the zone {zone}", param_hint="--certificate")
         return Reach(found.account_id, found.zone_id, found.id), f"certificate {found.id}"
@@ -95,7 +107,7 @@ async def token_revoke(services: Services, token: str) -> str:
     """Revoke a delivery token, named by its id; within a second it opens nothing."""
     found = await delivery_tokens.find(services.db, token)
     await delivery_tokens.revoke(services.db, terminal.operator(), found)
-    return f"revoked the delivery token {found.id}: make new keys for what it has fetched, if it was stolen"
+    return f"revoked the delivery token {found.id.hex}: make new keys for what it has fetched, if it was stolen"
 
 
 def _row(token: DeliveryToken) -> Row:

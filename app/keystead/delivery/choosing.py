@@ -47,7 +47,7 @@ async def choose(db: Database, delivery: Delivery, now: datetime) -> Choice:
     if not good:
         of = f"the certificate {delivery.certificate}" if delivery.certificate else "each certificate that fits"
         why = ", ".join(sorted(set(withheld.values()))) or "is not there"
-        nothing = f"{of} {why}" if withheld else "no certificate fits"
+        nothing = f"{of} {why}" if withheld else f"no certificate fits in the zone {delivery.zone}"
         return Choice((), withheld, nothing, places)
     return Choice(tuple(good) if delivery.many else (good[0],), withheld, "", places)
 

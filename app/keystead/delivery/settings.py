@@ -86,15 +86,16 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     deliver: Annotated[tuple[Delivery, ...], Meta(min_length=1, max_length=1000)]
 
 
+_PROGRAM = 'a list of a program and its arguments, such as ["nginx", "-t"]; the program has to be on this host'
 # What each setting takes, for the text of a fault.
 _TAKES = {
     "state": "the absolute path of a file that this command may write",
     "metrics": "the absolute path of a file that ends in .prom",
-    "tell": "a list of a program and its arguments, with which there is such a program",
+    "tell": _PROGRAM,
     "deliver": "one [[deliver]] or more, and 1000 at most",
     "name": "a name of its own: lower-case letters, digits, and . _ - after the first, 64 at most",
     "folder": "an absolute path of letters, digits and . _ / @ + -, without .. and // and a / at its end",
-    "files": 'names for fullchain, privkey, combined and pkcs12, such as { fullchain = "site.pem" }',
+    "files": 'names without folders for fullchain, privkey, combined and pkcs12, such as { fullchain = "site.pem" }',
     "certificate": "the id of a certificate, as `keystead certificate list` shows it",
     "zone": "the id or name of a zone",
     "host": "a host name in lower case with A-labels, *.example.com, or an address",
@@ -102,8 +103,8 @@ _TAKES = {
     "group": "a group of this host",
     "mode": "0600, 0640, 0400 or 0440, in quotes",
     "passphrase": "the absolute path of a file",
-    "check": "a list of a program and its arguments, with which there is such a program",
-    "reload": "a list of a program and its arguments, with which there is such a program",
+    "check": _PROGRAM,
+    "reload": _PROGRAM,
     "haproxy": "the absolute path of HAProxy's runtime socket",
     "timeout": "a number of seconds from 1 to 600",
 }
@@ -181,19 +182,19 @@ def _faults(settings: Settings) -> Iterator[_Fault]:
 
 def _faults_of(delivery: Delivery) -> Iterator[tuple[str, str]]:
     if (delivery.certificate is None) == (delivery.zone is None):
-        yield "certificate", "it takes either certificate, or zone with or without host"
+        yield "certificate", "it takes either certificate, or zone with or without host, and not both"
     if delivery.host and not delivery.zone:
         yield "host", "it stands beside a zone"
     if delivery.many and not all(ID in name for name in delivery.files.values()):
         yield "files", f"all of the names have {ID}, or none"
     if delivery.zone and not delivery.host and not delivery.many:
-        yield "zone", f"without a host, the names of its files have {ID}"
+        yield "zone", f"it takes a host beside it, or {ID} in the names of all files, for each certificate of the zone"
     if os.path.normpath(delivery.folder) != delivery.folder:
         yield "folder", ""
     if (Format.PKCS12 in delivery.files) != (delivery.passphrase is not None):
-        yield "passphrase", "it and the file pkcs12 need each other"
+        yield "passphrase", "it is needed with pkcs12 in files, and only then"
     if delivery.haproxy and Format.COMBINED not in delivery.files:
-        yield "haproxy", "it needs a file combined"
+        yield "haproxy", "it takes combined in files, as HAProxy reads it"
     yield from _unknown_here(delivery)
 
 
@@ -221,7 +222,7 @@ def _refuse(path: Path, text: str, raw: dict[str, Any], fault: _Fault) -> NoRetu
 def _line(text: str, fault: _Fault) -> int:
     """The line of a key, that of the table which lacks it, or 1."""
     table, found = -1, 1
-    key = re.compile(rf"\s*\[?\s*(?:deliver\s*\.\s*)?[\"']?{re.escape(fault.key)}[\"']?\s*[=.\]]")
+    key = re.compile(rf"\s*\[{{0,2}}\s*(?:deliver\s*\.\s*)?[\"']?{re.escape(fault.key)}[\"']?\s*[=.\]]")
     for number, line in enumerate(text.splitlines(), 1):
         if re.match(r"\s*\[\[\s*deliver\s*\]\]", line):
             table += 1

@@ -135,7 +135,10 @@ class _Work:
             self.record = self.state.records[name]
         with placing.opened(self.delivery.folder) as folder:
             changed = [each for each in choice.certificates if self._has_changed(folder, each)]
-            text = "; ".join(self._left(folder, choice)) or choice.nothing
+            # What is left says why it was withheld, and not that its zone is gone or has nothing that fits.
+            left = self._left(folder, choice)
+            text = "; ".join(left if choice.withheld else filter(None, (choice.nothing, *left)))
+            text = text or choice.nothing
             ends = min((each.not_after for each in choice.certificates), default=None)
             if dry:
                 return self._would(changed, text, ends)

@@ -121,7 +121,7 @@ async def revoke(db: Database, caller: Caller, token: DeliveryToken) -> Delivery
     """End a token for good, for the operator; raises Conflict if that was done before."""
     row = await changes.change(db, caller, _entry(audit.Action.REVOKE, token), _REVOKE, token.id)
     if row is None:
-        raise Conflict(f"the delivery token {token.id} was revoked before")
+        raise Conflict(f"the delivery token {token.id.hex} was revoked before")
     return _token(row)
 
 

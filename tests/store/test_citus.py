@@ -427,4 +427,6 @@ async def test_a_killed_worker_loses_nothing(citus: World) -> None:
     killed.set()
     await asyncio.gather(*creators)
     assert set(refused) <= {503}
-    assert await _statuses(*(citus.http.get(path, headers=owner) for path in acknowledged)) == {200: len(acknowledged)}
+    # One by one: a server turns away more than may wait.
+    found = [(await citus.http.get(path, headers=owner)).status_code for path in acknowledged]
+    assert found == [200] * len(acknowledged)

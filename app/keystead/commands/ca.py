@@ -66,7 +66,7 @@ def ca() -> None:
 @click.option("--country", default="", help="C of the subject, two letters.")
 @click.option("--state", default="", help="ST of the subject.")
 @click.option("--locality", default="", help="L of the subject.")
-@click.option("--name", "friendly_name", help="Display name; not in the certificate.")
+@click.option("--name", "friendly_name", help="Friendly name; not in the certificate.")
 @_path_length
 @_not_after
 async def create(services: Services, account: str, **options: object) -> Row:

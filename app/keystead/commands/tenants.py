@@ -25,7 +25,7 @@ def quota(text: str) -> int:
     if text == "none":
         return -1
     if not text.isascii() or not text.isdigit() or int(text) > 2_000_000_000:
-        raise click.BadParameter("it takes a whole number, or none")
+        raise click.BadParameter("it takes a whole number from 0, or none")
     return int(text)
 
 

@@ -117,7 +117,7 @@ async def find_account(db: Database, word: str) -> Account:
     """An account by id or slug, for the operator; raises NotFound."""
     row = await db.fetchrow(_FIND_ACCOUNT, any_uuid(word), word)
     if row is None:
-        raise NotFound(f"there is no account {quoted(word)}")
+        raise NotFound(f"there is no account {quoted(word)}; `keystead account list` shows them")
     return _account(row)
 
 
@@ -384,7 +384,7 @@ async def find_user(db: Database, word: str) -> User:
     sql = f"{_USER} WHERE u.id = $1 OR u.email = $2 GROUP BY u.id"
     users = _users(await db.fetch(sql, any_uuid(word), word.lower()))
     if not users:
-        raise NotFound(f"there is no user {quoted(word)}")
+        raise NotFound(f"there is no user {quoted(word)}; `keystead user list` shows them")
     return users[0]
 
 

@@ -199,7 +199,7 @@ async def find(db: Database, word: str, account: Account | None = None) -> Zone:
     rows = await db.fetch(_FIND, zone_id, lookup_name(word), account.id if account else None)
     if not rows:
         where = f" in the account {account.slug}" if account else ""
-        raise NotFound(f"there is no zone {quoted(word)}{where}")
+        raise NotFound(f"there is no zone {quoted(word)}{where}; `keystead zone list` shows them")
     # A zone may be named like the id of another.
     if len(rows) > 1 and rows[0]["id"] != zone_id:
         raise Conflict(f"{len(rows)} accounts have a zone {quoted(word)}; name it by its id")

@@ -80,8 +80,8 @@ async def test_a_certificate_for_another_host_is_not_accepted(served: Served) ->
     assert "its certificate is not accepted: IP address mismatch" in str(told)
 
 
-async def test_a_certificate_that_ends_is_no_error_of_a_request(served: Served) -> None:
-    """A server that connects meanwhile says that the database is not available, as for any other reason."""
+async def test_a_certificate_that_is_not_accepted_is_no_error_of_a_request(served: Served) -> None:
+    """A server that connects anew says that the database is not available, as for any other reason."""
     database = Database(served.address("verify-full", root("Another CA")), 1)
     with pytest.raises(Unavailable):
         await database.fetchrow("SELECT 1")
